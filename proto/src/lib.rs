@@ -1,1 +1,31 @@
-//! p
+//! What fedpaint's coordinator, sites and operators agree on, and nothing that only one of them needs.
+//!
+//! - [`v1`]: the messages and services, generated at build time from `proto/fedpaint/v1`.
+//! - [`names`], [`plan`], [`reason`], [`identity`]: what is parsed once at the door and trusted inside.
+//! - [`limits`]: every bound both sides keep to, by name.
+//! - [`tls`], [`channel`]: TLS 1.3 with a certificate on both ends, and the gRPC channel over it.
+//! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
+//! - [`transfer`]: uploads and downloads that resume.
+//!
+//! No type in this crate can hold a voxel, a path of a scan, or a patient.
+
+pub mod channel;
+pub mod identity;
+pub mod limits;
+pub mod names;
+pub mod plan;
+pub mod reason;
+pub mod tls;
+pub mod transfer;
+pub mod weights;
+
+/// The wire: `package fedpaint.v1`.
+#[expect(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated; documented in the .proto files"
+)]
+pub mod v1 {
+    tonic::include_proto!("fedpaint.v1");
+}

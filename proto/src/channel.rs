@@ -1,0 +1,169 @@
+//! The gRPC channel of a site or an operator: TCP, TLS 1.3, HTTP/2, and nobody but the federation's
+//! coordinator at the other end.
+
+use std::sync::Arc;
+
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
+
+use crate::identity::{Identity, Role};
+use crate::limits;
+use crate::names::FederationName;
+
+/// Where the coordinator is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// A DNS name or an IP address, as in the coordinator's certificate.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// Why the coordinator cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address is not one.
+    #[error("{text:?} is not the address of a coordinator: write `https://host:port`")]
+    Address {
+        /// The text.
+        text: String,
+    },
+    /// Nobody answers, or somebody who is not the coordinator.
+    #[error("cannot reach the coordinator at {address}: {reason}")]
+    Connect {
+        /// Where.
+        address: Address,
+        /// Why, with what to do.
+        reason: String,
+    },
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "https://{}:{}", self.host, self.port)
+    }
+}
+
+impl std::str::FromStr for Address {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Address, Error> {
+        let bad = || Error::Address { text: text.chars().take(200).collect() };
+        let uri: tonic::codegen::http::Uri = text.parse().map_err(|_| bad())?;
+        let path = uri.path_and_query().map_or("/", |p| p.as_str());
+        match (uri.scheme_str(), uri.host(), uri.port_u16()) {
+            (Some("https"), Some(host), Some(port)) if path == "/" && !host.is_empty() => {
+                let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                Ok(Address { host, port })
+            }
+            _ => Err(bad()),
+        }
+    }
+}
+
+/// Connects to the coordinator of `federation`. The channel reconnects by itself afterwards.
+///
+/// # Errors
+/// If nobody answers in time, or the answer is not from the federation's coordinator.
+pub async fn connect(
+    address: &Address,
+    federation: &FederationName,
+    tls: Arc<ClientConfig>,
+) -> Result<Channel, Error> {
+    let endpoint = endpoint(address)?;
+    let connect = {
+        let (address, federation) = (address.clone(), federation.clone());
+        service_fn(move |_| dial(address.clone(), federation.clone(), Arc::clone(&tls)))
+    };
+    endpoint
+        .connect_with_connector(connect)
+        .await
+        .map_err(|error| Error::Connect { address: address.clone(), reason: innermost(&error) })
+}
+
+fn endpoint(address: &Address) -> Result<Endpoint, Error> {
+    let bad = |_| Error::Address { text: address.to_string() };
+    // The scheme is http because TLS is ours, below tonic.
+    let host = if address.host.contains(':') {
+        format!("[{}]", address.host)
+    } else {
+        address.host.clone()
+    };
+    let endpoint = Endpoint::from_shared(format!("http://{host}:{}", address.port)).map_err(bad)?;
+    Ok(endpoint
+        .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+        .http2_max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES_MAX)
+        .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true))
+}
+
+type Stream = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>;
+
+async fn dial(
+    address: Address,
+    federation: FederationName,
+    tls: Arc<ClientConfig>,
+) -> Result<Stream, std::io::Error> {
+    let name = ServerName::try_from(address.host.clone()).map_err(std::io::Error::other)?;
+    let tcp = TcpStream::connect((address.host.as_str(), address.port));
+    let tcp = in_time("no answer", tcp).await?;
+    tcp.set_nodelay(true)?;
+    let stream = in_time("no TLS handshake", TlsConnector::from(tls).connect(name, tcp)).await?;
+    let (_, session) = stream.get_ref();
+    let certificate = session.peer_certificates().and_then(|chain| chain.first());
+    let identity = certificate.map(|c| Identity::from_certificate(c));
+    match identity {
+        Some(Ok(Identity { federation: theirs, role: Role::Coordinator(_) }))
+            if theirs == federation =>
+        {
+            Ok(TokioIo::new(stream))
+        }
+        _ => Err(std::io::Error::other(format!(
+            "the certificate there is not that of a coordinator of federation {federation}"
+        ))),
+    }
+}
+
+async fn in_time<T>(
+    what: &str,
+    work: impl Future<Output = std::io::Result<T>>,
+) -> std::io::Result<T> {
+    match tokio::time::timeout(limits::CONNECT_TIMEOUT, work).await {
+        Ok(done) => done,
+        Err(_) => Err(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            format!("{what} within {} s", limits::CONNECT_TIMEOUT.as_secs()),
+        )),
+    }
+}
+
+/// The text of the cause at the bottom: tonic's own says only "transport error".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_https_with_host_and_port() {
+        for good in ["https://fed.example.org:8443", "https://127.0.0.1:1"] {
+            assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
+        }
+        assert_eq!("https://[::1]:7".parse::<Address>().unwrap().host, "::1");
+        for bad in ["fed:1", "http://fed:1", "https://fed", "https://fed:1/x", "https://:1", ""] {
+            assert!(bad.parse::<Address>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Every bound on what comes from outside that both sides keep to.
+
+use std::time::Duration;
+
+/// The longest piece of a blob in one message.
+pub const CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// The longest message either side decodes; a chunk and its framing, with room for a long plan.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// The longest plan, as TOML.
+pub const PLAN_BYTES_MAX: usize = 64 << 10;
+
+/// The largest model file anybody accepts.
+pub const MODEL_BYTES_MAX: u64 = 8 << 30;
+
+/// The longest header of a model file.
+pub const MODEL_HEADER_BYTES_MAX: u64 = 4 << 20;
+
+/// The most tensors in a model file.
+pub const TENSORS_MAX: usize = 20_000;
+
+/// The longest name of a tensor.
+pub const TENSOR_NAME_BYTES_MAX: usize = 256;
+
+/// The longest text an operator may give as a reason.
+pub const REASON_BYTES_MAX: usize = 500;
+
+/// The most examples one update may claim, so that no site's weight can drown the others' digits.
+pub const EXAMPLES_MAX: u64 = 1 << 32;
+
+/// How much of a stream may be under way before the other side has taken it.
+pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 8 << 20;
+
+/// How much of a whole connection may be under way; more than a stream's, so that heartbeats pass
+/// while a model moves.
+pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// The largest HTTP/2 frame; a chunk fits into one.
+pub const HTTP2_FRAME_BYTES_MAX: u32 = CHUNK_BYTES_MAX as u32 + (64 << 10);
+
+/// The most calls one connection may have under way.
+pub const HTTP2_STREAMS_MAX: u32 = 16;
+
+/// The longest list of headers of a call.
+pub const HTTP2_HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+
+/// How often an idle connection is asked whether it is still there.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long the answer may take; with the interval, a dead connection is found within 50 s.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long reaching the coordinator may take, TCP and TLS each.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a call that moves no blob may take.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a transfer may go without a byte moving before it is broken off and resumed.
+pub const TRANSFER_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a transfer is resumed without having moved a byte before it fails.
+pub const TRANSFER_RETRIES_MAX: u32 = 8;

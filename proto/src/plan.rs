@@ -1,0 +1,243 @@
+//! What a run is to do: written by the operator as TOML, validated once, never changed.
+//!
+//! The model's own shape is not here: a model file describes itself. The coordinator reads the plan's
+//! `[round]` and hands the rest on; a site reads `[training]`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::PLAN_BYTES_MAX;
+use crate::names::Digest;
+
+/// The plan's format that this version writes and reads.
+pub const PLAN_VERSION: u32 = 1;
+
+/// A validated plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunPlan {
+    /// The format, [`PLAN_VERSION`].
+    pub version: u32,
+    /// How many rounds make the run.
+    pub rounds: u32,
+    /// How a round is held.
+    #[serde(default)]
+    pub round: RoundPlan,
+    /// What a site does in a round.
+    #[serde(default)]
+    pub training: TrainingPlan,
+}
+
+/// How a round is held.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoundPlan {
+    /// With fewer sites than this a round is abandoned.
+    pub sites_min: u32,
+    /// Selection ends early once this many sites have joined.
+    pub sites_goal: u32,
+    /// How long sites may join, in seconds.
+    pub selection_s: u32,
+    /// How long the members may train and report, in seconds.
+    pub reporting_s: u32,
+    /// After this many abandoned attempts in a row the run pauses.
+    pub failures_max: u32,
+}
+
+impl Default for RoundPlan {
+    fn default() -> RoundPlan {
+        RoundPlan {
+            sites_min: 2,
+            sites_goal: 3,
+            selection_s: 120,
+            reporting_s: 4 * 3600,
+            failures_max: 3,
+        }
+    }
+}
+
+impl RoundPlan {
+    /// How long sites may join.
+    pub fn selection(&self) -> Duration {
+        Duration::from_secs(self.selection_s.into())
+    }
+
+    /// How long the members may train and report.
+    pub fn reporting(&self) -> Duration {
+        Duration::from_secs(self.reporting_s.into())
+    }
+}
+
+/// What a site does in a round: AdamW for a fixed number of steps, so that a hospital with a hundred
+/// times the scans does not train a hundred times as long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainingPlan {
+    /// Optimiser steps per round.
+    pub steps: u32,
+    /// Slices per step.
+    pub batch: u32,
+    /// AdamW's learning rate.
+    pub learning_rate: f64,
+    /// AdamW's weight decay.
+    pub weight_decay: f64,
+    /// The gradient's global norm is clipped to this.
+    pub gradient_norm_max: f64,
+    /// Steps over which the learning rate rises from 0, in every round.
+    pub warmup_steps: u32,
+    /// Every random draw of the run follows from this.
+    pub seed: u64,
+}
+
+impl Default for TrainingPlan {
+    fn default() -> TrainingPlan {
+        TrainingPlan {
+            steps: 200,
+            batch: 8,
+            learning_rate: 1e-4,
+            weight_decay: 0.0,
+            gradient_norm_max: 1.0,
+            warmup_steps: 0,
+            seed: 1,
+        }
+    }
+}
+
+/// Why a plan is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text is too long to be a plan.
+    #[error("the plan is {bytes} bytes long, more than the {PLAN_BYTES_MAX} a plan may have")]
+    TooLong {
+        /// The text's length.
+        bytes: usize,
+    },
+    /// The text is not TOML of the plan's shape.
+    #[error("the plan does not parse: {0}")]
+    Parse(#[from] toml::de::Error),
+    /// The plan is of another version.
+    #[error("the plan's version is {found}, this program reads version {PLAN_VERSION}")]
+    Version {
+        /// The version in the plan.
+        found: u32,
+    },
+    /// A value is out of its range.
+    #[error("the plan's {field} is {value}, it must be {must}")]
+    Range {
+        /// The field as written in the plan.
+        field: &'static str,
+        /// What it is.
+        value: String,
+        /// What it must be.
+        must: &'static str,
+    },
+}
+
+impl RunPlan {
+    /// Reads and validates a plan.
+    ///
+    /// # Errors
+    /// If the text is too long, not a plan, or a value is out of its range.
+    pub fn from_toml(text: &str) -> Result<RunPlan, Error> {
+        if text.len() > PLAN_BYTES_MAX {
+            return Err(Error::TooLong { bytes: text.len() });
+        }
+        let plan: RunPlan = toml::from_str(text)?;
+        plan.validate()?;
+        Ok(plan)
+    }
+
+    /// The plan in its canonical form, every default written out.
+    ///
+    /// # Panics
+    /// Never: a plan is a table of numbers, which TOML can always hold once it is validated.
+    pub fn to_toml(&self) -> String {
+        #[expect(clippy::expect_used, reason = "a table of validated numbers is always TOML")]
+        toml::to_string(self).expect("a plan is representable as TOML")
+    }
+
+    /// The digest of the canonical form.
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.to_toml().as_bytes())
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        if self.version != PLAN_VERSION {
+            return Err(Error::Version { found: self.version });
+        }
+        let RoundPlan { sites_min, sites_goal, selection_s, reporting_s, failures_max } =
+            self.round;
+        let t = &self.training;
+        let whole = |field, value: u32, min, max, must| {
+            in_range(field, value.to_string(), (min..=max).contains(&value), must)
+        };
+        let real = |field, value: f64, fits: bool, must| {
+            in_range(field, value.to_string(), value.is_finite() && fits, must)
+        };
+        whole("rounds", self.rounds, 1, 100_000, "from 1 to 100,000")?;
+        whole("round.sites_min", sites_min, 1, 10_000, "from 1 to 10,000")?;
+        whole(
+            "round.sites_goal",
+            sites_goal,
+            sites_min,
+            10_000,
+            "at least round.sites_min and at most 10,000",
+        )?;
+        whole("round.selection_s", selection_s, 1, 7 * 86_400, "from 1 s to 7 days")?;
+        whole("round.reporting_s", reporting_s, 1, 30 * 86_400, "from 1 s to 30 days")?;
+        whole("round.failures_max", failures_max, 1, 1_000, "from 1 to 1,000")?;
+        whole("training.steps", t.steps, 1, 1_000_000, "from 1 to 1,000,000")?;
+        whole("training.batch", t.batch, 1, 1_024, "from 1 to 1,024")?;
+        whole("training.warmup_steps", t.warmup_steps, 0, 1_000_000, "at most 1,000,000")?;
+        let rate = t.learning_rate;
+        real("training.learning_rate", rate, rate > 0.0 && rate <= 1.0, "above 0 and at most 1")?;
+        let decay = t.weight_decay;
+        real("training.weight_decay", decay, (0.0..=1.0).contains(&decay), "from 0 to 1")?;
+        let norm = t.gradient_norm_max;
+        real("training.gradient_norm_max", norm, norm > 0.0, "above 0")?;
+        // TOML has no larger whole number.
+        let fits = i64::try_from(t.seed).is_ok();
+        in_range("training.seed", t.seed.to_string(), fits, "at most 2^63 - 1")
+    }
+}
+
+fn in_range(
+    field: &'static str,
+    value: String,
+    fits: bool,
+    must: &'static str,
+) -> Result<(), Error> {
+    if fits { Ok(()) } else { Err(Error::Range { field, value, must }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_plan_gets_defaults_and_its_canonical_form_reads_back() {
+        let plan = RunPlan::from_toml("version = 1\nrounds = 5").unwrap();
+        assert_eq!(plan.round, RoundPlan::default());
+        assert_eq!(RunPlan::from_toml(&plan.to_toml()).unwrap(), plan);
+    }
+
+    #[test]
+    fn a_plan_out_of_range_is_refused_by_the_name_of_the_field() {
+        for (text, field) in [
+            ("version = 1\nrounds = 0", "rounds"),
+            ("version = 1\nrounds = 1\n[round]\nsites_min = 3\nsites_goal = 2", "sites_goal"),
+            ("version = 1\nrounds = 1\n[training]\nbatch = 0", "training.batch"),
+            ("version = 1\nrounds = 1\n[training]\nlearning_rate = nan", "learning_rate"),
+            ("version = 1\nrounds = 1\n[training]\nlearningrate = 1", "learningrate"),
+            ("version = 2\nrounds = 1", "version"),
+        ] {
+            let error = RunPlan::from_toml(text).unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+        assert!(matches!(
+            RunPlan::from_toml(&" ".repeat(PLAN_BYTES_MAX + 1)),
+            Err(Error::TooLong { .. })
+        ));
+    }
+}

@@ -1,0 +1,167 @@
+//! Why a call was refused: one small enum, to the wire and back.
+//!
+//! The server says [`Reason::status`], the client asks [`Reason::of`]; nobody matches on text.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// The domain of our `google.rpc.ErrorInfo`.
+const DOMAIN: &str = "fedpaint";
+
+/// The key under which a refused offset's right value travels.
+const COMMITTED_SIZE: &str = "committed_size";
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $reason:ident = $text:literal, $code:ident;)*) => {
+        /// Why a call was refused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[$doc])* $reason,)*
+        }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &[Reason] = &[$(Reason::$reason,)*];
+
+            /// The reason as it travels, such as `ROUND_OVER`.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Reason::$reason => $text,)* }
+            }
+
+            /// The gRPC code the reason travels under.
+            pub fn code(self) -> Code {
+                match self { $(Reason::$reason => Code::$code,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A field of the request does not parse.
+    InvalidRequest = "INVALID_REQUEST", InvalidArgument;
+    /// The plan does not parse or is out of range.
+    InvalidPlan = "INVALID_PLAN", InvalidArgument;
+    /// The caller's certificate names nobody we know how to serve.
+    NoIdentity = "NO_IDENTITY", Unauthenticated;
+    /// The certificate's role may not call this.
+    WrongRole = "WRONG_ROLE", PermissionDenied;
+    /// The site is not enrolled.
+    NotEnrolled = "NOT_ENROLLED", PermissionDenied;
+    /// The site was revoked.
+    Revoked = "REVOKED", PermissionDenied;
+    /// No such site.
+    SiteUnknown = "SITE_UNKNOWN", NotFound;
+    /// No such run.
+    RunUnknown = "RUN_UNKNOWN", NotFound;
+    /// No such round, or no such attempt at it.
+    RoundUnknown = "ROUND_UNKNOWN", NotFound;
+    /// No such blob, or none that the caller may read.
+    BlobUnknown = "BLOB_UNKNOWN", NotFound;
+    /// A run of that name exists with another plan or model.
+    RunExists = "RUN_EXISTS", AlreadyExists;
+    /// The run is finished or stopped.
+    RunOver = "RUN_OVER", FailedPrecondition;
+    /// The site's selection time is over.
+    SelectionOver = "SELECTION_OVER", FailedPrecondition;
+    /// The reporting time is over.
+    ReportingOver = "REPORTING_OVER", FailedPrecondition;
+    /// The round has not begun to take updates.
+    NotReporting = "NOT_REPORTING", FailedPrecondition;
+    /// The site has not joined the round.
+    NotAMember = "NOT_A_MEMBER", FailedPrecondition;
+    /// The site has reported another update, or has withdrawn.
+    AlreadyReported = "ALREADY_REPORTED", FailedPrecondition;
+    /// The operator may not close a round that too few sites are in.
+    TooFewSites = "TOO_FEW_SITES", FailedPrecondition;
+    /// The round is committed or abandoned.
+    RoundOver = "ROUND_OVER", FailedPrecondition;
+    /// The update was trained from another base model.
+    WrongBaseModel = "WRONG_BASE_MODEL", FailedPrecondition;
+    /// The file is not a model: no safetensors, or beyond the limits.
+    NotAModel = "NOT_A_MODEL", FailedPrecondition;
+    /// The update's tensors are not those of its base model.
+    WrongTensors = "WRONG_TENSORS", FailedPrecondition;
+    /// A tensor has another shape than the base model's.
+    WrongShape = "WRONG_SHAPE", FailedPrecondition;
+    /// A tensor has another element type than the base model's.
+    WrongDtype = "WRONG_DTYPE", FailedPrecondition;
+    /// A weight is not a finite number.
+    NotFinite = "NOT_FINITE", FailedPrecondition;
+    /// The update claims no examples, or more than anybody can have seen.
+    WrongExamples = "WRONG_EXAMPLES", FailedPrecondition;
+    /// The blob is larger than such a blob may be.
+    TooLarge = "TOO_LARGE", FailedPrecondition;
+    /// The upload begins elsewhere than where the coordinator's copy ends.
+    WrongOffset = "WRONG_OFFSET", OutOfRange;
+    /// The bytes are not what their digest says; the upload begins anew.
+    WrongDigest = "WRONG_DIGEST", DataLoss;
+    /// Another call is uploading the same blob, or too many uploads are under way.
+    UploadBusy = "UPLOAD_BUSY", ResourceExhausted;
+    /// The coordinator is about to stop.
+    Draining = "DRAINING", Unavailable;
+    /// The coordinator failed; its log says how.
+    Internal = "INTERNAL", Internal;
+}
+
+impl Reason {
+    /// The reason as a status; `message` is for people and names the thing.
+    pub fn status(self, message: impl Into<String>) -> Status {
+        let details = ErrorDetails::with_error_info(self.as_str(), DOMAIN, HashMap::new());
+        Status::with_error_details(self.code(), message, details)
+    }
+
+    /// [`Reason::WrongOffset`] with the offset that would have been right.
+    pub fn wrong_offset(committed_size: u64) -> Status {
+        let metadata = HashMap::from([(COMMITTED_SIZE.to_owned(), committed_size.to_string())]);
+        let details = ErrorDetails::with_error_info(Self::WrongOffset.as_str(), DOMAIN, metadata);
+        let message = format!("the upload must go on at byte {committed_size}");
+        Status::with_error_details(Self::WrongOffset.code(), message, details)
+    }
+
+    /// The reason in `status`, if the other side gave one that this version knows.
+    pub fn of(status: &Status) -> Option<Reason> {
+        let info = status.get_details_error_info()?;
+        if info.domain != DOMAIN {
+            return None;
+        }
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == info.reason)
+    }
+}
+
+/// Whether the same call may succeed later without anything being changed.
+pub fn is_transient(status: &Status) -> bool {
+    match Reason::of(status) {
+        Some(reason) => matches!(
+            reason,
+            Reason::UploadBusy | Reason::Draining | Reason::WrongOffset | Reason::Internal
+        ),
+        None => matches!(
+            status.code(),
+            Code::Unavailable
+                | Code::DeadlineExceeded
+                | Code::ResourceExhausted
+                | Code::Aborted
+                | Code::Cancelled
+                | Code::Unknown
+                | Code::Internal
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_survives_the_wire() {
+        for &reason in Reason::ALL {
+            let status = reason.status("round brain/3.1 is over");
+            assert_eq!(Reason::of(&status), Some(reason));
+            assert_eq!(status.code(), reason.code());
+        }
+        assert_eq!(Reason::of(&Reason::wrong_offset(7)), Some(Reason::WrongOffset));
+        assert_eq!(Reason::of(&Status::internal("x")), None);
+    }
+}

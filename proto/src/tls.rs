@@ -1,0 +1,164 @@
+//! TLS 1.3 with a certificate on both ends; no tickets, no session store.
+//!
+//! Without resumption every connection proves its certificate anew, so that a refused certificate
+//! cannot come back on an old session.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use serde::{Deserialize, Serialize};
+
+/// The one application protocol: HTTP/2.
+const ALPN: &[u8] = b"h2";
+
+/// Where one end's certificate, its key and the federation's root lie.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// PEM: the federation's root certificate.
+    pub ca: PathBuf,
+    /// PEM: this end's certificate, then any between it and the root.
+    pub certificate: PathBuf,
+    /// PEM: the certificate's private key.
+    pub key: PathBuf,
+}
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file does not open or is not PEM of the right kind.
+    #[error("cannot read the {what} from {}: {source}", path.display())]
+    Read {
+        /// Which file.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: pem::Error,
+    },
+    /// A file holds no certificate.
+    #[error("{} holds no certificate", path.display())]
+    Empty {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Root, certificate and key do not fit together.
+    #[error("the certificate in {}, its key and the root do not fit together: {source}", path.display())]
+    Mismatch {
+        /// The certificate.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// The root cannot verify clients.
+    #[error("the root in {} cannot verify certificates: {reason}", path.display())]
+    Root {
+        /// The root.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+struct Material {
+    roots: RootCertStore,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl TlsFiles {
+    /// The same files, those with relative paths taken from `folder`.
+    pub fn relative_to(&self, folder: &Path) -> TlsFiles {
+        TlsFiles {
+            ca: folder.join(&self.ca),
+            certificate: folder.join(&self.certificate),
+            key: folder.join(&self.key),
+        }
+    }
+
+    /// This end's own certificate.
+    ///
+    /// # Errors
+    /// If the file does not hold one.
+    pub fn own_certificate(&self) -> Result<CertificateDer<'static>, Error> {
+        let chain = certificates("certificate", &self.certificate)?;
+        chain.into_iter().next().ok_or_else(|| Error::Empty { path: self.certificate.clone() })
+    }
+
+    fn load(&self) -> Result<Material, Error> {
+        let mut roots = RootCertStore::empty();
+        for root in certificates("root certificate", &self.ca)? {
+            roots
+                .add(root)
+                .map_err(|e| Error::Root { path: self.ca.clone(), reason: e.to_string() })?;
+        }
+        let chain = certificates("certificate", &self.certificate)?;
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|source| Error::Read {
+            what: "private key",
+            path: self.key.clone(),
+            source,
+        })?;
+        Ok(Material { roots, chain, key })
+    }
+
+    /// The coordinator's end: takes no connection without a certificate under the root.
+    ///
+    /// # Errors
+    /// If a file is missing, malformed, or does not fit the others.
+    pub fn server(&self) -> Result<Arc<ServerConfig>, Error> {
+        let Material { roots, chain, key } = self.load()?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|e| Error::Root { path: self.ca.clone(), reason: e.to_string() })?;
+        let mismatch = |source| Error::Mismatch { path: self.certificate.clone(), source };
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(mismatch)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .map_err(mismatch)?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        Ok(Arc::new(config))
+    }
+
+    /// A site's or an operator's end: trusts the federation's root alone.
+    ///
+    /// # Errors
+    /// If a file is missing, malformed, or does not fit the others.
+    pub fn client(&self) -> Result<Arc<ClientConfig>, Error> {
+        let Material { roots, chain, key } = self.load()?;
+        let mismatch = |source| Error::Mismatch { path: self.certificate.clone(), source };
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(mismatch)?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .map_err(mismatch)?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Arc::new(config))
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let read = |source| Error::Read { what, path: path.to_owned(), source };
+    let chain = CertificateDer::pem_file_iter(path)
+        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
+        .map_err(read)?;
+    if chain.is_empty() {
+        return Err(Error::Empty { path: path.to_owned() });
+    }
+    Ok(chain)
+}

@@ -1,0 +1,106 @@
+//! Model files, good and bad.
+
+use super::*;
+
+fn tensor(name: &str, shape: &[usize]) -> TensorSpec {
+    TensorSpec { name: name.into(), dtype: Dtype::F32, shape: shape.into() }
+}
+
+fn folder(name: &str) -> PathBuf {
+    let folder =
+        std::env::temp_dir().join(format!("fedpaint-weights-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn write(path: &Path, values: &[f32]) -> Blob {
+    let description = BTreeMap::from([("fedpaint.model".to_owned(), "{}".to_owned())]);
+    let specs = vec![tensor("a", &[2, 2]), tensor("b", &[values.len() - 4])];
+    let mut writer = ModelWriter::create(path, specs, &description).unwrap();
+    writer.write(&values[..4]).unwrap();
+    writer.write(&values[4..]).unwrap();
+    writer.finish().unwrap()
+}
+
+#[test]
+fn a_model_reads_back_and_its_blob_is_what_was_written() {
+    let path = folder("roundtrip").join("m.safetensors");
+    let blob = write(&path, &[1.0, -2.0, 3.5, 0.0, 9.0]);
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(blob, Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 });
+
+    let mut model = ModelFile::open(&path).unwrap();
+    assert_eq!(model.read(0).unwrap(), [1.0, -2.0, 3.5, 0.0]);
+    assert_eq!(model.read(1).unwrap(), [9.0]);
+    assert_eq!(model.first_not_finite().unwrap(), None);
+    // The reference implementation reads the same.
+    let reference = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(reference.tensor("b").unwrap().data(), 9.0_f32.to_le_bytes());
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_found_by_its_tensor() {
+    let path = folder("finite").join("m.safetensors");
+    write(&path, &[1.0, 2.0, 3.0, 4.0, 0.0, f32::NAN]);
+    let mut model = ModelFile::open(&path).unwrap();
+    assert_eq!(model.first_not_finite().unwrap().as_deref(), Some("b"));
+}
+
+#[test]
+fn every_difference_to_the_base_model_is_named() {
+    let folder = folder("mismatch");
+    let make = |name: &str, specs: Vec<TensorSpec>, note: &str| {
+        let path = folder.join(name);
+        let description = BTreeMap::from([("fedpaint.model".to_owned(), note.to_owned())]);
+        let mut writer = ModelWriter::create(&path, specs, &description).unwrap();
+        while let Some(due) = writer.due() {
+            let zeros = vec![0.0; due.len()];
+            writer.write(&zeros).unwrap();
+        }
+        writer.finish().unwrap();
+        ModelFile::open(&path).unwrap()
+    };
+    let base = make("base", vec![tensor("a", &[2]), tensor("b", &[3])], "x");
+    let same = make("same", vec![tensor("b", &[3]), tensor("a", &[2])], "x");
+    assert_eq!(same.matches(&base), Ok(()), "the order in the file does not matter");
+    let missing = make("missing", vec![tensor("a", &[2])], "x");
+    assert_eq!(missing.matches(&base), Err(Mismatch::Missing("b".into())));
+    assert_eq!(base.matches(&missing), Err(Mismatch::Unknown("b".into())));
+    let shape = make("shape", vec![tensor("a", &[2]), tensor("b", &[3, 1])], "x");
+    assert!(matches!(shape.matches(&base), Err(Mismatch::Shape { name, .. }) if name == "b"));
+    let note = make("note", vec![tensor("a", &[2]), tensor("b", &[3])], "y");
+    assert_eq!(note.matches(&base), Err(Mismatch::Description));
+}
+
+#[test]
+fn a_file_that_is_not_a_model_is_refused() {
+    let folder = folder("bad");
+    let path = folder.join("m.safetensors");
+    write(&path, &[1.0; 6]);
+    let good = std::fs::read(&path).unwrap();
+    let huge_header = [&u64::MAX.to_le_bytes()[..], &good[8..]].concat();
+    let cases: [(&str, &[u8]); 5] = [
+        ("empty", b""),
+        ("text", b"this is not a model at all"),
+        ("cut", &good[..good.len() - 1]),
+        ("cut in the header", &good[..20]),
+        ("header bomb", &huge_header),
+    ];
+    for (name, bytes) in cases {
+        std::fs::write(&path, bytes).unwrap();
+        assert!(ModelFile::open(&path).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_model_that_is_not_finished_leaves_no_file() {
+    let folder = folder("unfinished");
+    let path = folder.join("m.safetensors");
+    let specs = vec![tensor("a", &[2])];
+    let mut writer = ModelWriter::create(&path, specs.clone(), &BTreeMap::new()).unwrap();
+    assert!(matches!(writer.write(&[1.0]), Err(Error::Length { .. })));
+    drop(writer);
+    assert!(ModelWriter::create(&path, specs, &BTreeMap::new()).unwrap().finish().is_err());
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+}
