@@ -2,4 +2,8 @@
 //! the network, or a key.
 
 pub mod example;
+pub mod labels;
+pub mod layout;
+pub mod nifti;
+pub mod split;
 pub mod volume;
