@@ -2,4 +2,8 @@
 //! the network, or a key.
 
 pub mod example;
+pub mod grid;
+pub mod mask;
+pub mod normalise;
+pub mod stream;
 pub mod volume;
