@@ -111,6 +111,11 @@ impl SliceGrid {
         self.size
     }
 
+    /// Voxels along x, y and z of the volume.
+    pub fn dims(&self) -> [usize; 3] {
+        self.dims
+    }
+
     /// The edge of a pixel in millimetres.
     pub fn pixel_mm(&self) -> f64 {
         self.pixel_mm

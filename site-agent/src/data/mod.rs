@@ -1,9 +1,13 @@
 //! Scans as the model sees them: volumes, cases, masks, slices. Nothing in this folder knows burn,
 //! the network, or a key.
 
+mod compose;
 pub mod example;
 pub mod grid;
+pub mod inpaint;
 pub mod mask;
 pub mod normalise;
+pub mod pool;
+pub mod slices;
 pub mod stream;
 pub mod volume;
