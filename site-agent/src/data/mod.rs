@@ -2,8 +2,15 @@
 //! the network, or a key.
 
 pub mod example;
+pub mod grid;
+pub mod inpaint;
 pub mod labels;
 pub mod layout;
+pub mod mask;
 pub mod nifti;
+pub mod normalise;
+pub mod pool;
+pub mod slices;
 pub mod split;
+pub mod stream;
 pub mod volume;

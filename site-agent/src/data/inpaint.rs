@@ -1,0 +1,210 @@
+//! A scan and a mask as inference sees them, slice by slice, and the way back: predictions pasted
+//! into the scan, every voxel outside the mask bit for bit as it was.
+//!
+//! It never reads an intensity under the mask.
+
+use super::compose::{self, Canvas, KNOWN, code};
+use super::example::{Example, Region};
+use super::grid::SliceGrid;
+use super::mask::{self, EVALUATION_DIAMETER_MM, Room};
+use super::normalise::Window;
+use super::slices::{CONTRASTS, Error as SlicesError, clipped, condition};
+use super::stream::stream;
+use super::volume::Volume;
+
+/// Why a scan cannot be inpainted.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum Error {
+    /// The inputs do not fit together or have no usable window or grid.
+    #[error(transparent)]
+    Slices(#[from] SlicesError),
+    /// The mask is empty.
+    #[error("the mask hides nothing: every voxel of it is 0")]
+    EmptyMask,
+    /// The region asked for is a flag, not a tissue.
+    #[error("a mask cannot be painted as {0:?}: choose a tissue")]
+    Region(Region),
+    /// There are not as many predictions as slices.
+    #[error("{found} predicted slices came back where {expected} were asked for")]
+    Count {
+        /// Slices of the job.
+        expected: usize,
+        /// Predictions given.
+        found: usize,
+    },
+    /// A prediction has the wrong number of pixels or a pixel that is not a finite number.
+    #[error(
+        "predicted slice {index} is unusable: {found} pixels of {expected}, or one is not finite"
+    )]
+    Prediction {
+        /// Which slice of the job.
+        index: usize,
+        /// Pixels per slice.
+        expected: usize,
+        /// Pixels given.
+        found: usize,
+    },
+}
+
+/// What to paint.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Task {
+    /// The contrast's index: 0 t1n, 1 t1c, 2 t2w, 3 t2f.
+    pub contrast: usize,
+    /// The tissue to paint under the whole mask.
+    pub region: Region,
+    /// Whether a lesion is visible outside the mask.
+    pub is_lesion_visible: bool,
+    /// Pixels along a side, the model's image size.
+    pub size: usize,
+}
+
+/// One scan being inpainted.
+pub struct InpaintJob<'a> {
+    image: &'a Volume,
+    mask: &'a Volume,
+    grid: SliceGrid,
+    window: Window,
+    slices: Vec<usize>,
+    examples: Vec<Example>,
+}
+
+impl<'a> InpaintJob<'a> {
+    /// Prepares every axial slice that `mask` (not 0 is hidden) touches.
+    ///
+    /// # Errors
+    /// [`Error`] if the inputs do not fit together, the mask is empty or the image unusable.
+    pub fn new(image: &'a Volume, mask: &'a Volume, task: &Task) -> Result<InpaintJob<'a>, Error> {
+        check(image, mask, task)?;
+        let is_hidden = |i: usize| mask.voxels[i] != 0.0;
+        let grid = SliceGrid::around(image, task.size, |i| is_hidden(i) || image.voxels[i] > 0.0)
+            .map_err(SlicesError::from)?;
+        let voided = image.voxels.iter().zip(&mask.voxels);
+        let window = Window::of(voided.map(|(&v, &m)| if m == 0.0 { v } else { 0.0 }))
+            .map_err(SlicesError::from)?;
+        let mut slices = Vec::new();
+        let mut examples = Vec::new();
+        for z in (0..image.dims[2]).filter(|&z| mask.slice(z).iter().any(|&m| m != 0.0)) {
+            let paint = |&m: &f32| if m == 0.0 { KNOWN } else { code(task.region) };
+            let codes: Vec<u8> = mask.slice(z).iter().map(paint).collect();
+            let slice = clipped(image, z);
+            let (plane, cells) = (grid.sample(&slice), compose::cells(&grid, &slice, &codes));
+            let canvas = Canvas { size: task.size, plane: &plane, cells: &cells, window };
+            let condition = condition(task.contrast, grid.height(z), task.is_lesion_visible);
+            examples.push(canvas.void(condition));
+            slices.push(z);
+        }
+        Ok(InpaintJob { image, mask, grid, window, slices, examples })
+    }
+
+    /// What the model is given, one example per slice of [`InpaintJob::slices`]: the image is -1
+    /// under the mask, the loss mask empty.
+    pub fn examples(&self) -> &[Example] {
+        &self.examples
+    }
+
+    /// The axial slices, ascending.
+    pub fn slices(&self) -> &[usize] {
+        &self.slices
+    }
+
+    /// The intensities that -1 and 1 stand for.
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
+    /// The scan with the predicted slices (`[size * size]` each, -1 to 1, in the order of the
+    /// examples) under the mask. Outside the mask every voxel is the scan's own.
+    ///
+    /// # Errors
+    /// [`Error::Count`] and [`Error::Prediction`] if the predictions are not those of this job.
+    pub fn paste(&self, predictions: &[Vec<f32>]) -> Result<Volume, Error> {
+        if predictions.len() != self.examples.len() {
+            let (expected, found) = (self.examples.len(), predictions.len());
+            return Err(Error::Count { expected, found });
+        }
+        let expected = self.grid.size() * self.grid.size();
+        for (index, prediction) in predictions.iter().enumerate() {
+            if prediction.len() != expected || !prediction.iter().all(|v| v.is_finite()) {
+                return Err(Error::Prediction { index, expected, found: prediction.len() });
+            }
+        }
+        let mut painted = self.image.clone();
+        let [nx, ny, _] = painted.dims;
+        for ((&z, example), prediction) in self.slices.iter().zip(&self.examples).zip(predictions) {
+            // Known pixels stay what they are, so that the seam meets the scan.
+            let parts = example.mask.iter().zip(&example.image).zip(prediction);
+            let pixels: Vec<f32> = parts
+                .map(|((&hidden, &known), &new)| if hidden == 1.0 { new } else { known })
+                .map(|value| value.clamp(-1.0, 1.0))
+                .collect();
+            for y in 0..ny {
+                for x in 0..nx {
+                    let index = painted.index(x, y, z);
+                    if self.mask.voxels[index] != 0.0 {
+                        let value = self.grid.value_at(&pixels, x, y);
+                        painted.voxels[index] = self.window.from_model(value);
+                    }
+                }
+            }
+        }
+        Ok(painted)
+    }
+}
+
+fn check(image: &Volume, mask: &Volume, task: &Task) -> Result<(), Error> {
+    let expected = image.voxels.len();
+    let grid = image.dims.iter().product();
+    if grid != expected {
+        return Err(SlicesError::Shape { what: "grid", expected, found: grid }.into());
+    }
+    if mask.dims != image.dims || mask.voxels.len() != expected {
+        let found = mask.voxels.len();
+        return Err(SlicesError::Shape { what: "mask", expected, found }.into());
+    }
+    if task.contrast >= CONTRASTS {
+        return Err(SlicesError::Contrast(task.contrast).into());
+    }
+    if task.region == Region::Box {
+        return Err(Error::Region(task.region));
+    }
+    if mask.voxels.iter().all(|&m| m == 0.0) {
+        return Err(Error::EmptyMask);
+    }
+    Ok(())
+}
+
+/// The masks a held-out scan is judged with, 0 or 1 per voxel.
+pub struct EvaluationMasks {
+    /// The healthy tissue that is hidden and scored.
+    pub healthy: Volume,
+    /// All that is hidden: the healthy part and the lesion.
+    pub void: Volume,
+}
+
+/// The fixed masks of one held-out patient: the same for every model and round, other than any of
+/// training. `lesion` is as in [`super::slices::CaseScan`].
+///
+/// # Errors
+/// [`mask::Error::NoRoom`] if no mask fits.
+pub fn evaluation_masks(
+    image: &Volume,
+    lesion: Option<&[Option<Region>]>,
+    patient: &str,
+    seed: u64,
+) -> Result<EvaluationMasks, mask::Error> {
+    let is_lesion = |i: usize| lesion.and_then(|l| l.get(i)).is_some_and(Option::is_some);
+    let room = Room::new(image, is_lesion)?;
+    let parts = [&seed.to_le_bytes(), patient.as_bytes()];
+    let mut rng = stream("fedpaint 2026 evaluation masks", &parts);
+    let mask = room.draw(EVALUATION_DIAMETER_MM, &mut rng)?;
+    let mut healthy = vec![0.0; image.voxels.len()];
+    mask.voxels.iter().for_each(|&i| healthy[i as usize] = 1.0);
+    let mut void = healthy.clone();
+    for (i, hidden) in void.iter_mut().enumerate() {
+        if is_lesion(i) {
+            *hidden = 1.0;
+        }
+    }
+    Ok(EvaluationMasks { healthy: image.with_voxels(healthy), void: image.with_voxels(void) })
+}
