@@ -7,7 +7,11 @@ pub mod grid;
 pub mod inpaint;
 pub mod mask;
 pub mod normalise;
+#[cfg(test)]
+mod phantom_for_tests;
+mod plan;
 pub mod pool;
+pub mod scan;
 pub mod slices;
 pub mod stream;
 pub mod volume;
