@@ -14,6 +14,8 @@ pub mod backoff;
 pub mod client;
 pub mod config;
 pub mod data;
+pub mod metrics;
+pub mod panel;
 pub mod pipe;
 pub mod settings;
 pub mod supervisor;

@@ -14,6 +14,12 @@ pub const SIZE_MIN: usize = 8;
 /// The most pixels a side may have.
 pub const SIZE_MAX: usize = 512;
 
+/// The narrowest voxel that is believed, in millimetres.
+pub const SPACING_MM_MIN: f64 = 0.05;
+
+/// The widest voxel that is believed, in millimetres.
+pub const SPACING_MM_MAX: f64 = 50.0;
+
 /// Why a volume has no grid.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum Error {
@@ -23,11 +29,22 @@ pub enum Error {
         /// What was asked for.
         size: usize,
     },
-    /// A voxel edge is not a positive number.
-    #[error("the voxels are {spacing_mm:?} mm wide: repair the header's spacing")]
+    /// A voxel edge is not a believable length.
+    #[error(
+        "the voxels are {spacing_mm:?} mm wide, not {SPACING_MM_MIN} to {SPACING_MM_MAX}: repair \
+         the header's spacing"
+    )]
     Spacing {
         /// The spacing found.
         spacing_mm: [f64; 3],
+    },
+    /// The volume does not hold one value per voxel.
+    #[error("the volume holds {found} values for {expected} voxels")]
+    Shape {
+        /// Voxels by its shape.
+        expected: usize,
+        /// Values held.
+        found: usize,
     },
     /// The volume is background everywhere.
     #[error("the volume has no brain: every voxel is background")]
@@ -78,10 +95,8 @@ impl SliceGrid {
         if !(SIZE_MIN..=SIZE_MAX).contains(&size) {
             return Err(Error::Size { size });
         }
+        check_geometry(volume)?;
         let spacing_mm = volume.spacing_mm;
-        if !spacing_mm.iter().all(|&s| s.is_finite() && s > 0.0) {
-            return Err(Error::Spacing { spacing_mm });
-        }
         let [x, y, z] = bounding_box(volume.dims, is_brain).ok_or(Error::NoBrain)?;
         let extent = |(first, last): (usize, usize), mm: f64| (last - first + 1) as f64 * mm;
         let side_mm = extent(x, spacing_mm[0]).max(extent(y, spacing_mm[1])) + MARGIN_MM;
@@ -241,6 +256,19 @@ impl Axis {
     }
 }
 
+/// Whether the volume's shape fits its voxels and its spacing is believable.
+pub(crate) fn check_geometry(volume: &Volume) -> Result<(), Error> {
+    let (expected, found) = (volume.dims.iter().product(), volume.voxels.len());
+    if found != expected {
+        return Err(Error::Shape { expected, found });
+    }
+    let spacing_mm = volume.spacing_mm;
+    if !spacing_mm.iter().all(|mm| (SPACING_MM_MIN..=SPACING_MM_MAX).contains(mm)) {
+        return Err(Error::Spacing { spacing_mm });
+    }
+    Ok(())
+}
+
 /// The first and last index along each axis of the voxels for which `is_inside` (called with their
 /// index) holds; none if there is no such voxel.
 pub(crate) fn bounding_box(
@@ -307,7 +335,7 @@ mod tests {
         assert_eq!(SliceGrid::around(&image, 7, |_| true), Err(Error::Size { size: 7 }));
         assert_eq!(SliceGrid::around(&image, 9999, |_| true), Err(Error::Size { size: 9999 }));
         assert_eq!(SliceGrid::around(&image, 32, |_| false), Err(Error::NoBrain));
-        for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        for wrong in [0.0, -1.0, 1e-6, f64::NAN, f64::INFINITY] {
             let image = Volume { spacing_mm: [1.0, wrong, 1.0], ..image.clone() };
             let refused = SliceGrid::around(&image, 32, |_| true);
             assert!(matches!(refused, Err(Error::Spacing { .. })), "{wrong}: {refused:?}");

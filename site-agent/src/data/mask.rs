@@ -7,7 +7,7 @@ use std::f64::consts::TAU;
 
 use rand::{Rng, RngExt};
 
-use super::grid::bounding_box;
+use super::grid::{self, bounding_box, check_geometry};
 use super::volume::Volume;
 
 /// The least distance between a healthy mask and the lesion, in millimetres.
@@ -49,6 +49,9 @@ const REACH: f64 = 2.0;
 /// Why there is no healthy mask.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum Error {
+    /// The image's geometry is unusable.
+    #[error(transparent)]
+    Geometry(#[from] grid::Error),
     /// No blob fits.
     #[error("no healthy mask fits: the brain is too small, or lesion is nearly everywhere")]
     NoRoom,
@@ -75,8 +78,9 @@ impl Room {
     /// The room that `image` (0 is background) and the voxels for which `is_lesion` leave.
     ///
     /// # Errors
-    /// [`Error::NoRoom`] if there is no brain at all.
+    /// [`Error::NoRoom`] if there is no brain at all, [`Error::Geometry`] if the image is unusable.
     pub fn new(image: &Volume, is_lesion: impl Fn(usize) -> bool) -> Result<Room, Error> {
+        check_geometry(image)?;
         let brain: Vec<bool> = image.voxels.iter().map(|&v| v > 0.0).collect();
         let bounds = bounding_box(image.dims, |i| brain[i]).ok_or(Error::NoRoom)?;
         let voxel_mm3: f64 = image.spacing_mm.iter().product();
@@ -395,5 +399,8 @@ mod tests {
         assert_eq!(everywhere.draw(TRAINING_DIAMETER_MM, &mut rng), Err(Error::NoRoom));
         let empty = image.with_voxels(vec![0.0; image.voxels.len()]);
         assert!(matches!(Room::new(&empty, |_| false), Err(Error::NoRoom)));
+        // The balls round a lesion would fill the memory.
+        let fine = Volume { spacing_mm: [1e-9; 3], ..image };
+        assert!(matches!(Room::new(&fine, |_| true), Err(Error::Geometry(_))));
     }
 }

@@ -10,7 +10,11 @@ pub mod layout;
 pub mod mask;
 pub mod nifti;
 pub mod normalise;
+#[cfg(test)]
+mod phantom_for_tests;
+mod plan;
 pub mod pool;
+pub mod scan;
 pub mod slices;
 pub mod split;
 pub mod stream;

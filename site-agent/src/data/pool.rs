@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use rand::{Rng, RngExt};
 
 use super::example::Example;
-use super::slices::{CaseSlices, Error};
+use super::scan::Error;
+use super::slices::CaseSlices;
 use super::stream::stream;
 
 /// The most memory the slices of a site may take.
@@ -82,5 +83,49 @@ impl SlicePool {
     /// About how much memory the pool takes.
     pub fn bytes(&self) -> usize {
         self.patients.iter().flatten().map(CaseSlices::bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BatchKey, SlicePool};
+    use crate::data::phantom_for_tests::brain;
+    use crate::data::scan::{CaseScan, Error, SliceOptions};
+    use crate::data::slices::CaseSlices;
+
+    const KEY: BatchKey = BatchKey { seed: 1, round: 2, step: 3 };
+
+    fn case(patient: &str, contrast: usize) -> CaseSlices {
+        let options = SliceOptions { size: 16, masks: 1, seed: 1, round: 1 };
+        let scan = CaseScan { patient, image: &brain(), lesion: None, contrast };
+        CaseSlices::build(&scan, &options).unwrap()
+    }
+
+    #[test]
+    fn a_batch_depends_on_its_key_and_not_on_its_size_or_on_the_order_of_patients() {
+        let pool = SlicePool::new(vec![case("a", 0), case("b", 1)]).unwrap();
+        let turned = SlicePool::new(vec![case("b", 1), case("a", 0)]).unwrap();
+        let batch = pool.batch(KEY, 8);
+        assert_eq!(batch[..3], turned.batch(KEY, 3));
+        for other in
+            [BatchKey { seed: 9, ..KEY }, BatchKey { round: 9, ..KEY }, BatchKey { step: 9, ..KEY }]
+        {
+            assert_ne!(batch, pool.batch(other, 8));
+        }
+    }
+
+    #[test]
+    fn every_patient_counts_the_same_however_many_scans_it_has() {
+        let cases = vec![case("a", 0), case("a", 1), case("a", 2), case("b", 3)];
+        let pool = SlicePool::new(cases).unwrap();
+        assert_eq!((pool.patients(), pool.slices() % 4), (2, 0));
+        let drawn = pool.batch(KEY, 1000);
+        let of_b = drawn.iter().filter(|example| example.condition[3] == 1.0).count();
+        assert!((430..570).contains(&of_b), "{of_b}");
+    }
+
+    #[test]
+    fn a_pool_without_a_case_is_refused() {
+        assert_eq!(SlicePool::new(Vec::new()).err(), Some(Error::NothingToLearn));
     }
 }

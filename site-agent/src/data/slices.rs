@@ -5,31 +5,10 @@
 
 use rand::{Rng, RngExt};
 
-use super::compose::{self, Brush, Canvas, Cell, KNOWN, UNKNOWN, code, mirrored};
-use super::example::{CONDITIONS, Example, Region};
-use super::grid::{self, SliceGrid};
-use super::mask::{self, Room, TRAINING_DIAMETER_MM};
-use super::normalise::{self, Window};
-use super::stream::stream;
-use super::volume::Volume;
-
-/// Healthy masks per case unless the caller says otherwise.
-pub const MASKS_PER_CASE: usize = 4;
-
-/// The most healthy masks per case.
-pub const MASKS_PER_CASE_MAX: usize = 64;
-
-/// Contrasts the condition vector can tell apart.
-pub const CONTRASTS: usize = 4;
-
-/// The least part of a training slice that is brain.
-pub const BRAIN_FRACTION_MIN: f64 = 0.05;
-
-/// The least area a training slice hides, in square millimetres (32 pixels of a BraTS slice).
-pub const HIDDEN_MIN_MM2: f64 = 32.0;
-
-/// The fewest pixels a training slice hides, however large they are.
-pub const HIDDEN_PIXELS_MIN: usize = 3;
+use super::compose::{Brush, Canvas, Cell, mirrored};
+use super::example::{Example, Region};
+use super::plan::{Plan, Plane, Planner};
+use super::scan::{CaseScan, Error, SliceOptions, check, condition};
 
 /// How far the mask of a single component may grow, in millimetres.
 const SPREAD_MAX_MM: f64 = 3.0;
@@ -40,76 +19,6 @@ const TASKS_UP_TO: [f64; 5] = [0.40, 0.65, 0.80, 0.90, 1.00];
 
 /// The classes that can be painted one by one.
 const COMPONENTS: [Region; 3] = [Region::Necrosis, Region::Oedema, Region::Enhancing];
-
-/// Why a case teaches nothing. No variant names a path or a patient.
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub enum Error {
-    /// Two inputs do not belong together.
-    #[error("the {what} has {found} voxels where the image has {expected}")]
-    Shape {
-        /// Which input.
-        what: &'static str,
-        /// Voxels of the image.
-        expected: usize,
-        /// Voxels of the other.
-        found: usize,
-    },
-    /// The contrast's index has no place in the condition vector.
-    #[error("contrast {0} is not one of the {CONTRASTS} known")]
-    Contrast(usize),
-    /// A lesion label is not a lesion.
-    #[error("the lesion map holds {0:?}, which is no lesion")]
-    Label(Region),
-    /// The number of masks is out of bounds.
-    #[error("{0} healthy masks per case are more than {MASKS_PER_CASE_MAX}")]
-    Masks(usize),
-    /// No slice has enough brain and enough to hide.
-    #[error("no slice has enough brain and room to hide anything: leave this case out")]
-    NothingToLearn,
-    /// The pixels would take too much memory.
-    #[error(
-        "the training slices take {bytes} bytes, more than {max}: use fewer cases or a smaller image size"
-    )]
-    TooLarge {
-        /// What is needed.
-        bytes: usize,
-        /// What is allowed.
-        max: usize,
-    },
-    /// There is no usable field of view.
-    #[error(transparent)]
-    Grid(#[from] grid::Error),
-    /// There is no usable window of intensities.
-    #[error(transparent)]
-    Window(#[from] normalise::Error),
-}
-
-/// One scan to learn from.
-#[derive(Clone, Copy)]
-pub struct CaseScan<'a> {
-    /// The patient, constant over exams. It seeds the masks and groups cases; it goes nowhere else.
-    pub patient: &'a str,
-    /// The scan, background 0 (negative voxels count as 0).
-    pub image: &'a Volume,
-    /// Per voxel the lesion's component, or [`Region::Mixed`] for a lesion of no known component
-    /// (which is hidden but never painted); none where there is no segmentation.
-    pub lesion: Option<&'a [Option<Region>]>,
-    /// The contrast's index: 0 t1n, 1 t1c, 2 t2w, 3 t2f.
-    pub contrast: usize,
-}
-
-/// How cases become slices.
-#[derive(Clone, Copy, Debug)]
-pub struct SliceOptions {
-    /// Pixels along a side, the model's image size.
-    pub size: usize,
-    /// Healthy masks per case, see [`MASKS_PER_CASE`].
-    pub masks: usize,
-    /// The run's seed.
-    pub seed: u64,
-    /// The round, so that each round hides other tissue.
-    pub round: u64,
-}
 
 /// The training slices of one scan.
 pub struct CaseSlices {
@@ -123,24 +32,6 @@ pub struct CaseSlices {
     whole: Option<Plan>,
 }
 
-/// One axial slice, unvoided. `pixels` are mean intensities `[size * size]`.
-struct Plane {
-    height: f32,
-    pixels: Vec<f32>,
-}
-
-/// One way to hide a part of the volume.
-struct Plan {
-    window: Window,
-    slices: Vec<PlanSlice>,
-}
-
-struct PlanSlice {
-    plane: usize,
-    cells: Vec<Cell>,
-    is_lesion_visible: bool,
-}
-
 impl CaseSlices {
     /// Prepares the slices of one scan. The same arguments give the same slices.
     ///
@@ -148,30 +39,27 @@ impl CaseSlices {
     /// [`Error`] if the inputs do not fit together, are unusable, or teach nothing.
     pub fn build(scan: &CaseScan<'_>, options: &SliceOptions) -> Result<CaseSlices, Error> {
         check(scan, options)?;
-        let image = scan.image;
-        let grid = SliceGrid::around(image, options.size, |i| image.voxels[i] > 0.0)?;
-        let planes = planes(image, &grid);
-        let mut builder =
-            Builder { scan: *scan, grid, planes, codes: vec![KNOWN; image.voxels.len()] };
-        let heal = builder.heal(options)?;
+        let mut planner = Planner::new(scan, options.size)?;
+        let heal = planner.heal(options)?;
         let is_painted = scan.lesion.is_some_and(|lesion| !lesion.contains(&Some(Region::Mixed)));
         let mut components = Vec::new();
         let mut whole = None;
         if is_painted {
             for region in COMPONENTS {
-                components.extend(builder.tumour(|r| r == region)?.map(|plan| (region, plan)));
+                components.extend(planner.tumour(|r| r == region)?.map(|plan| (region, plan)));
             }
-            whole = builder.tumour(|_| true)?;
+            whole = planner.tumour(|_| true)?;
         }
         if heal.is_empty() && whole.is_none() {
             return Err(Error::NothingToLearn);
         }
+        let pixel_mm = planner.pixel_mm();
         Ok(CaseSlices {
             patient: scan.patient.to_owned(),
             contrast: scan.contrast,
             size: options.size,
-            spread_max: (SPREAD_MAX_MM / builder.grid.pixel_mm()).round() as usize,
-            planes: builder.planes.into_iter().map(|(_, plane)| plane).collect(),
+            spread_max: (SPREAD_MAX_MM / pixel_mm).round() as usize,
+            planes: planner.into_planes(),
             heal,
             components,
             whole,
@@ -224,10 +112,10 @@ impl CaseSlices {
         if roll < TASKS_UP_TO[0] {
             return (self.healing(rng), Brush::Coded);
         }
-        if roll >= TASKS_UP_TO[1] && roll < TASKS_UP_TO[2] {
+        if (TASKS_UP_TO[1]..TASKS_UP_TO[2]).contains(&roll) {
             return (whole, Brush::Coded);
         }
-        if self.components.is_empty() || (roll >= TASKS_UP_TO[2] && roll < TASKS_UP_TO[3]) {
+        if self.components.is_empty() || (TASKS_UP_TO[2]..TASKS_UP_TO[3]).contains(&roll) {
             return (whole, Brush::Spread { region: Region::Mixed, pixels: spread });
         }
         let (region, plan) = &self.components[rng.random_range(0..self.components.len())];
@@ -244,130 +132,163 @@ impl CaseSlices {
     }
 }
 
-/// The condition vector of a slice at `height` (0 lowest, 1 highest) of the brain.
-pub(crate) fn condition(contrast: usize, height: f32, lesion: bool) -> [f32; CONDITIONS] {
-    let mut condition = [0.0; CONDITIONS];
-    condition[contrast] = 1.0;
-    condition[CONTRASTS] = height;
-    condition[CONTRASTS + 1] = f32::from(u8::from(lesion));
-    condition
-}
+#[cfg(test)]
+mod tests {
+    use super::CaseSlices;
+    use crate::data::example::{Example, REGIONS, Region};
+    use crate::data::phantom_for_tests::{brain, tumour};
+    use crate::data::plan::HIDDEN_PIXELS_MIN;
+    use crate::data::scan::{CaseScan, Error, MASKS_PER_CASE, MASKS_PER_CASE_MAX, SliceOptions};
+    use crate::data::stream::stream;
+    use crate::data::volume::Volume;
 
-fn check(scan: &CaseScan<'_>, options: &SliceOptions) -> Result<(), Error> {
-    let expected = scan.image.voxels.len();
-    let found = scan.image.dims.iter().product();
-    if found != expected {
-        return Err(Error::Shape { what: "grid", expected, found });
-    }
-    if scan.contrast >= CONTRASTS {
-        return Err(Error::Contrast(scan.contrast));
-    }
-    if options.masks > MASKS_PER_CASE_MAX {
-        return Err(Error::Masks(options.masks));
-    }
-    let Some(lesion) = scan.lesion else { return Ok(()) };
-    if lesion.len() != expected {
-        return Err(Error::Shape { what: "lesion map", expected, found: lesion.len() });
-    }
-    let strange = |region: &Region| matches!(region, Region::Healthy | Region::Box);
-    lesion.iter().flatten().copied().find(strange).map_or(Ok(()), |r| Err(Error::Label(r)))
-}
+    const SIZE: usize = 32;
 
-/// The slices with enough brain, with their z.
-fn planes(image: &Volume, grid: &SliceGrid) -> Vec<(usize, Plane)> {
-    let (first, last) = grid.brain_z();
-    let area = grid.size() * grid.size();
-    (first..=last)
-        .map(|z| (z, Plane { height: grid.height(z), pixels: grid.sample(&clipped(image, z)) }))
-        .filter(|(_, plane)| {
-            let brain = plane.pixels.iter().filter(|&&v| v > 0.0).count();
-            brain as f64 >= BRAIN_FRACTION_MIN * area as f64
-        })
-        .collect()
-}
-
-/// Axial slice `z` without negative voxels.
-pub(crate) fn clipped(image: &Volume, z: usize) -> Vec<f32> {
-    image.slice(z).iter().map(|v| v.max(0.0)).collect()
-}
-
-/// What building a case shares between its plans.
-struct Builder<'a> {
-    scan: CaseScan<'a>,
-    grid: SliceGrid,
-    planes: Vec<(usize, Plane)>,
-    /// One code per voxel; all [`KNOWN`] between plans.
-    codes: Vec<u8>,
-}
-
-impl Builder<'_> {
-    /// The healthy masks, the lesion hidden with each. Fewer, or none, where there is no room.
-    fn heal(&mut self, options: &SliceOptions) -> Result<Vec<Plan>, Error> {
-        let scan = self.scan;
-        let is_lesion = |i: usize| scan.lesion.is_some_and(|lesion| lesion[i].is_some());
-        let Ok(room) = Room::new(scan.image, is_lesion) else { return Ok(Vec::new()) };
-        let mut plans = Vec::new();
-        for index in 0..options.masks {
-            let mut rng = stream(
-                "fedpaint 2026 training masks",
-                &[
-                    &options.seed.to_le_bytes(),
-                    &options.round.to_le_bytes(),
-                    scan.patient.as_bytes(),
-                    &[scan.contrast as u8, index as u8],
-                ],
-            );
-            let mask = match room.draw(TRAINING_DIAMETER_MM, &mut rng) {
-                Ok(mask) => mask,
-                Err(mask::Error::NoRoom) => break,
-            };
-            self.code_lesion(|_| Some(UNKNOWN));
-            mask.voxels.iter().for_each(|&i| self.codes[i as usize] = code(Region::Healthy));
-            plans.extend(self.plan()?);
-        }
-        Ok(plans)
+    fn options() -> SliceOptions {
+        SliceOptions { size: SIZE, masks: MASKS_PER_CASE, seed: 7, round: 1 }
     }
 
-    /// The components for which `is_hidden` holds, each to be painted as it is.
-    fn tumour(&mut self, is_hidden: impl Fn(Region) -> bool) -> Result<Option<Plan>, Error> {
-        self.code_lesion(|region| is_hidden(region).then_some(code(region)));
-        self.plan()
+    fn case(image: &Volume, lesion: Option<&[Option<Region>]>) -> CaseSlices {
+        let scan = CaseScan { patient: "p", image, lesion, contrast: 2 };
+        CaseSlices::build(&scan, &options()).unwrap()
     }
 
-    fn code_lesion(&mut self, code_of: impl Fn(Region) -> Option<u8>) {
-        for (target, region) in self.codes.iter_mut().zip(self.scan.lesion.into_iter().flatten()) {
-            if let Some(code) = region.and_then(&code_of) {
-                *target = code;
+    fn examples(case: &CaseSlices, count: usize) -> Vec<Example> {
+        let mut rng = stream("test", &[]);
+        (0..count).map(|_| case.draw(&mut rng)).collect()
+    }
+
+    fn count(plane: &[f32]) -> usize {
+        plane.iter().filter(|&&v| v == 1.0).count()
+    }
+
+    fn channel(example: &Example, region: Region) -> &[f32] {
+        let area = SIZE * SIZE;
+        &example.regions[region as usize * area..][..area]
+    }
+
+    #[test]
+    fn every_example_keeps_the_contract_of_its_planes() {
+        let image = brain();
+        let lesion = tumour(&image);
+        for example in examples(&case(&image, Some(&lesion)), 200) {
+            assert_eq!(example.image.len(), SIZE * SIZE);
+            assert_eq!(example.regions.len(), REGIONS * SIZE * SIZE);
+            assert!(example.image.iter().all(|v| (-1.0..=1.0).contains(v)));
+            assert!(count(&example.loss_mask) >= HIDDEN_PIXELS_MIN);
+            let planes = [&example.mask, &example.loss_mask, &example.regions];
+            assert!(planes.iter().all(|p| p.iter().all(|&v| v == 0.0 || v == 1.0)));
+            for pixel in 0..SIZE * SIZE {
+                assert!(example.loss_mask[pixel] <= example.mask[pixel]);
+                // Exactly one tissue is asked for wherever something is hidden.
+                let tissues = (0..5).map(|r| example.regions[r * SIZE * SIZE + pixel]).sum::<f32>();
+                assert_eq!(tissues, example.mask[pixel]);
             }
+            assert_eq!(&example.condition[..4], [0.0, 0.0, 1.0, 0.0]);
+            assert!((0.0..=1.0).contains(&example.condition[4]));
         }
     }
 
-    /// The slices of the current codes, which are cleared; none if no slice hides enough.
-    fn plan(&mut self) -> Result<Option<Plan>, Error> {
-        let image = self.scan.image;
-        let hidden_min = (HIDDEN_MIN_MM2 / self.grid.pixel_mm().powi(2)).round() as usize;
-        let hidden_min = hidden_min.max(HIDDEN_PIXELS_MIN);
-        let area = image.dims[0] * image.dims[1];
-        let mut slices = Vec::new();
-        let voided = image.voxels.iter().zip(&self.codes);
-        let window = Window::of(voided.map(|(&v, &code)| if code == KNOWN { v } else { 0.0 }))?;
-        for (index, (z, plane)) in self.planes.iter().enumerate() {
-            let span = z * area..(z + 1) * area;
-            let codes = &self.codes[span.clone()];
-            if codes.iter().all(|&code| code == KNOWN) {
-                continue;
+    #[test]
+    fn the_tasks_come_as_often_as_they_should() {
+        let image = brain();
+        let lesion = tumour(&image);
+        let drawn = examples(&case(&image, Some(&lesion)), 3000);
+        let part = |test: &dyn Fn(&Example) -> bool| {
+            drawn.iter().filter(|e| test(e)).count() as f64 / drawn.len() as f64
+        };
+        let has = |e: &Example, region| count(channel(e, region)) > 0;
+        let heal = part(&|e| has(e, Region::Healthy));
+        let mixed = part(&|e| has(e, Region::Mixed));
+        let boxes = part(&|e| has(e, Region::Box));
+        assert!((heal - 0.40).abs() < 0.04, "{heal}");
+        assert!((mixed - 0.10).abs() < 0.03, "{mixed}");
+        assert!((boxes - 0.10).abs() < 0.03, "{boxes}");
+    }
+
+    #[test]
+    fn healing_hides_the_tumour_too_and_learns_nothing_from_it() {
+        let bright = brain();
+        // Only healing is drawn from a lesion of no known component.
+        let lesion: Vec<Option<Region>> =
+            tumour(&bright).iter().map(|l| l.map(|_| Region::Mixed)).collect();
+        let mut dark = bright.clone();
+        for (voxel, region) in dark.voxels.iter_mut().zip(&lesion) {
+            if region.is_some() {
+                *voxel = 50.0;
             }
-            let cells = compose::cells(&self.grid, &clipped(image, *z), codes);
-            let (size, plane) = (self.grid.size(), &plane.pixels);
-            if (Canvas { size, plane, cells: &cells, window }).hidden() < hidden_min {
-                continue;
-            }
-            let is_lesion_visible = self.scan.lesion.is_some_and(|lesion| {
-                lesion[span].iter().zip(codes).any(|(l, &c)| l.is_some() && c == KNOWN)
-            });
-            slices.push(PlanSlice { plane: index, cells, is_lesion_visible });
         }
-        self.codes.fill(KNOWN);
-        Ok((!slices.is_empty()).then_some(Plan { window, slices }))
+        let pairs = examples(&case(&bright, Some(&lesion)), 100)
+            .into_iter()
+            .zip(examples(&case(&dark, Some(&lesion)), 100));
+        let mut hidden_lesions = 0;
+        for (bright, dark) in pairs {
+            assert_eq!((&bright.mask, &bright.loss_mask), (&dark.mask, &dark.loss_mask));
+            assert_eq!(bright.condition[5], 0.0);
+            for pixel in 0..SIZE * SIZE {
+                let counts = bright.mask[pixel] == 0.0 || bright.loss_mask[pixel] == 1.0;
+                let differs = bright.image[pixel] != dark.image[pixel];
+                assert!(!(counts && differs), "the tumour is seen or learnt from");
+                hidden_lesions += usize::from(differs);
+            }
+        }
+        assert!(hidden_lesions > 0);
+    }
+
+    #[test]
+    fn a_lesion_of_no_known_component_is_never_painted() {
+        let image = brain();
+        let lesion: Vec<Option<Region>> =
+            tumour(&image).iter().map(|l| l.map(|_| Region::Mixed)).collect();
+        for example in examples(&case(&image, Some(&lesion)), 100) {
+            assert_eq!(count(channel(&example, Region::Healthy)), count(&example.mask));
+            assert_eq!(count(channel(&example, Region::Box)), 0);
+        }
+    }
+
+    #[test]
+    fn without_a_segmentation_every_example_heals() {
+        for example in examples(&case(&brain(), None), 100) {
+            assert_eq!(channel(&example, Region::Healthy), example.mask);
+            assert_eq!(example.loss_mask, example.mask);
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_examples_and_another_round_others() {
+        let image = brain();
+        let scan = CaseScan { patient: "p", image: &image, lesion: None, contrast: 0 };
+        let drawn = |options: &SliceOptions, patient| {
+            examples(&CaseSlices::build(&CaseScan { patient, ..scan }, options).unwrap(), 8)
+        };
+        let here = drawn(&options(), "p");
+        assert_eq!(here, drawn(&options(), "p"));
+        assert_ne!(here, drawn(&SliceOptions { round: 2, ..options() }, "p"));
+        assert_ne!(here, drawn(&SliceOptions { seed: 8, ..options() }, "p"));
+        assert_ne!(here, drawn(&options(), "q"));
+    }
+
+    #[test]
+    fn inputs_that_do_not_fit_are_refused() {
+        let image = brain();
+        let scan = CaseScan { patient: "p", image: &image, lesion: None, contrast: 0 };
+        let refused = |scan: &CaseScan<'_>, options: &SliceOptions| {
+            CaseSlices::build(scan, options).err().unwrap()
+        };
+        let short = vec![None; 5];
+        let error = refused(&CaseScan { lesion: Some(&short), ..scan }, &options());
+        assert!(matches!(error, Error::Shape { what: "lesion map", found: 5, .. }), "{error}");
+        assert_eq!(refused(&CaseScan { contrast: 4, ..scan }, &options()), Error::Contrast(4));
+        let healthy = vec![Some(Region::Healthy); image.voxels.len()];
+        let error = refused(&CaseScan { lesion: Some(&healthy), ..scan }, &options());
+        assert_eq!(error, Error::Label(Region::Healthy));
+        let masks = MASKS_PER_CASE_MAX + 1;
+        assert_eq!(refused(&scan, &SliceOptions { masks, ..options() }), Error::Masks(masks));
+        assert_eq!(refused(&scan, &SliceOptions { masks: 0, ..options() }), Error::NothingToLearn);
+        let error = refused(&scan, &SliceOptions { size: 4, ..options() });
+        assert!(matches!(error, Error::Grid(_)));
+        let torn = Volume { dims: [1, 2, 3], ..image.clone() };
+        let error = refused(&CaseScan { image: &torn, ..scan }, &options());
+        assert!(matches!(error, Error::Grid(_)), "{error}");
     }
 }
