@@ -9,3 +9,5 @@
 //! → `train` (`model/unet`, `model/diffusion`) → `model/weights` → `workspace` ⇒ `agent`.
 
 pub mod data;
+pub mod model;
+pub mod train;
