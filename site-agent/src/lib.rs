@@ -12,8 +12,10 @@
 pub mod agent;
 pub mod backoff;
 pub mod client;
+pub mod cohort;
 pub mod config;
 pub mod data;
+pub mod local_round;
 pub mod metrics;
 pub mod model;
 pub mod panel;
@@ -21,4 +23,5 @@ pub mod pipe;
 pub mod settings;
 pub mod supervisor;
 pub mod train;
+pub mod trainer;
 pub mod workspace;

@@ -302,10 +302,8 @@ mod tests {
     fn a_frame_beyond_the_limit_is_refused_before_it_is_read() {
         let bytes = u32::MAX.to_le_bytes();
         assert!(matches!(read::<ToTrainer>(&mut &bytes[..]), Err(Error::TooLong { .. })));
-        let long = FromTrainer::Failed {
-            failure: Failure::Internal,
-            detail: "x".repeat(FRAME_BYTES_MAX),
-        };
+        let long =
+            FromTrainer::Failed { failure: Failure::Internal, detail: "x".repeat(FRAME_BYTES_MAX) };
         assert!(matches!(encode(&long), Err(Error::TooLong { .. })));
     }
 

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff;
 use crate::pipe::{
-    self, Assignment, CohortSummary, Failure, FromTrainer, PIPE_VERSION, Progress, Setup, ToTrainer,
-    Trained,
+    self, Assignment, CohortSummary, Failure, FromTrainer, PIPE_VERSION, Progress, Setup,
+    ToTrainer, Trained,
 };
 
 /// How long a new trainer may take to find its device and its data.

@@ -196,7 +196,10 @@ impl Workspace {
 }
 
 /// What a file is, or none where there is no file.
-fn blob_of(path: &Path) -> io::Result<Option<Blob>> {
+///
+/// # Errors
+/// If the file is there and does not read.
+pub fn blob_of(path: &Path) -> io::Result<Option<Blob>> {
     let mut file = match File::open(path) {
         Ok(file) => io::BufReader::with_capacity(BUFFER_BYTES, file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -250,8 +250,7 @@ async fn again<T, F: Future<Output = Result<T, Status>>>(
                 return Err(Error::Call { what, status: Box::new(status) });
             }
             Err(_) => {
-                let wait =
-                    backoff::delay(attempt, RETRY_FIRST, RETRY_MAX, bench.site.as_str());
+                let wait = backoff::delay(attempt, RETRY_FIRST, RETRY_MAX, bench.site.as_str());
                 tokio::time::sleep(wait).await;
                 attempt += 1;
             }

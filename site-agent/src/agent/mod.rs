@@ -290,8 +290,8 @@ impl Agent {
                 withdrawal
             }
         };
-        let activity = withdrawal
-            .map_or(Activity::Idle, |reason| Activity::Withdrawing(round, reason));
+        let activity =
+            withdrawal.map_or(Activity::Idle, |reason| Activity::Withdrawing(round, reason));
         self.activity.send_replace(activity);
         self.hurry.notify_one();
     }
