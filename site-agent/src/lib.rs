@@ -9,3 +9,4 @@
 //! → `train` (`model/unet`, `model/diffusion`) → `model/weights` → `workspace` ⇒ `agent`.
 
 pub mod data;
+pub mod phantom;
