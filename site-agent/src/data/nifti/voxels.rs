@@ -10,7 +10,11 @@ use crate::data::nifti::header::Encoding;
 ///
 /// # Errors
 /// [`Fault::NotFinite`] with the number of voxels that are no finite `f32`.
-pub fn decode(bytes: &[u8], encoding: &Encoding, big_endian: bool) -> Result<Vec<f32>, Fault> {
+pub(super) fn decode(
+    bytes: &[u8],
+    encoding: &Encoding,
+    big_endian: bool,
+) -> Result<Vec<f32>, Fault> {
     macro_rules! decode_as {
         ($number:ty) => {
             decode_with::<{ size_of::<$number>() }>(bytes, encoding, |raw| {
@@ -41,7 +45,7 @@ pub fn decode(bytes: &[u8], encoding: &Encoding, big_endian: bool) -> Result<Vec
 }
 
 /// `values` as `f32` bytes.
-pub fn encode_f32(values: &[f32], big_endian: bool) -> Vec<u8> {
+pub(super) fn encode_f32(values: &[f32], big_endian: bool) -> Vec<u8> {
     let bytes = |value: &f32| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
     values.iter().flat_map(bytes).collect()
 }
@@ -51,7 +55,7 @@ pub fn encode_f32(values: &[f32], big_endian: bool) -> Vec<u8> {
 /// # Errors
 /// [`Fault::Range`] for a value the type cannot hold, [`Fault::DataType`] for a type that new files
 /// are not written in.
-pub fn encode(values: &[f32], data_type: NiftiType) -> Result<Vec<u8>, Fault> {
+pub(super) fn encode(values: &[f32], data_type: NiftiType) -> Result<Vec<u8>, Fault> {
     let fits = |low: f32, high: f32| {
         let wrong = values.iter().find(|value| !(low..=high).contains(&value.round()));
         wrong.map_or(Ok(()), |&value| Err(Fault::Range(value)))
@@ -71,14 +75,14 @@ pub fn encode(values: &[f32], data_type: NiftiType) -> Result<Vec<u8>, Fault> {
 }
 
 /// File order to RAS+ order, x fastest. `axes` says how RAS+ lies in a file of `file_dims` voxels.
-pub fn to_canonical(values: &[f32], file_dims: [usize; 3], axes: &[Axis; 3]) -> Vec<f32> {
+pub(super) fn to_canonical(values: &[f32], file_dims: [usize; 3], axes: &[Axis; 3]) -> Vec<f32> {
     let mut out = Vec::with_capacity(values.len());
     for_each_pair(file_dims, axes, |file_index| out.push(values[file_index]));
     out
 }
 
 /// RAS+ order back to file order: the inverse of [`to_canonical`].
-pub fn to_file_order(values: &[f32], file_dims: [usize; 3], axes: &[Axis; 3]) -> Vec<f32> {
+pub(super) fn to_file_order(values: &[f32], file_dims: [usize; 3], axes: &[Axis; 3]) -> Vec<f32> {
     let mut out = vec![0.0; values.len()];
     let mut canonical = values.iter();
     for_each_pair(file_dims, axes, |file_index| {
