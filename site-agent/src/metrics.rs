@@ -271,7 +271,7 @@ fn kernel() -> [f64; 2 * REACH + 1] {
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, Scored, Scores, mean_fill, score};
+    use super::{Error, REACH, Scored, Scores, mean_fill, reflected, score};
     use crate::data::volume::Volume;
 
     const DIMS: [usize; 3] = [20, 24, 18];
@@ -353,6 +353,12 @@ mod tests {
         for (index, (found, expected)) in golden.into_iter().enumerate() {
             assert!((found - expected).abs() < 1e-6, "{index}: {found} {expected}");
         }
+    }
+
+    #[test]
+    fn the_border_is_mirrored_without_being_repeated() {
+        let padded: Vec<usize> = (0..7 + 2 * REACH).map(|i| reflected(i, 7)).collect();
+        assert_eq!(padded, [5, 4, 3, 2, 1, 0, 1, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1]);
     }
 
     #[test]

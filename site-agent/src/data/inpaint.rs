@@ -282,6 +282,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_model_says_about_known_pixels_is_not_pasted() {
+        let (image, mask) = (brain(), mask());
+        let job = InpaintJob::new(&image, &mask, &TASK).unwrap();
+        let pasted = |elsewhere: f32| {
+            let fill = |hidden: &f32| if *hidden == 1.0 { 0.25 } else { elsewhere };
+            let predictions: Vec<Vec<f32>> =
+                job.examples().iter().map(|e| e.mask.iter().map(fill).collect()).collect();
+            job.paste(&predictions).unwrap()
+        };
+        assert_eq!(pasted(-1.0), pasted(1.0));
+    }
+
+    #[test]
     fn the_region_asked_for_is_the_region_shown() {
         let image = brain();
         let mask = mask();
