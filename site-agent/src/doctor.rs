@@ -66,7 +66,9 @@ pub async fn examine(config: &Config, now: Timestamp, program: PathBuf) -> Vec<C
     checks.push(certificate(config, &site, now));
     match site {
         Ok(site) => checks.extend(coordinator(config, &site, now).await),
-        Err(_) => checks.push(check("coordinator", Verdict::Warn, "not tried without a certificate")),
+        Err(_) => {
+            checks.push(check("coordinator", Verdict::Warn, "not tried without a certificate"))
+        }
     }
     checks.extend(trainer(config, program).await);
     checks.push(disk(&config.workspace));
@@ -88,7 +90,8 @@ fn certificate<E: std::fmt::Display>(
     }
     let left = site.validity.not_after.duration_since(now);
     let days = left.as_hours() / 24;
-    let who = format!("site {} of federation {}, valid for {days} days", site.name, site.federation);
+    let who =
+        format!("site {} of federation {}, valid for {days} days", site.name, site.federation);
     match left < RENEW_WITHIN {
         true => check(NAME, Verdict::Warn, format!("{who}: renew it with `fedctl ca issue site`")),
         false => check(NAME, Verdict::Ok, who),
@@ -147,14 +150,22 @@ fn clock(date: &str, now: Timestamp) -> Check {
     let verdict = match skew {
         skew if skew > SKEW_FAIL => Verdict::Fail,
         skew if skew > SKEW_WARN => Verdict::Warn,
-        _ => return check("clock", Verdict::Ok, format!("within {} s of the coordinator's", seconds.max(1))),
+        _ => {
+            return check(
+                "clock",
+                Verdict::Ok,
+                format!("within {} s of the coordinator's", seconds.max(1)),
+            );
+        }
     };
-    let detail = format!("{seconds} s away from the coordinator's: synchronise it, for example with NTP");
+    let detail =
+        format!("{seconds} s away from the coordinator's: synchronise it, for example with NTP");
     check("clock", verdict, detail)
 }
 
 async fn trainer(config: &Config, program: PathBuf) -> [Check; 2] {
-    let not_tried = |name| check(name, Verdict::Warn, "not looked at, the trainer did not get that far");
+    let not_tried =
+        |name| check(name, Verdict::Warn, "not looked at, the trainer did not get that far");
     if let Err(error) = std::fs::create_dir_all(&config.workspace) {
         let detail = format!("the workspace {}: {error}", config.workspace.display());
         return [check("device", Verdict::Fail, detail), not_tried("data")];
@@ -180,9 +191,7 @@ async fn trainer(config: &Config, program: PathBuf) -> [Check; 2] {
             let device = check("device", Verdict::Ok, config.trainer.device.clone());
             [device, check("data", Verdict::Fail, detail)]
         }
-        Err(error) => {
-            [check("device", Verdict::Fail, error.to_string()), not_tried("data")]
-        }
+        Err(error) => [check("device", Verdict::Fail, error.to_string()), not_tried("data")],
     }
 }
 

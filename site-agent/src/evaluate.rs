@@ -202,8 +202,7 @@ fn paint(
     let Options { seed, steps, samples, batch, .. } = *options;
     let sampling = SampleOptions { steps, samples, seed, batch };
     let mut go_on = |_, _| ControlFlow::Continue(());
-    let mut slices =
-        sampler::sample(weights, device, &prompts, &sampling, &mut go_on)?.into_iter();
+    let mut slices = sampler::sample(weights, device, &prompts, &sampling, &mut go_on)?.into_iter();
     let predictions: Vec<Vec<f32>> = job
         .slices()
         .iter()
