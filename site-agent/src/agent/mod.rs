@@ -100,13 +100,21 @@ pub async fn run(
         Some(Ok(channel)) => {
             let supervisor = Arc::clone(&supervisor);
             let bench = Bench { channel, site: site.name.clone(), workspace, supervisor };
-            Agent::new(bench).serve(&stop).await
+            serve(bench, &stop).await
         }
     };
     // A job that was given up has the trainer for a while yet.
     supervisor.lock().await.stop().await;
     tracing::info!("stopped");
     outcome
+}
+
+/// Serves the coordinator at the other end of the bench's channel until `stop` fires.
+///
+/// # Errors
+/// [`Error::Refused`] if the coordinator refuses this certificate the first time it is asked.
+pub async fn serve(bench: Bench, stop: &CancellationToken) -> Result<(), Error> {
+    Agent::new(bench).serve(stop).await
 }
 
 /// Reaches the coordinator, however long it takes.

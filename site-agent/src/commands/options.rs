@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use clap::Args;
 use fedpaint_proto::names::Digest;
 
-use crate::model::checkpoint;
+use crate::model::checkpoint::{self, CheckpointError};
 use crate::model::device;
 use crate::model::weights::Weights;
 use crate::settings::{DataSettings, HELD_OUT_DEFAULT};
@@ -78,9 +78,13 @@ impl ComputeOptions {
 /// # Errors
 /// If the file is not a model.
 pub fn load_model(path: &PathBuf) -> Result<(Weights, Digest)> {
-    let named = || format!("the model {}", path.display());
-    let weights = checkpoint::load(path).with_context(named)?;
-    let digest = digest_of(&weights).with_context(named)?;
+    let weights = match checkpoint::load(path) {
+        Ok(weights) => weights,
+        // These name the file already.
+        Err(error @ CheckpointError::Read { .. }) => return Err(error.into()),
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
+    let digest = digest_of(&weights)?;
     Ok((weights, digest))
 }
 

@@ -1,0 +1,193 @@
+//! The agent's loop with a real trainer, against a coordinator that is made up.
+
+use std::sync::Arc;
+
+use fedpaint_proto::reason::Reason;
+use fedpaint_proto::v1::WithdrawalReason;
+use fedpaint_site_agent::agent::{job::Bench, serve};
+use fedpaint_site_agent::supervisor::Supervisor;
+use fedpaint_site_agent::workspace::Workspace;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::fake::{Fake, has_stepped, round};
+use crate::site::{ENDLESS, PLAN, PROGRAM, model, program, scans, setup, trainers};
+
+/// A running agent.
+struct Site {
+    workspace: TempDir,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Site {
+    fn start(channel: Channel) -> Site {
+        Site::start_in(tempfile::tempdir().unwrap(), channel)
+    }
+
+    fn start_in(workspace: TempDir, channel: Channel) -> Site {
+        let supervisor = Supervisor::new(PROGRAM.into(), setup(workspace.path()));
+        let supervisor = Arc::new(Mutex::new(supervisor));
+        let bench = Bench {
+            channel,
+            site: "mayo".parse().unwrap(),
+            workspace: Arc::new(Workspace::open(workspace.path()).unwrap()),
+            supervisor: Arc::clone(&supervisor),
+        };
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            serve(bench, &stopped).await.unwrap();
+            supervisor.lock().await.stop().await;
+        });
+        Site { workspace, stop, task }
+    }
+
+    fn kill_trainer(&self) {
+        for id in trainers(self.workspace.path()) {
+            kill_process(Pid::from_raw(id).unwrap(), Signal::KILL).unwrap();
+        }
+    }
+
+    async fn stop(self) -> TempDir {
+        self.stop.cancel();
+        self.task.await.unwrap();
+        assert!(trainers(self.workspace.path()).is_empty(), "a trainer is left");
+        self.workspace
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_federated_round_is_the_same_training_as_alone_bit_for_bit() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    let site = Site::start(channel);
+    fake.until(|state| !state.submitted.is_empty()).await;
+    let workspace = site.stop().await;
+    let submission = fake.state().submitted[0].clone();
+    assert_eq!(submission.examples, 6);
+    assert_eq!(submission.report.unwrap().steps, 3);
+
+    let path = |name: &str| workspace.path().join(name).to_str().unwrap().to_owned();
+    let (plan, base, out) = (path("plan.toml"), path("base"), path("out"));
+    std::fs::write(&plan, PLAN).unwrap();
+    std::fs::write(&base, model()).unwrap();
+    let data = scans().to_str().unwrap();
+    let alone = program(&[
+        "train",
+        "--plan",
+        &plan,
+        "--model",
+        &base,
+        "--out",
+        &out,
+        "--data",
+        data,
+        "--site",
+        "mayo",
+        "--contrasts",
+        "t1n",
+        "--held-out",
+        "0.5",
+        "--device",
+        "cpu",
+    ]);
+    assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
+    assert!(fake.update(&submission) == std::fs::read(&out).unwrap(), "the models differ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_trainer_is_told_and_the_next_attempt_gets_a_new_one() {
+    let (fake, channel) = Fake::start(ENDLESS, model()).await;
+    let site = Site::start(channel);
+    fake.until(|state| has_stepped(state, &round(1, 1))).await;
+    fake.state().plan = PLAN.into();
+    site.kill_trainer();
+    assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::TrainerDied);
+    fake.until(|state| !state.submitted.is_empty()).await;
+    assert_eq!(fake.state().submitted[0].round, Some(round(1, 2)));
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_that_is_over_is_given_up_and_the_next_one_trained_by_the_same_trainer() {
+    let (fake, channel) = Fake::start(ENDLESS, model()).await;
+    let site = Site::start(channel);
+    fake.until(|state| has_stepped(state, &round(1, 1))).await;
+    let before = trainers(site.workspace.path());
+    {
+        let mut state = fake.state();
+        state.plan = PLAN.into();
+        state.round = Some(round(2, 1));
+    }
+    fake.until(|state| !state.submitted.is_empty()).await;
+    assert_eq!(fake.state().submitted[0].round, Some(round(2, 1)));
+    assert_eq!(trainers(site.workspace.path()), before);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_model_that_is_none_is_refused_before_it_is_trained() {
+    let (fake, channel) = Fake::start(PLAN, b"not a model".to_vec()).await;
+    let site = Site::start(channel);
+    assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::BaseModel);
+    fake.state().base = model();
+    fake.until(|state| !state.submitted.is_empty()).await;
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_training_that_diverges_is_withdrawn_as_not_finite() {
+    let plan = PLAN.replace("steps = 3", "steps = 60\nlearning_rate = 1.0\nweight_decay = 1.0");
+    let (fake, channel) = Fake::start(&plan, overflowing_model()).await;
+    let site = Site::start(channel);
+    assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::NotFinite);
+    site.stop().await;
+}
+
+/// A model of finite weights whose output is not finite.
+fn overflowing_model() -> Vec<u8> {
+    use fedpaint_site_agent::model::checkpoint;
+    let weights = checkpoint::from_bytes(&model()).unwrap();
+    let values = weights.iter().map(|(_, values)| vec![1e38; values.len()]).collect();
+    checkpoint::to_bytes(&weights.with_values(values).unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_update_is_told_and_trained_again() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    fake.state().refusal = Some(Reason::NotFinite);
+    let site = Site::start(channel);
+    assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::UpdateRefused);
+    fake.until(|state| !state.submitted.is_empty()).await;
+    assert!(has_stepped(&fake.state(), &round(1, 2)), "the refused update was sent again");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_was_trained_before_a_restart_is_sent_and_not_trained_again() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    let site = Site::start(channel.clone());
+    fake.until(|state| !state.submitted.is_empty()).await;
+    let workspace = site.stop().await;
+    fake.state().round = Some(round(1, 2));
+    let site = Site::start_in(workspace, channel);
+    fake.until(|state| state.submitted.len() == 2).await;
+    let state = fake.state();
+    assert_eq!(state.submitted[0].weights, state.submitted[1].weights);
+    assert!(!has_stepped(&state, &round(1, 2)));
+    drop(state);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_stopped_in_a_training_withdraws_and_leaves_no_trainer() {
+    let (fake, channel) = Fake::start(ENDLESS, model()).await;
+    let site = Site::start(channel);
+    fake.until(|state| has_stepped(state, &round(1, 1))).await;
+    site.stop().await;
+    assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::Stopping);
+}

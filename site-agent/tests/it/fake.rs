@@ -1,0 +1,215 @@
+//! A coordinator that is made up: one round at a time, every word of the agent written down.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use fedpaint_proto::names::Blob;
+use fedpaint_proto::reason::Reason;
+use fedpaint_proto::v1::blob_service_server::{BlobService, BlobServiceServer};
+use fedpaint_proto::v1::federation_service_server::{FederationService, FederationServiceServer};
+use fedpaint_proto::v1::heartbeat_request::Activity;
+use fedpaint_proto::v1::heartbeat_response::Directive;
+use fedpaint_proto::v1::upload_request::Part;
+use fedpaint_proto::v1::*;
+use tokio::sync::Notify;
+use tonic::codegen::tokio_stream::{self, Stream};
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::site::blob;
+
+/// What the coordinator knows and wants.
+#[derive(Default)]
+pub(crate) struct State {
+    /// The plan of the run.
+    pub(crate) plan: String,
+    /// The base model.
+    pub(crate) base: Vec<u8>,
+    /// The round that is held, if one is; a withdrawal begins the next attempt.
+    pub(crate) round: Option<RoundRef>,
+    /// The answer to the next submission, if it is a refusal.
+    pub(crate) refusal: Option<Reason>,
+    /// All that the agent said, without repetition.
+    pub(crate) said: Vec<Activity>,
+    /// The updates submitted.
+    pub(crate) submitted: Vec<SubmitUpdateRequest>,
+    blobs: HashMap<Vec<u8>, Vec<u8>>,
+}
+
+/// The coordinator.
+#[derive(Clone, Default)]
+pub(crate) struct Fake {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+/// Attempt `attempt` at round `number`.
+pub(crate) fn round(number: u32, attempt: u32) -> RoundRef {
+    RoundRef { run: "brain".into(), number, attempt }
+}
+
+impl Fake {
+    /// A coordinator that holds round 1 with this plan and base model, and a channel to it.
+    pub(crate) async fn start(plan: &str, base: Vec<u8>) -> (Fake, Channel) {
+        let fake = Fake::default();
+        {
+            let mut state = fake.state();
+            state.plan = plan.into();
+            state.base = base;
+            state.round = Some(round(1, 1));
+        }
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = incoming.local_addr().unwrap();
+        let server = Server::builder()
+            .add_service(FederationServiceServer::new(fake.clone()))
+            .add_service(BlobServiceServer::new(fake.clone()))
+            .serve_with_incoming(incoming);
+        tokio::spawn(server);
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        (fake, channel)
+    }
+
+    /// The state, to look at or to change.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Waits until something holds.
+    pub(crate) async fn until(&self, holds: impl Fn(&State) -> bool) {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                if holds(&self.state()) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let limit = std::time::Duration::from_secs(60);
+        tokio::time::timeout(limit, wait).await.expect("the agent did not come that far");
+    }
+
+    /// Waits until the agent has withdrawn from an attempt, and says why.
+    pub(crate) async fn withdrawal(&self, from: RoundRef) -> WithdrawalReason {
+        let of = |state: &State| {
+            state.said.iter().find_map(|said| match said {
+                Activity::Withdrawing(w) if w.round.as_ref() == Some(&from) => Some(w.reason()),
+                _ => None,
+            })
+        };
+        self.until(|state| of(state).is_some()).await;
+        of(&self.state()).unwrap()
+    }
+
+    /// The bytes of an update that was uploaded.
+    pub(crate) fn update(&self, submission: &SubmitUpdateRequest) -> Vec<u8> {
+        self.state().blobs[&submission.weights.as_ref().unwrap().digest].clone()
+    }
+}
+
+/// Whether the agent has told of a step of this round.
+pub(crate) fn has_stepped(state: &State, round: &RoundRef) -> bool {
+    state.said.iter().any(|said| match said {
+        Activity::Training(t) => {
+            t.round.as_ref() == Some(round) && t.progress.is_some_and(|p| p.step > 0)
+        }
+        _ => false,
+    })
+}
+
+#[tonic::async_trait]
+impl FederationService for Fake {
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatResponse>, Status> {
+        let activity = request.into_inner().activity.unwrap();
+        let mut state = self.state();
+        if state.said.last() != Some(&activity) {
+            state.said.push(activity.clone());
+        }
+        if let Activity::Withdrawing(Withdrawing { round, .. }) = &activity
+            && *round == state.round
+            && let Some(round) = &mut state.round
+        {
+            round.attempt += 1;
+        }
+        let directive = match (&state.round, activity) {
+            (None, _) => Directive::Rest(Rest {}),
+            (Some(round), Activity::Idle(_) | Activity::Withdrawing(_)) => {
+                Directive::Join(Join { round: Some(round.clone()), until: None })
+            }
+            (Some(round), _) => Directive::Train(Train {
+                round: Some(round.clone()),
+                base_model: Some(blob(&state.base).into()),
+                until: None,
+            }),
+        };
+        self.changed.notify_waiters();
+        let next_after = Some(std::time::Duration::from_millis(30).try_into().unwrap());
+        Ok(Response::new(HeartbeatResponse { next_after, directive: Some(directive) }))
+    }
+
+    async fn get_run_plan(
+        &self,
+        _: Request<GetRunPlanRequest>,
+    ) -> Result<Response<GetRunPlanResponse>, Status> {
+        Ok(Response::new(GetRunPlanResponse { plan_toml: self.state().plan.clone() }))
+    }
+
+    async fn submit_update(
+        &self,
+        request: Request<SubmitUpdateRequest>,
+    ) -> Result<Response<SubmitUpdateResponse>, Status> {
+        let mut state = self.state();
+        if let Some(reason) = state.refusal.take() {
+            return Err(reason.status("made up"));
+        }
+        state.submitted.push(request.into_inner());
+        state.round = None;
+        self.changed.notify_waiters();
+        Ok(Response::new(SubmitUpdateResponse {}))
+    }
+}
+
+#[tonic::async_trait]
+impl BlobService for Fake {
+    type DownloadStream = Pin<Box<dyn Stream<Item = Result<DownloadResponse, Status>> + Send>>;
+
+    async fn get_upload_status(
+        &self,
+        request: Request<GetUploadStatusRequest>,
+    ) -> Result<Response<GetUploadStatusResponse>, Status> {
+        let blob = Blob::try_from(&request.into_inner().blob.unwrap()).unwrap();
+        let complete = self.state().blobs.contains_key(blob.digest.as_bytes().as_slice());
+        let committed_size = if complete { blob.size } else { 0 };
+        Ok(Response::new(GetUploadStatusResponse { committed_size, complete }))
+    }
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<UploadRequest>>,
+    ) -> Result<Response<UploadResponse>, Status> {
+        let mut parts = request.into_inner();
+        let mut bytes = Vec::new();
+        while let Some(UploadRequest { part }) = parts.message().await? {
+            if let Some(Part::Data(data)) = part {
+                bytes.extend_from_slice(&data);
+            }
+        }
+        let committed_size = bytes.len() as u64;
+        self.state().blobs.insert(blob(&bytes).digest.as_bytes().to_vec(), bytes);
+        Ok(Response::new(UploadResponse { committed_size }))
+    }
+
+    async fn download(
+        &self,
+        request: Request<DownloadRequest>,
+    ) -> Result<Response<Self::DownloadStream>, Status> {
+        let rest = self.state().base[request.into_inner().offset as usize..].to_vec();
+        let part = DownloadResponse { data: rest.into() };
+        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(part)]))))
+    }
+}
