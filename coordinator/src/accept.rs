@@ -3,14 +3,15 @@
 //! The loop never ends on an accept error, and nothing a stranger does holds it up: the handshake
 //! runs beside it, bounded in number and in time. It decides who somebody is, never what they may do.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use fedpaint_proto::identity::Identity;
+use fedpaint_proto::identity::{Identity, Role};
 use fedpaint_proto::names::FederationName;
 use jiff::Timestamp;
 use rustls::ServerConfig;
@@ -28,6 +29,10 @@ use crate::clock::Clock;
 
 /// The most connections open at once; another one is closed at once and tries again.
 const CONNECTIONS_MAX: usize = 1_024;
+
+/// The most connections one holder of a certificate may have open, so that none can take the places
+/// of all others. A site that loses its network leaves some behind until keep-alive finds them dead.
+const CONNECTIONS_PER_PEER_MAX: usize = 32;
 
 /// The most handshakes under way at once.
 const HANDSHAKES_MAX: usize = 256;
@@ -52,8 +57,18 @@ pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
     expired: Pin<Box<dyn Future<Output = ()> + Send>>,
-    // Held for as long as the connection is open.
+    // Both are held for as long as the connection is open.
     _permit: OwnedSemaphorePermit,
+    _place: Place,
+}
+
+/// How many connections each holder of a certificate has open.
+type Places = Arc<Mutex<HashMap<Role, usize>>>;
+
+/// One connection of a holder, counted.
+struct Place {
+    places: Places,
+    role: Role,
 }
 
 /// What every connection of a listener has in common.
@@ -63,6 +78,7 @@ struct Door {
     clock: Arc<dyn Clock>,
     handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    places: Places,
 }
 
 /// Accepts connections of members of `federation`, until the stream is dropped.
@@ -79,6 +95,7 @@ pub(crate) fn accept(
         clock,
         handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
         connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        places: Places::default(),
     });
     tokio::spawn(run(listener, door, connected));
     ReceiverStream::new(connections)
@@ -141,12 +158,42 @@ impl Door {
         if identity.federation != self.federation {
             return Err(format!("the certificate is of federation {}", identity.federation));
         }
+        let place = Place::take(&self.places, &identity.role)
+            .ok_or_else(|| format!("{} has too many connections open", identity.role))?;
         let until = not_after(certificate).ok_or("the certificate has no end")?;
         let clock = Arc::clone(&self.clock);
         let expired = Box::pin(async move { clock.sleep_until(until).await });
         debug!(%address, %identity, "connected");
-        Ok(Connection { stream, peer: Peer { identity, address }, expired, _permit: permit })
+        let peer = Peer { identity, address };
+        Ok(Connection { stream, peer, expired, _permit: permit, _place: place })
     }
+}
+
+impl Place {
+    fn take(places: &Places, role: &Role) -> Option<Place> {
+        let mut open = lock(places);
+        let count = open.entry(role.clone()).or_default();
+        if *count >= CONNECTIONS_PER_PEER_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Place { places: Arc::clone(places), role: role.clone() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = lock(&self.places);
+        match open.get_mut(&self.role) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(open.remove(&self.role)),
+        }
+    }
+}
+
+/// Counts are right after any panic, so a poisoned lock is no reason to stop.
+fn lock(places: &Mutex<HashMap<Role, usize>>) -> MutexGuard<'_, HashMap<Role, usize>> {
+    places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// When a certificate, as DER, ends.
@@ -218,5 +265,25 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_takes_the_places_of_others_and_a_place_is_given_back() {
+        let places = Places::default();
+        let role = |name: &str| Role::Site(name.parse().unwrap());
+        let mut taken: Vec<Place> = (0..CONNECTIONS_PER_PEER_MAX)
+            .map(|_| Place::take(&places, &role("a")).unwrap())
+            .collect();
+        assert!(Place::take(&places, &role("a")).is_none());
+        assert!(Place::take(&places, &role("b")).is_some());
+        taken.pop();
+        taken.push(Place::take(&places, &role("a")).unwrap());
+        drop(taken);
+        assert!(lock(&places).is_empty());
     }
 }

@@ -211,16 +211,21 @@ impl Server {
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let pages = Pages { driver: driver.clone(), book, observer: Arc::new(Observer::new()) };
         let status = tokio::spawn(http::serve(status_listener, pages, stop.clone()));
-        let grpc = tokio::spawn(grpc);
+        let over = stop.clone().drop_guard();
+        let grpc = tokio::spawn(async move {
+            // However serving ends, a panic included, the rest is told.
+            let _over = over;
+            grpc.await
+        });
 
-        let early = tokio::select! {
+        let driver_ended = tokio::select! {
             () = stop.cancelled() => false,
             _ = &mut driving => true,
         };
         stop.cancel();
         let outcome = drain(grpc, status).await;
         stop_driver.cancel();
-        if early {
+        if driver_ended {
             return Err(Error::Serve("the driver ended before it was told to".to_owned()));
         }
         driving.await.map_err(|error| Error::Serve(format!("the driver died: {error}")))?;

@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status};
 
 use crate::driver::Watch;
 use crate::service::access::Caller;
-use crate::service::{Parts, parse, status, wire};
+use crate::service::{Parts, end_draining, parse, status, wire};
 
 /// The federation, as an operator sees it.
 pub(crate) struct Service {
@@ -235,12 +235,7 @@ async fn show(
 ) {
     loop {
         let seen = tokio::select! {
-            () = stop.cancelled() => {
-                let draining = Reason::Draining.status("the coordinator is about to stop");
-                // The reader may be gone, or slow; either way the stream ends.
-                let _ = sender.try_send(Err(draining));
-                return;
-            }
+            () = stop.cancelled() => return end_draining(&sender).await,
             () = sender.closed() => return,
             seen = watch.next() => seen,
         };
@@ -248,7 +243,7 @@ async fn show(
         let message =
             WatchRunResponse { run: Some(wire::run(&run)), round: Some(wire::round(&round)) };
         let sent = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return end_draining(&sender).await,
             sent = sender.send(Ok(message)) => sent,
         };
         if sent.is_err() {

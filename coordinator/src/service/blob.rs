@@ -26,7 +26,7 @@ use tracing::{debug, error, info};
 
 use crate::blobs::UploadStatus;
 use crate::service::access::Caller;
-use crate::service::{Parts, parse, status};
+use crate::service::{Parts, draining, end_draining, parse, status};
 
 /// How many pieces of a download wait for the connection to take them.
 const CHUNKS_AHEAD: usize = 2;
@@ -187,11 +187,7 @@ async fn give(
             Err(status) => (Err(status), true),
         };
         let sent = tokio::select! {
-            () = parts.stop.cancelled() => {
-                // The stream is ended by an error and not by silence, which would look complete.
-                let _ = chunks.try_send(Err(draining()));
-                return;
-            }
+            () = parts.stop.cancelled() => return end_draining(&chunks).await,
             sent = tokio::time::timeout(TRANSFER_STALL_TIMEOUT, chunks.send(chunk)) => sent,
         };
         match sent {
@@ -229,10 +225,6 @@ fn still_admitted(parts: &Parts, caller: &Caller) -> Result<(), Status> {
         Caller::Site(site) => parts.driver.site_access(site).map_err(status::of_driver),
         Caller::Operator(_) => Ok(()),
     }
-}
-
-fn draining() -> Status {
-    Reason::Draining.status("the coordinator is about to stop; go on when it is back")
 }
 
 fn stalled() -> Status {

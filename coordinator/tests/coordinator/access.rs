@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
+use fedpaint_coordinator::clock::{Clock, ManualClock, SystemClock};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::tls::TlsFiles;
 use fedpaint_proto::v1::{
@@ -112,6 +114,20 @@ async fn a_site_that_is_not_enrolled_or_was_revoked_may_call_nothing() {
     federation.operator().await.admin.revoke_site(request).await.unwrap();
     // The connection was open before the revocation, and is used on.
     assert_eq!(refusals(&mut mayo).await, [Some(Reason::Revoked); 3]);
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_ends_when_its_certificate_does() {
+    let clock = ManualClock::new(SystemClock.now());
+    let federation = Federation::start_at(Arc::new(clock.clone())).await;
+    let mut site = federation.site("mayo").await;
+    site.beat().await.unwrap();
+    clock.advance(StdDuration::from_secs(23 * 3600));
+    site.beat().await.unwrap();
+    clock.advance(StdDuration::from_secs(2 * 3600));
+    let status = site.beat().await.unwrap_err();
+    assert_eq!(Reason::of(&status), None, "{status:?}");
     federation.stop().await;
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use fedpaint_coordinator::clock::SystemClock;
+use fedpaint_coordinator::clock::{Clock, SystemClock};
 use fedpaint_coordinator::config::Config;
 use fedpaint_coordinator::server::Server;
 use fedpaint_proto::channel::{self, Address};
@@ -42,19 +42,28 @@ pub(crate) struct Client {
 
 impl Federation {
     pub(crate) async fn start() -> Federation {
+        Federation::start_at(Arc::new(SystemClock)).await
+    }
+
+    /// A new coordinator that lives by `clock`.
+    pub(crate) async fn start_at(clock: Arc<dyn Clock>) -> Federation {
         let folder = TempDir::new().unwrap();
         let authority = Authority::new();
         authority.issue(folder.path(), "own", &Leaf::server("spiffe://brain/coordinator/main"));
-        Federation::start_in(folder, authority).await
+        Federation::start_in(folder, authority, clock).await
     }
 
     /// A coordinator on the state in `folder`.
-    pub(crate) async fn start_in(folder: TempDir, authority: Authority) -> Federation {
+    pub(crate) async fn start_in(
+        folder: TempDir,
+        authority: Authority,
+        clock: Arc<dyn Clock>,
+    ) -> Federation {
         let text = "federation = \"brain\"\nlisten = \"127.0.0.1:0\"\n\
                     status_listen = \"127.0.0.1:0\"\ndata = \"data\"\nheartbeat_ms = 50\n\
                     [tls]\nca = \"ca.pem\"\ncertificate = \"own.pem\"\nkey = \"own.key\"\n";
         let config = Config::parse(text, &folder.path().join("c.toml")).unwrap();
-        let server = Server::start(config, Arc::new(SystemClock)).await.unwrap();
+        let server = Server::start(config, clock).await.unwrap();
         let (address, status_address) = (server.address(), server.status_address());
         let stop = CancellationToken::new();
         let serving = server.serve(stop.clone());

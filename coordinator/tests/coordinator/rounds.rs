@@ -1,7 +1,9 @@
 //! Whole rounds with hand-made sites, through every service.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use fedpaint_coordinator::clock::SystemClock;
 use fedpaint_proto::names::Digest;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::heartbeat_request::Activity;
@@ -266,7 +268,7 @@ async fn a_coordinator_that_is_started_again_goes_on_with_the_round() {
     sites[0].report(&train, &[3.0, 3.0], 1).await.unwrap();
 
     let (folder, authority) = federation.stop().await;
-    let federation = Federation::start_in(folder, authority).await;
+    let federation = Federation::start_in(folder, authority, Arc::new(SystemClock)).await;
     let mut site = federation.client("spiffe://brain/site/b").await;
     assert_eq!(site.train().await.round, train.round);
     let mut operator = federation.operator().await;
@@ -281,7 +283,14 @@ async fn a_coordinator_that_is_started_again_goes_on_with_the_round() {
             break;
         }
     }
-    // A stop ends the streams that are open.
+    // A stop ends the streams that are open, and says so.
     federation.stop().await;
-    assert!(watch.message().await.is_err() || watch.message().await.unwrap().is_none());
+    let end = loop {
+        match watch.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the stream ended as if the run had"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(Reason::of(&end), Some(Reason::Draining), "{end:?}");
 }
