@@ -1,0 +1,9 @@
+//! The coordinator as its users meet it: the program on a command line, and the server over real TLS
+//! on loopback. One binary, so that it is linked once.
+
+mod access;
+mod blobs;
+mod cli;
+mod federation;
+mod pki;
+mod rounds;
