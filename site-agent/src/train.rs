@@ -16,6 +16,7 @@ use crate::data::example::Example;
 use crate::model::diffusion::{Diffusion, ExampleError, Lesson};
 use crate::model::noise;
 use crate::model::spec::ModelSpec;
+use crate::model::tape::Tape;
 use crate::model::unet::Unet;
 use crate::model::weights::{Weights, WeightsError};
 
@@ -226,9 +227,10 @@ impl<'a> Trainer<'a> {
             .diffusion
             .lesson(examples, self.spec.image_size, &mut rng)
             .map_err(|error| TrainError::Example { step: number, error })?;
-        let loss = self.loss(lesson); // [1, 1]
-        let mut gradients = GradientsParams::from_grads(loss.backward(), &self.net);
-        let value = finite(number, "loss", scalar(number, loss.inner())?)?;
+        let (loss, mut gradients) = self
+            .differentiate(lesson, Tape::for_training(&self.device))
+            .map_err(|error| TrainError::Device { step: number, error })?;
+        let value = finite(number, "loss", scalar(number, loss)?)?;
         let squares = square_norm(&self.net, &gradients, &self.device);
         let norm = finite(number, "gradient norm", scalar(number, squares)?.sqrt())?;
         if norm > self.options.gradient_norm_max {
@@ -240,12 +242,28 @@ impl<'a> Trainer<'a> {
         Ok((value, norm))
     }
 
+    /// The loss, on the plain device, and the gradients of all parameters. `[1, 1]`
+    fn differentiate(
+        &self,
+        lesson: Lesson,
+        mut tape: Tape,
+    ) -> Result<(Tensor<2>, GradientsParams), ExecutionError> {
+        let loss = self.loss(lesson, &mut tape);
+        let gradients = loss.backward();
+        let mut convolutions = GradientsParams::new();
+        tape.finish(&gradients, &mut convolutions)?;
+        let mut params = GradientsParams::from_grads(gradients, &self.net);
+        self.net.visit(&mut Move { from: &mut convolutions, to: &mut params });
+        Ok((loss.inner(), params))
+    }
+
     /// The weighted sum of squared errors. `[1, 1]`
-    fn loss(&self, lesson: Lesson) -> Tensor<2> {
+    fn loss(&self, lesson: Lesson, tape: &mut Tape) -> Tensor<2> {
         let shape = [1, lesson.target.len()];
         let target = Tensor::<2>::from_data(TensorData::new(lesson.target, shape), &self.device);
         let weight = Tensor::<2>::from_data(TensorData::new(lesson.weight, shape), &self.device);
-        let predicted = lesson.batch.predict(&self.net, self.spec, &self.device).reshape(shape);
+        let predicted =
+            lesson.batch.predict(&self.net, self.spec, &self.device, tape).reshape(shape);
         let error = predicted - target;
         // Summed over one dimension, because a sum over all may split its work as threads are free.
         (error.clone() * error * weight).sum_dim(1)
@@ -321,6 +339,20 @@ impl ModuleVisitor for Scale<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.remove::<D>(param.id) {
             self.gradients.register(param.id, gradient * self.factor);
+        }
+    }
+}
+
+/// Moves the gradients that `from` has to `to`.
+struct Move<'a> {
+    from: &'a mut GradientsParams,
+    to: &'a mut GradientsParams,
+}
+
+impl ModuleVisitor for Move<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.from.remove::<D>(param.id) {
+            self.to.register(param.id, gradient);
         }
     }
 }

@@ -113,15 +113,13 @@ fn training_stops_between_steps_and_passes_on_why_there_are_no_examples() {
 
 #[test]
 fn gradients_are_clipped_by_their_joint_norm() {
-    // With SGD-like behaviour out of reach, look at the gradients themselves.
     let start = weights(16);
     let device = Device::flex();
     let options = options(1);
     let trainer = Trainer::new(&start, &device, &options);
     let mut rng = step_stream(0, 0);
     let lesson = trainer.diffusion.lesson(&[example(16, 0)], 16, &mut rng).unwrap();
-    let loss = trainer.loss(lesson);
-    let mut gradients = GradientsParams::from_grads(loss.backward(), &trainer.net);
+    let (_, mut gradients) = trainer.differentiate(lesson, Tape::off()).unwrap();
     let norm = |gradients: &GradientsParams| {
         scalar(1, square_norm(&trainer.net, gradients, &trainer.device)).unwrap().sqrt()
     };
@@ -144,11 +142,13 @@ fn the_gradient_is_the_slope_of_the_loss() {
     let loss_of = |weights: &Weights| {
         let trainer = Trainer::new(weights, &device, &options);
         let lesson = trainer.diffusion.lesson(&[example(8, 0)], 8, &mut step_stream(0, 0)).unwrap();
-        trainer.loss(lesson)
+        trainer.differentiate(lesson, Tape::off()).unwrap().0
     };
     let trainer = Trainer::new(&start, &device, &options);
     let lesson = trainer.diffusion.lesson(&[example(8, 0)], 8, &mut step_stream(0, 0)).unwrap();
-    let gradients = GradientsParams::from_grads(trainer.loss(lesson).backward(), &trainer.net);
+    let tape = Tape::for_training(&trainer.device);
+    assert!(tape.records());
+    let (_, gradients) = trainer.differentiate(lesson, tape).unwrap();
     let mut flat = Flat { gradients: &gradients, values: vec![Vec::new(); start.iter().len()] };
     trainer.net.visit(&mut flat);
     // Along its own direction the loss changes by the square of the gradient's norm, tensor by
@@ -167,10 +167,36 @@ fn the_gradient_is_the_slope_of_the_loss() {
                     values.to_vec()
                 }
             });
-            scalar(1, loss_of(&start.with_values(values.collect()).unwrap()).inner()).unwrap()
+            scalar(1, loss_of(&start.with_values(values.collect()).unwrap())).unwrap()
         };
         let slope = (moved(1.0) - moved(-1.0)) / (2.0 * step);
         assert!((slope / square - 1.0).abs() < 0.05, "{}: {slope} {square}", tensor.name);
+    }
+}
+
+#[test]
+fn the_tape_gives_the_gradients_that_burn_gives() {
+    let (start, device, options) = (weights(16), Device::flex(), options(1));
+    // Away from the zeros that a model starts with, which would hide half of the gradients.
+    let moved = start.iter().map(|(_, v)| v.iter().map(|v| v + 0.03).collect());
+    let start = start.with_values(moved.collect()).unwrap();
+    let trainer = Trainer::new(&start, &device, &options);
+    let gradients = |tape: Tape| {
+        let batch = [example(16, 0), example(16, 1)];
+        let lesson = trainer.diffusion.lesson(&batch, 16, &mut step_stream(0, 0)).unwrap();
+        let (_, gradients) = trainer.differentiate(lesson, tape).unwrap();
+        let values = vec![Vec::new(); start.iter().len()];
+        let mut flat = Flat { gradients: &gradients, values };
+        trainer.net.visit(&mut flat);
+        flat.values
+    };
+    let (burn, ours) = (gradients(Tape::off()), gradients(Tape::for_training(&trainer.device)));
+    for ((tensor, _), (burn, ours)) in start.iter().zip(burn.iter().zip(&ours)) {
+        let largest = burn.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+        assert!(largest > 0.0, "{}", tensor.name);
+        for (a, b) in burn.iter().zip(ours) {
+            assert!((a - b).abs() < 2e-4 * largest, "{}: {a} {b}", tensor.name);
+        }
     }
 }
 

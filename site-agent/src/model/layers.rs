@@ -12,6 +12,7 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::tape::Tape;
 use super::weights::Weights;
 
 /// What keeps a normalisation of a constant input finite.
@@ -154,9 +155,15 @@ impl<'a> Source<'a> {
 
 impl Conv3x3 {
     /// `[batch, in, height, width]` to `[batch, out, height / stride, width / stride]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    pub fn forward(&self, x: Tensor<4>, tape: &mut Tape) -> Tensor<4> {
         let options = ConvOptions::new([self.stride; 2], [1, 1], [1, 1], 1);
-        conv2d(x, self.weight.val(), Some(self.bias.val()), options)
+        if !tape.records() {
+            return conv2d(x, self.weight.val(), Some(self.bias.val()), options);
+        }
+        // A detached tensor of burn still asks for its gradient; this one does not.
+        let weight = self.weight.val().detach().set_require_grad(false);
+        let output = conv2d(x.clone(), weight, None, options);
+        tape.add_bias(x, output, &self.weight, &self.bias, self.stride)
     }
 }
 
@@ -222,14 +229,14 @@ impl GroupNorm {
 
 impl Residual {
     /// `x` is `[batch, in, height, width]`, `embedding` `[batch, embedding]` after its SiLU.
-    pub fn forward(&self, x: Tensor<4>, embedding: &Tensor<2>) -> Tensor<4> {
+    pub fn forward(&self, x: Tensor<4>, embedding: &Tensor<2>, tape: &mut Tape) -> Tensor<4> {
         let [batch, ..] = x.dims();
-        let h = self.in_conv.forward(silu(self.in_norm.forward(x.clone())));
+        let h = self.in_conv.forward(silu(self.in_norm.forward(x.clone())), tape);
         let [_, out, ..] = h.dims();
         let modulation = self.modulation.rows(embedding.clone()).reshape([batch, 2, out, 1]);
         let scale = modulation.clone().narrow(1, 0, 1).reshape([batch, out, 1]);
         let shift = modulation.narrow(1, 1, 1).reshape([batch, out, 1]);
-        let h = self.out_conv.forward(silu(self.out_norm.modulated(h, scale, shift)));
+        let h = self.out_conv.forward(silu(self.out_norm.modulated(h, scale, shift)), tape);
         let skip = match &self.skip {
             Some(skip) => skip.pixels(x),
             None => x,

@@ -5,11 +5,13 @@
 
 pub mod blueprint;
 pub mod checkpoint;
+pub mod conv_grad;
 pub mod device;
 pub mod diffusion;
 pub mod layers;
 pub mod noise;
 pub mod sampler;
 pub mod spec;
+pub mod tape;
 pub mod unet;
 pub mod weights;

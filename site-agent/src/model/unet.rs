@@ -12,6 +12,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::blueprint::{Block, Blueprint};
 use super::layers::{Attention, Conv3x3, GroupNorm, Pointwise, Residual, Source};
 use super::spec::{CONDITION_LEN, IN_CHANNELS, ModelSpec, OUT_CHANNELS};
+use super::tape::Tape;
 use super::weights::{Weights, WeightsError};
 
 /// The longest period of the timestep embedding, as in Vaswani et al. 2017 (arXiv 1706.03762).
@@ -78,8 +79,15 @@ impl Unet {
     /// The prediction. `[batch, 1, size, size]`
     ///
     /// `x` is `[batch, 9, size, size]`: x_t, the voided image, the mask, the region planes.
-    /// `time` is [`embed_timesteps`]' `[batch, channels]`, `condition` `[batch, 6]`.
-    pub fn forward(&self, x: Tensor<4>, time: Tensor<2>, condition: Tensor<2>) -> Tensor<4> {
+    /// `time` is [`embed_timesteps`]' `[batch, channels]`, `condition` `[batch, 6]`; `tape` is off
+    /// unless this pass is one of training.
+    pub fn forward(
+        &self,
+        x: Tensor<4>,
+        time: Tensor<2>,
+        condition: Tensor<2>,
+        tape: &mut Tape,
+    ) -> Tensor<4> {
         let time = mlp(&self.time_embed, time);
         let condition = mlp(&self.label_emb, condition);
         // Every residual block begins with the same SiLU of the embedding, so it is taken once.
@@ -87,16 +95,16 @@ impl Unet {
         let mut kept = Vec::with_capacity(self.input.len());
         let mut h = x;
         for stage in &self.input {
-            h = stage.forward(h, &embedding);
+            h = stage.forward(h, &embedding, tape);
             kept.push(h.clone());
         }
-        h = self.middle.forward(h, &embedding);
+        h = self.middle.forward(h, &embedding, tape);
         for stage in &self.output {
             let mut joined = vec![h];
             joined.extend(kept.pop());
-            h = stage.forward(Tensor::cat(joined, 1), &embedding);
+            h = stage.forward(Tensor::cat(joined, 1), &embedding, tape);
         }
-        self.out_conv.forward(silu(self.out_norm.forward(h)))
+        self.out_conv.forward(silu(self.out_norm.forward(h)), tape)
     }
 
     /// The network's parameters as weights of the model that `like` is.
@@ -111,16 +119,16 @@ impl Unet {
 }
 
 impl Stage {
-    fn forward(&self, x: Tensor<4>, embedding: &Tensor<2>) -> Tensor<4> {
+    fn forward(&self, x: Tensor<4>, embedding: &Tensor<2>, tape: &mut Tape) -> Tensor<4> {
         self.blocks.iter().fold(x, |x, block| match block {
-            Layer::Conv(conv) => conv.forward(x),
-            Layer::Residual(residual) => residual.forward(x, embedding),
+            Layer::Conv(conv) => conv.forward(x, tape),
+            Layer::Residual(residual) => residual.forward(x, embedding, tape),
             Layer::Attention(attention) => attention.forward(x),
             Layer::Up(conv) => {
                 let [_, _, height, width] = x.dims();
                 let options = InterpolateOptions::new(InterpolateMode::Nearest)
                     .with_output_size([2 * height, 2 * width]);
-                conv.forward(interpolate(x, options))
+                conv.forward(interpolate(x, options), tape)
             }
         })
     }
@@ -153,7 +161,13 @@ pub struct Batch {
 
 impl Batch {
     /// The prediction of `net`, whose spec is `spec`, on `device`. `[batch, 1, size, size]`
-    pub fn predict(self, net: &Unet, spec: &ModelSpec, device: &Device) -> Tensor<4> {
+    pub fn predict(
+        self,
+        net: &Unet,
+        spec: &ModelSpec,
+        device: &Device,
+        tape: &mut Tape,
+    ) -> Tensor<4> {
         let (batch, size) = (self.timesteps.len(), spec.image_size);
         let time = embed_timesteps(&self.timesteps, spec.channels);
         let planes = TensorData::new(self.planes, [batch, IN_CHANNELS, size, size]);
@@ -163,6 +177,7 @@ impl Batch {
             Tensor::from_data(planes, device),
             Tensor::from_data(time, device),
             Tensor::from_data(conditions, device),
+            tape,
         )
     }
 }
@@ -273,7 +288,7 @@ mod tests {
             conditions: vec![1., 0., 0., 0., 0.25, 0., 0., 0., 0., 1., 0.5, 1.],
         };
         let net = Unet::new(&weights, &device);
-        let out = batch.predict(&net, weights.spec(), &device);
+        let out = batch.predict(&net, weights.spec(), &device, &mut Tape::off());
         assert_eq!(out.dims(), [2, 1, 32, 32]);
         let out: Vec<f32> = out.into_data().try_into_vec().unwrap();
         let sum: f64 = out.iter().map(|&v| f64::from(v)).sum();
