@@ -41,6 +41,14 @@ pub enum Error {
         /// Why, with what to do.
         reason: String,
     },
+    /// Somebody answers, but the certificates do not please both ends. Trying again does not help.
+    #[error("the coordinator at {address} and this end do not trust each other: {reason}")]
+    Untrusted {
+        /// Where.
+        address: Address,
+        /// Which certificate, and what is wrong with it.
+        reason: String,
+    },
 }
 
 impl std::fmt::Display for Address {
@@ -82,8 +90,32 @@ pub async fn connect(
     endpoint
         .connect_with_connector(connect)
         .await
-        .map_err(|error| Error::Connect { address: address.clone(), reason: innermost(&error) })
+        .map_err(|error| {
+            let (address, reason) = (address.clone(), innermost(&error));
+            match is_distrust(&error) {
+                true => Error::Untrusted { address, reason },
+                false => Error::Connect { address, reason },
+            }
+        })
 }
+
+/// Whether `error`, or what caused it, is one end refusing the other's certificate.
+pub fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(|e| e.get_ref());
+        if inner.is_some_and(|e| e.is::<rustls::Error>() || e.is::<NotTheCoordinator>()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The certificate at the other end is under the root, but not that of our coordinator.
+#[derive(Debug, thiserror::Error)]
+#[error("the certificate there is not that of a coordinator of federation {0}")]
+struct NotTheCoordinator(FederationName);
 
 fn endpoint(address: &Address) -> Result<Endpoint, Error> {
     let bad = |_| Error::Address { text: address.to_string() };
@@ -124,9 +156,7 @@ async fn dial(
         {
             Ok(TokioIo::new(stream))
         }
-        _ => Err(std::io::Error::other(format!(
-            "the certificate there is not that of a coordinator of federation {federation}"
-        ))),
+        _ => Err(std::io::Error::other(NotTheCoordinator(federation))),
     }
 }
 
@@ -144,7 +174,7 @@ async fn in_time<T>(
 }
 
 /// The text of the cause at the bottom: tonic's own says only "transport error".
-fn innermost(error: &dyn std::error::Error) -> String {
+pub fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;
@@ -155,6 +185,16 @@ fn innermost(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_certificate_is_told_from_a_broken_connection() {
+        let refused = rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA);
+        assert!(is_distrust(&std::io::Error::new(std::io::ErrorKind::InvalidData, refused)));
+        let other = NotTheCoordinator("brain".parse().unwrap());
+        assert!(is_distrust(&std::io::Error::other(other)));
+        assert!(!is_distrust(&std::io::Error::from(std::io::ErrorKind::ConnectionRefused)));
+        assert!(!is_distrust(&std::io::Error::other("no answer")));
+    }
 
     #[test]
     fn an_address_is_https_with_host_and_port() {

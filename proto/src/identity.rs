@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -74,6 +75,36 @@ impl Identity {
             [uri] => uri.parse(),
             _ => Err(Error::Uris { found: uris.len() }),
         }
+    }
+}
+
+/// When a certificate is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// The first moment.
+    pub not_before: Timestamp,
+    /// The last moment.
+    pub not_after: Timestamp,
+}
+
+impl Validity {
+    /// When a certificate, as DER, is valid.
+    ///
+    /// # Errors
+    /// If it does not parse.
+    pub fn of_certificate(der: &[u8]) -> Result<Validity, Error> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| Error::Certificate)?;
+        let validity = certificate.validity();
+        let moment = |seconds| Timestamp::from_second(seconds).map_err(|_| Error::Certificate);
+        Ok(Validity {
+            not_before: moment(validity.not_before.timestamp())?,
+            not_after: moment(validity.not_after.timestamp())?,
+        })
+    }
+
+    /// Whether the certificate is valid at `moment`.
+    pub fn contains(&self, moment: Timestamp) -> bool {
+        (self.not_before..=self.not_after).contains(&moment)
     }
 }
 

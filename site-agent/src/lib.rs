@@ -1,11 +1,31 @@
 //! fedpaint's site agent, the half of the system that lives inside a hospital.
 //!
-//! One binary runs as two processes. The *agent* ([`agent`], [`supervisor`], [`workspace`]) holds the
-//! keys and the network and never opens a scan. The *trainer* ([`trainer`], [`train`], [`data`],
-//! [`model`]) holds the scans and the device and has no key and no socket. They share a folder of
-//! files named by digest and a framed pipe ([`pipe`]).
+//! One binary runs as two processes. The *agent* ([`agent`], [`client`], [`supervisor`], [`config`],
+//! [`doctor`]) holds the keys and the network and never opens a scan. The *trainer* ([`trainer`],
+//! [`local_round`], [`train`], [`data`], [`model`]) holds the scans and the device and has no key and
+//! no socket. They share a folder of files named by digest ([`workspace`]) and a framed pipe
+//! ([`pipe`], [`settings`]).
 //!
 //! The map, from the scan to the update: `data/nifti` → `data/layout` → `data/slices` + `data/mask`
 //! → `train` (`model/unet`, `model/diffusion`) → `model/weights` → `workspace` ⇒ `agent`.
 
+pub mod agent;
+pub mod backoff;
+pub mod client;
+pub mod cohort;
+pub mod commands;
+pub mod config;
 pub mod data;
+pub mod doctor;
+pub mod evaluate;
+pub mod local_round;
+pub mod metrics;
+pub mod model;
+pub mod panel;
+pub mod phantom;
+pub mod pipe;
+pub mod settings;
+pub mod supervisor;
+pub mod train;
+pub mod trainer;
+pub mod workspace;

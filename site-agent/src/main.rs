@@ -1,2 +1,7 @@
-//! s
-fn main() {}
+//! The program: everything is in the library, so that tests can reach it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fedpaint_site_agent::commands::main()
+}

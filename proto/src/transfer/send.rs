@@ -1,0 +1,153 @@
+//! The upload: asks how much the coordinator has, sends the rest, and begins again where it broke.
+
+use std::io::SeekFrom;
+use std::path::Path;
+use std::pin::pin;
+
+use bytes::BytesMut;
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{Client, Error, Patience, Progress, Retries, file_error, short, stalled};
+use crate::limits::CHUNK_BYTES_MAX;
+use crate::names::Blob;
+use crate::reason::Reason;
+use crate::v1;
+
+/// How many pieces are read ahead of the network.
+const PIECES_AHEAD: usize = 2;
+
+/// How an attempt ended that did not bring the blob over.
+enum Break {
+    /// This side's file failed; there is nothing to resume.
+    File(Error),
+    /// The other side or the network.
+    Remote(Status),
+}
+
+impl From<Status> for Break {
+    fn from(status: Status) -> Break {
+        Break::Remote(status)
+    }
+}
+
+pub(super) async fn send(
+    client: &Client,
+    purpose: &v1::UploadPurpose,
+    blob: Blob,
+    path: &Path,
+    progress: &mut Progress<'_>,
+    patience: &Patience,
+) -> Result<(), Error> {
+    let mut file = open(path, blob).await?;
+    let mut retries = Retries::new(patience, blob.digest, "take");
+    // What the coordinator had may be torn by a crash, so one whole upload more is worth it.
+    let mut restarted = false;
+    loop {
+        let sent = attempt(client, purpose, blob, path, &mut file, progress, &mut retries).await;
+        match sent {
+            Ok(()) => return Ok(()),
+            Err(Break::File(error)) => return Err(error),
+            Err(Break::Remote(status))
+                if Reason::of(&status) == Some(Reason::WrongDigest) && !restarted =>
+            {
+                restarted = true;
+                retries = Retries::new(patience, blob.digest, "take");
+            }
+            Err(Break::Remote(status)) => retries.wait(status).await?,
+        }
+    }
+}
+
+async fn open(path: &Path, blob: Blob) -> Result<File, Error> {
+    let file = File::open(path).await.map_err(file_error("open", path))?;
+    let found = file.metadata().await.map_err(file_error("read", path))?.len();
+    if found != blob.size {
+        return Err(Error::Length { path: path.to_owned(), found, expected: blob.size });
+    }
+    Ok(file)
+}
+
+async fn attempt(
+    client: &Client,
+    purpose: &v1::UploadPurpose,
+    blob: Blob,
+    path: &Path,
+    file: &mut File,
+    progress: &mut Progress<'_>,
+    retries: &mut Retries<'_>,
+) -> Result<(), Break> {
+    let ask =
+        v1::GetUploadStatusRequest { purpose: Some(purpose.clone()), blob: Some(blob.into()) };
+    let held = client.clone().get_upload_status(short(ask)).await?.into_inner();
+    if held.complete {
+        progress(blob.size, blob.size);
+        return Ok(());
+    }
+    let offset = held.committed_size;
+    if offset > blob.size {
+        let text = format!("it says that it has {offset} bytes of a blob of {}", blob.size);
+        return Err(Status::data_loss(text).into());
+    }
+    retries.reached(offset);
+    file.seek(SeekFrom::Start(offset))
+        .await
+        .map_err(|e| Break::File(file_error("read", path)(e)))?;
+
+    let (pieces, stream) = mpsc::channel(PIECES_AHEAD);
+    let header =
+        v1::UploadHeader { purpose: Some(purpose.clone()), blob: Some(blob.into()), offset };
+    let mut client = client.clone();
+    let mut call = pin!(client.upload(ReceiverStream::new(stream)));
+    let feed = feed(pieces, header, blob.size, path, file, progress, retries.patience);
+    let reply = tokio::select! {
+        // An answer before the last piece is a refusal: there is no use in sending the rest.
+        reply = &mut call => reply,
+        fed = feed => {
+            fed?;
+            let answered = tokio::time::timeout(retries.patience.stall_timeout, call).await;
+            answered.unwrap_or_else(|_| Err(stalled(retries.patience)))
+        }
+    };
+    let committed = reply?.into_inner().committed_size;
+    retries.reached(committed);
+    if committed == blob.size {
+        return Ok(());
+    }
+    let text = format!("it took {committed} of {} bytes and ended the upload", blob.size);
+    Err(Status::unavailable(text).into())
+}
+
+/// Hands the pieces to the call, as fast as it takes them.
+async fn feed(
+    pieces: mpsc::Sender<v1::UploadRequest>,
+    header: v1::UploadHeader,
+    size: u64,
+    path: &Path,
+    file: &mut File,
+    progress: &mut Progress<'_>,
+    patience: &Patience,
+) -> Result<(), Break> {
+    let mut done = header.offset;
+    let mut part = v1::upload_request::Part::Header(header);
+    loop {
+        let message = v1::UploadRequest { part: Some(part) };
+        match tokio::time::timeout(patience.stall_timeout, pieces.send(message)).await {
+            Ok(Ok(())) => progress(done, size),
+            // The call is over; it, not we, knows why.
+            Ok(Err(_)) => return Ok(()),
+            Err(_) => return Err(stalled(patience).into()),
+        }
+        if done == size {
+            return Ok(());
+        }
+        let wanted = usize::try_from(size - done).unwrap_or(usize::MAX).min(CHUNK_BYTES_MAX);
+        let mut piece = BytesMut::zeroed(wanted);
+        file.read_exact(&mut piece).await.map_err(|e| Break::File(file_error("read", path)(e)))?;
+        done += wanted as u64;
+        part = v1::upload_request::Part::Data(piece.freeze());
+    }
+}

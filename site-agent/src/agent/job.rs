@@ -1,0 +1,288 @@
+//! One round at one site: plan, base model, training, upload, submission.
+//!
+//! Every step can be repeated. What was downloaded is not downloaded again, what was trained is not
+//! trained again, what was uploaded goes on where it broke off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fedpaint_proto::names::{Blob, RoundId, SiteName};
+use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::reason::{self, Reason};
+use fedpaint_proto::transfer;
+use fedpaint_proto::v1::upload_purpose::Purpose;
+use fedpaint_proto::v1::{UploadPurpose, WithdrawalReason};
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::backoff;
+use crate::client::{self, Activity};
+use crate::pipe::{Assignment, Failure, Progress, Trained};
+use crate::supervisor::{self, Death, Supervisor};
+use crate::workspace::{self, Workspace, model_path, update_path};
+
+/// The wait before a call that failed is made again.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+
+/// The longest wait before a call that failed is made again.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How often a call of a job is made before the round is given up; with the waits, over ten minutes.
+const CALL_ATTEMPTS_MAX: u32 = 30;
+
+/// What a job works with.
+#[derive(Clone)]
+pub struct Bench {
+    /// The coordinator.
+    pub channel: Channel,
+    /// This site.
+    pub site: SiteName,
+    /// The shared folder.
+    pub workspace: Arc<Workspace>,
+    /// The trainer.
+    pub supervisor: Arc<Mutex<Supervisor>>,
+}
+
+/// Why a round was not finished.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The round is no longer wanted.
+    #[error("the round was given up")]
+    Cancelled,
+    /// The coordinator refuses a call, or cannot be reached any more.
+    #[error("the coordinator refuses {what}: {}", status.message())]
+    Call {
+        /// Which call.
+        what: &'static str,
+        /// Its answer.
+        status: Box<Status>,
+    },
+    /// The plan is not one that this version reads.
+    #[error(transparent)]
+    Plan(#[from] fedpaint_proto::plan::Error),
+    /// The base model does not arrive.
+    #[error("cannot download the base model: {0}")]
+    Download(transfer::Error),
+    /// The update does not reach the coordinator.
+    #[error("cannot upload the update: {0}")]
+    Upload(transfer::Error),
+    /// The trainer has no update.
+    #[error(transparent)]
+    Trainer(#[from] supervisor::Error),
+    /// The shared folder fails.
+    #[error(transparent)]
+    Workspace(#[from] workspace::Error),
+}
+
+impl Error {
+    /// What the coordinator is told, or nothing where it knows.
+    pub fn withdrawal(&self) -> Option<WithdrawalReason> {
+        Some(match self {
+            Error::Cancelled => return None,
+            Error::Call { what: SUBMISSION, .. } => WithdrawalReason::UpdateRefused,
+            Error::Upload(error) if error.reason().is_some() => WithdrawalReason::UpdateRefused,
+            Error::Call { .. } | Error::Download(_) | Error::Upload(_) => {
+                WithdrawalReason::Internal
+            }
+            Error::Plan(_) => WithdrawalReason::Plan,
+            Error::Workspace(_) => WithdrawalReason::Disk,
+            Error::Trainer(error) => trainer_withdrawal(error)?,
+        })
+    }
+}
+
+fn trainer_withdrawal(error: &supervisor::Error) -> Option<WithdrawalReason> {
+    use supervisor::Error as E;
+    Some(match error {
+        E::Failed { failure, .. } => match failure {
+            Failure::Cancelled => return None,
+            Failure::NotFinite => WithdrawalReason::NotFinite,
+            Failure::NoData => WithdrawalReason::NoData,
+            Failure::BaseModel => WithdrawalReason::BaseModel,
+            Failure::Plan => WithdrawalReason::Plan,
+            Failure::Device => WithdrawalReason::Device,
+            Failure::Disk => WithdrawalReason::Disk,
+            Failure::Internal => WithdrawalReason::Internal,
+        },
+        E::Died(Death::OutOfMemory) => WithdrawalReason::OutOfMemory,
+        E::Died(Death::Other(_)) | E::Start(_) | E::Silent | E::Protocol(_) => {
+            WithdrawalReason::TrainerDied
+        }
+    })
+}
+
+/// The call that ends a round.
+const SUBMISSION: &str = "the update";
+
+/// Does one round, telling `activity` how far it is, until it is submitted or `cancel` fires.
+///
+/// # Errors
+/// [`Error`]; the round is then to be withdrawn from, unless it was given up.
+pub async fn run(
+    bench: &Bench,
+    round: &RoundId,
+    base: Blob,
+    cancel: &CancellationToken,
+    activity: &watch::Sender<Activity>,
+) -> Result<(), Error> {
+    let not_cancelled = |error: Error| if cancel.is_cancelled() { Error::Cancelled } else { error };
+    let assignment = until(cancel, prepare(bench, round, base)).await?;
+    let trained = match recall(bench, &assignment).await? {
+        Some(trained) => {
+            tracing::info!(%round, "this round is trained already");
+            trained
+        }
+        None => {
+            let trained = train(bench, round, &assignment, cancel, activity).await;
+            trained.map_err(not_cancelled)?
+        }
+    };
+    tell(activity, cancel, Activity::Uploading(round.clone()));
+    let delivered = until(cancel, deliver(bench, round, base, &trained)).await;
+    if delivered.as_ref().is_err_and(|e| e.withdrawal() == Some(WithdrawalReason::UpdateRefused)) {
+        // The same bytes would be refused again.
+        bench.workspace.forget()?;
+    }
+    delivered
+}
+
+async fn until<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    cancel.run_until_cancelled(work).await.unwrap_or(Err(Error::Cancelled))
+}
+
+/// Fetches what the round needs: its plan and its base model.
+async fn prepare(bench: &Bench, round: &RoundId, base: Blob) -> Result<Assignment, Error> {
+    let plan = || client::run_plan(&bench.channel, &round.run);
+    let plan_toml = again(bench, "the plan", plan).await?;
+    RunPlan::from_toml(&plan_toml)?;
+    bench.workspace.keep_model(base.digest)?;
+    let path = model_path(bench.workspace.folder(), base.digest);
+    transfer::download(&bench.channel, base, &path, &mut |_, _| {})
+        .await
+        .map_err(Error::Download)?;
+    Ok(Assignment {
+        run: round.run.clone(),
+        number: round.number,
+        site: bench.site.clone(),
+        plan_toml,
+        base,
+    })
+}
+
+async fn recall(bench: &Bench, assignment: &Assignment) -> Result<Option<Trained>, Error> {
+    let (workspace, assignment) = (Arc::clone(&bench.workspace), assignment.clone());
+    Ok(in_background(move || workspace.trained(&assignment)).await?)
+}
+
+/// Runs file work beside the runtime.
+async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // It is never aborted, so it can only have panicked; that is this task's panic.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+async fn train(
+    bench: &Bench,
+    round: &RoundId,
+    assignment: &Assignment,
+    cancel: &CancellationToken,
+    activity: &watch::Sender<Activity>,
+) -> Result<Trained, Error> {
+    let mut report = |progress: Progress| {
+        tell(activity, cancel, Activity::Training(round.clone(), progress));
+    };
+    // The trainer stays locked until the update is remembered, because remembering drops every other
+    // update, also one that the trainer might be writing.
+    let mut supervisor = bench.supervisor.lock().await;
+    let trained = supervisor.train(assignment, cancel, &mut report).await?;
+    let (workspace, assignment) = (Arc::clone(&bench.workspace), assignment.clone());
+    in_background(move || workspace.remember(&assignment, trained)).await?;
+    Ok(trained)
+}
+
+/// Tells what the site does, unless the job was cancelled: then it is for the next one to tell.
+fn tell(activity: &watch::Sender<Activity>, cancel: &CancellationToken, now: Activity) {
+    activity.send_if_modified(|told| {
+        let mine = !cancel.is_cancelled();
+        if mine {
+            *told = now;
+        }
+        mine
+    });
+}
+
+async fn deliver(
+    bench: &Bench,
+    round: &RoundId,
+    base: Blob,
+    trained: &Trained,
+) -> Result<(), Error> {
+    let purpose = UploadPurpose { purpose: Some(Purpose::Update(round.into())) };
+    let path = update_path(bench.workspace.folder(), trained.update.digest);
+    transfer::upload(&bench.channel, purpose, trained.update, &path, &mut |_, _| {})
+        .await
+        .map_err(Error::Upload)?;
+    let submit = || client::submit_update(&bench.channel, round, base, trained);
+    again(bench, SUBMISSION, submit).await
+}
+
+/// Makes a call until it succeeds, is refused for good, or has failed too often.
+async fn again<T, F: Future<Output = Result<T, Status>>>(
+    bench: &Bench,
+    what: &'static str,
+    mut call: impl FnMut() -> F,
+) -> Result<T, Error> {
+    let mut attempt = 0;
+    loop {
+        match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(status) if attempt == CALL_ATTEMPTS_MAX || !reason::is_transient(&status) => {
+                if let Some(reason) = Reason::of(&status) {
+                    tracing::warn!(reason = reason.as_str(), "the coordinator refuses {what}");
+                }
+                return Err(Error::Call { what, status: Box::new(status) });
+            }
+            Err(_) => {
+                let wait = backoff::delay(attempt, RETRY_FIRST, RETRY_MAX, bench.site.as_str());
+                tokio::time::sleep(wait).await;
+                attempt += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_of_a_trainer_has_its_reason_on_the_wire() {
+        use supervisor::Error as E;
+        let died = |death| Error::Trainer(E::Died(death)).withdrawal();
+        assert_eq!(died(Death::OutOfMemory), Some(WithdrawalReason::OutOfMemory));
+        assert_eq!(died(Death::Other("signal 9".into())), Some(WithdrawalReason::TrainerDied));
+        let failed = |failure| {
+            Error::Trainer(E::Failed { failure, detail: "scan /x of y".into() }).withdrawal()
+        };
+        assert_eq!(failed(Failure::NotFinite), Some(WithdrawalReason::NotFinite));
+        assert_eq!(failed(Failure::Cancelled), None);
+        assert_eq!(Error::Cancelled.withdrawal(), None);
+    }
+
+    #[test]
+    fn a_refused_submission_is_told_from_another_refused_call() {
+        let refused = |what| {
+            let status = Box::new(Reason::NotFinite.status("tensor x"));
+            Error::Call { what, status }.withdrawal()
+        };
+        assert_eq!(refused(SUBMISSION), Some(WithdrawalReason::UpdateRefused));
+        assert_eq!(refused("the plan"), Some(WithdrawalReason::Internal));
+    }
+}

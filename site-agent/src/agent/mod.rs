@@ -1,0 +1,334 @@
+//! The agent: ask the coordinator again and again what to do, and do it.
+//!
+//! One loop. Heartbeats keep their own pace and never wait for a round's work, which runs beside them.
+//! The agent holds the keys and the network, never a scan, and it outlives its trainer and its
+//! coordinator.
+
+pub mod decide;
+pub mod job;
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fedpaint_proto::channel;
+use fedpaint_proto::names::{Blob, RoundId};
+use fedpaint_proto::reason::Reason;
+use fedpaint_proto::v1::WithdrawalReason;
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use self::decide::Next;
+use self::job::Bench;
+use crate::backoff;
+use crate::client::{self, Activity, Answer};
+use crate::config::{self, Config, Site};
+use crate::pipe::{Progress, Setup};
+use crate::supervisor::{self, Supervisor};
+use crate::workspace::{self, Workspace};
+
+/// The wait after the first failed attempt to reach the coordinator.
+const RECONNECT_FIRST: Duration = Duration::from_millis(500);
+
+/// The longest wait between attempts to reach the coordinator.
+const RECONNECT_MAX: Duration = Duration::from_secs(60);
+
+/// How long the coordinator may take to hear that this site stops.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration or a certificate is bad.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] fedpaint_proto::tls::Error),
+    /// The shared folder fails.
+    #[error(transparent)]
+    Workspace(#[from] workspace::Error),
+    /// The trainer cannot work with the configuration.
+    #[error(transparent)]
+    Trainer(#[from] supervisor::Error),
+    /// The coordinator and this site do not trust each other's certificates.
+    #[error(transparent)]
+    Channel(#[from] channel::Error),
+    /// The coordinator does not know this certificate's role.
+    #[error("the coordinator refuses this certificate: {0}")]
+    Refused(String),
+}
+
+/// Runs the agent until `stop` fires. `program` is this program, to start the trainer with.
+///
+/// # Errors
+/// Only at the start, for what does not heal by itself: a bad configuration, workspace, setup of the
+/// trainer or certificate. After that the agent goes on whatever happens.
+pub async fn run(
+    config: &Config,
+    site: Site,
+    program: PathBuf,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let workspace = Arc::new(Workspace::open(&config.workspace)?);
+    let setup = Setup {
+        workspace: config.workspace.clone(),
+        data: config.data.clone(),
+        compute: config.trainer.clone(),
+    };
+    let mut supervisor = Supervisor::new(program, setup);
+    let hello = supervisor.start().await?;
+    let (device, cohort) = (&hello.device, &hello.cohort);
+    tracing::info!(
+        device,
+        cases = cohort.cases,
+        patients = cohort.patients,
+        held_out = cohort.patients_held_out,
+        scans = cohort.scans_training,
+        trainer = supervisor.process_id(),
+        "the trainer is ready"
+    );
+    let supervisor = Arc::new(Mutex::new(supervisor));
+    let connected = stop.run_until_cancelled(connect(config, &site)).await;
+    let outcome = match connected {
+        None => Ok(()),
+        Some(Err(error)) => Err(error),
+        Some(Ok(channel)) => {
+            let supervisor = Arc::clone(&supervisor);
+            let bench = Bench { channel, site: site.name.clone(), workspace, supervisor };
+            Agent::new(bench).serve(&stop).await
+        }
+    };
+    // A job that was given up has the trainer for a while yet.
+    supervisor.lock().await.stop().await;
+    tracing::info!("stopped");
+    outcome
+}
+
+/// Reaches the coordinator, however long it takes.
+async fn connect(config: &Config, site: &Site) -> Result<Channel, Error> {
+    let mut failures = Failures::default();
+    loop {
+        let tls = config.tls.client()?;
+        match channel::connect(&config.coordinator, &site.federation, tls).await {
+            Ok(channel) => {
+                let coordinator = &config.coordinator;
+                tracing::info!(%coordinator, site = %site.name, "connected");
+                return Ok(channel);
+            }
+            Err(error @ channel::Error::Connect { .. }) => {
+                let wait = failures.count(error.to_string(), site.name.as_str());
+                tokio::time::sleep(wait).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Failures in a row, told once per kind and not once per attempt.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u32,
+    told: String,
+}
+
+impl Failures {
+    /// Takes note of a failure; how long to wait before the next attempt.
+    fn count(&mut self, what: String, key: &str) -> Duration {
+        if self.told != what {
+            tracing::warn!("{what}; trying again until it works");
+            self.told = what;
+        }
+        let wait = backoff::delay(self.count, RECONNECT_FIRST, RECONNECT_MAX, key);
+        self.count = self.count.saturating_add(1);
+        wait
+    }
+
+    fn over(&mut self) {
+        if self.count > 0 {
+            tracing::info!("the coordinator answers again");
+        }
+        *self = Failures::default();
+    }
+}
+
+/// A round in hand.
+struct Job {
+    round: RoundId,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<(), job::Error>>,
+}
+
+type Beat = Pin<Box<dyn Future<Output = Result<Answer, Status>> + Send>>;
+
+struct Agent {
+    bench: Bench,
+    /// What the site does; the job changes it as it goes on, heartbeats tell it.
+    activity: watch::Sender<Activity>,
+    /// Has the next heartbeat sent at once.
+    hurry: Arc<Notify>,
+    job: Option<Job>,
+    failures: Failures,
+    /// Whether the coordinator has ever answered.
+    known: bool,
+}
+
+impl Agent {
+    fn new(bench: Bench) -> Agent {
+        Agent {
+            bench,
+            activity: watch::Sender::new(Activity::Idle),
+            hurry: Arc::new(Notify::new()),
+            job: None,
+            failures: Failures::default(),
+            known: false,
+        }
+    }
+
+    async fn serve(mut self, stop: &CancellationToken) -> Result<(), Error> {
+        let mut beat = self.beat_after(Duration::ZERO);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                ended = ended(&mut self.job) => self.job_ended(ended),
+                answer = &mut beat => {
+                    let wait = match answer {
+                        Ok(answer) => self.heard(answer),
+                        Err(status) => self.not_heard(&status)?,
+                    };
+                    beat = self.beat_after(wait);
+                }
+            }
+        }
+        drop(beat);
+        self.leave().await;
+        Ok(())
+    }
+
+    /// A heartbeat after `wait` or when there is something to tell. It tells what is true when it is
+    /// sent.
+    fn beat_after(&self, wait: Duration) -> Beat {
+        let (channel, hurry) = (self.bench.channel.clone(), Arc::clone(&self.hurry));
+        let activity = self.activity.subscribe();
+        Box::pin(async move {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = hurry.notified() => {}
+            }
+            let activity = activity.borrow().clone();
+            client::heartbeat(&channel, &activity).await
+        })
+    }
+
+    fn heard(&mut self, Answer { next_after, directive }: Answer) -> Duration {
+        self.failures.over();
+        self.known = true;
+        let activity = self.activity.borrow().clone();
+        let next = decide::next(&activity, &directive);
+        if next != Next::GoOn {
+            self.give_up();
+        }
+        match next {
+            Next::GoOn => {}
+            Next::Rest => {
+                self.activity.send_replace(Activity::Idle);
+            }
+            Next::Join(round) => {
+                tracing::info!(%round, "joining");
+                self.activity.send_replace(Activity::Joining(round));
+                self.hurry.notify_one();
+            }
+            Next::Train(round, base) => self.begin(round, base),
+        }
+        next_after
+    }
+
+    fn not_heard(&mut self, status: &Status) -> Result<Duration, Error> {
+        let never = !self.known;
+        let reason = Reason::of(status);
+        if never && matches!(reason, Some(Reason::WrongRole | Reason::NoIdentity)) {
+            return Err(Error::Refused(status.message().to_owned()));
+        }
+        if never && channel::is_distrust(status) {
+            return Err(Error::Refused(channel::innermost(status)));
+        }
+        let what = match reason {
+            Some(_) => format!("the coordinator says: {}", status.message()),
+            None => format!("the coordinator does not answer: {}", channel::innermost(status)),
+        };
+        Ok(self.failures.count(what, self.bench.site.as_str()))
+    }
+
+    fn begin(&mut self, round: RoundId, base: Blob) {
+        tracing::info!(%round, base = base.digest.short(), "training");
+        self.activity.send_replace(Activity::Training(round.clone(), Progress::default()));
+        let (bench, activity) = (self.bench.clone(), self.activity.clone());
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn({
+            let (round, cancel) = (round.clone(), cancel.clone());
+            async move { job::run(&bench, &round, base, &cancel, &activity).await }
+        });
+        self.job = Some(Job { round, cancel, task });
+    }
+
+    fn job_ended(&mut self, (round, result): (RoundId, Result<(), job::Error>)) {
+        let withdrawal = match &result {
+            Ok(()) => {
+                tracing::info!(%round, "the update is delivered");
+                None
+            }
+            Err(error) => {
+                let withdrawal = error.withdrawal();
+                if withdrawal.is_some() {
+                    tracing::warn!(%round, "withdrawing: {error}");
+                }
+                withdrawal
+            }
+        };
+        let activity =
+            withdrawal.map_or(Activity::Idle, |reason| Activity::Withdrawing(round, reason));
+        self.activity.send_replace(activity);
+        self.hurry.notify_one();
+    }
+
+    /// Ends the job in hand, if there is one. It may go on for the supervisor's grace, but it tells
+    /// nothing any more, and the next job waits for the trainer.
+    fn give_up(&mut self) {
+        if let Some(Job { round, cancel, .. }) = self.job.take() {
+            cancel.cancel();
+            tracing::info!(%round, "the round is given up");
+        }
+    }
+
+    /// Says goodbye, so that the round need not wait for this site.
+    async fn leave(mut self) {
+        self.give_up();
+        let activity = self.activity.borrow().clone();
+        if let Activity::Joining(round)
+        | Activity::Training(round, _)
+        | Activity::Uploading(round) = activity
+        {
+            let stopping = Activity::Withdrawing(round, WithdrawalReason::Stopping);
+            let said = client::heartbeat(&self.bench.channel, &stopping);
+            // The coordinator will find out by itself if it is not told.
+            let _ = tokio::time::timeout(FAREWELL_TIMEOUT, said).await;
+        }
+    }
+}
+
+/// The end of the job in hand; never, where there is none.
+async fn ended(job: &mut Option<Job>) -> (RoundId, Result<(), job::Error>) {
+    let Some(Job { round, task, .. }) = job else { return std::future::pending().await };
+    let round = round.clone();
+    let result = task.await;
+    *job = None;
+    match result {
+        Ok(result) => (round, result),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,0 +1,222 @@
+//! What the agent says to the coordinator and hears back, parsed at the door.
+//!
+//! Calls here are single attempts; when to try again is decided elsewhere.
+
+use std::time::Duration;
+
+use fedpaint_proto::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX, PLAN_BYTES_MAX};
+use fedpaint_proto::names::{Blob, RoundId, RunName};
+use fedpaint_proto::v1::federation_service_client::FederationServiceClient;
+use fedpaint_proto::v1::heartbeat_request::Activity as WireActivity;
+use fedpaint_proto::v1::heartbeat_response::Directive as WireDirective;
+use fedpaint_proto::{v1, v1::WithdrawalReason};
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use crate::pipe::{Progress, Report, Trained};
+
+/// The shortest time between two heartbeats, whatever the coordinator says.
+pub const HEARTBEAT_MIN: Duration = Duration::from_millis(20);
+
+/// The longest time between two heartbeats, whatever the coordinator says.
+pub const HEARTBEAT_MAX: Duration = Duration::from_secs(600);
+
+/// What the site is doing, as it tells the coordinator.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Activity {
+    /// Nothing.
+    Idle,
+    /// It would take part in this round.
+    Joining(RoundId),
+    /// Training, and how far it is.
+    Training(RoundId, Progress),
+    /// Bringing the update to the coordinator.
+    Uploading(RoundId),
+    /// It cannot finish this round.
+    Withdrawing(RoundId, WithdrawalReason),
+}
+
+/// What the site should be doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Directive {
+    /// Nothing; whatever it was doing is no longer wanted.
+    Rest,
+    /// Join this round.
+    Join(RoundId),
+    /// Train this round from this model.
+    Train(RoundId, Blob),
+}
+
+/// The answer to a heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// When to ask again.
+    pub next_after: Duration,
+    /// What to do.
+    pub directive: Directive,
+}
+
+/// Says what the site does and hears what it should do.
+///
+/// # Errors
+/// The coordinator's refusal, the network's failure, or an answer that does not parse.
+pub async fn heartbeat(channel: &Channel, activity: &Activity) -> Result<Answer, Status> {
+    let request = v1::HeartbeatRequest {
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+        activity: Some(to_wire(activity)),
+    };
+    let answer = service(channel).heartbeat(in_time(request)).await?.into_inner();
+    from_wire(&answer)
+}
+
+/// The plan of a run, as TOML.
+///
+/// # Errors
+/// The coordinator's refusal, the network's failure, or a plan beyond the limit.
+pub async fn run_plan(channel: &Channel, run: &RunName) -> Result<String, Status> {
+    let request = in_time(v1::GetRunPlanRequest { run: run.to_string() });
+    let plan = service(channel).get_run_plan(request).await?.into_inner().plan_toml;
+    match plan.len() {
+        0..=PLAN_BYTES_MAX => Ok(plan),
+        bytes => Err(malformed(&format!("a plan of {bytes} bytes"))),
+    }
+}
+
+/// Says that the update, which is uploaded, is the site's.
+///
+/// # Errors
+/// The coordinator's refusal or the network's failure.
+pub async fn submit_update(
+    channel: &Channel,
+    round: &RoundId,
+    base: Blob,
+    trained: &Trained,
+) -> Result<(), Status> {
+    let request = v1::SubmitUpdateRequest {
+        round: Some(round.into()),
+        base_model_digest: base.digest.as_bytes().to_vec(),
+        weights: Some(trained.update.into()),
+        examples: trained.examples,
+        report: Some(report(&trained.report)),
+    };
+    // The coordinator reads the whole update before it answers.
+    let mut request = Request::new(request);
+    request.set_timeout(SUBMIT_TIMEOUT);
+    service(channel).submit_update(request).await?;
+    Ok(())
+}
+
+/// How long the coordinator may take to check an update of the greatest size.
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The service over `channel`.
+pub fn service(channel: &Channel) -> FederationServiceClient<Channel> {
+    FederationServiceClient::new(channel.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// A request that must be answered within [`CALL_TIMEOUT`].
+pub fn in_time<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+fn to_wire(activity: &Activity) -> WireActivity {
+    match activity {
+        Activity::Idle => WireActivity::Idle(v1::Idle {}),
+        Activity::Joining(round) => {
+            WireActivity::Joining(v1::Joining { round: Some(round.into()) })
+        }
+        Activity::Training(round, Progress { step, steps, loss }) => {
+            let progress = v1::TrainingProgress { step: *step, steps: *steps, loss: *loss };
+            WireActivity::Training(v1::Training {
+                round: Some(round.into()),
+                progress: Some(progress),
+            })
+        }
+        Activity::Uploading(round) => {
+            WireActivity::Uploading(v1::Uploading { round: Some(round.into()) })
+        }
+        Activity::Withdrawing(round, reason) => WireActivity::Withdrawing(v1::Withdrawing {
+            round: Some(round.into()),
+            reason: (*reason).into(),
+        }),
+    }
+}
+
+fn from_wire(answer: &v1::HeartbeatResponse) -> Result<Answer, Status> {
+    let next_after = answer.next_after.and_then(|d| Duration::try_from(d).ok());
+    let round = |round: &Option<v1::RoundRef>| -> Result<RoundId, Status> {
+        let round = round.as_ref().ok_or_else(|| malformed("a directive without a round"))?;
+        RoundId::try_from(round).map_err(|e| malformed(&e.to_string()))
+    };
+    let directive = match &answer.directive {
+        None | Some(WireDirective::Rest(v1::Rest {})) => Directive::Rest,
+        Some(WireDirective::Join(join)) => Directive::Join(round(&join.round)?),
+        Some(WireDirective::Train(train)) => {
+            let base = train.base_model.as_ref().ok_or_else(|| malformed("no base model"))?;
+            let base = Blob::try_from(base).map_err(|e| malformed(&e.to_string()))?;
+            Directive::Train(round(&train.round)?, base)
+        }
+    };
+    let next_after = next_after.unwrap_or(HEARTBEAT_MAX).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
+    Ok(Answer { next_after, directive })
+}
+
+fn report(report: &Report) -> v1::TrainingReport {
+    v1::TrainingReport {
+        steps: report.steps,
+        loss_mean: report.loss_mean,
+        loss_first: report.loss_first,
+        loss_last: report.loss_last,
+        gradient_norm_p50: report.gradient_norm_p50,
+        gradient_norm_p99: report.gradient_norm_p99,
+    }
+}
+
+/// The coordinator's answer makes no sense: as if it had failed inside.
+fn malformed(what: &str) -> Status {
+    Status::internal(format!("the coordinator's answer does not parse: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use fedpaint_proto::names::Digest;
+
+    use super::*;
+
+    fn train(round: Option<v1::RoundRef>, size: u64) -> v1::HeartbeatResponse {
+        let base_model = Some(Blob { digest: Digest::of(b"m"), size }.into());
+        let train = v1::Train { round, base_model, until: None };
+        v1::HeartbeatResponse { next_after: None, directive: Some(WireDirective::Train(train)) }
+    }
+
+    #[test]
+    fn a_directive_is_parsed_and_its_pace_is_bounded() {
+        let round = RoundId { run: "brain".parse().unwrap(), number: 2, attempt: 1 };
+        let mut wire = train(Some((&round).into()), 7);
+        let base = Blob { digest: Digest::of(b"m"), size: 7 };
+        let answer = from_wire(&wire).unwrap();
+        assert_eq!(answer.directive, Directive::Train(round, base));
+        for (seconds, nanos, expected) in [
+            (-5, 0, HEARTBEAT_MAX),
+            (0, 0, HEARTBEAT_MIN),
+            (2, 500_000_000, Duration::from_millis(2500)),
+            (i64::MAX, 0, HEARTBEAT_MAX),
+        ] {
+            wire.next_after = Some(prost_types::Duration { seconds, nanos });
+            assert_eq!(from_wire(&wire).unwrap().next_after, expected);
+        }
+    }
+
+    #[test]
+    fn a_directive_that_names_no_round_is_an_error() {
+        assert!(from_wire(&train(None, 1)).is_err());
+        let bad = v1::RoundRef { run: "../etc".into(), number: 1, attempt: 1 };
+        assert!(from_wire(&train(Some(bad), 1)).is_err());
+        let silent = v1::HeartbeatResponse::default();
+        assert_eq!(from_wire(&silent).unwrap().directive, Directive::Rest);
+    }
+}

@@ -1,0 +1,77 @@
+//! The command line: one file per verb. Data goes to standard output, everything else to standard
+//! error; 0 is done, 1 failed, 2 misused.
+
+pub mod completions;
+pub mod doctor;
+pub mod evaluate;
+pub mod init_model;
+pub mod inpaint;
+pub mod options;
+pub mod output;
+pub mod phantom;
+pub mod run;
+pub mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// fedpaint's site agent: trains a brain MRI inpainting model together with other hospitals, on scans
+/// that never leave this one.
+#[derive(Debug, Parser)]
+#[command(name = "fedpaint-site-agent", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  fedpaint-site-agent doctor --config site-agent.toml    is this site ready?
+  fedpaint-site-agent run --config site-agent.toml       take part until SIGTERM
+  fedpaint-site-agent phantom --out scans --patients 8 --scanner A --seed 1 --size 2
+  fedpaint-site-agent init-model --preset tiny --seed 1 --out initial.safetensors
+  fedpaint-site-agent evaluate --model final.safetensors --data scans
+  fedpaint-site-agent inpaint --model final.safetensors --image X-t1n.nii.gz --mask mask.nii.gz \\
+      --out X-inpainted.nii.gz --panel panel.png";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Take part in the federation until SIGTERM or Ctrl-C.
+    Run(run::Args),
+    /// Check certificate, coordinator, clock, device, data and disk, one line each.
+    Doctor(doctor::Args),
+    /// Write a new model with random weights.
+    InitModel(init_model::Args),
+    /// Train at this site alone, as one round after the other of a federation of one.
+    Train(train::Args),
+    /// Score a model on held-out patients, inside fixed healthy masks.
+    Evaluate(evaluate::Args),
+    /// Paint what a mask hides in a scan.
+    Inpaint(inpaint::Args),
+    /// Make a synthetic cohort to rehearse with.
+    Phantom(phantom::Args),
+    /// Print a completion script for a shell.
+    Completions(completions::Args),
+    /// The trainer's process; started by `run`, never by hand.
+    #[command(hide = true)]
+    Trainer,
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    output::log();
+    let done = match cli.verb {
+        Verb::Run(args) => run::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+        Verb::InitModel(args) => init_model::run(&args),
+        Verb::Train(args) => train::run(&args),
+        Verb::Evaluate(args) => evaluate::run(&args),
+        Verb::Inpaint(args) => inpaint::run(&args),
+        Verb::Phantom(args) => phantom::run(&args),
+        Verb::Completions(args) => completions::run(&args),
+        Verb::Trainer => return crate::trainer::run(),
+    };
+    done.unwrap_or_else(|error| output::failed(&error))
+}

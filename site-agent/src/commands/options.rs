@@ -1,0 +1,93 @@
+//! Options that several verbs share.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use clap::Args;
+use fedpaint_proto::names::Digest;
+
+use crate::model::checkpoint;
+use crate::model::device;
+use crate::model::weights::Weights;
+use crate::settings::{DataSettings, HELD_OUT_DEFAULT};
+use crate::trainer;
+
+/// Which scans there are and which of them train; as `[data]` of the configuration.
+#[derive(Clone, Debug, Args)]
+pub struct DataOptions {
+    /// The cohort's folder: one BraTS folder per case.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// What labels mean: brats2021, brats2023 or lesion. By default the file names tell.
+    #[arg(long, value_name = "SCHEME")]
+    label_scheme: Option<String>,
+    /// The contrasts to use, such as `t1n,t2f`. By default every one that is there.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    contrasts: Option<Vec<String>>,
+    /// The part of the patients that never trains.
+    #[arg(long, value_name = "FRACTION", default_value_t = HELD_OUT_DEFAULT)]
+    held_out: f64,
+    /// Another salt holds out other patients.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    split_salt: String,
+}
+
+/// How to compute; as `[trainer]` of the configuration.
+#[derive(Clone, Debug, Args)]
+pub struct ComputeOptions {
+    /// auto, cpu, or gpu:N.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Threads of the CPU. By default one per core.
+    #[arg(long)]
+    threads: Option<u32>,
+}
+
+impl DataOptions {
+    /// The options as settings.
+    ///
+    /// # Errors
+    /// If a value is out of its range.
+    pub fn settings(&self) -> Result<DataSettings> {
+        let settings = DataSettings {
+            path: self.data.clone(),
+            label_scheme: self.label_scheme.clone(),
+            contrasts: self.contrasts.clone(),
+            held_out: self.held_out,
+            split_salt: self.split_salt.clone(),
+        };
+        settings.validate()?;
+        Ok(settings)
+    }
+}
+
+impl ComputeOptions {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// If there is no such device.
+    pub fn open(&self) -> Result<Device> {
+        trainer::limit_threads(self.threads).map_err(anyhow::Error::msg)?;
+        Ok(device::open(self.device.parse()?)?)
+    }
+}
+
+/// Reads a model and says what it is.
+///
+/// # Errors
+/// If the file is not a model.
+pub fn load_model(path: &PathBuf) -> Result<(Weights, Digest)> {
+    let named = || format!("the model {}", path.display());
+    let weights = checkpoint::load(path).with_context(named)?;
+    let digest = digest_of(&weights).with_context(named)?;
+    Ok((weights, digest))
+}
+
+/// The digest of a model's file.
+///
+/// # Errors
+/// If the model does not fit a file.
+pub fn digest_of(weights: &Weights) -> Result<Digest> {
+    Ok(Digest::of(&checkpoint::to_bytes(weights)?))
+}

@@ -1,0 +1,72 @@
+//! `run`: the agent's process. It never opens a scan; the trainer, its child, does.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent;
+use crate::config::Config;
+
+/// Threads of the runtime: it only moves bytes.
+const RUNTIME_THREADS: usize = 2;
+
+/// Options of `run`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The agent's configuration.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Takes part until told to stop.
+///
+/// # Errors
+/// If the site cannot take part as configured.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let config = Config::load(&args.config)?;
+    let site = config.valid_site(now())?;
+    let program = std::env::current_exe().context("cannot find this program on the disk")?;
+    runtime()?.block_on(async {
+        let stop = stop_on_signal()?;
+        agent::run(&config, site, program, stop).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// A runtime for the agent's half.
+///
+/// # Errors
+/// If the system has no threads left.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// The time at the start, to judge certificates and clocks by.
+#[expect(clippy::disallowed_methods, reason = "the edge: read once per start and passed on")]
+pub fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+fn stop_on_signal() -> Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let fired = stop.clone();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot hear SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot hear SIGINT")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        fired.cancel();
+    });
+    Ok(stop)
+}

@@ -1,0 +1,83 @@
+//! `train`: one site alone, without a coordinator. For a federation of this one site it would come
+//! to the same model, bit for bit.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use fedpaint_proto::limits::PLAN_BYTES_MAX;
+use fedpaint_proto::names::SiteName;
+use fedpaint_proto::plan::RunPlan;
+
+use super::options::{ComputeOptions, DataOptions, digest_of, load_model};
+use super::output;
+use crate::cohort::Cohort;
+use crate::local_round::{RoundKey, Watch, train_round};
+use crate::model::checkpoint;
+use crate::pipe::Progress;
+
+/// Options of `train`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run's plan, of which `[training]` counts.
+    #[arg(long, value_name = "FILE")]
+    plan: PathBuf,
+    /// The model to begin from.
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    /// The site's name, from which random draws follow.
+    #[arg(long, default_value = "alone")]
+    site: SiteName,
+    /// How many rounds. By default as many as the plan has.
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+    /// The trained model's file.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    data: DataOptions,
+    #[command(flatten)]
+    compute: ComputeOptions,
+}
+
+/// Trains, writes the model and prints its digest.
+///
+/// # Errors
+/// If the plan, the model or the data cannot be used, or the training fails.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let plan = read_plan(&args.plan)?;
+    let cohort = Cohort::discover(&args.data.settings()?)?;
+    let (mut weights, _) = load_model(&args.model)?;
+    let device = args.compute.open()?;
+    let bar = output::bar("training");
+    for number in 1..=args.rounds.unwrap_or(plan.rounds) {
+        let mut progress = |Progress { step, steps, .. }: Progress| {
+            output::advance(&bar, step as usize, steps as usize);
+        };
+        let mut watch = Watch { is_stopped: &|| false, progress: &mut progress };
+        let key = RoundKey { plan: &plan.training, number, site: &args.site };
+        let done = train_round(&weights, &cohort, &device, key, &mut watch)
+            .with_context(|| format!("round {number}"))?;
+        bar.suspend(|| {
+            let (first, last) = (done.report.loss_first, done.report.loss_last);
+            tracing::info!(round = number, examples = done.examples, first, last, "trained");
+        });
+        weights = done.weights;
+    }
+    bar.finish_and_clear();
+    checkpoint::save(&weights, &args.out)?;
+    output::print(&digest_of(&weights)?.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_plan(path: &PathBuf) -> Result<RunPlan> {
+    let named = || format!("the plan {}", path.display());
+    let bytes = std::fs::metadata(path).with_context(named)?.len();
+    anyhow::ensure!(
+        bytes <= PLAN_BYTES_MAX as u64,
+        "the plan {} has {bytes} bytes, more than the {PLAN_BYTES_MAX} a plan may have",
+        path.display()
+    );
+    let text = std::fs::read_to_string(path).with_context(named)?;
+    RunPlan::from_toml(&text).with_context(named)
+}

@@ -1,0 +1,234 @@
+//! The agent's configuration: one TOML file, read and validated once.
+//!
+//! It names keys and data alike, so it is read by the agent alone; the trainer is handed the `[data]`
+//! and `[trainer]` tables through the pipe. Paths are relative to the file's own folder.
+
+use std::path::{Path, PathBuf};
+
+use fedpaint_proto::channel::{self, Address};
+use fedpaint_proto::identity::{self, Identity, Role, Validity};
+use fedpaint_proto::names::{FederationName, SiteName};
+use fedpaint_proto::tls::{self, TlsFiles};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::settings::{self, ComputeSettings, DataSettings};
+
+/// The longest configuration file that is read.
+pub const CONFIG_BYTES_MAX: u64 = 64 << 10;
+
+/// A validated configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where the coordinator is.
+    pub coordinator: Address,
+    /// The folder that agent and trainer share.
+    pub workspace: PathBuf,
+    /// This site's certificate, its key and the federation's root.
+    pub tls: TlsFiles,
+    /// The scans.
+    pub data: DataSettings,
+    /// How the trainer computes.
+    pub trainer: ComputeSettings,
+}
+
+/// Who this site is, from its own certificate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    /// The trust domain.
+    pub federation: FederationName,
+    /// The site's name.
+    pub name: SiteName,
+    /// When the certificate is valid.
+    pub validity: Validity,
+}
+
+/// Why the agent cannot run as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file does not read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML of the configuration's shape.
+    #[error("the configuration {} does not parse: {reason}", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, on one line.
+        reason: String,
+    },
+    /// The coordinator's address is not one.
+    #[error("the configuration's `coordinator`: {0}")]
+    Address(#[from] channel::Error),
+    /// A value is out of its range.
+    #[error("the configuration's {0}")]
+    Range(#[from] settings::Error),
+    /// A certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// The certificate names nobody.
+    #[error("{}: {source}", path.display())]
+    Identity {
+        /// The certificate.
+        path: PathBuf,
+        /// Why.
+        source: identity::Error,
+    },
+    /// The certificate names something that is not a site.
+    #[error(
+        "{} is the certificate of {identity}, an agent needs that of a site: \
+         run `fedctl ca issue site NAME`", path.display()
+    )]
+    NotASite {
+        /// The certificate.
+        path: PathBuf,
+        /// Who it names.
+        identity: Identity,
+    },
+    /// The certificate is not valid now.
+    #[error(
+        "{} is valid from {} to {} and it is {now}: renew it with `fedctl ca issue site`, or set the \
+         clock", path.display(), validity.not_before, validity.not_after
+    )]
+    Expired {
+        /// The certificate.
+        path: PathBuf,
+        /// When it is valid.
+        validity: Validity,
+        /// The time now.
+        now: Timestamp,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    coordinator: String,
+    workspace: PathBuf,
+    tls: TlsFiles,
+    data: DataSettings,
+    #[serde(default)]
+    trainer: ComputeSettings,
+}
+
+impl Config {
+    /// Reads and validates a configuration.
+    ///
+    /// # Errors
+    /// If the file is missing, malformed, or a value is out of its range. Files it names are not
+    /// looked at.
+    pub fn load(path: &Path) -> Result<Config, Error> {
+        let read = |source| Error::Read { path: path.to_owned(), source };
+        let bytes = std::fs::metadata(path).map_err(read)?.len();
+        if bytes > CONFIG_BYTES_MAX {
+            let reason = format!("{bytes} bytes are more than the {CONFIG_BYTES_MAX} allowed");
+            return Err(Error::Parse { path: path.to_owned(), reason });
+        }
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        // Absolute, because the trainer's working folder is another one.
+        let path = std::path::absolute(path).map_err(read)?;
+        Config::from_toml(&text, &path)
+    }
+
+    fn from_toml(text: &str, path: &Path) -> Result<Config, Error> {
+        let file: File = toml::from_str(text).map_err(|e: toml::de::Error| {
+            let line = e.span().map(|span| text[..span.start].lines().count().max(1));
+            let at = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            let reason = format!("{at}{}", e.message().replace('\n', " "));
+            Error::Parse { path: path.to_owned(), reason }
+        })?;
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        file.data.validate()?;
+        file.trainer.validate()?;
+        Ok(Config {
+            coordinator: file.coordinator.parse()?,
+            workspace: folder.join(&file.workspace),
+            tls: file.tls.relative_to(folder),
+            data: file.data.relative_to(folder),
+            trainer: file.trainer,
+        })
+    }
+
+    /// Who this site is, by its certificate, whether or not it is valid now.
+    ///
+    /// # Errors
+    /// If the certificate does not read or is not a site's.
+    pub fn site(&self) -> Result<Site, Error> {
+        let path = &self.tls.certificate;
+        let certificate = self.tls.own_certificate()?;
+        let wrong = |source| Error::Identity { path: path.clone(), source };
+        let identity = Identity::from_certificate(&certificate).map_err(wrong)?;
+        let validity = Validity::of_certificate(&certificate).map_err(wrong)?;
+        match identity {
+            Identity { federation, role: Role::Site(name) } => {
+                Ok(Site { federation, name, validity })
+            }
+            identity => Err(Error::NotASite { path: path.clone(), identity }),
+        }
+    }
+
+    /// Who this site is, by a certificate that is valid `now` and whose key fits.
+    ///
+    /// # Errors
+    /// If a file does not read, does not fit the others, is not a site's, or is not valid now.
+    pub fn valid_site(&self, now: Timestamp) -> Result<Site, Error> {
+        let site = self.site()?;
+        let path = self.tls.certificate.clone();
+        if !site.validity.contains(now) {
+            return Err(Error::Expired { path, validity: site.validity, now });
+        }
+        self.tls.client()?;
+        Ok(site)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "coordinator = \"https://fed.example.org:8443\"\nworkspace = \"work\"\n\
+        [tls]\nca = \"ca.pem\"\ncertificate = \"mayo.pem\"\nkey = \"/keys/mayo.key\"\n\
+        [data]\npath = \"../scans\"\n";
+
+    fn parse(text: &str) -> Result<Config, Error> {
+        Config::from_toml(text, Path::new("/etc/fedpaint/site-agent.toml"))
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let config = parse(TEXT).unwrap();
+        assert_eq!(config.workspace, Path::new("/etc/fedpaint/work"));
+        assert_eq!(config.tls.ca, Path::new("/etc/fedpaint/ca.pem"));
+        assert_eq!(config.tls.key, Path::new("/keys/mayo.key"));
+        assert_eq!(config.data.path, Path::new("/etc/fedpaint/../scans"));
+        assert_eq!(config.trainer, ComputeSettings::default());
+    }
+
+    #[test]
+    fn the_sample_in_deploy_parses() {
+        let sample = include_str!("../../deploy/site-agent.toml");
+        parse(sample).unwrap();
+    }
+
+    #[test]
+    fn a_bad_configuration_is_refused_on_one_line_that_names_the_field() {
+        for (from, to, named) in [
+            ("workspace", "workspaces", "workspaces"),
+            ("https://", "http://", "coordinator"),
+            ("[data]", "[data]\nheld_out = 1.5", "data.held_out"),
+            ("[data]", "[trainer]\nthreads = 0\n[data]", "trainer.threads"),
+            ("[tls]", "[tls", "line 3"),
+            ("[data]\npath = \"../scans\"\n", "", "data"),
+        ] {
+            let error = parse(&TEXT.replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(error.contains(named) && !error.contains('\n'), "{error}");
+        }
+        let missing = Config::load(Path::new("/nonexistent/x.toml")).unwrap_err().to_string();
+        assert!(missing.contains("/nonexistent/x.toml"), "{missing}");
+    }
+}

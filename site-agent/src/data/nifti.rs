@@ -1,0 +1,244 @@
+//! Scans on disk: `.nii` and `.nii.gz` to [`Volume`] and back.
+//!
+//! Whatever order and type a file has, a volume is RAS+ and `f32`; the file's own header is kept, so
+//! that a result is written to lie exactly over its input. Negative voxels are kept as they are. It
+//! never resamples, and it never leaves a half-written file.
+
+pub mod affine;
+pub mod fault;
+pub mod header;
+pub mod limits;
+mod voxels;
+
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
+use nifti::NiftiType;
+
+use crate::data::nifti::fault::Fault;
+use crate::data::nifti::header::{FileGeometry, HEADER_BYTES, VOXEL_OFFSET};
+use crate::data::nifti::limits::{AFFINE_TOLERANCE_MM, FILE_BYTES_MAX};
+use crate::data::volume::Volume;
+
+/// A file that cannot be read or written. Only [`Error::fault`] may leave the site.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {fault}", path = path.display())]
+pub struct Error {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it, without its name.
+    #[source]
+    pub fault: Fault,
+}
+
+/// A scan in memory and the grid of the file it came from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scan {
+    /// The voxels in RAS+ order.
+    pub volume: Volume,
+    /// The file's grid.
+    pub geometry: FileGeometry,
+}
+
+/// How the voxels of a new file are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Labels.
+    U8,
+    /// Intensities, as BraTS has them.
+    I16,
+    /// Results.
+    F32,
+}
+
+/// Reads a scan.
+///
+/// # Errors
+/// The path with the [`Fault`]: no such file, not NIfTI-1, truncated, too large, voxels that are not
+/// finite, an affine without orientation.
+pub fn read(path: &Path) -> Result<Scan, Error> {
+    let located = |fault| Error { path: path.to_path_buf(), fault };
+    let file = File::open(path).map_err(|e| located(e.into()))?;
+    let bytes = file.metadata().map_err(|e| located(e.into()))?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(located(Fault::FileTooLarge(bytes)));
+    }
+    decode(BufReader::new(file.take(FILE_BYTES_MAX))).map_err(located)
+}
+
+/// Reads a scan that must lie on the grid of `geometry`, in whatever order its file has.
+///
+/// # Errors
+/// As [`read`], and [`Fault::Shape`] or [`Fault::Place`] for another grid.
+pub fn read_like(path: &Path, geometry: &FileGeometry) -> Result<Volume, Error> {
+    let located = |fault| Error { path: path.to_path_buf(), fault };
+    let scan = read(path)?;
+    let (expected, found) = (geometry.dims(), scan.geometry.dims());
+    if expected != found {
+        return Err(located(Fault::Shape { expected, found }));
+    }
+    let apart = affine::largest_distance_mm(geometry.affine(), scan.geometry.affine(), expected);
+    if apart > AFFINE_TOLERANCE_MM {
+        return Err(located(Fault::Place(apart)));
+    }
+    Ok(scan.volume)
+}
+
+/// Reads a mask on the grid of `geometry`: 1 where the file has 0.5 or more, else 0.
+///
+/// # Errors
+/// As [`read_like`], and [`Fault::EmptyMask`].
+pub fn read_mask(path: &Path, geometry: &FileGeometry) -> Result<Volume, Error> {
+    let labels = read_like(path, geometry)?;
+    let voxels: Vec<f32> =
+        labels.voxels.iter().map(|&value| if value >= 0.5 { 1.0 } else { 0.0 }).collect();
+    if voxels.iter().all(|&value| value == 0.0) {
+        return Err(Error { path: path.to_path_buf(), fault: Fault::EmptyMask });
+    }
+    Ok(labels.with_voxels(voxels))
+}
+
+/// Writes `volume` as `f32` with the header of the file that `geometry` came from; gzip if the name
+/// ends in `.gz`. `description` goes into the header and should say that the image is synthetic.
+///
+/// # Errors
+/// [`Fault::Shape`] if the volume has another grid, [`Fault::Io`]. The file appears whole or not.
+pub fn write_like(
+    path: &Path,
+    volume: &Volume,
+    geometry: &FileGeometry,
+    description: &str,
+) -> Result<(), Error> {
+    let located = |fault| Error { path: path.to_path_buf(), fault };
+    if volume.dims != geometry.dims() {
+        let (expected, found) = (geometry.dims(), volume.dims);
+        return Err(located(Fault::Shape { expected, found }));
+    }
+    check_length(volume).map_err(located)?;
+    let header = header::like(geometry, description).map_err(located)?;
+    let axes = &geometry.orientation.axes;
+    let ordered = voxels::to_file_order(&volume.voxels, geometry.file_dims, axes);
+    let bytes = voxels::encode_f32(&ordered, geometry.big_endian);
+    write_file(path, &header, &bytes).map_err(|e| located(e.into()))
+}
+
+/// Writes `volume` as a new file whose axes run to the left, the back and the head (LPS), as those
+/// of BraTS do; gzip if the name ends in `.gz`.
+///
+/// # Errors
+/// [`Fault::Range`] if a value does not fit the storage, [`Fault::Io`]. The file appears whole or
+/// not.
+pub fn write_new(
+    path: &Path,
+    volume: &Volume,
+    storage: Storage,
+    description: &str,
+) -> Result<(), Error> {
+    let located = |fault| Error { path: path.to_path_buf(), fault };
+    check_length(volume).map_err(located)?;
+    let data_type = match storage {
+        Storage::U8 => NiftiType::Uint8,
+        Storage::I16 => NiftiType::Int16,
+        Storage::F32 => NiftiType::Float32,
+    };
+    let flip = |file_axis, flipped| affine::Axis { file_axis, flipped };
+    let axes = [flip(0, true), flip(1, true), flip(2, false)];
+    let bytes =
+        voxels::encode(&voxels::to_file_order(&volume.voxels, volume.dims, &axes), data_type)
+            .map_err(located)?;
+    let far = |axis: usize| {
+        volume.origin_mm[axis] + (volume.dims[axis] as f64 - 1.0) * volume.spacing_mm[axis]
+    };
+    let origin_mm = [far(0), far(1), volume.origin_mm[2]];
+    let header = header::new_lps(volume.dims, volume.spacing_mm, origin_mm, data_type, description)
+        .map_err(located)?;
+    write_file(path, &header, &bytes).map_err(|e| located(e.into()))
+}
+
+/// Reads a scan from the bytes of a file, gzipped or not.
+///
+/// # Errors
+/// As [`read`], without a path.
+pub fn decode(mut input: impl Read) -> Result<Scan, Fault> {
+    let mut start = Vec::with_capacity(2);
+    input.by_ref().take(2).read_to_end(&mut start)?;
+    let gzipped = start == [0x1f, 0x8b];
+    let whole = std::io::Cursor::new(start).chain(input);
+    if gzipped { decode_plain(MultiGzDecoder::new(whole)) } else { decode_plain(whole) }
+}
+
+/// Reads header and voxels. Memory grows with what the input holds, not with what it claims.
+fn decode_plain(mut input: impl Read) -> Result<Scan, Fault> {
+    let mut raw = Vec::with_capacity(HEADER_BYTES);
+    let readable = input.by_ref().take(HEADER_BYTES as u64).read_to_end(&mut raw);
+    let raw: [u8; HEADER_BYTES] = match readable {
+        // A file that is no gzip stream or ends in its header was never a scan.
+        Ok(_) => raw.try_into().map_err(|_| Fault::NotNifti)?,
+        Err(e) => return Err(stream_fault(e, HEADER_BYTES, 0)),
+    };
+    let (geometry, encoding) = header::parse(&raw)?;
+    let expected = geometry.file_dims.iter().product::<usize>() * encoding.data_type.size_of();
+    let skipped = encoding.offset_bytes - HEADER_BYTES as u64;
+    std::io::copy(&mut input.by_ref().take(skipped), &mut std::io::sink())
+        .map_err(|e| stream_fault(e, expected, 0))?;
+    let mut bytes = Vec::new();
+    if let Err(e) = input.take(expected as u64).read_to_end(&mut bytes) {
+        return Err(stream_fault(e, expected, bytes.len()));
+    }
+    if bytes.len() != expected {
+        return Err(Fault::Truncated { expected, found: bytes.len() });
+    }
+    let values = voxels::decode(&bytes, &encoding, geometry.big_endian)?;
+    let seen = &geometry.orientation;
+    let volume = Volume {
+        dims: seen.dims,
+        spacing_mm: seen.spacing_mm,
+        origin_mm: [0, 1, 2].map(|row: usize| seen.affine[row][3]),
+        voxels: voxels::to_canonical(&values, geometry.file_dims, &seen.axes),
+    };
+    Ok(Scan { volume, geometry })
+}
+
+/// A compressed stream that ends early says so with this kind of error.
+fn stream_fault(error: std::io::Error, expected: usize, found: usize) -> Fault {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => Fault::Truncated { expected, found },
+        _ => Fault::Io(error),
+    }
+}
+
+/// A volume made by hand may lie about its size.
+fn check_length(volume: &Volume) -> Result<(), Fault> {
+    let expected = volume.dims.iter().product();
+    let found = volume.voxels.len();
+    if found == expected { Ok(()) } else { Err(Fault::Length { expected, found }) }
+}
+
+/// Writes to a temporary file beside `path`, fsyncs, and renames.
+fn write_file(path: &Path, header: &[u8], voxels: &[u8]) -> std::io::Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut temporary = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder)?;
+    let padding = [0; VOXEL_OFFSET - HEADER_BYTES];
+    if path.extension().is_some_and(|extension| extension == "gz") {
+        // Scans are mostly background: the fastest level already takes that away.
+        let mut gzip = GzEncoder::new(temporary.as_file_mut(), Compression::fast());
+        [header, &padding, voxels].iter().try_for_each(|part| gzip.write_all(part))?;
+        gzip.finish()?;
+    } else {
+        let file = temporary.as_file_mut();
+        [header, &padding, voxels].iter().try_for_each(|part| file.write_all(part))?;
+    }
+    temporary.as_file().sync_all()?;
+    temporary.persist(path)?;
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+//! Whether this site is ready to take part: every check is one line that says what to do.
+//!
+//! It asks the coordinator nothing that changes anything, and it never opens a scan: device and data
+//! are the trainer's to look at.
+
+use std::path::{Path, PathBuf};
+
+use fedpaint_proto::channel;
+use fedpaint_proto::names::RunName;
+use fedpaint_proto::reason::Reason;
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use tonic::Status;
+
+use crate::client;
+use crate::config::{Config, Site};
+use crate::pipe::{Failure, Setup};
+use crate::supervisor::{Error as TrainerError, Hello, Supervisor};
+
+/// A certificate that ends sooner than this should be renewed now.
+const RENEW_WITHIN: SignedDuration = SignedDuration::from_hours(14 * 24);
+
+/// A clock that is off by more than this should be set.
+const SKEW_WARN: SignedDuration = SignedDuration::from_secs(60);
+
+/// A clock that is off by more than this makes new certificates look invalid.
+const SKEW_FAIL: SignedDuration = SignedDuration::from_mins(5);
+
+/// Less free disk than this is little.
+const DISK_WARN_BYTES: u64 = 8 << 30;
+
+/// Less free disk than this does not hold a model, its update and a transfer.
+const DISK_FAIL_BYTES: u64 = 1 << 30;
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// Fine.
+    Ok,
+    /// It works, but look at it.
+    Warn,
+    /// The agent cannot work like this.
+    Fail,
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it went.
+    pub verdict: Verdict,
+    /// What was found, and what to do about it.
+    pub detail: String,
+}
+
+fn check(name: &'static str, verdict: Verdict, detail: impl Into<String>) -> Check {
+    Check { name, verdict, detail: detail.into().replace('\n', " ") }
+}
+
+/// All checks, in order. `program` is this program, to start a trainer with.
+pub async fn examine(config: &Config, now: Timestamp, program: PathBuf) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let site = config.site();
+    checks.push(certificate(config, &site, now));
+    match site {
+        Ok(site) => checks.extend(coordinator(config, &site, now).await),
+        Err(_) => {
+            checks.push(check("coordinator", Verdict::Warn, "not tried without a certificate"))
+        }
+    }
+    checks.extend(trainer(config, program).await);
+    checks.push(disk(&config.workspace));
+    checks
+}
+
+fn certificate<E: std::fmt::Display>(
+    config: &Config,
+    site: &Result<Site, E>,
+    now: Timestamp,
+) -> Check {
+    const NAME: &str = "certificate";
+    let site = match site {
+        Ok(site) => site,
+        Err(error) => return check(NAME, Verdict::Fail, error.to_string()),
+    };
+    if let Err(error) = config.valid_site(now) {
+        return check(NAME, Verdict::Fail, error.to_string());
+    }
+    let left = site.validity.not_after.duration_since(now);
+    let days = left.as_hours() / 24;
+    let who =
+        format!("site {} of federation {}, valid for {days} days", site.name, site.federation);
+    match left < RENEW_WITHIN {
+        true => check(NAME, Verdict::Warn, format!("{who}: renew it with `fedctl ca issue site`")),
+        false => check(NAME, Verdict::Ok, who),
+    }
+}
+
+/// Whether the coordinator is there, knows this site, and has the same time.
+async fn coordinator(config: &Config, site: &Site, now: Timestamp) -> [Check; 2] {
+    const NAME: &str = "coordinator";
+    let no_clock = || check("clock", Verdict::Warn, "not compared, the coordinator did not answer");
+    let connected = match config.tls.client() {
+        Ok(tls) => channel::connect(&config.coordinator, &site.federation, tls).await,
+        Err(error) => return [check(NAME, Verdict::Fail, error.to_string()), no_clock()],
+    };
+    let connected = match connected {
+        Ok(connected) => connected,
+        Err(error) => return [check(NAME, Verdict::Fail, error.to_string()), no_clock()],
+    };
+    // A question about a run that nobody has: it changes nothing, and its answer tells all.
+    #[expect(clippy::expect_used, reason = "a constant that is a name")]
+    let nobodys: RunName = "doctor-asks".parse().expect("a constant that is a name");
+    let status = match client::run_plan(&connected, &nobodys).await {
+        Ok(_) => Status::not_found(""),
+        Err(status) => status,
+    };
+    let address = &config.coordinator;
+    let found = match Reason::of(&status) {
+        Some(Reason::NotEnrolled) => {
+            let todo = format!("ask the operator to run `fedctl site enroll {}`", site.name);
+            check(NAME, Verdict::Fail, format!("{address} does not know this site: {todo}"))
+        }
+        Some(Reason::Revoked | Reason::WrongRole | Reason::NoIdentity) => {
+            check(NAME, Verdict::Fail, format!("{address} refuses: {}", status.message()))
+        }
+        Some(_) => check(NAME, Verdict::Ok, format!("{address} answers and knows this site")),
+        None if status.code() == tonic::Code::NotFound => {
+            check(NAME, Verdict::Ok, format!("{address} answers"))
+        }
+        None => {
+            let why = channel::innermost(&status);
+            let todo = "look at the coordinator's log, it says whom it refused";
+            check(NAME, Verdict::Fail, format!("{address} does not answer: {why}: {todo}"))
+        }
+    };
+    let date = status.metadata().get("date").and_then(|date| date.to_str().ok());
+    [found, date.map_or_else(no_clock, |date| clock(date, now))]
+}
+
+/// Compares the time now with the `Date` of the coordinator's answer.
+fn clock(date: &str, now: Timestamp) -> Check {
+    let Ok(theirs) = jiff::fmt::rfc2822::parse(date) else {
+        return check("clock", Verdict::Warn, "the coordinator's time does not parse");
+    };
+    let skew = now.duration_since(theirs.timestamp()).abs();
+    let seconds = skew.as_secs();
+    let verdict = match skew {
+        skew if skew > SKEW_FAIL => Verdict::Fail,
+        skew if skew > SKEW_WARN => Verdict::Warn,
+        _ => {
+            return check(
+                "clock",
+                Verdict::Ok,
+                format!("within {} s of the coordinator's", seconds.max(1)),
+            );
+        }
+    };
+    let detail =
+        format!("{seconds} s away from the coordinator's: synchronise it, for example with NTP");
+    check("clock", verdict, detail)
+}
+
+async fn trainer(config: &Config, program: PathBuf) -> [Check; 2] {
+    let not_tried =
+        |name| check(name, Verdict::Warn, "not looked at, the trainer did not get that far");
+    if let Err(error) = std::fs::create_dir_all(&config.workspace) {
+        let detail = format!("the workspace {}: {error}", config.workspace.display());
+        return [check("device", Verdict::Fail, detail), not_tried("data")];
+    }
+    let setup = Setup {
+        workspace: config.workspace.clone(),
+        data: config.data.clone(),
+        compute: config.trainer.clone(),
+    };
+    let mut supervisor = Supervisor::new(program, setup);
+    let started = supervisor.start().await;
+    supervisor.stop().await;
+    match started {
+        Ok(Hello { device, cohort }) => {
+            let found = format!(
+                "{} cases of {} patients, {} of them held out, {} scans to train on",
+                cohort.cases, cohort.patients, cohort.patients_held_out, cohort.scans_training
+            );
+            [check("device", Verdict::Ok, device), check("data", Verdict::Ok, found)]
+        }
+        Err(TrainerError::Failed { failure: Failure::NoData, detail }) => {
+            // The trainer opens its device first.
+            let device = check("device", Verdict::Ok, config.trainer.device.clone());
+            [device, check("data", Verdict::Fail, detail)]
+        }
+        Err(error) => [check("device", Verdict::Fail, error.to_string()), not_tried("data")],
+    }
+}
+
+fn disk(workspace: &Path) -> Check {
+    const NAME: &str = "disk";
+    let path = workspace.display();
+    match rustix::fs::statvfs(workspace) {
+        Err(error) => check(NAME, Verdict::Fail, format!("the workspace {path}: {error}")),
+        Ok(found) => {
+            let free = found.f_bavail.saturating_mul(found.f_frsize);
+            let detail = format!("{} MiB free for the workspace {path}", free >> 20);
+            let todo = "make room";
+            match free {
+                ..DISK_FAIL_BYTES => check(NAME, Verdict::Fail, format!("{detail}: {todo}")),
+                ..DISK_WARN_BYTES => check(NAME, Verdict::Warn, format!("{detail}: {todo}")),
+                _ => check(NAME, Verdict::Ok, detail),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_judged_by_its_distance_from_the_coordinators() {
+        let date = "Mon, 23 Nov 2026 12:00:00 GMT";
+        let verdict = |now: &str| clock(date, now.parse().unwrap()).verdict;
+        assert_eq!(verdict("2026-11-23T12:00:30Z"), Verdict::Ok);
+        assert_eq!(verdict("2026-11-23T11:58:00Z"), Verdict::Warn);
+        assert_eq!(verdict("2026-11-23T12:30:00Z"), Verdict::Fail);
+        assert_eq!(clock("yesterday", Timestamp::UNIX_EPOCH).verdict, Verdict::Warn);
+    }
+}

@@ -1,0 +1,135 @@
+//! One round of training at one site: the one function that a federation and a site alone share.
+//!
+//! Every random draw follows from the plan's seed, the round's number and the site's name. The attempt
+//! has no part in it, so that a round that is tried again gives the same bytes.
+
+use std::ops::ControlFlow;
+
+use burn::tensor::Device;
+use fedpaint_proto::names::SiteName;
+use fedpaint_proto::plan::TrainingPlan;
+
+use crate::cohort::{self, Cohort};
+use crate::data::pool::BatchKey;
+use crate::data::scan::{MASKS_PER_CASE, SliceOptions};
+use crate::model::weights::Weights;
+use crate::pipe::{Failure, Progress, Report};
+use crate::train::{self, TrainError, TrainingOptions};
+
+/// Which round of which run is trained where.
+#[derive(Clone, Copy, Debug)]
+pub struct RoundKey<'a> {
+    /// What a site does in a round.
+    pub plan: &'a TrainingPlan,
+    /// The round's number.
+    pub number: u32,
+    /// The site.
+    pub site: &'a SiteName,
+}
+
+/// How the caller follows a training and stops it.
+pub struct Watch<'a> {
+    /// Whether the training is no longer wanted; asked between scans and between steps.
+    pub is_stopped: &'a (dyn Fn() -> bool + Sync),
+    /// Hears every step.
+    pub progress: &'a mut dyn FnMut(Progress),
+}
+
+/// What comes out of a round.
+#[derive(Clone, Debug)]
+pub struct RoundResult {
+    /// The trained model.
+    pub weights: Weights,
+    /// Training examples seen.
+    pub examples: u64,
+    /// Aggregates over the steps.
+    pub report: Report,
+}
+
+/// Why a round has no result. Texts may name files of the site.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The scans cannot be used.
+    #[error(transparent)]
+    Cohort(#[from] cohort::Error),
+    /// The training failed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+}
+
+impl Error {
+    /// The error in a form that may leave the site.
+    pub fn failure(&self) -> Failure {
+        match self {
+            Error::Cohort(error) => error.failure(),
+            Error::Train(error) => match error {
+                TrainError::Stopped { .. } => Failure::Cancelled,
+                TrainError::NotFinite { .. } | TrainError::Weights(_) => Failure::NotFinite,
+                TrainError::Option { .. } => Failure::Plan,
+                TrainError::Device { .. } => Failure::Device,
+                TrainError::Examples { .. } | TrainError::Example { .. } => Failure::Internal,
+            },
+        }
+    }
+}
+
+/// Trains `base` for one round on the cohort's training patients.
+///
+/// # Errors
+/// [`Error`] if the scans or the training fail, or the watch stops it.
+pub fn train_round(
+    base: &Weights,
+    cohort: &Cohort,
+    device: &Device,
+    key: RoundKey<'_>,
+    watch: &mut Watch<'_>,
+) -> Result<RoundResult, Error> {
+    let RoundKey { plan, number, site } = key;
+    let seed = site_seed(plan.seed, site);
+    let round = u64::from(number);
+    let size = base.spec().image_size;
+    let options = SliceOptions { size, masks: MASKS_PER_CASE, seed, round };
+    let pool = cohort.pool(&options, watch.is_stopped)?;
+    let options = TrainingOptions {
+        steps: plan.steps as usize,
+        learning_rate: plan.learning_rate,
+        warmup_steps: plan.warmup_steps as usize,
+        weight_decay: plan.weight_decay as f32,
+        gradient_norm_max: plan.gradient_norm_max,
+        seed: seed_of("fedpaint 2026 training noise", &[&seed.to_le_bytes(), &round.to_le_bytes()]),
+    };
+    let batch = plan.batch as usize;
+    let mut next_batch =
+        |step: usize| Ok(pool.batch(BatchKey { seed, round, step: step as u64 }, batch));
+    let mut progress = |report: train::StepReport| {
+        let step = u32::try_from(report.step).unwrap_or(u32::MAX);
+        (watch.progress)(Progress { step, steps: plan.steps, loss: report.loss });
+        if (watch.is_stopped)() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let (weights, summary) = train::train(base, device, &options, &mut next_batch, &mut progress)?;
+    let report = Report {
+        steps: plan.steps,
+        loss_mean: summary.loss_mean,
+        loss_first: summary.loss_first_quarter,
+        loss_last: summary.loss_last_quarter,
+        gradient_norm_p50: summary.gradient_norm_p50,
+        gradient_norm_p99: summary.gradient_norm_p99,
+    };
+    Ok(RoundResult { weights, examples: summary.examples, report })
+}
+
+/// The seed of a site in a run: no two sites draw the same numbers.
+fn site_seed(seed: u64, site: &SiteName) -> u64 {
+    seed_of("fedpaint 2026 site seed", &[&seed.to_le_bytes(), site.as_str().as_bytes()])
+}
+
+/// A seed from a domain and parts; the last part alone may have any length.
+fn seed_of(domain: &str, parts: &[&[u8]]) -> u64 {
+    let mut hasher = blake3::Hasher::new_derive_key(domain);
+    for part in parts {
+        hasher.update(part);
+    }
+    let mut seed = [0; size_of::<u64>()];
+    hasher.finalize_xof().fill(&mut seed);
+    u64::from_le_bytes(seed)
+}

@@ -1,0 +1,17 @@
+//! The inpainting model: its description, its network, its weights, its diffusion, its sampler.
+//!
+//! Arrows point down this list: `sampler` → `diffusion`, `unet` → `layers` → `weights` →
+//! `blueprint` → `spec`. Nothing here opens a scan, knows a site, or decides when to train.
+
+pub mod blueprint;
+pub mod checkpoint;
+pub mod conv_grad;
+pub mod device;
+pub mod diffusion;
+pub mod layers;
+pub mod noise;
+pub mod sampler;
+pub mod spec;
+pub mod tape;
+pub mod unet;
+pub mod weights;

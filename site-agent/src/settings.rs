@@ -1,0 +1,136 @@
+//! What the agent hands its trainer at the start: where the data lies and how to compute.
+//!
+//! These are the `[data]` and `[trainer]` tables of the configuration and they travel through the
+//! pipe. Nothing here can hold a key, a certificate or an address. What a contrast or a label scheme
+//! is called stays text here, because only the trainer knows scans.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The part of the patients that never trains unless the configuration says otherwise.
+pub const HELD_OUT_DEFAULT: f64 = 0.2;
+
+/// The most threads a trainer may be given.
+pub const THREADS_MAX: u32 = 1024;
+
+/// The least memory a trainer can start with, in MiB.
+pub const MEMORY_MIB_MIN: u64 = 64;
+
+/// The most memory a limit may name, in MiB: 64 TiB.
+pub const MEMORY_MIB_MAX: u64 = 64 << 20;
+
+/// Why settings are refused.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[error("{field} is {value}, it must be {must}")]
+pub struct Error {
+    /// The field as written in the configuration.
+    pub field: &'static str,
+    /// What it is.
+    pub value: String,
+    /// What it must be.
+    pub must: &'static str,
+}
+
+/// Which scans there are and which of them train.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSettings {
+    /// The cohort's folder: one folder per case.
+    pub path: PathBuf,
+    /// What the numbers of a segmentation mean; by default what the file names imply.
+    #[serde(default)]
+    pub label_scheme: Option<String>,
+    /// The contrasts to use; by default every one that is there.
+    #[serde(default)]
+    pub contrasts: Option<Vec<String>>,
+    /// The part of the patients that is kept for evaluation.
+    #[serde(default = "held_out_default")]
+    pub held_out: f64,
+    /// Another salt holds out other patients.
+    #[serde(default)]
+    pub split_salt: String,
+}
+
+/// How the trainer computes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ComputeSettings {
+    /// `auto`, `cpu`, or `gpu:N`.
+    pub device: String,
+    /// Threads of the CPU; by default one per core.
+    pub threads: Option<u32>,
+    /// The trainer's address space is limited to this many MiB.
+    pub memory_mib_max: Option<u64>,
+}
+
+impl Default for ComputeSettings {
+    fn default() -> ComputeSettings {
+        ComputeSettings { device: "auto".into(), threads: None, memory_mib_max: None }
+    }
+}
+
+fn held_out_default() -> f64 {
+    HELD_OUT_DEFAULT
+}
+
+impl DataSettings {
+    /// The same settings with a relative path taken from `folder`.
+    pub fn relative_to(&self, folder: &Path) -> DataSettings {
+        DataSettings { path: folder.join(&self.path), ..self.clone() }
+    }
+
+    /// Whether every value is in its range.
+    ///
+    /// # Errors
+    /// [`Error`] naming the field.
+    pub fn validate(&self) -> Result<(), Error> {
+        if (0.0..1.0).contains(&self.held_out) {
+            return Ok(());
+        }
+        let value = self.held_out.to_string();
+        Err(Error { field: "data.held_out", value, must: "at least 0 and below 1" })
+    }
+}
+
+impl ComputeSettings {
+    /// Whether every value is in its range.
+    ///
+    /// # Errors
+    /// [`Error`] naming the field.
+    pub fn validate(&self) -> Result<(), Error> {
+        if let Some(threads) = self.threads.filter(|t| !(1..=THREADS_MAX).contains(t)) {
+            let value = threads.to_string();
+            return Err(Error { field: "trainer.threads", value, must: "from 1 to 1024" });
+        }
+        let memory = MEMORY_MIB_MIN..=MEMORY_MIB_MAX;
+        if let Some(mib) = self.memory_mib_max.filter(|mib| !memory.contains(mib)) {
+            let value = mib.to_string();
+            let must = "from 64 MiB to 64 TiB";
+            return Err(Error { field: "trainer.memory_mib_max", value, must });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_out_of_range_are_refused_by_the_name_of_the_field() {
+        let data: DataSettings = toml::from_str("path = \"scans\"").unwrap();
+        assert_eq!(data.held_out, HELD_OUT_DEFAULT);
+        assert_eq!(data.validate(), Ok(()));
+        for held_out in [-0.1, 1.0, f64::NAN] {
+            let refused = DataSettings { held_out, ..data.clone() }.validate().unwrap_err();
+            assert_eq!(refused.field, "data.held_out");
+        }
+        let compute = ComputeSettings::default();
+        assert_eq!(compute.validate(), Ok(()));
+        let refused = ComputeSettings { threads: Some(0), ..compute.clone() }.validate();
+        assert_eq!(refused.unwrap_err().field, "trainer.threads");
+        let refused = ComputeSettings { memory_mib_max: Some(1), ..compute }.validate();
+        assert_eq!(refused.unwrap_err().field, "trainer.memory_mib_max");
+    }
+}

@@ -1,0 +1,236 @@
+//! What training promises, on slices small enough to train on in a second.
+
+use super::*;
+use crate::data::example::{CONDITIONS, REGIONS};
+use crate::model::checkpoint;
+use crate::model::sampler::{self, Prompt, SampleOptions};
+use crate::model::spec::Preset;
+
+fn weights(size: usize) -> Weights {
+    checkpoint::initial(Preset::Tiny, Some(size), 11).unwrap()
+}
+
+/// A smooth slice: a few waves whose phases come from `seed`, and a round hole.
+fn example(size: usize, seed: u64) -> Example {
+    let draws = noise::normal(&mut noise::stream("test slice", &[&seed.to_le_bytes()]), 16);
+    let at = |i: usize| [(i % size) as f32, (i / size) as f32].map(|v| v / size as f32 - 0.5);
+    let image = |i: usize| {
+        let [x, y] = at(i);
+        let wave = |k: usize| {
+            let [u, v, phase] = [draws[3 * k], draws[3 * k + 1], draws[3 * k + 2]];
+            (7.0 * (u * x + v * y) + 3.0 * phase).sin() * 0.25
+        };
+        (0..4).map(wave).sum::<f32>()
+    };
+    let mask = |i: usize| {
+        let [x, y] = at(i);
+        let [cx, cy] = [draws[12].clamp(-1.0, 1.0) * 0.2, draws[13].clamp(-1.0, 1.0) * 0.2];
+        f32::from(u8::from((x - cx).powi(2) + (y - cy).powi(2) < 0.04))
+    };
+    let plane = |f: &dyn Fn(usize) -> f32| (0..size * size).map(f).collect::<Vec<f32>>();
+    let mut regions = vec![0.0; REGIONS * size * size];
+    regions[..size * size].copy_from_slice(&plane(&mask));
+    Example {
+        image: plane(&image),
+        mask: plane(&mask),
+        regions,
+        loss_mask: plane(&mask),
+        condition: [1.0, 0.0, 0.0, 0.0, 0.5, 0.0],
+    }
+}
+
+fn options(steps: usize) -> TrainingOptions {
+    TrainingOptions { steps, seed: 3, ..TrainingOptions::default() }
+}
+
+fn go(_: StepReport) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// Trains on eight slices that change with the step.
+fn run(size: usize, options: &TrainingOptions) -> (Weights, TrainingSummary) {
+    let mut next =
+        |step: usize| Ok((0..2).map(|i| example(size, (2 * step + i) as u64 % 8)).collect());
+    train(&weights(size), &Device::flex(), options, &mut next, &mut go).unwrap()
+}
+
+#[test]
+fn the_same_seed_and_examples_give_the_same_bytes_and_another_seed_does_not() {
+    let bytes = |options: &TrainingOptions| checkpoint::to_bytes(&run(16, options).0).unwrap();
+    assert_eq!(bytes(&options(4)), bytes(&options(4)));
+    assert_ne!(bytes(&options(4)), bytes(&TrainingOptions { seed: 4, ..options(4) }));
+}
+
+#[test]
+fn a_training_says_how_many_examples_it_saw_and_changes_every_tensor() {
+    let (trained, summary) = run(16, &options(4));
+    assert_eq!((summary.steps, summary.examples), (4, 8));
+    assert!(summary.loss_mean.is_finite() && summary.gradient_norm_p50 > 0.0);
+    assert!(summary.gradient_norm_p50 <= summary.gradient_norm_p99);
+    for ((tensor, new), (_, old)) in trained.iter().zip(weights(16).iter()) {
+        assert_ne!(new, old, "{}", tensor.name);
+    }
+}
+
+#[test]
+fn examples_that_are_not_numbers_never_reach_a_model() {
+    let start = weights(16);
+    let mut next = |step: usize| {
+        let mut bad = example(16, 0);
+        if step == 1 {
+            bad.image[7] = f32::INFINITY;
+        }
+        Ok(vec![bad])
+    };
+    let result = train(&start, &Device::flex(), &options(3), &mut next, &mut go);
+    assert!(matches!(result, Err(TrainError::Example { step: 2, .. })));
+}
+
+#[test]
+fn a_model_that_explodes_is_an_error_with_its_step() {
+    // Weights so large that their products overflow.
+    let start = weights(16);
+    let large = start.iter().map(|(_, values)| values.iter().map(|v| v * 1e20).collect());
+    let start = start.with_values(large.collect()).unwrap();
+    let mut next = |_| Ok(vec![example(16, 0)]);
+    let result = train(&start, &Device::flex(), &options(3), &mut next, &mut go);
+    assert!(matches!(result, Err(TrainError::NotFinite { step: 1, .. })), "{result:?}");
+}
+
+#[test]
+fn training_stops_between_steps_and_passes_on_why_there_are_no_examples() {
+    let start = weights(16);
+    let mut next = |_| Ok(vec![example(16, 0)]);
+    let mut stop = |report: StepReport| {
+        if report.step == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let result = train(&start, &Device::flex(), &options(5), &mut next, &mut stop);
+    assert!(matches!(result, Err(TrainError::Stopped { steps: 2 })));
+    let mut none = |_| Err("the disk is gone".into());
+    let error = train(&start, &Device::flex(), &options(5), &mut none, &mut go).unwrap_err();
+    assert_eq!(error.to_string(), "no examples for step 1: the disk is gone");
+}
+
+#[test]
+fn gradients_are_clipped_by_their_joint_norm() {
+    let start = weights(16);
+    let device = Device::flex();
+    let options = options(1);
+    let trainer = Trainer::new(&start, &device, &options);
+    let mut rng = step_stream(0, 0);
+    let lesson = trainer.diffusion.lesson(&[example(16, 0)], 16, &mut rng).unwrap();
+    let (_, mut gradients) = trainer.differentiate(lesson, Tape::off()).unwrap();
+    let norm = |gradients: &GradientsParams| {
+        scalar(1, square_norm(&trainer.net, gradients, &trainer.device)).unwrap().sqrt()
+    };
+    let before = norm(&gradients);
+    trainer.net.visit(&mut Scale { gradients: &mut gradients, factor: 0.5 / before });
+    assert!((norm(&gradients) - 0.5).abs() < 1e-5);
+}
+
+#[test]
+fn the_gradient_is_the_slope_of_the_loss() {
+    let device = Device::flex();
+    let options = options(1);
+    // Every tensor away from zero, so that no gradient is zero by construction.
+    let start = weights(8);
+    let draw = |name: &str, n| noise::normal(&mut noise::stream(name, &[]), n);
+    let jitter = |(t, v): (&crate::model::blueprint::TensorSpec, &[f32])| {
+        v.iter().zip(draw(&t.name, v.len())).map(|(v, e)| v + 0.05 * e).collect()
+    };
+    let start = start.with_values(start.iter().map(jitter).collect()).unwrap();
+    let loss_of = |weights: &Weights| {
+        let trainer = Trainer::new(weights, &device, &options);
+        let lesson = trainer.diffusion.lesson(&[example(8, 0)], 8, &mut step_stream(0, 0)).unwrap();
+        trainer.differentiate(lesson, Tape::off()).unwrap().0
+    };
+    let trainer = Trainer::new(&start, &device, &options);
+    let lesson = trainer.diffusion.lesson(&[example(8, 0)], 8, &mut step_stream(0, 0)).unwrap();
+    let tape = Tape::for_training(&trainer.device);
+    assert!(tape.records());
+    let (_, gradients) = trainer.differentiate(lesson, tape).unwrap();
+    let mut flat = Flat { gradients: &gradients, values: vec![Vec::new(); start.iter().len()] };
+    trainer.net.visit(&mut flat);
+    // Along its own direction the loss changes by the square of the gradient's norm, tensor by
+    // tensor.
+    for (place, (tensor, _)) in start.iter().enumerate().step_by(8) {
+        let gradient = &flat.values[place];
+        let square: f64 = gradient.iter().map(|&g| f64::from(g).powi(2)).sum();
+        let step = 2e-3 / square.sqrt();
+        let moved = |sign: f64| {
+            let values = start.iter().enumerate().map(|(i, (_, values))| {
+                let shift =
+                    |(v, g): (&f32, &f32)| (f64::from(*v) + sign * step * f64::from(*g)) as f32;
+                if i == place {
+                    values.iter().zip(gradient).map(shift).collect()
+                } else {
+                    values.to_vec()
+                }
+            });
+            scalar(1, loss_of(&start.with_values(values.collect()).unwrap())).unwrap()
+        };
+        let slope = (moved(1.0) - moved(-1.0)) / (2.0 * step);
+        assert!((slope / square - 1.0).abs() < 0.05, "{}: {slope} {square}", tensor.name);
+    }
+}
+
+#[test]
+fn the_tape_gives_the_gradients_that_burn_gives() {
+    let (start, device, options) = (weights(16), Device::flex(), options(1));
+    // Away from the zeros that a model starts with, which would hide half of the gradients.
+    let moved = start.iter().map(|(_, v)| v.iter().map(|v| v + 0.03).collect());
+    let start = start.with_values(moved.collect()).unwrap();
+    let trainer = Trainer::new(&start, &device, &options);
+    let gradients = |tape: Tape| {
+        let batch = [example(16, 0), example(16, 1)];
+        let lesson = trainer.diffusion.lesson(&batch, 16, &mut step_stream(0, 0)).unwrap();
+        let (_, gradients) = trainer.differentiate(lesson, tape).unwrap();
+        let values = vec![Vec::new(); start.iter().len()];
+        let mut flat = Flat { gradients: &gradients, values };
+        trainer.net.visit(&mut flat);
+        flat.values
+    };
+    let (burn, ours) = (gradients(Tape::off()), gradients(Tape::for_training(&trainer.device)));
+    for ((tensor, _), (burn, ours)) in start.iter().zip(burn.iter().zip(&ours)) {
+        let largest = burn.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+        assert!(largest > 0.0, "{}", tensor.name);
+        for (a, b) in burn.iter().zip(ours) {
+            assert!((a - b).abs() < 2e-4 * largest, "{}: {a} {b}", tensor.name);
+        }
+    }
+}
+
+/// Reads every gradient to the place of its parameter.
+struct Flat<'a> {
+    gradients: &'a GradientsParams,
+    values: Vec<Vec<f32>>,
+}
+
+impl ModuleVisitor for Flat<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let gradient = self.gradients.get::<D>(param.id).unwrap();
+        self.values[param.id.val() as usize] = gradient.into_data().try_into_vec().unwrap();
+    }
+}
+
+#[test]
+fn one_slice_can_be_learnt_by_heart() {
+    let size = 16;
+    let slice = example(size, 1);
+    let mut next = |_| Ok(vec![slice.clone(); 8]);
+    let start = weights(size);
+    let options = TrainingOptions { learning_rate: 2e-3, ..options(200) };
+    let (trained, _) = train(&start, &Device::flex(), &options, &mut next, &mut go).unwrap();
+    let error = |weights: &Weights| {
+        let options = SampleOptions { steps: 10, samples: 4, seed: 0, batch: 4 };
+        let prompts = [Prompt::of(&slice, 0)];
+        let mut go = |_, _| ControlFlow::Continue(());
+        let painted =
+            sampler::sample(weights, &Device::flex(), &prompts, &options, &mut go).unwrap();
+        let pixels = painted[0].iter().zip(&slice.image);
+        pixels.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
+    };
+    let (before, after) = (error(&start), error(&trained));
+    assert!(after * 10.0 < before, "{before} {after}");
+    assert_eq!(slice.condition.len(), CONDITIONS);
+}

@@ -1,0 +1,304 @@
+//! The folder that agent and trainer share: models and updates by digest, and what the agent must
+//! remember over a crash.
+//!
+//! ```text
+//! workspace/
+//!   lock              held by the agent that runs here
+//!   models/<digest>   base models
+//!   updates/<digest>  trained models
+//!   trained.json      which update answers which round
+//! ```
+//! A file has its name only when it is whole and on the disk. No scan is ever put here, and the folder
+//! never holds more than the newest base model, the newest update and a transfer under way.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use fedpaint_proto::names::{Blob, Digest, RunName};
+use fedpaint_proto::weights::sync_folder;
+use serde::{Deserialize, Serialize};
+
+use crate::pipe::{Assignment, Trained};
+
+/// The longest `trained.json` that is read.
+const RECORD_BYTES_MAX: u64 = 16 << 10;
+
+/// Bytes that are hashed at a time.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// Why the workspace cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder fails.
+    #[error("the workspace's {}: {source}", path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another agent runs here.
+    #[error(
+        "the workspace {} is in use by another agent: stop it, or give this one its own `workspace`",
+        path.display()
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+/// Where a base model lies in the workspace `folder`.
+pub fn model_path(folder: &Path, digest: Digest) -> PathBuf {
+    folder.join("models").join(digest.to_string())
+}
+
+/// Where an update lies in the workspace `folder`.
+pub fn update_path(folder: &Path, digest: Digest) -> PathBuf {
+    folder.join("updates").join(digest.to_string())
+}
+
+/// Where the trainer writes an update whose digest it does not know yet.
+pub fn new_update_path(folder: &Path) -> PathBuf {
+    folder.join("updates").join("new")
+}
+
+/// The agent's hold on the workspace; another agent cannot take it meanwhile.
+#[derive(Debug)]
+pub struct Workspace {
+    folder: PathBuf,
+    /// The lock ends with the file.
+    _lock: File,
+}
+
+/// The update that answers a round: the same for every attempt at it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    run: RunName,
+    number: u32,
+    plan: Digest,
+    base: Blob,
+    trained: Trained,
+}
+
+impl Record {
+    fn new(assignment: &Assignment, trained: Trained) -> Record {
+        let Assignment { run, number, base, plan_toml, .. } = assignment;
+        let plan = Digest::of(plan_toml.as_bytes());
+        Record { run: run.clone(), number: *number, plan, base: *base, trained }
+    }
+}
+
+impl Workspace {
+    /// Takes the workspace `folder`, making it where there is none.
+    ///
+    /// # Errors
+    /// If the folder cannot be written, or another agent has it.
+    pub fn open(folder: &Path) -> Result<Workspace, Error> {
+        for sub in ["models", "updates"] {
+            let path = folder.join(sub);
+            fs::create_dir_all(&path).map_err(|source| Error::Io { path, source })?;
+        }
+        let path = folder.join("lock");
+        let lock = File::create(&path);
+        let lock = lock.map_err(|source| Error::Io { path: path.clone(), source })?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Workspace { folder: folder.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(Error::InUse { path: folder.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(Error::Io { path, source }),
+        }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The update that was trained for this assignment before, if it is still there and unharmed.
+    ///
+    /// # Errors
+    /// If the record or the update is there and does not read.
+    pub fn trained(&self, assignment: &Assignment) -> Result<Option<Trained>, Error> {
+        let path = self.record_path();
+        let io = |source| Error::Io { path: path.clone(), source };
+        match fs::metadata(&path) {
+            Ok(found) if found.len() <= RECORD_BYTES_MAX => {}
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(error)),
+        }
+        // A record of another version is as good as none: the round is trained again.
+        let Ok(record) = serde_json::from_slice::<Record>(&fs::read(&path).map_err(io)?) else {
+            return Ok(None);
+        };
+        let update = record.trained.update;
+        let path = update_path(&self.folder, update.digest);
+        let unharmed = record == Record::new(assignment, record.trained)
+            && blob_of(&path).map_err(|source| Error::Io { path, source })? == Some(update);
+        Ok(unharmed.then_some(record.trained))
+    }
+
+    /// Remembers the update of an assignment, so that a crash does not train it again, and drops every
+    /// other one.
+    ///
+    /// # Errors
+    /// If the disk fails; nothing half-written is left.
+    pub fn remember(&self, assignment: &Assignment, trained: Trained) -> Result<(), Error> {
+        let path = self.record_path();
+        let record = Record::new(assignment, trained);
+        write_whole(&path, &record).map_err(|source| Error::Io { path, source })?;
+        self.keep_only("updates", trained.update.digest)
+    }
+
+    /// Forgets the update, because the coordinator refused it.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn forget(&self) -> Result<(), Error> {
+        let path = self.record_path();
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Io { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops every base model, whole or in part, but this one.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn keep_model(&self, digest: Digest) -> Result<(), Error> {
+        self.keep_only("models", digest)
+    }
+
+    fn keep_only(&self, sub: &str, digest: Digest) -> Result<(), Error> {
+        let path = self.folder.join(sub);
+        let kept = digest.to_string();
+        let drop_others = || {
+            for entry in fs::read_dir(&path)? {
+                let entry = entry?;
+                // What begins with the digest is the file itself or a transfer of it.
+                if !entry.file_name().to_string_lossy().starts_with(&kept) {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
+        };
+        drop_others().map_err(|source| Error::Io { path: path.clone(), source })
+    }
+
+    fn record_path(&self) -> PathBuf {
+        self.folder.join("trained.json")
+    }
+}
+
+/// What a file is, or none where there is no file.
+///
+/// # Errors
+/// If the file is there and does not read.
+pub fn blob_of(path: &Path) -> io::Result<Option<Blob>> {
+    let mut file = match File::open(path) {
+        Ok(file) => io::BufReader::with_capacity(BUFFER_BYTES, file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut hasher = blake3::Hasher::new();
+    let size = io::copy(&mut file, &mut hasher)?;
+    Ok(Some(Blob { digest: Digest::from(hasher.finalize()), size }))
+}
+
+fn write_whole(path: &Path, record: &Record) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    serde_json::to_writer(&mut file, record)?;
+    file.flush()?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    sync_folder(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipe::Report;
+
+    fn assignment(number: u32, base: &[u8]) -> Assignment {
+        Assignment {
+            run: "brain".parse().unwrap(),
+            number,
+            site: "mayo".parse().unwrap(),
+            plan_toml: String::new(),
+            base: Blob { digest: Digest::of(base), size: base.len() as u64 },
+        }
+    }
+
+    fn train(workspace: &Workspace, bytes: &[u8]) -> Trained {
+        let update = Blob { digest: Digest::of(bytes), size: bytes.len() as u64 };
+        fs::write(update_path(workspace.folder(), update.digest), bytes).unwrap();
+        Trained { update, examples: 8, report: Report::default() }
+    }
+
+    #[test]
+    fn an_update_is_remembered_over_a_crash_for_its_round_and_base_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(folder.path()).unwrap();
+        let trained = train(&workspace, b"update");
+        workspace.remember(&assignment(3, b"base"), trained).unwrap();
+        drop(workspace);
+        let workspace = Workspace::open(folder.path()).unwrap();
+        let again = |a: &Assignment| workspace.trained(a).unwrap();
+        assert_eq!(again(&assignment(3, b"base")), Some(trained));
+        assert_eq!(again(&assignment(4, b"base")), None);
+        assert_eq!(again(&assignment(3, b"other base")), None);
+        workspace.forget().unwrap();
+        workspace.forget().unwrap();
+        assert_eq!(again(&assignment(3, b"base")), None);
+    }
+
+    #[test]
+    fn a_harmed_update_or_record_is_trained_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(folder.path()).unwrap();
+        let trained = train(&workspace, b"update");
+        workspace.remember(&assignment(1, b"base"), trained).unwrap();
+        let path = update_path(folder.path(), trained.update.digest);
+        fs::write(&path, b"updatf").unwrap();
+        assert_eq!(workspace.trained(&assignment(1, b"base")).unwrap(), None);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(workspace.trained(&assignment(1, b"base")).unwrap(), None);
+        fs::write(workspace.record_path(), b"{").unwrap();
+        assert_eq!(workspace.trained(&assignment(1, b"base")).unwrap(), None);
+    }
+
+    #[test]
+    fn only_the_newest_base_and_update_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(folder.path()).unwrap();
+        train(&workspace, b"old");
+        let newest = train(&workspace, b"new");
+        workspace.remember(&assignment(2, b"base"), newest).unwrap();
+        let names = |sub: &str| -> Vec<String> {
+            let entries = fs::read_dir(folder.path().join(sub)).unwrap();
+            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        assert_eq!(names("updates"), [newest.update.digest.to_string()]);
+        let kept = Digest::of(b"kept");
+        for name in [kept.to_string(), Digest::of(b"old").to_string(), "x.part".into()] {
+            fs::write(folder.path().join("models").join(name), b"").unwrap();
+        }
+        workspace.keep_model(kept).unwrap();
+        assert_eq!(names("models"), [kept.to_string()]);
+    }
+
+    #[test]
+    fn a_second_agent_in_the_same_workspace_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Workspace::open(folder.path()).unwrap();
+        assert!(matches!(Workspace::open(folder.path()), Err(Error::InUse { .. })));
+        drop(first);
+        assert!(Workspace::open(folder.path()).is_ok());
+    }
+}
