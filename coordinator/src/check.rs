@@ -135,7 +135,7 @@ mod tests {
             ("half", Reason::WrongDtype, "tensor b"),
             ("nan", Reason::NotFinite, "tensor a"),
             ("inf", Reason::NotFinite, "tensor b"),
-            ("text", Reason::NotAModel, "safetensors"),
+            ("text", Reason::NotAModel, "bytes of header"),
         ] {
             let rejection = check_update(&path(name), &base).unwrap_err();
             assert_eq!(rejection.reason(), reason, "{name}");
