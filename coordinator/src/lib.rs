@@ -1,1 +1,29 @@
-//! c
+//! fedpaint's coordinator: it opens rounds, averages updates and publishes models.
+//!
+//! - [`round`], [`run`]: what happens in a round and which is next, as pure values.
+//! - [`audit`]: a change in words.
+//! - [`fedavg`], [`check`]: arithmetic and checks on model files; nothing here knows burn.
+//! - [`blobs`], [`store`], [`clock`]: the disk, the database and the time.
+//! - [`driver`]: the one task that changes runs, and the handle that everybody else calls.
+//! - `accept`, `service`: who is at the door, what they may call, and the wire in and out.
+//! - `http`, `observe`, `metrics`: `/healthz` and `/metrics`.
+//! - [`config`], [`server`]: what is configured, and all of it put together.
+
+mod accept;
+pub mod audit;
+pub mod blobs;
+pub mod check;
+pub mod clock;
+pub mod config;
+pub mod driver;
+pub mod fedavg;
+mod http;
+mod metrics;
+mod observe;
+pub mod round;
+pub mod run;
+pub mod server;
+mod service;
+pub mod store;
+#[cfg(test)]
+mod testing;

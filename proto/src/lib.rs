@@ -22,8 +22,8 @@ pub mod weights;
 /// The wire: `package fedpaint.v1`.
 #[expect(
     missing_docs,
-    unreachable_pub,
     clippy::all,
+    clippy::allow_attributes,
     reason = "generated; documented in the .proto files"
 )]
 pub mod v1 {

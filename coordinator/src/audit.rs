@@ -1,0 +1,140 @@
+//! What a change was, in words for the audit log: derived from the run before and after, so no
+//! change can be saved without its entry.
+
+use crate::round::{Member, Phase, Round};
+use crate::run::{Run, State};
+
+/// What happened: one word for programs, and the same for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// One word, such as `round_committed`.
+    pub kind: &'static str,
+    /// The same for people, with the names.
+    pub detail: String,
+}
+
+impl Entry {
+    /// An entry.
+    pub fn new(kind: &'static str, detail: impl Into<String>) -> Entry {
+        Entry { kind, detail: detail.into() }
+    }
+}
+
+/// The entries that a change of one run makes.
+pub fn changes(before: Option<&Run>, after: &Run) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    if before.is_none() {
+        let (name, plan, model) = (after.name(), after.plan(), after.initial().digest.short());
+        let detail = format!("run {name}: {} rounds planned, from model {model}", plan.rounds);
+        entries.push(Entry::new("run_created", detail));
+    }
+    let round_before = before.map(Run::round).filter(|round| round.id() == after.round().id());
+    round_changes(round_before, after.round(), &mut entries);
+    if let Some(before) = before.filter(|before| before.state() != after.state()) {
+        entries.push(state_change(before, after));
+    }
+    entries
+}
+
+fn state_change(before: &Run, after: &Run) -> Entry {
+    let name = after.name();
+    match after.state() {
+        State::Active => {
+            let was = if before.is_over() { "over" } else { "paused" };
+            Entry::new("run_resumed", format!("run {name}: goes on, was {was}"))
+        }
+        State::Paused { reason } => Entry::new("run_paused", format!("run {name}: {reason}")),
+        State::Finished => {
+            let (rounds, model) = (after.committed(), after.model().digest.short());
+            Entry::new("run_finished", format!("run {name}: {rounds} rounds made model {model}"))
+        }
+        State::Stopped => {
+            Entry::new("run_stopped", format!("run {name}: after {} rounds", after.committed()))
+        }
+    }
+}
+
+fn round_changes(before: Option<&Round>, after: &Round, entries: &mut Vec<Entry>) {
+    let id = after.id();
+    if before.is_none() {
+        let base = after.base().digest.short();
+        entries.push(Entry::new("round_opened", format!("round {id}: base model {base}")));
+    }
+    for (site, member) in after.members() {
+        if before.and_then(|before| before.members().get(site)) == Some(member) {
+            continue;
+        }
+        entries.push(match member {
+            Member::Joined => Entry::new("site_joined", format!("round {id}: site {site}")),
+            Member::Reported(update) => {
+                let (examples, weights) = (update.examples, update.weights.digest.short());
+                let detail =
+                    format!("round {id}: site {site}, {examples} examples, model {weights}");
+                Entry::new("update_accepted", detail)
+            }
+            Member::Withdrawn(why) => {
+                Entry::new("site_withdrew", format!("round {id}: site {site}, {why}"))
+            }
+        });
+    }
+    let gone = before.into_iter().flat_map(|before| before.members().keys());
+    for site in gone.filter(|site| !after.members().contains_key(*site)) {
+        entries.push(Entry::new("site_left", format!("round {id}: site {site}")));
+    }
+    if before.is_some_and(|before| before.phase() != after.phase()) {
+        entries.push(phase_change(after));
+    }
+}
+
+fn phase_change(round: &Round) -> Entry {
+    let id = round.id();
+    match round.phase() {
+        Phase::Selecting { until } => {
+            Entry::new("round_selecting", format!("round {id}: until {until}"))
+        }
+        Phase::Reporting { until } => {
+            let sites = round.members().len();
+            Entry::new("round_reporting", format!("round {id}: {sites} sites until {until}"))
+        }
+        Phase::Aggregating => Entry::new("round_aggregating", format!("round {id}")),
+        Phase::Committed { model } => {
+            Entry::new("round_committed", format!("round {id}: model {}", model.digest.short()))
+        }
+        Phase::Abandoned { reason } => {
+            Entry::new("round_abandoned", format!("round {id}: {reason}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::round::Event;
+    use crate::testing::{START, blob, plan};
+
+    fn kinds(before: Option<&Run>, after: &Run) -> Vec<&'static str> {
+        changes(before, after).into_iter().map(|entry| entry.kind).collect()
+    }
+
+    #[test]
+    fn every_change_of_a_run_is_told_and_what_did_not_change_is_not() {
+        let created = Run::create("brain".parse().unwrap(), plan(1, 2), blob("base"), START);
+        assert_eq!(kinds(None, &created), ["run_created", "round_opened"]);
+        assert_eq!(changes(Some(&created), &created), []);
+
+        let mut joined = created.clone();
+        joined.apply(Event::Joined("mayo".parse().unwrap()), START).unwrap();
+        assert_eq!(kinds(Some(&created), &joined), ["site_joined"]);
+        assert_eq!(kinds(Some(&joined), &created), ["site_left"]);
+
+        let mut over = joined.clone();
+        over.tick(START.checked_add(Duration::from_secs(3600)).unwrap());
+        assert_eq!(kinds(Some(&joined), &over), ["round_abandoned"]);
+
+        let mut paused = joined.clone();
+        paused.pause(START).unwrap();
+        assert_eq!(kinds(Some(&joined), &paused), ["round_abandoned", "run_paused"]);
+    }
+}

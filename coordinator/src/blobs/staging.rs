@@ -1,0 +1,72 @@
+//! The parts of unfinished uploads: bounded per sender, forgotten when nobody goes on with them.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use fedpaint_proto::limits::MODEL_BYTES_MAX;
+use jiff::{SignedDuration, Timestamp};
+
+use super::Error;
+
+/// The most unfinished uploads of one sender that are kept.
+pub const STAGED_PARTS_MAX: usize = 4;
+
+/// The most bytes of one sender's unfinished uploads that are kept, whole lengths counted.
+pub const STAGED_BYTES_MAX: u64 = 2 * MODEL_BYTES_MAX;
+
+/// How long an unfinished upload is kept after its last byte; a site that comes back later sends it
+/// from the start.
+pub const PART_AGE_MAX: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+struct Part {
+    path: PathBuf,
+    bytes: u64,
+    written_at: SystemTime,
+}
+
+/// Makes room in a sender's folder for another upload of `size` bytes: the parts that were written
+/// longest ago go first, those that somebody is writing now stay.
+pub(super) fn make_room(folder: &Path, size: u64, busy: &HashSet<PathBuf>) -> Result<(), Error> {
+    let mut parts = parts(folder)?;
+    parts.sort_by(|a, b| (b.written_at, &b.path).cmp(&(a.written_at, &a.path)));
+    let fits = |parts: &[Part]| {
+        let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
+        parts.len() < STAGED_PARTS_MAX && bytes.saturating_add(size) <= STAGED_BYTES_MAX
+    };
+    while !fits(&parts) {
+        let oldest = parts.iter().rposition(|part| !busy.contains(&part.path));
+        let oldest = parts.remove(oldest.ok_or(Error::Busy)?);
+        fs::remove_file(&oldest.path).map_err(Error::io("delete", &oldest.path))?;
+    }
+    Ok(())
+}
+
+/// Deletes the parts of every sender that were last written more than [`PART_AGE_MAX`] before `now`.
+pub(super) fn forget_stale(staging: &Path, now: Timestamp) -> Result<(), Error> {
+    let folders = fs::read_dir(staging).map_err(Error::io("read the folder", staging))?;
+    for folder in folders {
+        let folder = folder.map_err(Error::io("read the folder", staging))?.path();
+        for part in parts(&folder)? {
+            // A part from the future, or from before any time there is, is left to `make_room`.
+            let age = Timestamp::try_from(part.written_at).map(|then| now.duration_since(then));
+            if age.is_ok_and(|age| age > PART_AGE_MAX) {
+                fs::remove_file(&part.path).map_err(Error::io("delete", &part.path))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn parts(folder: &Path) -> Result<Vec<Part>, Error> {
+    let failed = || Error::io("read the folder", folder);
+    let mut parts = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        let metadata = entry.metadata().map_err(failed())?;
+        let written_at = metadata.modified().map_err(failed())?;
+        parts.push(Part { path: entry.path(), bytes: metadata.len(), written_at });
+    }
+    Ok(parts)
+}

@@ -1,0 +1,71 @@
+//! The one task that changes runs. It takes one message at a time, applies it to a copy of what it
+//! knows, saves the difference with its audit entries in one transaction, and only then shows it to
+//! anybody: memory is never ahead of the disk.
+//!
+//! What it owes is asked from the state again and again ([`Run::duty`]), so a start after a crash is
+//! no special case: an aggregation that was under way is begun anew.
+
+mod error;
+mod handle;
+mod message;
+mod state;
+mod submit;
+mod view;
+mod watch;
+mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use self::error::Error;
+pub use self::handle::{
+    AGENT_VERSION_BYTES_MAX, EVENTS_MAX, Handle, ROUNDS_MAX, UPDATE_SLACK_BYTES,
+};
+pub use self::message::{Activity, Answer, Beat};
+pub use self::submit::Submission;
+pub use self::view::{MemberView, ModelView, Progress, RoundView, RunView, SiteView};
+pub use self::watch::Watch;
+pub use self::work::{RUNS_MAX, SITES_MAX};
+use crate::blobs::Blobs;
+use crate::clock::Clock;
+use crate::store::{self, Store};
+
+/// The most messages that wait for the driver; who comes later waits to be heard.
+const MAILBOX_MAX: usize = 1_024;
+
+/// The most models that are checked at once.
+const CHECKS_MAX: usize = 2;
+
+/// What the driver is told from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How soon a site is told to ask again.
+    pub heartbeat: Duration,
+}
+
+/// Loads what the store holds and starts the driver; it ends when `shutdown` is cancelled.
+///
+/// # Errors
+/// If the store does not load.
+pub async fn start(
+    options: Options,
+    store: Store,
+    blobs: Blobs,
+    clock: Arc<dyn Clock>,
+    shutdown: CancellationToken,
+) -> Result<(Handle, JoinHandle<()>), store::Error> {
+    let (mailbox, messages) = mpsc::channel(MAILBOX_MAX);
+    let parts = (store.clone(), blobs.clone(), Arc::clone(&clock));
+    let (driver, state) = work::Driver::load(options, parts).await?;
+    let checks = Arc::new(Semaphore::new(CHECKS_MAX));
+    let handle = Handle { mailbox, state, store, blobs, clock, checks };
+    let task = tokio::spawn(driver.run(messages, shutdown));
+    Ok((handle, task))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! Why the driver refuses or fails.
+
+use fedpaint_proto::names::{Digest, RoundId, RunName, SiteName};
+use fedpaint_proto::reason::Reason;
+
+use crate::check::Rejection;
+use crate::round::Refusal;
+use crate::{blobs, store};
+
+/// Why the driver refuses or fails.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The site is not enrolled, so it may not call.
+    #[error("site {0} is not enrolled; ask an operator to enroll it")]
+    NotEnrolled(SiteName),
+    /// The site was revoked, so it may not call.
+    #[error("site {0} was revoked")]
+    Revoked(SiteName),
+    /// An operator named a site that was never enrolled.
+    #[error("there is no site {0}")]
+    SiteUnknown(SiteName),
+    /// There is no such run.
+    #[error("there is no run {0}")]
+    RunUnknown(RunName),
+    /// There is no such round, or no such attempt at it.
+    #[error("there is no round {0}")]
+    RoundUnknown(RoundId),
+    /// A run of that name has another plan or model.
+    #[error("a run {0} exists with another plan or initial model")]
+    RunExists(RunName),
+    /// The run is finished or stopped.
+    #[error("run {0} is finished or stopped")]
+    RunOver(RunName),
+    /// The round refuses.
+    #[error("round {round}: {refusal}")]
+    Round {
+        /// Which round.
+        round: RoundId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The update was trained from another model than the round's base.
+    #[error(
+        "round {round}: the update was trained from model {}, the base model is {}",
+        found.short(), expected.short()
+    )]
+    WrongBaseModel {
+        /// Which round.
+        round: RoundId,
+        /// What the update says.
+        found: Digest,
+        /// The round's base model.
+        expected: Digest,
+    },
+    /// The update claims no examples, or more than anybody can have seen.
+    #[error("round {round}: an update cannot have seen {examples} examples")]
+    WrongExamples {
+        /// Which round.
+        round: RoundId,
+        /// How many it claims.
+        examples: u64,
+    },
+    /// The file is refused as an update.
+    #[error("round {round}: the update is refused: {rejection}")]
+    Update {
+        /// Which round.
+        round: RoundId,
+        /// Why.
+        rejection: Rejection,
+    },
+    /// The file is refused as an initial model.
+    #[error("the initial model is refused: {0}")]
+    InitialModel(Rejection),
+    /// The blob is not here, or not one that the caller may read.
+    #[error("there is no blob {} to be had", .0.short())]
+    BlobUnknown(Digest),
+    /// A value of a request is out of its bounds.
+    #[error("{what} must be {must}")]
+    Invalid {
+        /// Which value.
+        what: &'static str,
+        /// What it must be.
+        must: &'static str,
+    },
+    /// A bound on how many there may be is reached.
+    #[error("there are {max} {what} already, which is the most there may be")]
+    TooMany {
+        /// Sites, runs, ...
+        what: &'static str,
+        /// How many there may be.
+        max: usize,
+    },
+    /// The directory of blobs fails.
+    #[error(transparent)]
+    Blobs(#[from] blobs::Error),
+    /// The database fails.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Work in the background ended without an answer.
+    #[error("a check in the background ended without an answer")]
+    Background,
+    /// The coordinator is about to stop.
+    #[error("the coordinator is stopping")]
+    Draining,
+}
+
+impl Error {
+    /// The reason as it travels. For [`Reason::Internal`] the text is for the log and not the wire.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Error::NotEnrolled(_) => Reason::NotEnrolled,
+            Error::Revoked(_) => Reason::Revoked,
+            Error::SiteUnknown(_) => Reason::SiteUnknown,
+            Error::RunUnknown(_) => Reason::RunUnknown,
+            Error::RoundUnknown(_) => Reason::RoundUnknown,
+            Error::RunExists(_) => Reason::RunExists,
+            Error::RunOver(_) => Reason::RunOver,
+            Error::Round { refusal, .. } => match refusal {
+                Refusal::SelectionOver => Reason::SelectionOver,
+                Refusal::ReportingOver => Reason::ReportingOver,
+                Refusal::NotReporting => Reason::NotReporting,
+                Refusal::NotAMember => Reason::NotAMember,
+                Refusal::AlreadyReported => Reason::AlreadyReported,
+                Refusal::TooFewSites { .. } => Reason::TooFewSites,
+                Refusal::RoundOver => Reason::RoundOver,
+                // Only the coordinator itself can be refused so.
+                Refusal::NotAggregating => Reason::Internal,
+            },
+            Error::WrongBaseModel { .. } => Reason::WrongBaseModel,
+            Error::WrongExamples { .. } => Reason::WrongExamples,
+            Error::Update { rejection, .. } | Error::InitialModel(rejection) => rejection.reason(),
+            Error::BlobUnknown(_) => Reason::BlobUnknown,
+            Error::Invalid { .. } | Error::TooMany { .. } => Reason::InvalidRequest,
+            Error::Blobs(error) => error.reason(),
+            Error::Store(_) | Error::Background => Reason::Internal,
+            Error::Draining => Reason::Draining,
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! What the services call. Cheap to clone; hides the driver's mailbox.
+//!
+//! Reading looks at the newest state that is on the disk and never waits for the driver; changing
+//! goes through the driver's mailbox and answers when the change is on the disk.
+
+use std::sync::Arc;
+
+use fedpaint_proto::identity::Role;
+use fedpaint_proto::limits::REASON_BYTES_MAX;
+use fedpaint_proto::names::{Blob, Digest, OperatorName, RoundId, RunName, SiteName};
+use fedpaint_proto::plan::RunPlan;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use super::error::Error;
+use super::message::{Answer, Beat, Command, Message, Reply, Verdict};
+use super::state::State;
+use super::submit::{self, Submission};
+use super::view::{ModelView, RoundView, RunView, SiteView};
+use super::watch::Watch;
+use crate::blobs::Blobs;
+use crate::check;
+use crate::clock::Clock;
+use crate::store::{EventRow, Store};
+
+/// By how much an update may be larger than its base model: the header may be spaced otherwise.
+pub const UPDATE_SLACK_BYTES: u64 = 1 << 20;
+
+/// The longest version an agent may call itself.
+pub const AGENT_VERSION_BYTES_MAX: usize = 64;
+
+/// The most events one call is given.
+pub const EVENTS_MAX: u32 = 1_000;
+
+/// The most rounds one call is given: the newest.
+pub const ROUNDS_MAX: u32 = 1_000;
+
+/// The way to the driver.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) mailbox: mpsc::Sender<Message>,
+    pub(super) state: watch::Receiver<Arc<State>>,
+    pub(super) store: Store,
+    pub(super) blobs: Blobs,
+    pub(super) clock: Arc<dyn Clock>,
+    /// How many models are checked at once.
+    pub(super) checks: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+// What a site asks.
+impl Handle {
+    /// Takes a site's heartbeat and says what it should be doing. Joining or leaving a round that is
+    /// over is no error: the answer is what to do now.
+    ///
+    /// # Errors
+    /// If the site is not enrolled, the beat is out of bounds, or the database fails.
+    pub async fn heartbeat(&self, site: &SiteName, beat: Beat) -> Result<Answer, Error> {
+        if beat.agent_version.len() > AGENT_VERSION_BYTES_MAX {
+            return Err(Error::Invalid { what: "agent_version", must: "at most 64 bytes long" });
+        }
+        self.ask(|reply| Message::Beat(site.clone(), beat, reply)).await
+    }
+
+    /// Checks a site's update and takes it into its round. Repeating it is no error.
+    ///
+    /// # Errors
+    /// Why the update is refused; the audit log says it too.
+    pub async fn submit(&self, site: &SiteName, submission: Submission) -> Result<(), Error> {
+        submit::submit(self, site, submission).await
+    }
+
+    /// Whether the site may call at all: enrolled and not revoked.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn site_access(&self, site: &SiteName) -> Result<(), Error> {
+        self.state.borrow().access(site)
+    }
+
+    /// How large an update the site may upload for a round.
+    ///
+    /// # Errors
+    /// If the round awaits none from it.
+    pub fn may_upload(&self, site: &SiteName, round: &RoundId) -> Result<u64, Error> {
+        let state = self.state.borrow();
+        state.access(site)?;
+        let current = state.round(round)?;
+        let refused = |refusal| Error::Round { round: round.clone(), refusal };
+        current.awaits(site, self.clock.now()).map_err(refused)?;
+        Ok(current.base().size.saturating_add(UPDATE_SLACK_BYTES))
+    }
+
+    /// The blob with this digest, if the caller may read it: a site the base model of a live round
+    /// it is in, an operator any global model. Nobody is given an update.
+    ///
+    /// # Errors
+    /// If there is none that the caller may read.
+    pub fn may_download(&self, caller: &Role, digest: &Digest) -> Result<Blob, Error> {
+        let state = self.state.borrow();
+        let found = match caller {
+            Role::Site(site) => {
+                state.access(site)?;
+                state.base_for(site, digest)
+            }
+            Role::Operator(_) => state.model(digest),
+            Role::Coordinator(_) => None,
+        };
+        found.ok_or(Error::BlobUnknown(*digest))
+    }
+
+    /// The plan of a run.
+    ///
+    /// # Errors
+    /// If there is no such run.
+    pub fn plan(&self, run: &RunName) -> Result<RunPlan, Error> {
+        Ok(self.state.borrow().run(run)?.plan().clone())
+    }
+}
+
+// What an operator asks.
+impl Handle {
+    /// Lets a site take part. Enrolling an enrolled site changes nothing; one that was revoked is
+    /// let in again.
+    ///
+    /// # Errors
+    /// If there are too many sites or the database fails.
+    pub async fn enroll_site(
+        &self,
+        actor: &OperatorName,
+        site: &SiteName,
+    ) -> Result<SiteView, Error> {
+        let (actor, name) = (actor.clone(), site.clone());
+        self.ask(|reply| Message::Enroll(actor, name, reply)).await?;
+        self.site(site)
+    }
+
+    /// Shuts a site out. In a round that is not yet aggregating it counts as withdrawn.
+    ///
+    /// # Errors
+    /// If there is no such site or the database fails.
+    pub async fn revoke_site(
+        &self,
+        actor: &OperatorName,
+        site: &SiteName,
+    ) -> Result<SiteView, Error> {
+        let (actor, name) = (actor.clone(), site.clone());
+        self.ask(|reply| Message::Revoke(actor, name, reply)).await?;
+        self.site(site)
+    }
+
+    /// Every site, by name.
+    pub fn sites(&self) -> Vec<SiteView> {
+        self.state.borrow().site_views()
+    }
+
+    /// Creates a run from a model that was uploaded before, and opens its first round. The same
+    /// name, plan and model again is no error.
+    ///
+    /// # Errors
+    /// If a run of that name has another plan or model, the model is not here or cannot be used, or
+    /// the database fails.
+    pub async fn create_run(
+        &self,
+        actor: &OperatorName,
+        name: &RunName,
+        plan: RunPlan,
+        initial: Blob,
+    ) -> Result<RunView, Error> {
+        let found = self.blobs.find(&initial.digest).await?;
+        if found != Some(initial) {
+            return Err(Error::BlobUnknown(initial.digest));
+        }
+        let path = self.blobs.path(&initial.digest);
+        let checked = self.in_background(move || check::check_model(&path)).await?;
+        checked.map_err(Error::InitialModel)?;
+        let (actor, id, plan) = (actor.clone(), name.clone(), Box::new(plan));
+        self.ask(|reply| Message::Create(actor, id, plan, initial, reply)).await?;
+        self.run(name)
+    }
+
+    /// A run.
+    ///
+    /// # Errors
+    /// If there is no such run.
+    pub fn run(&self, name: &RunName) -> Result<RunView, Error> {
+        Ok(RunView::from(self.state.borrow().run(name)?))
+    }
+
+    /// Every run, in the order of creation.
+    pub fn runs(&self) -> Vec<RunView> {
+        self.state.borrow().runs().map(RunView::from).collect()
+    }
+
+    /// The newest round of every active run, in the order of creation.
+    pub fn active_rounds(&self) -> Vec<RoundView> {
+        self.state.borrow().active_rounds()
+    }
+
+    /// Gives the round in hand up and begins nothing new.
+    ///
+    /// # Errors
+    /// If there is no such run, it is over, or the database fails.
+    pub async fn pause_run(&self, actor: &OperatorName, run: &RunName) -> Result<RunView, Error> {
+        self.command(actor, run, Command::Pause).await
+    }
+
+    /// Goes on after a pause.
+    ///
+    /// # Errors
+    /// If there is no such run, it is over, or the database fails.
+    pub async fn resume_run(&self, actor: &OperatorName, run: &RunName) -> Result<RunView, Error> {
+        self.command(actor, run, Command::Resume).await
+    }
+
+    /// Ends a run early and for good.
+    ///
+    /// # Errors
+    /// If there is no such run, it is finished, or the database fails.
+    pub async fn stop_run(&self, actor: &OperatorName, run: &RunName) -> Result<RunView, Error> {
+        self.command(actor, run, Command::Stop).await
+    }
+
+    /// A round; attempt 0 is its newest.
+    ///
+    /// # Errors
+    /// If there is no such run or round, or the database fails.
+    pub async fn round(&self, id: &RoundId) -> Result<RoundView, Error> {
+        let plan = self.plan(&id.run)?;
+        let found = self.store.round(id, &plan.round).await?;
+        let round = found.ok_or_else(|| Error::RoundUnknown(id.clone()))?;
+        Ok(self.state.borrow().round_view(&round))
+    }
+
+    /// The newest [`ROUNDS_MAX`] rounds of a run, every attempt, oldest first.
+    ///
+    /// # Errors
+    /// If there is no such run, or the database fails.
+    pub async fn rounds(&self, run: &RunName) -> Result<Vec<RoundView>, Error> {
+        let plan = self.plan(run)?;
+        let rounds = self.store.rounds(run, &plan.round, ROUNDS_MAX).await?;
+        let state = self.state.borrow();
+        Ok(rounds.iter().map(|round| state.round_view(round)).collect())
+    }
+
+    /// Ends selection or reporting now, if enough sites are there.
+    ///
+    /// # Errors
+    /// If there is no such round in hand, it refuses, or the database fails.
+    pub async fn close_round(
+        &self,
+        actor: &OperatorName,
+        round: &RoundId,
+    ) -> Result<RoundView, Error> {
+        self.verdict(actor, round, Verdict::Close).await
+    }
+
+    /// Gives a round up; the run tries it again. `reason` is at most [`REASON_BYTES_MAX`] long.
+    ///
+    /// # Errors
+    /// If there is no such round in hand, it is over, or the database fails.
+    pub async fn abandon_round(
+        &self,
+        actor: &OperatorName,
+        round: &RoundId,
+        reason: &str,
+    ) -> Result<RoundView, Error> {
+        if reason.len() > REASON_BYTES_MAX {
+            return Err(Error::Invalid { what: "reason", must: "at most 500 bytes long" });
+        }
+        self.verdict(actor, round, Verdict::Abandon(reason.to_owned())).await
+    }
+
+    /// The global models of a run, oldest first.
+    ///
+    /// # Errors
+    /// If there is no such run, or the database fails.
+    pub async fn models(&self, run: &RunName) -> Result<Vec<ModelView>, Error> {
+        let view = self.run(run)?;
+        let (blob, created_at) = (view.initial_model, view.created_at);
+        let mut models = vec![ModelView { run: run.clone(), round: 0, blob, created_at }];
+        models.extend(self.store.models(run).await?.into_iter().map(|m| ModelView {
+            run: run.clone(),
+            round: m.round,
+            blob: m.blob,
+            created_at: m.committed_at,
+        }));
+        Ok(models)
+    }
+
+    /// Entries of the audit log after `after_seq`, oldest first; at most `limit`, and 0 is
+    /// [`EVENTS_MAX`].
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn events(&self, after_seq: u64, limit: u32) -> Result<Vec<EventRow>, Error> {
+        let limit = if limit == 0 { EVENTS_MAX } else { limit.min(EVENTS_MAX) };
+        Ok(self.store.events(after_seq, limit).await?)
+    }
+
+    /// The run and its newest round, at once and whenever either changes.
+    ///
+    /// # Errors
+    /// If there is no such run.
+    pub fn watch(&self, run: &RunName) -> Result<Watch, Error> {
+        self.run(run)?;
+        Ok(Watch::new(self.state.clone(), run.clone()))
+    }
+
+    /// Whether the driver still takes messages.
+    pub fn is_alive(&self) -> bool {
+        !self.mailbox.is_closed()
+    }
+
+    fn site(&self, name: &SiteName) -> Result<SiteView, Error> {
+        let found = self.sites().into_iter().find(|site| site.name == *name);
+        found.ok_or_else(|| Error::SiteUnknown(name.clone()))
+    }
+
+    async fn command(
+        &self,
+        actor: &OperatorName,
+        run: &RunName,
+        command: Command,
+    ) -> Result<RunView, Error> {
+        let (actor, name) = (actor.clone(), run.clone());
+        self.ask(|reply| Message::Command(actor, name, command, reply)).await?;
+        self.run(run)
+    }
+
+    async fn verdict(
+        &self,
+        actor: &OperatorName,
+        round: &RoundId,
+        verdict: Verdict,
+    ) -> Result<RoundView, Error> {
+        let (actor, id) = (actor.clone(), round.clone());
+        self.ask(|reply| Message::Verdict(actor, id, verdict, reply)).await?;
+        self.round(round).await
+    }
+
+    pub(super) async fn ask<T>(
+        &self,
+        message: impl FnOnce(Reply<T>) -> Message,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.send(message(reply)).await.map_err(|_| Error::Draining)?;
+        answer.await.map_err(|_| Error::Draining)?
+    }
+
+    /// Runs a check that blocks on the disk; only so many run at once, the others wait.
+    pub(super) async fn in_background<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let permit = Arc::clone(&self.checks).acquire_owned().await;
+        let permit = permit.map_err(|_| Error::Draining)?;
+        let work = tokio::task::spawn_blocking(move || {
+            let outcome = work();
+            drop(permit);
+            outcome
+        });
+        work.await.map_err(|_| Error::Background)
+    }
+}

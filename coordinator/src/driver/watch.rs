@@ -1,0 +1,44 @@
+//! A run as it changes, for whoever watches it.
+
+use std::sync::Arc;
+
+use fedpaint_proto::names::RunName;
+use tokio::sync::watch;
+
+use super::state::State;
+use super::view::{RoundView, RunView};
+
+/// A run and its newest round, at once and whenever either changes.
+#[derive(Debug)]
+pub struct Watch {
+    state: watch::Receiver<Arc<State>>,
+    run: RunName,
+    last: Option<(RunView, RoundView)>,
+}
+
+impl Watch {
+    pub(super) fn new(state: watch::Receiver<Arc<State>>, run: RunName) -> Watch {
+        Watch { state, run, last: None }
+    }
+
+    /// The next state that differs from the last; none after the run's end or the driver's. Whoever
+    /// is slow to ask misses what lay between. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<(RunView, RoundView)> {
+        let ended = |last: &(RunView, RoundView)| {
+            matches!(last.0.state, crate::run::State::Finished | crate::run::State::Stopped)
+        };
+        if self.last.as_ref().is_some_and(ended) {
+            return None;
+        }
+        loop {
+            let state = Arc::clone(&self.state.borrow_and_update());
+            let run = state.find_run(&self.run)?;
+            let now = (RunView::from(run), state.round_view(run.round()));
+            if self.last.as_ref() != Some(&now) {
+                self.last = Some(now.clone());
+                return Some(now);
+            }
+            self.state.changed().await.ok()?;
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! The driver's loop and what each message does.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fedpaint_proto::identity::Role;
+use fedpaint_proto::names::{Blob, OperatorName, RoundId, RunName, SiteName};
+use fedpaint_proto::plan::RunPlan;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::Options;
+use super::error::Error;
+use super::message::{Activity, Answer, Beat, Command, Message, Verdict};
+use super::state::{Seen, State};
+use crate::audit::Entry;
+use crate::blobs::{self, Blobs};
+use crate::clock::Clock;
+use crate::fedavg::{self, Contribution};
+use crate::round::{Event, Update};
+use crate::run::{Duty, Run};
+use crate::store::{self, SiteRow, Store};
+
+/// The most sites there may be.
+pub const SITES_MAX: usize = 10_000;
+
+/// The most runs there may be.
+pub const RUNS_MAX: usize = 1_000;
+
+/// How long the driver waits before it tries again what the database has failed to save.
+const SAVE_RETRY: Duration = Duration::from_secs(5);
+
+/// The actor of what nobody asked for.
+const COORDINATOR: &str = "coordinator";
+
+pub(super) struct Driver {
+    options: Options,
+    store: Store,
+    blobs: Blobs,
+    clock: Arc<dyn Clock>,
+    /// What is on the disk, and what sites last told.
+    state: State,
+    /// The newest audit entry.
+    seq: u64,
+    shown: watch::Sender<Arc<State>>,
+    /// The last refusal of each site, so that a site that repeats itself does not fill the audit log.
+    refused: BTreeMap<SiteName, String>,
+    aggregation: Option<Aggregation>,
+}
+
+struct Aggregation {
+    round: RoundId,
+    task: JoinHandle<Result<Blob, String>>,
+}
+
+impl Driver {
+    pub(super) async fn load(
+        options: Options,
+        (store, blobs, clock): (Store, Blobs, Arc<dyn Clock>),
+    ) -> Result<(Driver, watch::Receiver<Arc<State>>), store::Error> {
+        let loaded = store.load().await?;
+        let (seq, state) = (loaded.seq, State::from(loaded));
+        let (shown, receiver) = watch::channel(Arc::new(state.clone()));
+        let refused = BTreeMap::new();
+        let aggregation = None;
+        let driver =
+            Driver { options, store, blobs, clock, state, seq, shown, refused, aggregation };
+        Ok((driver, receiver))
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<Message>,
+        shutdown: CancellationToken,
+    ) {
+        loop {
+            let deadline = match self.settle().await {
+                Ok(()) => self.deadline(),
+                Err(error) => {
+                    error!(%error, "cannot save what time has changed; trying again");
+                    self.clock.now().checked_add(SAVE_RETRY).ok()
+                }
+            };
+            self.begin_aggregation();
+            let time = match deadline {
+                Some(deadline) => self.clock.sleep_until(deadline),
+                None => Box::pin(pending()),
+            };
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                message = messages.recv() => match message {
+                    Some(message) => self.answer(message).await,
+                    None => break,
+                },
+                outcome = finished(&mut self.aggregation) => self.end_aggregation(outcome).await,
+                () = time => {}
+            }
+        }
+        debug!("the driver has ended");
+    }
+
+    /// Lets time pass in every run and opens the rounds that are due, until nothing is.
+    async fn settle(&mut self) -> Result<(), Error> {
+        loop {
+            let now = self.clock.now();
+            let due = |run: &&Run| match run.duty() {
+                Duty::WaitUntil(time) => time <= now,
+                Duty::OpenRound => true,
+                Duty::Aggregate(_) | Duty::Nothing => false,
+            };
+            let due: Vec<RunName> =
+                self.state.runs().filter(due).map(|run| run.name().clone()).collect();
+            if due.is_empty() {
+                return Ok(());
+            }
+            let mut next = self.state.clone();
+            for run in &due {
+                // The end of a round is saved before the next one is opened.
+                next.change_run(run, |run| match run.duty() {
+                    Duty::OpenRound => run.open_round(now),
+                    _ => run.tick(now),
+                })?;
+            }
+            self.save(next, COORDINATOR, Vec::new()).await?;
+        }
+    }
+
+    /// When time next changes anything.
+    fn deadline(&self) -> Option<Timestamp> {
+        let waits = self.state.runs().filter_map(|run| match run.duty() {
+            Duty::WaitUntil(time) => Some(time),
+            Duty::Aggregate(_) | Duty::OpenRound | Duty::Nothing => None,
+        });
+        waits.min()
+    }
+
+    /// Saves the difference between `next` and what is known, and only then shows it.
+    async fn save(&mut self, next: State, actor: &str, extra: Vec<Entry>) -> Result<(), Error> {
+        let at = self.clock.now();
+        let change = next.change_since(&self.state, extra, (self.seq, at, actor));
+        let seq = self.seq + change.events.len() as u64;
+        if seq > self.seq || !change.sites.is_empty() || !change.runs.is_empty() {
+            self.store.save(&change).await?;
+        }
+        for event in &change.events {
+            info!(seq = event.seq, actor, kind = event.kind, "{}", event.detail);
+        }
+        self.seq = seq;
+        self.state = next;
+        self.shown.send_replace(Arc::new(self.state.clone()));
+        Ok(())
+    }
+
+    async fn answer(&mut self, message: Message) {
+        // A deadline that has come is acted on before anything else; if that cannot be saved, nor
+        // can what follows, which then says so.
+        if let Err(error) = self.settle().await {
+            error!(%error, "cannot save what time has changed");
+        }
+        // A caller that has gone away needs no answer: what it asked for is done all the same.
+        match message {
+            Message::Beat(site, beat, reply) => drop(reply.send(self.beat(site, beat).await)),
+            Message::Report(site, round, update, reply) => {
+                drop(reply.send(self.report(site, round, update).await));
+            }
+            Message::Refused(site, round, detail, reply) => {
+                drop(reply.send(self.refused(site, &round, detail).await));
+            }
+            Message::Enroll(actor, site, reply) => drop(reply.send(self.enroll(actor, site).await)),
+            Message::Revoke(actor, site, reply) => drop(reply.send(self.revoke(actor, site).await)),
+            Message::Create(actor, name, plan, initial, reply) => {
+                drop(reply.send(self.create(actor, name, *plan, initial).await));
+            }
+            Message::Command(actor, run, command, reply) => {
+                drop(reply.send(self.command(actor, run, command).await));
+            }
+            Message::Verdict(actor, round, verdict, reply) => {
+                drop(reply.send(self.verdict(actor, round, verdict).await));
+            }
+        }
+    }
+
+    async fn beat(&mut self, site: SiteName, beat: Beat) -> Result<Answer, Error> {
+        self.state.access(&site)?;
+        let now = self.clock.now();
+        let Beat { agent_version, activity } = beat;
+        let training = match &activity {
+            Activity::Training(round, progress) => Some((round.clone(), *progress)),
+            _ => None,
+        };
+        let mut next = self.state.clone();
+        next.put_seen(site.clone(), Seen { at: now, agent_version, training });
+        let event = match activity {
+            Activity::Joining(round) => Some((round, Event::Joined(site.clone()))),
+            Activity::Withdrawing(round, why) => Some((round, Event::Withdrew(site.clone(), why))),
+            Activity::Idle | Activity::Training(..) | Activity::Uploading(_) => None,
+        };
+        if let Some((round, event)) = event {
+            // What no longer applies is no error: the answer says what does.
+            match apply(&mut next, &round, event, now) {
+                Err(error) => debug!(%site, %round, %error, "a heartbeat came too late"),
+                Ok(()) => {}
+            }
+        }
+        self.save(next, &Role::Site(site.clone()).to_string(), Vec::new()).await?;
+        // The last site to join begins to train at once.
+        self.settle().await?;
+        let directive = self.state.directive(&site);
+        Ok(Answer { directive, next_after: self.options.heartbeat })
+    }
+
+    async fn report(
+        &mut self,
+        site: SiteName,
+        round: RoundId,
+        update: Update,
+    ) -> Result<(), Error> {
+        self.state.access(&site)?;
+        let mut next = self.state.clone();
+        let event = Event::Reported(site.clone(), update);
+        apply(&mut next, &round, event, self.clock.now())?;
+        self.refused.remove(&site);
+        self.save(next, &Role::Site(site).to_string(), Vec::new()).await
+    }
+
+    async fn refused(
+        &mut self,
+        site: SiteName,
+        round: &RoundId,
+        detail: String,
+    ) -> Result<(), Error> {
+        if self.refused.get(&site) == Some(&detail) {
+            return Ok(());
+        }
+        warn!(%site, %round, "an update is refused");
+        let entry = Entry::new("update_refused", detail.clone());
+        let actor = Role::Site(site.clone()).to_string();
+        self.save(self.state.clone(), &actor, vec![entry]).await?;
+        self.refused.insert(site, detail);
+        Ok(())
+    }
+
+    async fn enroll(&mut self, actor: OperatorName, name: SiteName) -> Result<(), Error> {
+        if matches!(self.state.site(&name), Some(site) if site.revoked_at.is_none()) {
+            return Ok(());
+        }
+        if self.state.site(&name).is_none() && self.state.site_count() >= SITES_MAX {
+            return Err(Error::TooMany { what: "sites", max: SITES_MAX });
+        }
+        let entry = Entry::new("site_enrolled", format!("site {name}"));
+        let mut next = self.state.clone();
+        next.put_site(SiteRow { name, enrolled_at: self.clock.now(), revoked_at: None });
+        self.save(next, &Role::Operator(actor).to_string(), vec![entry]).await
+    }
+
+    async fn revoke(&mut self, actor: OperatorName, name: SiteName) -> Result<(), Error> {
+        let site = self.state.site(&name).ok_or_else(|| Error::SiteUnknown(name.clone()))?;
+        if site.revoked_at.is_some() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let mut next = self.state.clone();
+        next.put_site(SiteRow { revoked_at: Some(now), ..site.clone() });
+        let runs: Vec<RunName> = self.state.runs().map(|run| run.name().clone()).collect();
+        for run in &runs {
+            // A round that the site is not in, or that is past reporting, stays as it is.
+            let _ = next.change_run(run, |run| run.apply(Event::Revoked(name.clone()), now))?;
+        }
+        let entry = Entry::new("site_revoked", format!("site {name}"));
+        self.save(next, &Role::Operator(actor).to_string(), vec![entry]).await
+    }
+
+    async fn create(
+        &mut self,
+        actor: OperatorName,
+        name: RunName,
+        plan: RunPlan,
+        initial: Blob,
+    ) -> Result<(), Error> {
+        if let Some(run) = self.state.find_run(&name) {
+            let same = *run.plan() == plan && run.initial() == initial;
+            return if same { Ok(()) } else { Err(Error::RunExists(name)) };
+        }
+        if self.state.runs().count() >= RUNS_MAX {
+            return Err(Error::TooMany { what: "runs", max: RUNS_MAX });
+        }
+        let mut next = self.state.clone();
+        next.add_run(Run::create(name, plan, initial, self.clock.now()));
+        self.save(next, &Role::Operator(actor).to_string(), Vec::new()).await
+    }
+
+    async fn command(
+        &mut self,
+        actor: OperatorName,
+        name: RunName,
+        command: Command,
+    ) -> Result<(), Error> {
+        let now = self.clock.now();
+        let mut next = self.state.clone();
+        let outcome = next.change_run(&name, |run| match command {
+            Command::Pause => run.pause(now),
+            Command::Resume => run.resume(),
+            Command::Stop => run.stop(now),
+        })?;
+        outcome.map_err(|_| Error::RunOver(name))?;
+        self.save(next, &Role::Operator(actor).to_string(), Vec::new()).await
+    }
+
+    async fn verdict(
+        &mut self,
+        actor: OperatorName,
+        round: RoundId,
+        verdict: Verdict,
+    ) -> Result<(), Error> {
+        let mut next = self.state.clone();
+        let event = match verdict {
+            Verdict::Close => Event::Closed,
+            Verdict::Abandon(reason) => Event::Abandoned(reason),
+        };
+        apply(&mut next, &round, event, self.clock.now())?;
+        self.save(next, &Role::Operator(actor).to_string(), Vec::new()).await
+    }
+}
+
+// Aggregation: one at a time, off the runtime.
+impl Driver {
+    fn begin_aggregation(&mut self) {
+        if self.aggregation.is_some() {
+            return;
+        }
+        let owed = self.state.runs().find_map(|run| match run.duty() {
+            Duty::Aggregate(reports) => Some((run.round(), reports)),
+            Duty::WaitUntil(_) | Duty::OpenRound | Duty::Nothing => None,
+        });
+        let Some((round, reports)) = owed else { return };
+        let contribution = |(site, update): (&SiteName, &Update)| Contribution {
+            site: site.clone(),
+            weights: self.blobs.path(&update.weights.digest),
+            examples: update.examples,
+        };
+        let contributions: Vec<Contribution> = reports.into_iter().map(contribution).collect();
+        let (id, base) = (round.id().clone(), round.base());
+        info!(round = %id, updates = contributions.len(), "aggregation begins");
+        let blobs = self.blobs.clone();
+        let scratch = format!("{}-{}-{}.safetensors", id.run, id.number, id.attempt);
+        let task = tokio::task::spawn_blocking(move || {
+            aggregate(&blobs, &base, &contributions, &scratch).map_err(|error| error.to_string())
+        });
+        self.aggregation = Some(Aggregation { round: id, task });
+    }
+
+    async fn end_aggregation(&mut self, (round, outcome): (RoundId, Result<Blob, String>)) {
+        let event = match outcome {
+            Ok(model) => Event::Aggregated(model),
+            Err(reason) => {
+                error!(%round, reason, "aggregation failed");
+                Event::AggregationFailed(reason)
+            }
+        };
+        let mut next = self.state.clone();
+        // A round that an operator gave up meanwhile needs no model.
+        if let Err(error) = apply(&mut next, &round, event, self.clock.now()) {
+            info!(%round, %error, "an aggregation is not wanted any more");
+            return;
+        }
+        if let Err(error) = self.save(next, COORDINATOR, Vec::new()).await {
+            // The round still aggregates, so the same average is made again.
+            error!(%round, %error, "cannot save a round's model; trying again");
+        }
+    }
+}
+
+/// What makes an average and gives it its place among the blobs.
+fn aggregate(
+    blobs: &Blobs,
+    base: &Blob,
+    contributions: &[Contribution],
+    scratch: &str,
+) -> Result<Blob, AggregationError> {
+    let scratch = blobs.scratch(scratch);
+    let model = fedavg::average(&blobs.path(&base.digest), contributions, &scratch)?;
+    blobs.adopt(&scratch, &model)?;
+    Ok(model)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum AggregationError {
+    #[error(transparent)]
+    Average(#[from] fedavg::Error),
+    #[error(transparent)]
+    Blobs(#[from] blobs::Error),
+}
+
+/// The aggregation's end, or never if there is none.
+async fn finished(aggregation: &mut Option<Aggregation>) -> (RoundId, Result<Blob, String>) {
+    let Some(Aggregation { round, task }) = aggregation else { return pending().await };
+    let outcome = task.await.unwrap_or_else(|panic| Err(panic.to_string()));
+    let round = round.clone();
+    *aggregation = None;
+    (round, outcome)
+}
+
+/// Lets an event happen to a round in hand.
+fn apply(state: &mut State, id: &RoundId, event: Event, now: Timestamp) -> Result<(), Error> {
+    state.round(id)?;
+    let outcome = state.change_run(&id.run, |run| run.apply(event, now))?;
+    outcome.map_err(|refusal| Error::Round { round: id.clone(), refusal })
+}

@@ -1,0 +1,135 @@
+//! Brings those metrics up to date that follow from the state: from what the driver shows, and from
+//! the audit log where a count must not be lost when the coordinator starts again.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+
+use crate::driver::{EVENTS_MAX, Error, Handle};
+use crate::metrics::{Metrics, RoundLabels, RunLabel, RunLabels, SiteLabel};
+use crate::run::State;
+use crate::store::EventRow;
+
+/// Reads the state for the metrics, and the audit log once.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    read: Mutex<Read>,
+}
+
+/// How far the audit log was read.
+#[derive(Debug, Default)]
+struct Read {
+    seq: u64,
+    /// When aggregation began, by round.
+    aggregating: BTreeMap<String, Timestamp>,
+}
+
+impl Observer {
+    /// An observer that has read nothing yet.
+    pub(crate) fn new() -> Observer {
+        Observer { read: Mutex::default() }
+    }
+
+    /// Brings the metrics up to date. Giving up in between loses nothing.
+    ///
+    /// # Errors
+    /// If the audit log does not read.
+    pub(crate) async fn observe(&self, driver: &Handle, metrics: &Metrics) -> Result<(), Error> {
+        show_state(driver, metrics);
+        let mut read = self.read.lock().await;
+        loop {
+            let events = driver.events(read.seq, EVENTS_MAX).await?;
+            for event in &events {
+                read.count(event, metrics);
+            }
+            if events.len() < EVENTS_MAX as usize {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn show_state(driver: &Handle, metrics: &Metrics) {
+    for run in driver.runs() {
+        let name = run.name.to_string();
+        let now = match run.state {
+            State::Active => "active",
+            State::Paused { .. } => "paused",
+            State::Finished => "finished",
+            State::Stopped => "stopped",
+        };
+        for state in ["active", "paused", "finished", "stopped"] {
+            let labels = RunLabels { run: name.clone(), state };
+            metrics.run_state.get_or_create(&labels).set((state == now).into());
+        }
+        let label = RunLabel { run: name };
+        metrics.run_rounds_committed.get_or_create(&label).set(run.rounds_committed.into());
+    }
+    let mut enrolled = 0;
+    for site in driver.sites() {
+        enrolled += i64::from(site.revoked_at.is_none());
+        if let Some(seen_at) = site.seen_at {
+            let label = SiteLabel { site: site.name.to_string() };
+            metrics.site_seen.get_or_create(&label).set(seen_at.as_second());
+        }
+    }
+    metrics.sites_enrolled.set(enrolled);
+}
+
+impl Read {
+    fn count(&mut self, event: &EventRow, metrics: &Metrics) {
+        self.seq = event.seq;
+        // The round stands before the first colon; here it only tells rounds apart.
+        let round = event.detail.split(':').next().unwrap_or_default();
+        let outcome = match event.kind.as_str() {
+            "round_aggregating" => {
+                self.aggregating.insert(round.to_owned(), event.at);
+                return;
+            }
+            "round_committed" => "committed",
+            "round_abandoned" => "abandoned",
+            _ => return,
+        };
+        metrics.rounds.get_or_create(&RoundLabels { outcome }).inc();
+        if let Some(began) = self.aggregating.remove(round) {
+            metrics.aggregation.observe(event.at.duration_since(began).as_secs_f64());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Book;
+
+    #[test]
+    fn rounds_are_counted_by_outcome_and_their_aggregation_is_timed() {
+        let book = Book::new();
+        let mut read = Read::default();
+        let events = [
+            ("round_opened", "round t1/1.1: base model 0", 0),
+            ("round_aggregating", "round t1/1.1", 10),
+            ("round_aggregating", "round t2/1.1", 11),
+            ("round_committed", "round t1/1.1: model 1", 14),
+            ("round_abandoned", "round t2/1.1: too few updates", 15),
+            ("round_abandoned", "round t2/1.2: too few sites", 16),
+        ];
+        for (seq, (kind, detail, second)) in (1..).zip(events) {
+            let at = Timestamp::from_second(second).unwrap();
+            let (kind, detail) = (kind.to_owned(), detail.to_owned());
+            let event = EventRow { seq, at, actor: "coordinator".into(), kind, detail };
+            read.count(&event, &book.metrics);
+        }
+        assert_eq!(read.seq, 6);
+        let text = book.text().unwrap();
+        for line in [
+            "fedpaint_rounds_total{outcome=\"committed\"} 1",
+            "fedpaint_rounds_total{outcome=\"abandoned\"} 2",
+            "fedpaint_aggregation_seconds_sum 8.0",
+            "fedpaint_aggregation_seconds_count 2",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

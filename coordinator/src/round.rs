@@ -1,0 +1,435 @@
+//! One round of federated training, as a value.
+//!
+//! A [`Round`] does no I/O, reads no clock and draws no random number: whatever happens reaches it
+//! as an [`Event`] with the time at which it happened. It answers from its state alone what the
+//! coordinator owes it ([`Round::duty`]) and what a site should be doing ([`Round::directive`]).
+//! Both can be asked again after a crash, so nothing has to be remembered but the round.
+//!
+//! ```text
+//!  Selecting --goal reached, or time up with enough sites--> Reporting
+//!      |                                                        | all reported, or time up
+//!      | too few                                                v with enough reports
+//!      v                 too few                           Aggregating --> Committed
+//!  Abandoned <--------------------------------------------------+ failed
+//! ```
+//!
+//! The words are those of Bonawitz et al. 2019, "Towards federated learning at scale".
+
+mod reason;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fedpaint_proto::names::{Blob, RoundId, SiteName};
+use fedpaint_proto::plan::RoundPlan;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use self::reason::{Abandonment, Refusal, Withdrawal};
+
+/// One attempt at one round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Round {
+    id: RoundId,
+    base: Blob,
+    policy: RoundPlan,
+    phase: Phase,
+    members: BTreeMap<SiteName, Member>,
+    opened_at: Timestamp,
+    closed_at: Option<Timestamp>,
+}
+
+/// Where a round is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// Sites may join.
+    Selecting {
+        /// When selection ends by itself.
+        until: Timestamp,
+    },
+    /// The members train and report.
+    Reporting {
+        /// When reporting ends by itself.
+        until: Timestamp,
+    },
+    /// The coordinator owes the average of the reports.
+    Aggregating,
+    /// Over: the round made a model.
+    Committed {
+        /// The new global model.
+        model: Blob,
+    },
+    /// Over: the round made nothing.
+    Abandoned {
+        /// Why.
+        reason: Abandonment,
+    },
+}
+
+/// What a site in a round has done so far.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Member {
+    /// It has joined and not reported yet.
+    Joined,
+    /// Its update was accepted.
+    Reported(Update),
+    /// It gave the round up.
+    Withdrawn(Withdrawal),
+}
+
+/// A site's contribution to a round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    /// The trained model.
+    pub weights: Blob,
+    /// Training examples seen: the update's weight in the average.
+    pub examples: u64,
+    /// What the site tells of its training.
+    pub report: Report,
+}
+
+impl Update {
+    /// Whether `other` is the same contribution told again: the report is commentary.
+    pub fn is(&self, other: &Update) -> bool {
+        self.weights == other.weights && self.examples == other.examples
+    }
+}
+
+/// What a site tells of its training beside the weights: aggregates only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Optimiser steps done.
+    pub steps: u32,
+    /// Mean loss over all steps.
+    pub loss_mean: f64,
+    /// Mean loss of the first quarter of the steps.
+    pub loss_first: f64,
+    /// Mean loss of the last quarter of the steps.
+    pub loss_last: f64,
+    /// Median of the gradient's norm before clipping.
+    pub gradient_norm_p50: f64,
+    /// 99th percentile of the gradient's norm before clipping.
+    pub gradient_norm_p99: f64,
+}
+
+impl Report {
+    /// Whether every value is a finite number.
+    pub fn is_finite(&self) -> bool {
+        let Report { steps: _, loss_mean, loss_first, loss_last, .. } = *self;
+        [loss_mean, loss_first, loss_last, self.gradient_norm_p50, self.gradient_norm_p99]
+            .iter()
+            .all(|v| v.is_finite())
+    }
+}
+
+/// What can happen to a round.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A site wants to take part.
+    Joined(SiteName),
+    /// A site's update was checked and accepted.
+    Reported(SiteName, Update),
+    /// A site gives the round up.
+    Withdrew(SiteName, Withdrawal),
+    /// An operator revoked the site: until aggregation begins, nothing of it counts any more.
+    Revoked(SiteName),
+    /// The average is on the disk.
+    Aggregated(Blob),
+    /// The average could not be made.
+    AggregationFailed(String),
+    /// The operator waits no longer.
+    Closed,
+    /// The operator gives the round up.
+    Abandoned(String),
+}
+
+/// What the coordinator owes a round next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Duty<'a> {
+    /// To let it act when this time has come.
+    WaitUntil(Timestamp),
+    /// The average of these updates, in the order of the sites' names.
+    Aggregate(Vec<(&'a SiteName, &'a Update)>),
+    /// Nothing: the round is over.
+    Nothing,
+}
+
+/// What a site should be doing in a round.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Directive {
+    /// Nothing.
+    Rest,
+    /// Say that it wants to take part.
+    Join {
+        /// Before this time.
+        until: Timestamp,
+    },
+    /// Train and report.
+    Train {
+        /// From this model.
+        base: Blob,
+        /// Before this time.
+        until: Timestamp,
+    },
+}
+
+impl Round {
+    /// Opens a round for selection.
+    pub fn open(id: RoundId, base: Blob, policy: RoundPlan, now: Timestamp) -> Round {
+        let phase = Phase::Selecting { until: after(now, policy.selection()) };
+        let members = BTreeMap::new();
+        Round { id, base, policy, phase, members, opened_at: now, closed_at: None }
+    }
+
+    /// A round as it was saved.
+    pub fn restore(
+        id: RoundId,
+        base: Blob,
+        policy: RoundPlan,
+        phase: Phase,
+        members: BTreeMap<SiteName, Member>,
+        (opened_at, closed_at): (Timestamp, Option<Timestamp>),
+    ) -> Round {
+        Round { id, base, policy, phase, members, opened_at, closed_at }
+    }
+
+    /// Which round and attempt this is.
+    pub fn id(&self) -> &RoundId {
+        &self.id
+    }
+
+    /// The model the sites train from.
+    pub fn base(&self) -> Blob {
+        self.base
+    }
+
+    /// Where the round is.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// The sites in the round, by name.
+    pub fn members(&self) -> &BTreeMap<SiteName, Member> {
+        &self.members
+    }
+
+    /// When the round was opened.
+    pub fn opened_at(&self) -> Timestamp {
+        self.opened_at
+    }
+
+    /// When the round was committed or abandoned.
+    pub fn closed_at(&self) -> Option<Timestamp> {
+        self.closed_at
+    }
+
+    /// Whether the round is committed or abandoned; then it never changes again.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Committed { .. } | Phase::Abandoned { .. })
+    }
+
+    /// Lets time pass. A deadline that has come is acted on before anything else is.
+    pub fn tick(&mut self, now: Timestamp) {
+        match self.phase {
+            Phase::Selecting { until } if now >= until => self.end_selection(now),
+            Phase::Reporting { until } if now >= until => self.end_reporting(now),
+            _ => {}
+        }
+    }
+
+    /// Lets an event happen. One that has happened before is no error, so a retry is safe.
+    ///
+    /// # Errors
+    /// If the event does not apply; then nothing but the time has changed.
+    pub fn apply(&mut self, event: Event, now: Timestamp) -> Result<(), Refusal> {
+        self.tick(now);
+        if self.already_holds(&event) {
+            return Ok(());
+        }
+        match (&self.phase, event) {
+            (Phase::Committed { .. } | Phase::Abandoned { .. }, _) => Err(Refusal::RoundOver),
+            (_, Event::Abandoned(reason)) => {
+                self.abandon(Abandonment::ByOperator { reason }, now);
+                Ok(())
+            }
+
+            (Phase::Selecting { .. }, Event::Joined(site)) => {
+                self.members.insert(site, Member::Joined);
+                if self.members.len() >= self.policy.sites_goal as usize {
+                    self.end_selection(now);
+                }
+                Ok(())
+            }
+            // A site that leaves before the training begins was never there, and may come again.
+            (Phase::Selecting { .. }, Event::Withdrew(site, _) | Event::Revoked(site)) => {
+                self.members.remove(&site).map(|_| ()).ok_or(Refusal::NotAMember)
+            }
+            (Phase::Selecting { .. }, Event::Closed) => {
+                self.require(self.members.len())?;
+                self.end_selection(now);
+                Ok(())
+            }
+            (Phase::Selecting { .. }, Event::Reported(..)) => Err(Refusal::NotReporting),
+
+            (Phase::Reporting { .. }, Event::Reported(site, update)) => {
+                self.joined(&site)?;
+                self.settle(site, Member::Reported(update), now);
+                Ok(())
+            }
+            (Phase::Reporting { .. }, Event::Withdrew(site, why)) => {
+                self.joined(&site)?;
+                self.settle(site, Member::Withdrawn(why), now);
+                Ok(())
+            }
+            (Phase::Reporting { .. }, Event::Revoked(site)) => {
+                self.members.get(&site).ok_or(Refusal::NotAMember)?;
+                self.settle(site, Member::Withdrawn(Withdrawal::Revoked), now);
+                Ok(())
+            }
+            (Phase::Reporting { .. }, Event::Closed) => {
+                self.require(self.reports().count())?;
+                self.end_reporting(now);
+                Ok(())
+            }
+
+            (Phase::Aggregating, Event::Aggregated(model)) => {
+                self.end(Phase::Committed { model }, now);
+                Ok(())
+            }
+            (Phase::Aggregating, Event::AggregationFailed(reason)) => {
+                self.abandon(Abandonment::AggregationFailed { reason }, now);
+                Ok(())
+            }
+            (Phase::Aggregating, Event::Joined(_)) => Err(Refusal::SelectionOver),
+            (Phase::Aggregating, _) => Err(Refusal::ReportingOver),
+            (Phase::Reporting { .. }, Event::Joined(_)) => Err(Refusal::SelectionOver),
+            (_, Event::Aggregated(_) | Event::AggregationFailed(_)) => Err(Refusal::NotAggregating),
+        }
+    }
+
+    /// What the coordinator owes this round next.
+    pub fn duty(&self) -> Duty<'_> {
+        match self.phase {
+            Phase::Selecting { until } | Phase::Reporting { until } => Duty::WaitUntil(until),
+            Phase::Aggregating => Duty::Aggregate(self.reports().collect()),
+            Phase::Committed { .. } | Phase::Abandoned { .. } => Duty::Nothing,
+        }
+    }
+
+    /// What `site` should be doing now.
+    pub fn directive(&self, site: &SiteName) -> Directive {
+        match (&self.phase, self.members.get(site)) {
+            (&Phase::Selecting { until }, None) => Directive::Join { until },
+            (&Phase::Reporting { until }, Some(Member::Joined)) => {
+                Directive::Train { base: self.base, until }
+            }
+            _ => Directive::Rest,
+        }
+    }
+
+    /// Whether an update of `site` could be accepted at `now`, whatever it holds.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub fn awaits(&self, site: &SiteName, now: Timestamp) -> Result<(), Refusal> {
+        let mut round = self.clone();
+        round.tick(now);
+        match round.phase {
+            Phase::Selecting { .. } => Err(Refusal::NotReporting),
+            Phase::Reporting { .. } => round.joined(site),
+            Phase::Aggregating => Err(Refusal::ReportingOver),
+            Phase::Committed { .. } | Phase::Abandoned { .. } => Err(Refusal::RoundOver),
+        }
+    }
+
+    /// Whether the round holds this very update of `site` already.
+    pub fn holds(&self, site: &SiteName, update: &Update) -> bool {
+        matches!(self.members.get(site), Some(Member::Reported(held)) if held.is(update))
+    }
+
+    fn already_holds(&self, event: &Event) -> bool {
+        match event {
+            Event::Joined(site) => {
+                !self.is_over() && matches!(self.members.get(site), Some(Member::Joined))
+            }
+            Event::Reported(site, update) => self.holds(site, update),
+            _ => false,
+        }
+    }
+
+    fn joined(&self, site: &SiteName) -> Result<(), Refusal> {
+        match self.members.get(site) {
+            None => Err(Refusal::NotAMember),
+            Some(Member::Joined) => Ok(()),
+            Some(Member::Reported(_) | Member::Withdrawn(_)) => Err(Refusal::AlreadyReported),
+        }
+    }
+
+    /// Notes what became of a member, and ends reporting where nothing is left to wait for: all have
+    /// settled, or so many have withdrawn that the minimum is out of reach.
+    fn settle(&mut self, site: SiteName, outcome: Member, now: Timestamp) {
+        self.members.insert(site, outcome);
+        let waiting = self.members.values().filter(|m| **m == Member::Joined).count();
+        let reachable = waiting + self.reports().count();
+        if waiting == 0 || reachable < self.policy.sites_min as usize {
+            self.end_reporting(now);
+        }
+    }
+
+    fn end_selection(&mut self, now: Timestamp) {
+        match self.require(self.members.len()) {
+            Ok(()) => {
+                let until = after(now, self.policy.reporting());
+                self.phase = Phase::Reporting { until };
+            }
+            Err(_) => {
+                let (joined, need) = (self.members.len() as u32, self.policy.sites_min);
+                self.abandon(Abandonment::TooFewSites { joined, need }, now);
+            }
+        }
+    }
+
+    fn end_reporting(&mut self, now: Timestamp) {
+        let reported = self.reports().count();
+        match self.require(reported) {
+            Ok(()) => self.phase = Phase::Aggregating,
+            Err(_) => {
+                let (reported, need) = (reported as u32, self.policy.sites_min);
+                self.abandon(Abandonment::TooFewReports { reported, need }, now);
+            }
+        }
+    }
+
+    fn abandon(&mut self, reason: Abandonment, now: Timestamp) {
+        self.end(Phase::Abandoned { reason }, now);
+    }
+
+    fn end(&mut self, phase: Phase, now: Timestamp) {
+        self.phase = phase;
+        self.closed_at = Some(now);
+    }
+
+    fn require(&self, have: usize) -> Result<(), Refusal> {
+        let need = self.policy.sites_min;
+        if have >= need as usize {
+            Ok(())
+        } else {
+            Err(Refusal::TooFewSites { have: have as u32, need })
+        }
+    }
+
+    fn reports(&self) -> impl Iterator<Item = (&SiteName, &Update)> {
+        self.members.iter().filter_map(|(site, member)| match member {
+            Member::Reported(update) => Some((site, update)),
+            Member::Joined | Member::Withdrawn(_) => None,
+        })
+    }
+}
+
+/// `now` and a plan's span of time; the end of time itself where that lies beyond it.
+fn after(now: Timestamp, span: Duration) -> Timestamp {
+    now.checked_add(span).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! Why a round refuses an event, why it is abandoned, why a site withdraws: typed, and in words.
+
+use serde::{Deserialize, Serialize};
+
+/// Why an event does not apply to a round. The round is unchanged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Nobody can join any more.
+    #[error("selection is over")]
+    SelectionOver,
+    /// No update is taken any more.
+    #[error("reporting is over")]
+    ReportingOver,
+    /// No update is taken yet.
+    #[error("the round is still selecting sites")]
+    NotReporting,
+    /// No average is due.
+    #[error("the round is not aggregating")]
+    NotAggregating,
+    /// The site has not joined.
+    #[error("the site is not a member of the round")]
+    NotAMember,
+    /// The site has reported another update, or has withdrawn.
+    #[error("the site has reported another update or has withdrawn")]
+    AlreadyReported,
+    /// The operator cannot close a round that too few sites are in.
+    #[error("only {have} sites are there, the plan needs {need}")]
+    TooFewSites {
+        /// How many are there.
+        have: u32,
+        /// How many the plan needs.
+        need: u32,
+    },
+    /// The round is committed or abandoned.
+    #[error("the round is over")]
+    RoundOver,
+}
+
+/// Why a round was abandoned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Abandonment {
+    /// Too few sites had joined when selection ended.
+    #[error("too few sites: {joined} joined, the plan needs {need}")]
+    TooFewSites {
+        /// How many had joined.
+        joined: u32,
+        /// How many the plan needs.
+        need: u32,
+    },
+    /// Too few updates had come, or could still come.
+    #[error("too few updates: {reported} came, the plan needs {need}")]
+    TooFewReports {
+        /// How many had come.
+        reported: u32,
+        /// How many the plan needs.
+        need: u32,
+    },
+    /// The average could not be made.
+    #[error("aggregation failed: {reason}")]
+    AggregationFailed {
+        /// Why.
+        reason: String,
+    },
+    /// An operator gave the round up.
+    #[error("given up by an operator: {reason}")]
+    ByOperator {
+        /// The operator's own words.
+        reason: String,
+    },
+}
+
+/// Why a site gave a round up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Withdrawal {
+    /// The agent is being stopped.
+    #[error("the agent was stopped")]
+    Stopping,
+    /// The trainer ended without an answer.
+    #[error("the trainer died")]
+    TrainerDied,
+    /// The trainer ran out of memory.
+    #[error("the trainer ran out of memory")]
+    OutOfMemory,
+    /// The loss, a gradient or a weight was not a finite number.
+    #[error("the training was not finite")]
+    NotFinite,
+    /// Nothing in the site's data can train this plan.
+    #[error("the site has no data for this plan")]
+    NoData,
+    /// The base model does not fit.
+    #[error("the site cannot use the base model")]
+    BaseModel,
+    /// The plan asks for what the agent cannot do.
+    #[error("the site cannot follow the plan")]
+    Plan,
+    /// The device failed or is not there.
+    #[error("the site's device failed")]
+    Device,
+    /// The site's disk is full or broken.
+    #[error("the site's disk failed")]
+    Disk,
+    /// Anything else.
+    #[error("the site failed; its own log says why")]
+    Internal,
+    /// The coordinator had refused the site's update for good.
+    #[error("the site's update was refused")]
+    UpdateRefused,
+    /// An operator revoked the site.
+    #[error("the site was revoked")]
+    Revoked,
+}

@@ -1,0 +1,355 @@
+//! A run, as a value: a plan, the model so far, and the round in hand.
+//!
+//! The run decides which round is next. Like [`Round`] it does no I/O and takes the time as an
+//! argument; what is owed is asked from its state ([`Run::duty`]), so a restart forgets nothing.
+
+use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
+use fedpaint_proto::plan::RunPlan;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::round::{self, Abandonment, Event, Phase, Refusal, Round, Update};
+
+/// The training of one model over many rounds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    name: RunName,
+    plan: RunPlan,
+    initial: Blob,
+    created_at: Timestamp,
+    state: State,
+    model: Blob,
+    committed: u32,
+    failures: u32,
+    round: Round,
+}
+
+/// Where a run is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum State {
+    /// Rounds are held.
+    Active,
+    /// Nothing new begins until an operator resumes the run.
+    Paused {
+        /// Why.
+        reason: Pause,
+    },
+    /// Every planned round is committed.
+    Finished,
+    /// An operator ended the run early.
+    Stopped,
+}
+
+/// Why a run is paused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Pause {
+    /// An operator asked for it.
+    #[error("paused by an operator")]
+    ByOperator,
+    /// Too many attempts in a row were abandoned.
+    #[error("{failures} attempts in a row were abandoned, the last because of {last}")]
+    TooManyFailures {
+        /// How many.
+        failures: u32,
+        /// Why the last one was.
+        last: Abandonment,
+    },
+}
+
+/// What the coordinator owes a run next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Duty<'a> {
+    /// To let it act when this time has come.
+    WaitUntil(Timestamp),
+    /// The average of these updates, in the order of the sites' names.
+    Aggregate(Vec<(&'a SiteName, &'a Update)>),
+    /// The next round or attempt.
+    OpenRound,
+    /// Nothing.
+    Nothing,
+}
+
+/// What a site should be doing, and in which round.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Directive {
+    /// Nothing; whatever it was doing is no longer wanted.
+    Rest,
+    /// Say that it wants to take part.
+    Join {
+        /// In this round.
+        round: RoundId,
+        /// Before this time.
+        until: Timestamp,
+    },
+    /// Train and report.
+    Train {
+        /// For this round.
+        round: RoundId,
+        /// From this model.
+        base: Blob,
+        /// Before this time.
+        until: Timestamp,
+    },
+}
+
+/// A run that is finished or stopped never changes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the run is finished or stopped")]
+pub struct RunOver;
+
+/// What was saved of a run beside its round; see [`Run::restore`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Saved {
+    /// The run's name.
+    pub name: RunName,
+    /// Its plan.
+    pub plan: RunPlan,
+    /// The model it started from.
+    pub initial: Blob,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// Where it is.
+    pub state: State,
+    /// The newest global model.
+    pub model: Blob,
+    /// Rounds committed.
+    pub committed: u32,
+    /// Attempts abandoned in a row.
+    pub failures: u32,
+}
+
+impl Run {
+    /// A new run; its first round opens at once.
+    pub fn create(name: RunName, plan: RunPlan, initial: Blob, now: Timestamp) -> Run {
+        let id = RoundId { run: name.clone(), number: 1, attempt: 1 };
+        let round = Round::open(id, initial, plan.round.clone(), now);
+        Run {
+            name,
+            plan,
+            initial,
+            created_at: now,
+            state: State::Active,
+            model: initial,
+            committed: 0,
+            failures: 0,
+            round,
+        }
+    }
+
+    /// A run as it was saved, with its newest round.
+    pub fn restore(saved: Saved, round: Round) -> Run {
+        let Saved { name, plan, initial, created_at, state, model, committed, failures } = saved;
+        Run { name, plan, initial, created_at, state, model, committed, failures, round }
+    }
+
+    /// The run's name.
+    pub fn name(&self) -> &RunName {
+        &self.name
+    }
+
+    /// The plan. It never changes.
+    pub fn plan(&self) -> &RunPlan {
+        &self.plan
+    }
+
+    /// The model the run started from.
+    pub fn initial(&self) -> Blob {
+        self.initial
+    }
+
+    /// When the run was created.
+    pub fn created_at(&self) -> Timestamp {
+        self.created_at
+    }
+
+    /// Where the run is.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The newest global model.
+    pub fn model(&self) -> Blob {
+        self.model
+    }
+
+    /// Rounds committed.
+    pub fn committed(&self) -> u32 {
+        self.committed
+    }
+
+    /// Attempts abandoned in a row.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// The newest round.
+    pub fn round(&self) -> &Round {
+        &self.round
+    }
+
+    /// Whether the run is finished or stopped.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Finished | State::Stopped)
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: Timestamp) {
+        self.change(|round| round.tick(now));
+    }
+
+    /// Lets an event happen to the round in hand.
+    ///
+    /// # Errors
+    /// If the event does not apply; then nothing but the time has changed.
+    pub fn apply(&mut self, event: Event, now: Timestamp) -> Result<(), Refusal> {
+        self.change(|round| round.apply(event, now))
+    }
+
+    /// Opens the next round, or the next attempt at one that was abandoned, if that is due.
+    pub fn open_round(&mut self, now: Timestamp) {
+        if self.duty() != Duty::OpenRound {
+            return;
+        }
+        let RoundId { number, attempt, .. } = *self.round.id();
+        let (number, attempt) = match self.round.phase() {
+            Phase::Committed { .. } => (number + 1, 1),
+            _ => (number, attempt + 1),
+        };
+        let id = RoundId { run: self.name.clone(), number, attempt };
+        self.round = Round::open(id, self.model, self.plan.round.clone(), now);
+    }
+
+    /// Begins nothing new and gives the round in hand up. Pausing a paused run changes nothing.
+    ///
+    /// # Errors
+    /// If the run is over.
+    pub fn pause(&mut self, now: Timestamp) -> Result<(), RunOver> {
+        if self.state == State::Active {
+            self.tick(now);
+        }
+        match self.state {
+            State::Active => {
+                self.give_up_round("the run was paused", now);
+                self.state = State::Paused { reason: Pause::ByOperator };
+                Ok(())
+            }
+            State::Paused { .. } => Ok(()),
+            State::Finished | State::Stopped => Err(RunOver),
+        }
+    }
+
+    /// Goes on after a pause, with a new attempt and a clean count of failures.
+    ///
+    /// # Errors
+    /// If the run is over.
+    pub fn resume(&mut self) -> Result<(), RunOver> {
+        match self.state {
+            State::Active => Ok(()),
+            State::Paused { .. } => {
+                self.state = State::Active;
+                self.failures = 0;
+                Ok(())
+            }
+            State::Finished | State::Stopped => Err(RunOver),
+        }
+    }
+
+    /// Ends the run early and for good. Stopping a stopped run changes nothing.
+    ///
+    /// # Errors
+    /// If the run is finished.
+    pub fn stop(&mut self, now: Timestamp) -> Result<(), RunOver> {
+        self.tick(now);
+        match self.state {
+            State::Active | State::Paused { .. } => {
+                self.give_up_round("the run was stopped", now);
+                self.state = State::Stopped;
+                Ok(())
+            }
+            State::Stopped => Ok(()),
+            State::Finished => Err(RunOver),
+        }
+    }
+
+    /// What the coordinator owes this run next.
+    pub fn duty(&self) -> Duty<'_> {
+        if self.state != State::Active {
+            return Duty::Nothing;
+        }
+        match self.round.duty() {
+            round::Duty::WaitUntil(time) => Duty::WaitUntil(time),
+            round::Duty::Aggregate(reports) => Duty::Aggregate(reports),
+            round::Duty::Nothing => Duty::OpenRound,
+        }
+    }
+
+    fn give_up_round(&mut self, why: &str, now: Timestamp) {
+        if !self.round.is_over() {
+            // A live round refuses no abandonment; that it is not a failure the run counts is
+            // decided where rounds end.
+            let _ = self.apply(Event::Abandoned(why.to_owned()), now);
+        }
+    }
+
+    /// Changes the round and, if that ended it, draws the conclusion once.
+    fn change<T>(&mut self, change: impl FnOnce(&mut Round) -> T) -> T {
+        let was_over = self.round.is_over();
+        let outcome = change(&mut self.round);
+        if !was_over && self.round.is_over() {
+            self.conclude();
+        }
+        outcome
+    }
+
+    fn conclude(&mut self) {
+        match self.round.phase() {
+            Phase::Committed { model } => {
+                self.model = *model;
+                self.committed = self.round.id().number;
+                self.failures = 0;
+                if self.committed >= self.plan.rounds {
+                    self.state = State::Finished;
+                }
+            }
+            // What an operator gives up is no failure of the federation's.
+            Phase::Abandoned { reason: Abandonment::ByOperator { .. } } => {}
+            Phase::Abandoned { reason } => {
+                self.failures += 1;
+                if self.failures >= self.plan.round.failures_max {
+                    let (failures, last) = (self.failures, reason.clone());
+                    self.state =
+                        State::Paused { reason: Pause::TooManyFailures { failures, last } };
+                }
+            }
+            Phase::Selecting { .. } | Phase::Reporting { .. } | Phase::Aggregating => {}
+        }
+    }
+}
+
+/// What `site` should be doing, given the runs in the order of their creation: what it can train
+/// comes first, then what it waits for, then what it may join. So a site is never called away from
+/// a round it is in.
+pub fn directive<'a>(runs: impl Iterator<Item = &'a Run>, site: &SiteName) -> Directive {
+    let (mut join, mut waits) = (None, false);
+    for run in runs.filter(|run| run.state == State::Active) {
+        let round = run.round();
+        match round.directive(site) {
+            round::Directive::Train { base, until } => {
+                return Directive::Train { round: round.id().clone(), base, until };
+            }
+            round::Directive::Join { until } if join.is_none() => {
+                join = Some(Directive::Join { round: round.id().clone(), until });
+            }
+            round::Directive::Join { .. } => {}
+            round::Directive::Rest => {
+                let selecting = matches!(round.phase(), Phase::Selecting { .. });
+                waits |= selecting && round.members().contains_key(site);
+            }
+        }
+    }
+    if waits { Directive::Rest } else { join.unwrap_or(Directive::Rest) }
+}
+
+#[cfg(test)]
+mod tests;

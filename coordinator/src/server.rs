@@ -1,0 +1,344 @@
+//! Config to server: checks, binds, builds the parts, serves, drains with a deadline.
+//!
+//! Everything that can be refused is refused before the data folder is touched.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fedpaint_proto::identity::{self, Identity, Role};
+use fedpaint_proto::limits;
+use fedpaint_proto::names::FederationName;
+use fedpaint_proto::tls::{self, TlsFiles};
+use jiff::Timestamp;
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::accept::{accept, not_after};
+use crate::blobs::{self, Blobs};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::driver::{self, Handle, Options};
+use crate::http::{self, Pages};
+use crate::metrics::Book;
+use crate::observe::Observer;
+use crate::service::access::AccessLayer;
+use crate::service::{self, Parts};
+use crate::store::{self, Store};
+
+/// How long calls under way may take to end once the server stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The file whose lock says that a coordinator uses the data folder.
+const LOCK_FILE: &str = "coordinator.lock";
+
+/// How many calls of one connection are worked on at once; the others wait.
+const CALLS_PER_CONNECTION_MAX: usize = 8;
+
+/// How many streams a client may reset before they were accepted, until its connection is closed
+/// (CVE-2023-44487, "rapid reset").
+const PENDING_RESETS_MAX: usize = 20;
+
+/// How many streams of one connection may be reset for errors before it is closed.
+const LOCAL_RESETS_MAX: usize = 256;
+
+/// Why the server cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The certificate, its key or the root cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// The coordinator's own certificate names nobody.
+    #[error("{} cannot be the coordinator's certificate: {source}; make one with `fedctl ca issue`", path.display())]
+    Identity {
+        /// The certificate.
+        path: PathBuf,
+        /// Why.
+        source: identity::Error,
+    },
+    /// The coordinator's own certificate is another's.
+    #[error(
+        "the certificate {} is that of {found}, it must be that of a coordinator of federation \
+         {federation}; make one with `fedctl ca issue`",
+        path.display()
+    )]
+    NotACoordinator {
+        /// The certificate.
+        path: PathBuf,
+        /// Whose it is.
+        found: Identity,
+        /// The federation in the config.
+        federation: FederationName,
+    },
+    /// The coordinator's own certificate has expired.
+    #[error("the certificate {} has expired on {until}; make one with `fedctl ca issue`", path.display())]
+    Expired {
+        /// The certificate.
+        path: PathBuf,
+        /// Its end.
+        until: Timestamp,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; free it or set another `{field}` in the config")]
+    Bind {
+        /// The field in the config.
+        field: &'static str,
+        /// What it says.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The data folder cannot be made or written.
+    #[error("cannot use the data folder {}: {source}", path.display())]
+    Folder {
+        /// Which folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another coordinator uses the data folder.
+    #[error("another coordinator is using the data folder {}; stop it first", path.display())]
+    Busy {
+        /// Which folder.
+        path: PathBuf,
+    },
+    /// The models' folder cannot be used.
+    #[error(transparent)]
+    Blobs(#[from] blobs::Error),
+    /// The database cannot be used.
+    #[error("{source}; the database is {place}")]
+    Database {
+        /// Which database, without its password.
+        place: String,
+        /// Why.
+        source: store::Error,
+    },
+    /// The server failed while it ran.
+    #[error("the server failed: {0}")]
+    Serve(String),
+}
+
+/// A coordinator that listens and is ready to serve.
+pub struct Server {
+    federation: FederationName,
+    tls: Arc<ServerConfig>,
+    clock: Arc<dyn Clock>,
+    listener: TcpListener,
+    address: SocketAddr,
+    status_listener: TcpListener,
+    status_address: SocketAddr,
+    blobs: Blobs,
+    driver: Handle,
+    driving: JoinHandle<()>,
+    stop_driver: CancellationToken,
+    // Held for as long as the data folder is in use.
+    _lock: File,
+}
+
+impl Server {
+    /// Checks the configuration, binds both addresses and takes up the state where it was left.
+    ///
+    /// # Errors
+    /// If anything in the configuration cannot be used; nothing is written then.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Server, Error> {
+        let tls = config.tls.server()?;
+        check_own_certificate(&config.tls, &config.federation, clock.now())?;
+        let (listener, address) = bind("listen", config.listen).await?;
+        let (status_listener, status_address) = bind("status_listen", config.status_listen).await?;
+        let lock = take_folder(&config.data)?;
+        let blobs = Blobs::open(&config.data, clock.now()).await?;
+        let url = config.database();
+        let failed = |source| Error::Database { place: without_password(&url), source };
+        let store = Store::open(&url).await.map_err(failed)?;
+        let options = Options { heartbeat: config.heartbeat() };
+        let stop_driver = CancellationToken::new();
+        let (own, time, stop) = (blobs.clone(), Arc::clone(&clock), stop_driver.clone());
+        let started = driver::start(options, store, own, time, stop).await;
+        let (driver, driving) = started.map_err(failed)?;
+        Ok(Server {
+            federation: config.federation.clone(),
+            tls,
+            clock,
+            listener,
+            address,
+            status_listener,
+            status_address,
+            blobs,
+            driver,
+            driving,
+            stop_driver,
+            _lock: lock,
+        })
+    }
+
+    /// Where sites and operators reach the server; the port is a real one even if 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where `/healthz` and `/metrics` are.
+    pub fn status_address(&self) -> SocketAddr {
+        self.status_address
+    }
+
+    /// Serves until `stop`, then lets the calls under way end, for a bounded time.
+    ///
+    /// # Errors
+    /// If serving fails, or the driver ends before it is told to.
+    pub async fn serve(self, stop: CancellationToken) -> Result<(), Error> {
+        let Server { federation, tls, clock, listener, status_listener, .. } = self;
+        let Server { blobs, driver, mut driving, stop_driver, .. } = self;
+        // Whatever makes the server stop, every part of it is told.
+        let stop = stop.child_token();
+        let book = Arc::new(Book::new());
+        let parts = Parts {
+            federation: federation.clone(),
+            driver: driver.clone(),
+            blobs,
+            metrics: book.metrics.clone(),
+            stop: stop.clone(),
+        };
+        let incoming = accept(listener, tls, federation, clock);
+        let grpc = tonic_server()
+            .layer(AccessLayer::new(driver.clone()))
+            .add_routes(service::routes(&parts))
+            .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        let pages = Pages { driver: driver.clone(), book, observer: Arc::new(Observer::new()) };
+        let status = tokio::spawn(http::serve(status_listener, pages, stop.clone()));
+        let over = stop.clone().drop_guard();
+        let grpc = tokio::spawn(async move {
+            // However serving ends, a panic included, the rest is told.
+            let _over = over;
+            grpc.await
+        });
+
+        let driver_ended = tokio::select! {
+            () = stop.cancelled() => false,
+            _ = &mut driving => true,
+        };
+        stop.cancel();
+        let outcome = drain(grpc, status).await;
+        stop_driver.cancel();
+        if driver_ended {
+            return Err(Error::Serve("the driver ended before it was told to".to_owned()));
+        }
+        driving.await.map_err(|error| Error::Serve(format!("the driver died: {error}")))?;
+        outcome
+    }
+}
+
+/// Waits for both servers to end, but not for ever.
+async fn drain(
+    grpc: JoinHandle<Result<(), tonic::transport::Error>>,
+    status: JoinHandle<io::Result<()>>,
+) -> Result<(), Error> {
+    let (grpc_abort, status_abort) = (grpc.abort_handle(), status.abort_handle());
+    let both = async {
+        match grpc.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(Error::Serve(error.to_string())),
+            Err(error) => return Err(Error::Serve(error.to_string())),
+        }
+        if let Ok(Err(error)) = status.await {
+            error!(%error, "the status pages failed");
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(DRAIN_TIMEOUT, both).await {
+        Ok(outcome) => {
+            info!("drained");
+            outcome
+        }
+        Err(_) => {
+            warn!("some calls did not end in time and are cut");
+            grpc_abort.abort();
+            status_abort.abort();
+            Ok(())
+        }
+    }
+}
+
+fn tonic_server() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+        .max_frame_size(limits::HTTP2_FRAME_BYTES_MAX)
+        .max_concurrent_streams(limits::HTTP2_STREAMS_MAX)
+        .http2_max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES_MAX)
+        .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
+}
+
+fn check_own_certificate(
+    files: &TlsFiles,
+    federation: &FederationName,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let path = || files.certificate.clone();
+    let certificate = files.own_certificate()?;
+    let found = Identity::from_certificate(&certificate)
+        .map_err(|source| Error::Identity { path: path(), source })?;
+    let ours = matches!(found.role, Role::Coordinator(_)) && found.federation == *federation;
+    if !ours {
+        return Err(Error::NotACoordinator { path: path(), found, federation: federation.clone() });
+    }
+    match not_after(&certificate) {
+        Some(until) if until <= now => Err(Error::Expired { path: path(), until }),
+        _ => Ok(()),
+    }
+}
+
+async fn bind(
+    field: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), Error> {
+    let fail = |source| Error::Bind { field, address, source };
+    let listener = TcpListener::bind(address).await.map_err(fail)?;
+    let bound = listener.local_addr().map_err(fail)?;
+    Ok((listener, bound))
+}
+
+/// A database's URL as it may be shown: who logs in, and how, is left out.
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
+        _ => url.to_owned(),
+    }
+}
+
+/// Makes the data folder and takes its lock, so that two coordinators never share it.
+fn take_folder(path: &Path) -> Result<File, Error> {
+    let fail = |source| Error::Folder { path: path.to_owned(), source };
+    std::fs::create_dir_all(path).map_err(fail)?;
+    let lock = File::create(path.join(LOCK_FILE)).map_err(fail)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Error::Busy { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(fail(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_databases_url_is_shown_without_its_password() {
+        for (url, shown) in [
+            ("postgres://fed:a@b@db.example/fed", "postgres://db.example/fed"),
+            ("postgres://db/fed", "postgres://db/fed"),
+            ("sqlite:/srv/a@b/fed.db", "sqlite:/srv/a@b/fed.db"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What an operator says and hears.
+
+use std::pin::Pin;
+
+use fedpaint_proto::names::{OperatorName, RoundId};
+use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::reason::Reason;
+use fedpaint_proto::v1::admin_service_server::AdminService;
+use fedpaint_proto::v1::{
+    AbandonRoundRequest, AbandonRoundResponse, CloseRoundRequest, CloseRoundResponse,
+    CreateRunRequest, CreateRunResponse, EnrollSiteRequest, EnrollSiteResponse, GetRoundRequest,
+    GetRoundResponse, GetRunRequest, GetRunResponse, GetStatusRequest, GetStatusResponse,
+    ListEventsRequest, ListEventsResponse, ListModelsRequest, ListModelsResponse,
+    ListRoundsRequest, ListRoundsResponse, ListRunsRequest, ListRunsResponse, ListSitesRequest,
+    ListSitesResponse, PauseRunRequest, PauseRunResponse, ResumeRunRequest, ResumeRunResponse,
+    RevokeSiteRequest, RevokeSiteResponse, StopRunRequest, StopRunResponse, WatchRunRequest,
+    WatchRunResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::driver::Watch;
+use crate::service::access::Caller;
+use crate::service::{Parts, end_draining, parse, status, wire};
+
+/// The federation, as an operator sees it.
+pub(crate) struct Service {
+    /// What the service is made from.
+    pub(crate) parts: Parts,
+}
+
+type Watching = Pin<Box<dyn Stream<Item = Result<WatchRunResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AdminService for Service {
+    async fn get_status(
+        &self,
+        _: Request<GetStatusRequest>,
+    ) -> Result<Response<GetStatusResponse>, Status> {
+        let driver = &self.parts.driver;
+        Ok(Response::new(GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            federation: self.parts.federation.to_string(),
+            sites: driver.sites().iter().map(wire::site).collect(),
+            runs: driver.runs().iter().map(wire::run).collect(),
+            rounds: driver.active_rounds().iter().map(wire::round).collect(),
+        }))
+    }
+
+    async fn enroll_site(
+        &self,
+        request: Request<EnrollSiteRequest>,
+    ) -> Result<Response<EnrollSiteResponse>, Status> {
+        let actor = actor(&request)?;
+        let name = parse::name(&request.get_ref().name)?;
+        let site = self.parts.driver.enroll_site(&actor, &name).await;
+        let site = Some(wire::site(&site.map_err(status::of_driver)?));
+        Ok(Response::new(EnrollSiteResponse { site }))
+    }
+
+    async fn list_sites(
+        &self,
+        _: Request<ListSitesRequest>,
+    ) -> Result<Response<ListSitesResponse>, Status> {
+        let sites = self.parts.driver.sites().iter().map(wire::site).collect();
+        Ok(Response::new(ListSitesResponse { sites }))
+    }
+
+    async fn revoke_site(
+        &self,
+        request: Request<RevokeSiteRequest>,
+    ) -> Result<Response<RevokeSiteResponse>, Status> {
+        let actor = actor(&request)?;
+        let name = parse::name(&request.get_ref().name)?;
+        let site = self.parts.driver.revoke_site(&actor, &name).await;
+        let site = Some(wire::site(&site.map_err(status::of_driver)?));
+        Ok(Response::new(RevokeSiteResponse { site }))
+    }
+
+    async fn create_run(
+        &self,
+        request: Request<CreateRunRequest>,
+    ) -> Result<Response<CreateRunResponse>, Status> {
+        let actor = actor(&request)?;
+        let CreateRunRequest { name, plan_toml, initial_model } = request.into_inner();
+        let name = parse::name(&name)?;
+        let plan = RunPlan::from_toml(&plan_toml).map_err(|error| status::of_plan(&error))?;
+        let initial = parse::blob(initial_model.as_ref())?;
+        let run = self.parts.driver.create_run(&actor, &name, plan, initial).await;
+        let run = Some(wire::run(&run.map_err(status::of_driver)?));
+        Ok(Response::new(CreateRunResponse { run }))
+    }
+
+    async fn get_run(
+        &self,
+        request: Request<GetRunRequest>,
+    ) -> Result<Response<GetRunResponse>, Status> {
+        let name = parse::name(&request.get_ref().name)?;
+        let run = self.parts.driver.run(&name).map_err(status::of_driver)?;
+        Ok(Response::new(GetRunResponse { run: Some(wire::run(&run)) }))
+    }
+
+    async fn list_runs(
+        &self,
+        _: Request<ListRunsRequest>,
+    ) -> Result<Response<ListRunsResponse>, Status> {
+        let runs = self.parts.driver.runs().iter().map(wire::run).collect();
+        Ok(Response::new(ListRunsResponse { runs }))
+    }
+
+    async fn pause_run(
+        &self,
+        request: Request<PauseRunRequest>,
+    ) -> Result<Response<PauseRunResponse>, Status> {
+        let actor = actor(&request)?;
+        let name = parse::name(&request.get_ref().name)?;
+        let run = self.parts.driver.pause_run(&actor, &name).await.map_err(status::of_driver)?;
+        Ok(Response::new(PauseRunResponse { run: Some(wire::run(&run)) }))
+    }
+
+    async fn resume_run(
+        &self,
+        request: Request<ResumeRunRequest>,
+    ) -> Result<Response<ResumeRunResponse>, Status> {
+        let actor = actor(&request)?;
+        let name = parse::name(&request.get_ref().name)?;
+        let run = self.parts.driver.resume_run(&actor, &name).await.map_err(status::of_driver)?;
+        Ok(Response::new(ResumeRunResponse { run: Some(wire::run(&run)) }))
+    }
+
+    async fn stop_run(
+        &self,
+        request: Request<StopRunRequest>,
+    ) -> Result<Response<StopRunResponse>, Status> {
+        let actor = actor(&request)?;
+        let name = parse::name(&request.get_ref().name)?;
+        let run = self.parts.driver.stop_run(&actor, &name).await.map_err(status::of_driver)?;
+        Ok(Response::new(StopRunResponse { run: Some(wire::run(&run)) }))
+    }
+
+    type WatchRunStream = Watching;
+
+    async fn watch_run(
+        &self,
+        request: Request<WatchRunRequest>,
+    ) -> Result<Response<Watching>, Status> {
+        let name = parse::name(&request.get_ref().name)?;
+        let watch = self.parts.driver.watch(&name).map_err(status::of_driver)?;
+        let (sender, seen) = mpsc::channel(1);
+        tokio::spawn(show(watch, self.parts.stop.clone(), sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(seen))))
+    }
+
+    async fn get_round(
+        &self,
+        request: Request<GetRoundRequest>,
+    ) -> Result<Response<GetRoundResponse>, Status> {
+        let GetRoundRequest { run, number, attempt } = request.into_inner();
+        // Attempt 0 is the newest, so this is not the door for rounds.
+        let id = RoundId { run: parse::name(&run)?, number, attempt };
+        let round = self.parts.driver.round(&id).await.map_err(status::of_driver)?;
+        Ok(Response::new(GetRoundResponse { round: Some(wire::round(&round)) }))
+    }
+
+    async fn list_rounds(
+        &self,
+        request: Request<ListRoundsRequest>,
+    ) -> Result<Response<ListRoundsResponse>, Status> {
+        let run = parse::name(&request.get_ref().run)?;
+        let rounds = self.parts.driver.rounds(&run).await.map_err(status::of_driver)?;
+        Ok(Response::new(ListRoundsResponse { rounds: rounds.iter().map(wire::round).collect() }))
+    }
+
+    async fn close_round(
+        &self,
+        request: Request<CloseRoundRequest>,
+    ) -> Result<Response<CloseRoundResponse>, Status> {
+        let actor = actor(&request)?;
+        let id = parse::round(request.get_ref().round.as_ref())?;
+        let round = self.parts.driver.close_round(&actor, &id).await;
+        let round = Some(wire::round(&round.map_err(status::of_driver)?));
+        Ok(Response::new(CloseRoundResponse { round }))
+    }
+
+    async fn abandon_round(
+        &self,
+        request: Request<AbandonRoundRequest>,
+    ) -> Result<Response<AbandonRoundResponse>, Status> {
+        let actor = actor(&request)?;
+        let AbandonRoundRequest { round, reason } = request.into_inner();
+        let id = parse::round(round.as_ref())?;
+        let reason = parse::reason(&reason)?;
+        let round = self.parts.driver.abandon_round(&actor, &id, &reason).await;
+        let round = Some(wire::round(&round.map_err(status::of_driver)?));
+        Ok(Response::new(AbandonRoundResponse { round }))
+    }
+
+    async fn list_models(
+        &self,
+        request: Request<ListModelsRequest>,
+    ) -> Result<Response<ListModelsResponse>, Status> {
+        let run = parse::name(&request.get_ref().run)?;
+        let models = self.parts.driver.models(&run).await.map_err(status::of_driver)?;
+        Ok(Response::new(ListModelsResponse { models: models.iter().map(wire::model).collect() }))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<ListEventsRequest>,
+    ) -> Result<Response<ListEventsResponse>, Status> {
+        let ListEventsRequest { after_seq, limit } = request.into_inner();
+        let events = self.parts.driver.events(after_seq, limit).await.map_err(status::of_driver)?;
+        Ok(Response::new(ListEventsResponse {
+            events: events.into_iter().map(wire::event).collect(),
+        }))
+    }
+}
+
+fn actor<T>(request: &Request<T>) -> Result<OperatorName, Status> {
+    match Caller::of(request.extensions())? {
+        Caller::Operator(name) => Ok(name),
+        Caller::Site(_) => Err(Reason::WrongRole.status("only an operator may call this")),
+    }
+}
+
+/// Sends what is seen until the run ends, the server stops, or nobody looks any more. A slow reader
+/// misses what happened in between and always gets the newest.
+async fn show(
+    mut watch: Watch,
+    stop: CancellationToken,
+    sender: mpsc::Sender<Result<WatchRunResponse, Status>>,
+) {
+    loop {
+        let seen = tokio::select! {
+            () = stop.cancelled() => return end_draining(&sender).await,
+            () = sender.closed() => return,
+            seen = watch.next() => seen,
+        };
+        let Some((run, round)) = seen else { return };
+        let message =
+            WatchRunResponse { run: Some(wire::run(&run)), round: Some(wire::round(&round)) };
+        let sent = tokio::select! {
+            () = stop.cancelled() => return end_draining(&sender).await,
+            sent = sender.send(Ok(message)) => sent,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}

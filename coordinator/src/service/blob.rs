@@ -1,0 +1,233 @@
+//! Bytes by digest, in pieces: what is asked for is decided by the driver, what is there by the blobs.
+//!
+//! A transfer holds one piece in memory. It ends when no byte moves for a while, when the server
+//! stops, or when the site at the other end is revoked; what has arrived by then is kept.
+
+use std::pin::Pin;
+
+use bytes::{Bytes, BytesMut};
+use fedpaint_proto::limits::{CHUNK_BYTES_MAX, MODEL_BYTES_MAX, TRANSFER_STALL_TIMEOUT};
+use fedpaint_proto::names::{Blob, Digest, RoundId};
+use fedpaint_proto::reason::Reason;
+use fedpaint_proto::v1::blob_service_server::BlobService;
+use fedpaint_proto::v1::upload_purpose::Purpose;
+use fedpaint_proto::v1::upload_request::Part;
+use fedpaint_proto::v1::{
+    DownloadRequest, DownloadResponse, GetUploadStatusRequest, GetUploadStatusResponse,
+    UploadHeader, UploadPurpose, UploadRequest, UploadResponse,
+};
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, error, info};
+
+use crate::blobs::UploadStatus;
+use crate::service::access::Caller;
+use crate::service::{Parts, draining, end_draining, parse, status};
+
+/// How many pieces of a download wait for the connection to take them.
+const CHUNKS_AHEAD: usize = 2;
+
+/// The blobs, as the wire sees them.
+pub(crate) struct Service {
+    /// What the service is made from.
+    pub(crate) parts: Parts,
+}
+
+type Downloads = Pin<Box<dyn Stream<Item = Result<DownloadResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl BlobService for Service {
+    type DownloadStream = Downloads;
+
+    async fn get_upload_status(
+        &self,
+        request: Request<GetUploadStatusRequest>,
+    ) -> Result<Response<GetUploadStatusResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let GetUploadStatusRequest { purpose, blob } = request.into_inner();
+        let blob = self.may_upload(&caller, purpose, parse::blob(blob.as_ref())?)?;
+        let sender = caller.role();
+        let held = self.parts.blobs.upload_status(&sender, &blob).await;
+        let UploadStatus { committed_size, complete } = held.map_err(status::of_blobs)?;
+        Ok(Response::new(GetUploadStatusResponse { committed_size, complete }))
+    }
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<UploadRequest>>,
+    ) -> Result<Response<UploadResponse>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let mut parts = request.into_inner();
+        let Some(Part::Header(header)) = self.next(&mut parts).await? else {
+            return Err(parse::invalid("an upload begins with a header"));
+        };
+        let UploadHeader { purpose, blob, offset } = header;
+        let blob = self.may_upload(&caller, purpose, parse::blob(blob.as_ref())?)?;
+        let committed_size = self.take(&caller, blob, offset, &mut parts).await?;
+        Ok(Response::new(UploadResponse { committed_size }))
+    }
+
+    async fn download(
+        &self,
+        request: Request<DownloadRequest>,
+    ) -> Result<Response<Downloads>, Status> {
+        let caller = Caller::of(request.extensions())?;
+        let DownloadRequest { digest, offset } = request.into_inner();
+        let digest = Digest::try_from(&digest[..]).map_err(parse::invalid)?;
+        let allowed = self.parts.driver.may_download(&caller.role(), &digest);
+        allowed.map_err(status::of_driver)?;
+        let opened = self.parts.blobs.read(&digest, offset).await;
+        let (file, size) = opened.map_err(status::of_blobs)?;
+        info!(%caller, blob = %digest, offset, size, "download");
+        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        tokio::spawn(give(self.parts.clone(), caller, file, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
+    }
+}
+
+impl Service {
+    /// Whether the caller may upload `blob` for this purpose.
+    fn may_upload(
+        &self,
+        caller: &Caller,
+        purpose: Option<UploadPurpose>,
+        blob: Blob,
+    ) -> Result<Blob, Status> {
+        let purpose = purpose.and_then(|purpose| purpose.purpose);
+        let bytes_max = match (parse::present("purpose", purpose)?, caller) {
+            (Purpose::Update(round), Caller::Site(site)) => {
+                let round: RoundId = parse::round(Some(&round))?;
+                let driver = &self.parts.driver;
+                driver.may_upload(site, &round).map_err(status::of_driver)?
+            }
+            (Purpose::InitialModel(_), Caller::Operator(_)) => MODEL_BYTES_MAX,
+            (Purpose::Update(_), Caller::Operator(_)) => {
+                return Err(Reason::WrongRole.status("an operator has no update to upload"));
+            }
+            (Purpose::InitialModel(_), Caller::Site(_)) => {
+                return Err(Reason::WrongRole.status("a site may not upload an initial model"));
+            }
+        };
+        if blob.size > bytes_max {
+            let size = blob.size;
+            let what = format!("the blob has {size} bytes, it may have at most {bytes_max}");
+            return Err(Reason::TooLarge.status(what));
+        }
+        Ok(blob)
+    }
+
+    /// Takes the pieces of `blob` from `offset` on, and keeps what has come whatever happens.
+    async fn take(
+        &self,
+        caller: &Caller,
+        blob: Blob,
+        offset: u64,
+        parts: &mut Streaming<UploadRequest>,
+    ) -> Result<u64, Status> {
+        let begun = self.parts.blobs.upload(&caller.role(), blob, offset).await;
+        let mut upload = begun.map_err(status::of_blobs)?;
+        info!(%caller, blob = %blob.digest, offset, size = blob.size, "upload");
+        while let Some(part) = self.next(parts).await? {
+            let Part::Data(data) = part else {
+                return Err(parse::invalid("an upload has one header"));
+            };
+            still_admitted(&self.parts, caller)?;
+            let left = blob.size - upload.committed_size();
+            if data.is_empty() || data.len() > CHUNK_BYTES_MAX || data.len() as u64 > left {
+                let bytes = data.len();
+                let what = format_args!(
+                    "a piece has {bytes} bytes, it must have from 1 to {CHUNK_BYTES_MAX}, and no \
+                     more than the {left} that are left"
+                );
+                return Err(parse::invalid(what));
+            }
+            self.parts.metrics.bytes_in.inc_by(data.len() as u64);
+            upload.write(data).await.map_err(status::of_blobs)?;
+        }
+        let committed_size = upload.finish().await.map_err(status::of_blobs)?;
+        debug!(%caller, blob = %blob.digest, committed_size, "upload ended");
+        Ok(committed_size)
+    }
+
+    /// The next part of an upload, unless nothing comes for too long or the server stops.
+    async fn next(&self, parts: &mut Streaming<UploadRequest>) -> Result<Option<Part>, Status> {
+        let message = tokio::select! {
+            () = self.parts.stop.cancelled() => return Err(draining()),
+            message = tokio::time::timeout(TRANSFER_STALL_TIMEOUT, parts.message()) => message,
+        };
+        match message.map_err(|_| stalled())?? {
+            None => Ok(None),
+            Some(UploadRequest { part: Some(part) }) => Ok(Some(part)),
+            Some(UploadRequest { part: None }) => {
+                Err(parse::invalid("a part of an upload is a header or data"))
+            }
+        }
+    }
+}
+
+/// Sends a blob's bytes until it ends, or until nobody takes them.
+async fn give(
+    parts: Parts,
+    caller: Caller,
+    mut file: File,
+    chunks: mpsc::Sender<Result<DownloadResponse, Status>>,
+) {
+    loop {
+        let chunk = next_chunk(&parts, &caller, &mut file).await;
+        let (chunk, last) = match chunk {
+            Ok(data) if data.is_empty() => return,
+            Ok(data) => {
+                parts.metrics.bytes_out.inc_by(data.len() as u64);
+                (Ok(DownloadResponse { data }), false)
+            }
+            Err(status) => (Err(status), true),
+        };
+        let sent = tokio::select! {
+            () = parts.stop.cancelled() => return end_draining(&chunks).await,
+            sent = tokio::time::timeout(TRANSFER_STALL_TIMEOUT, chunks.send(chunk)) => sent,
+        };
+        match sent {
+            Ok(Ok(())) if !last => {}
+            Ok(_) => return,
+            Err(_) => {
+                info!(%caller, "a download stalled and is broken off");
+                return;
+            }
+        }
+    }
+}
+
+/// The next piece; nothing at the end.
+async fn next_chunk(parts: &Parts, caller: &Caller, file: &mut File) -> Result<Bytes, Status> {
+    still_admitted(parts, caller)?;
+    let mut chunk = BytesMut::with_capacity(CHUNK_BYTES_MAX);
+    let mut piece = file.take(CHUNK_BYTES_MAX as u64);
+    while chunk.len() < CHUNK_BYTES_MAX {
+        match piece.read_buf(&mut chunk).await {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) => {
+                error!(%error, "a blob does not read");
+                return Err(Reason::Internal.status("the coordinator failed; its log says how"));
+            }
+        }
+    }
+    Ok(chunk.freeze())
+}
+
+/// A site may have been revoked since the transfer began.
+fn still_admitted(parts: &Parts, caller: &Caller) -> Result<(), Status> {
+    match caller {
+        Caller::Site(site) => parts.driver.site_access(site).map_err(status::of_driver),
+        Caller::Operator(_) => Ok(()),
+    }
+}
+
+fn stalled() -> Status {
+    let seconds = TRANSFER_STALL_TIMEOUT.as_secs();
+    Status::deadline_exceeded(format!("no byte has come for {seconds} s"))
+}

@@ -1,0 +1,207 @@
+//! What a site says and hears.
+
+use fedpaint_proto::names::{Digest, RunName, SiteName};
+use fedpaint_proto::reason::Reason;
+use fedpaint_proto::v1::federation_service_server::FederationService;
+use fedpaint_proto::v1::heartbeat_request::Activity as WireActivity;
+use fedpaint_proto::v1::heartbeat_response::Directive as WireDirective;
+use fedpaint_proto::v1::{
+    GetRunPlanRequest, GetRunPlanResponse, HeartbeatRequest, HeartbeatResponse, Join, Rest,
+    SubmitUpdateRequest, SubmitUpdateResponse, Train, TrainingProgress, TrainingReport,
+    WithdrawalReason,
+};
+use tonic::{Request, Response, Status};
+use tracing::info;
+
+use crate::driver::{Activity, Beat, Progress, Submission};
+use crate::round::{Report, Withdrawal};
+use crate::run::Directive;
+use crate::service::access::Caller;
+use crate::service::wire::timestamp;
+use crate::service::{Parts, parse, status};
+
+/// The federation, as a site sees it.
+pub(crate) struct Service {
+    /// What the service is made from.
+    pub(crate) parts: Parts,
+}
+
+#[tonic::async_trait]
+impl FederationService for Service {
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatResponse>, Status> {
+        let site = site(&request)?;
+        let HeartbeatRequest { agent_version, activity } = request.into_inner();
+        let beat = Beat {
+            agent_version: parse::agent_version(agent_version)?,
+            activity: self::activity(parse::present("activity", activity)?)?,
+        };
+        let answer = self.parts.driver.heartbeat(&site, beat).await.map_err(status::of_driver)?;
+        self.parts.metrics.heartbeats.inc();
+        // A span beyond what the wire can hold is as good as the longest it can.
+        let next_after = answer
+            .next_after
+            .try_into()
+            .unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 });
+        Ok(Response::new(HeartbeatResponse {
+            next_after: Some(next_after),
+            directive: Some(directive(answer.directive)),
+        }))
+    }
+
+    async fn get_run_plan(
+        &self,
+        request: Request<GetRunPlanRequest>,
+    ) -> Result<Response<GetRunPlanResponse>, Status> {
+        let run: RunName = parse::name(&request.get_ref().run)?;
+        let plan = self.parts.driver.plan(&run).map_err(status::of_driver)?;
+        Ok(Response::new(GetRunPlanResponse { plan_toml: plan.to_toml() }))
+    }
+
+    async fn submit_update(
+        &self,
+        request: Request<SubmitUpdateRequest>,
+    ) -> Result<Response<SubmitUpdateResponse>, Status> {
+        let site = site(&request)?;
+        let submission = submission(request.into_inner())?;
+        let round = submission.round.clone();
+        match self.parts.driver.submit(&site, submission).await {
+            Ok(()) => {
+                info!(%site, %round, "update accepted");
+                self.parts.metrics.updates_accepted.inc();
+                Ok(Response::new(SubmitUpdateResponse {}))
+            }
+            Err(error) => {
+                info!(%site, %round, %error, "update refused");
+                self.parts.metrics.refused(error.reason());
+                Err(status::of_driver(error))
+            }
+        }
+    }
+}
+
+fn site<T>(request: &Request<T>) -> Result<SiteName, Status> {
+    match Caller::of(request.extensions())? {
+        Caller::Site(name) => Ok(name),
+        Caller::Operator(_) => Err(Reason::WrongRole.status("only a site may call this")),
+    }
+}
+
+fn activity(activity: WireActivity) -> Result<Activity, Status> {
+    Ok(match activity {
+        WireActivity::Idle(_) => Activity::Idle,
+        WireActivity::Joining(joining) => Activity::Joining(parse::round(joining.round.as_ref())?),
+        WireActivity::Training(training) => {
+            let TrainingProgress { step, steps, loss } = training.progress.unwrap_or_default();
+            let round = parse::round(training.round.as_ref())?;
+            Activity::Training(round, Progress { step, steps, loss })
+        }
+        WireActivity::Uploading(uploading) => {
+            Activity::Uploading(parse::round(uploading.round.as_ref())?)
+        }
+        WireActivity::Withdrawing(withdrawing) => {
+            let why = withdrawal(withdrawing.reason());
+            Activity::Withdrawing(parse::round(withdrawing.round.as_ref())?, why)
+        }
+    })
+}
+
+/// A reason that this version does not know is one more way to fail.
+fn withdrawal(reason: WithdrawalReason) -> Withdrawal {
+    match reason {
+        WithdrawalReason::Stopping => Withdrawal::Stopping,
+        WithdrawalReason::TrainerDied => Withdrawal::TrainerDied,
+        WithdrawalReason::OutOfMemory => Withdrawal::OutOfMemory,
+        WithdrawalReason::NotFinite => Withdrawal::NotFinite,
+        WithdrawalReason::NoData => Withdrawal::NoData,
+        WithdrawalReason::BaseModel => Withdrawal::BaseModel,
+        WithdrawalReason::Plan => Withdrawal::Plan,
+        WithdrawalReason::Device => Withdrawal::Device,
+        WithdrawalReason::Disk => Withdrawal::Disk,
+        WithdrawalReason::UpdateRefused => Withdrawal::UpdateRefused,
+        WithdrawalReason::Internal | WithdrawalReason::Unspecified => Withdrawal::Internal,
+    }
+}
+
+fn directive(directive: Directive) -> WireDirective {
+    match directive {
+        Directive::Rest => WireDirective::Rest(Rest {}),
+        Directive::Join { round, until } => WireDirective::Join(Join {
+            round: Some((&round).into()),
+            until: Some(timestamp(until)),
+        }),
+        Directive::Train { round, base, until } => WireDirective::Train(Train {
+            round: Some((&round).into()),
+            base_model: Some(base.into()),
+            until: Some(timestamp(until)),
+        }),
+    }
+}
+
+fn submission(request: SubmitUpdateRequest) -> Result<Submission, Status> {
+    let SubmitUpdateRequest { round, base_model_digest, weights, examples, report } = request;
+    Ok(Submission {
+        round: parse::round(round.as_ref())?,
+        base: Digest::try_from(&base_model_digest[..]).map_err(parse::invalid)?,
+        weights: parse::blob(weights.as_ref())?,
+        examples,
+        report: self::report(parse::present("report", report)?)?,
+    })
+}
+
+fn report(report: TrainingReport) -> Result<Report, Status> {
+    let report = Report {
+        steps: report.steps,
+        loss_mean: report.loss_mean,
+        loss_first: report.loss_first,
+        loss_last: report.loss_last,
+        gradient_norm_p50: report.gradient_norm_p50,
+        gradient_norm_p99: report.gradient_norm_p99,
+    };
+    if report.is_finite() {
+        return Ok(report);
+    }
+    Err(parse::invalid("a value of the report is not a finite number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use fedpaint_proto::v1::{BlobRef, RoundRef};
+
+    use super::*;
+
+    fn request() -> SubmitUpdateRequest {
+        SubmitUpdateRequest {
+            round: Some(RoundRef { run: "t1".into(), number: 1, attempt: 1 }),
+            base_model_digest: vec![1; 32],
+            weights: Some(BlobRef { digest: vec![2; 32], size: 9 }),
+            examples: 5,
+            report: Some(TrainingReport { steps: 3, ..TrainingReport::default() }),
+        }
+    }
+
+    #[test]
+    fn an_update_whose_fields_do_not_parse_is_refused() {
+        assert_eq!(submission(request()).unwrap().report.steps, 3);
+        let infinite = TrainingReport { loss_last: f64::INFINITY, ..TrainingReport::default() };
+        for request in [
+            SubmitUpdateRequest { round: None, ..request() },
+            SubmitUpdateRequest { base_model_digest: vec![1; 31], ..request() },
+            SubmitUpdateRequest { weights: None, ..request() },
+            SubmitUpdateRequest { report: None, ..request() },
+            SubmitUpdateRequest { report: Some(infinite), ..request() },
+        ] {
+            let status = submission(request).unwrap_err();
+            assert_eq!(Reason::of(&status), Some(Reason::InvalidRequest));
+        }
+    }
+
+    #[test]
+    fn a_withdrawal_for_a_reason_of_a_later_version_counts_as_a_failure() {
+        let unknown = WithdrawalReason::try_from(99).unwrap_or_default();
+        assert_eq!(withdrawal(unknown), Withdrawal::Internal);
+        assert_eq!(withdrawal(WithdrawalReason::OutOfMemory), Withdrawal::OutOfMemory);
+    }
+}

@@ -1,0 +1,67 @@
+//! The three services: wire to driver and blobs, and back. Whatever is decided is decided elsewhere.
+
+pub(crate) mod access;
+mod admin;
+mod blob;
+mod federation;
+mod parse;
+mod status;
+mod wire;
+
+use std::time::Duration;
+
+use fedpaint_proto::limits::MESSAGE_BYTES_MAX;
+use fedpaint_proto::names::FederationName;
+use fedpaint_proto::reason::Reason;
+use fedpaint_proto::v1::admin_service_server::AdminServiceServer;
+use fedpaint_proto::v1::blob_service_server::BlobServiceServer;
+use fedpaint_proto::v1::federation_service_server::FederationServiceServer;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::service::Routes;
+
+use crate::blobs::Blobs;
+use crate::driver::Handle;
+use crate::metrics::Metrics;
+
+/// How long a reader may take to hear that the server stops.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the services are made from.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    /// Whose coordinator this is.
+    pub(crate) federation: FederationName,
+    /// Decides everything that changes a run.
+    pub(crate) driver: Handle,
+    /// Holds the models and updates.
+    pub(crate) blobs: Blobs,
+    /// Counts.
+    pub(crate) metrics: Metrics,
+    /// Cancelled when the server stops: streams end, transfers are broken off to be resumed.
+    pub(crate) stop: CancellationToken,
+}
+
+/// Every service, behind its path.
+pub(crate) fn routes(parts: &Parts) -> Routes {
+    let federation = federation::Service { parts: parts.clone() };
+    let blob = blob::Service { parts: parts.clone() };
+    let admin = admin::Service { parts: parts.clone() };
+    let max = MESSAGE_BYTES_MAX;
+    Routes::new(FederationServiceServer::new(federation).max_decoding_message_size(max))
+        .add_service(BlobServiceServer::new(blob).max_decoding_message_size(max))
+        .add_service(AdminServiceServer::new(admin).max_decoding_message_size(max))
+}
+
+/// Ends a stream because the server stops: with an error, for a mere end would look as if all had
+/// been said.
+async fn end_draining<T>(stream: &mpsc::Sender<Result<T, Status>>) {
+    let last = stream.send(Err(draining()));
+    // The reader may be gone or too slow; either way the stream ends.
+    let _ = tokio::time::timeout(LAST_WORD_TIMEOUT, last).await;
+}
+
+fn draining() -> Status {
+    Reason::Draining.status("the coordinator is about to stop; go on when it is back")
+}

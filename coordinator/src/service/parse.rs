@@ -1,0 +1,105 @@
+//! Fields of requests to what they mean: parsed once here, trusted inside.
+
+use std::str::FromStr;
+
+use fedpaint_proto::limits::REASON_BYTES_MAX;
+use fedpaint_proto::names::{self, Blob, RoundId};
+use fedpaint_proto::reason::Reason;
+use fedpaint_proto::v1::{BlobRef, RoundRef};
+use tonic::Status;
+
+/// The longest version an agent may tell.
+const VERSION_BYTES_MAX: usize = 64;
+
+/// A field that is not what it must be; `what` names it.
+pub(crate) fn invalid(what: impl std::fmt::Display) -> Status {
+    Reason::InvalidRequest.status(what.to_string())
+}
+
+/// A name.
+pub(crate) fn name<N: FromStr<Err = names::Error>>(text: &str) -> Result<N, Status> {
+    text.parse().map_err(invalid)
+}
+
+/// A field that must be there.
+pub(crate) fn present<T>(what: &str, field: Option<T>) -> Result<T, Status> {
+    field.ok_or_else(|| invalid(format_args!("the request has no {what}")))
+}
+
+/// A round.
+pub(crate) fn round(round: Option<&RoundRef>) -> Result<RoundId, Status> {
+    let id = RoundId::try_from(present("round", round)?).map_err(invalid)?;
+    if id.number == 0 || id.attempt == 0 {
+        return Err(invalid(format_args!("{id} is no round: both its numbers begin with 1")));
+    }
+    Ok(id)
+}
+
+/// A blob.
+pub(crate) fn blob(blob: Option<&BlobRef>) -> Result<Blob, Status> {
+    let blob = Blob::try_from(present("blob", blob)?).map_err(invalid)?;
+    if blob.size == 0 {
+        return Err(invalid("a blob has at least one byte"));
+    }
+    Ok(blob)
+}
+
+/// The version of an agent, fit for a table and the log.
+pub(crate) fn agent_version(text: String) -> Result<String, Status> {
+    let fits = text.len() <= VERSION_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits {
+        return Ok(text);
+    }
+    let max = VERSION_BYTES_MAX;
+    Err(invalid(format_args!("the agent's version must have at most {max} visible characters")))
+}
+
+/// An operator's reason, fit for one line of the log.
+pub(crate) fn reason(text: &str) -> Result<String, Status> {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.len() {
+        0 => Err(invalid("the request has no reason")),
+        1..=REASON_BYTES_MAX if !line.contains(char::is_control) => Ok(line),
+        _ => {
+            let max = REASON_BYTES_MAX;
+            Err(invalid(format_args!("a reason is one line of at most {max} bytes")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_has_a_name_and_numbers_from_1_on() {
+        let wire = |run: &str, number, attempt| RoundRef { run: run.into(), number, attempt };
+        assert_eq!(round(Some(&wire("t1", 2, 3))).unwrap().to_string(), "t1/2.3");
+        for bad in [wire("T1", 1, 1), wire("t1", 0, 1), wire("t1", 1, 0)] {
+            let status = round(Some(&bad)).unwrap_err();
+            assert_eq!(Reason::of(&status), Some(Reason::InvalidRequest));
+        }
+        assert!(round(None).unwrap_err().message().contains("round"));
+    }
+
+    #[test]
+    fn a_blob_has_a_whole_digest_and_at_least_one_byte() {
+        let wire = |bytes, size| BlobRef { digest: vec![7; bytes], size };
+        assert_eq!(blob(Some(&wire(32, 5))).unwrap().size, 5);
+        for bad in [None, Some(&wire(31, 5)), Some(&wire(33, 5)), Some(&wire(32, 0))] {
+            assert!(blob(bad).is_err());
+        }
+    }
+
+    #[test]
+    fn texts_for_people_are_one_bounded_line() {
+        assert_eq!(agent_version("0.1.0-rc.1".into()).unwrap(), "0.1.0-rc.1");
+        for bad in ["0 1", "a\nb", "\u{1b}[31m", &"1".repeat(65)] {
+            assert!(agent_version(bad.into()).is_err(), "{bad:?}");
+        }
+        assert_eq!(reason(" a disk\n broke ").unwrap(), "a disk broke");
+        for bad in ["", " \n", "\u{1b}[31m", &"x".repeat(REASON_BYTES_MAX + 1)] {
+            assert!(reason(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What the driver says, as messages. Everything is copied and nothing is decided.
+
+use fedpaint_proto::v1;
+use jiff::Timestamp;
+use prost_types::Timestamp as WireTimestamp;
+
+use crate::driver::{MemberView, ModelView, Progress, RoundView, RunView, SiteView};
+use crate::round::{Member, Phase, Report};
+use crate::run::State;
+use crate::store::EventRow;
+
+const NANOS_PER_SECOND: i128 = 1_000_000_000;
+
+/// A time.
+pub(crate) fn timestamp(time: Timestamp) -> WireTimestamp {
+    let nanos = time.as_nanosecond();
+    WireTimestamp {
+        // A timestamp's seconds fit i64 by far, and the rest is below 10^9.
+        seconds: nanos.div_euclid(NANOS_PER_SECOND) as i64,
+        nanos: nanos.rem_euclid(NANOS_PER_SECOND) as i32,
+    }
+}
+
+/// A run.
+pub(crate) fn run(run: &RunView) -> v1::Run {
+    let state = match run.state {
+        State::Active => v1::RunState::Active,
+        State::Paused { .. } => v1::RunState::Paused,
+        State::Finished => v1::RunState::Finished,
+        State::Stopped => v1::RunState::Stopped,
+    };
+    v1::Run {
+        name: run.name.to_string(),
+        state: state.into(),
+        reason: run.reason().unwrap_or_default(),
+        rounds_planned: run.plan.rounds,
+        rounds_committed: run.rounds_committed,
+        initial_model: Some(run.initial_model.into()),
+        model: Some(run.model.into()),
+        created_at: Some(timestamp(run.created_at)),
+        plan_toml: run.plan.to_toml(),
+    }
+}
+
+/// A round.
+pub(crate) fn round(round: &RoundView) -> v1::Round {
+    let phase = match round.phase {
+        Phase::Selecting { .. } => v1::RoundPhase::Selecting,
+        Phase::Reporting { .. } => v1::RoundPhase::Reporting,
+        Phase::Aggregating => v1::RoundPhase::Aggregating,
+        Phase::Committed { .. } => v1::RoundPhase::Committed,
+        Phase::Abandoned { .. } => v1::RoundPhase::Abandoned,
+    };
+    v1::Round {
+        r#ref: Some((&round.id).into()),
+        phase: phase.into(),
+        base_model: Some(round.base.into()),
+        model: round.model().map(Into::into),
+        reason: round.reason().unwrap_or_default(),
+        until: round.until().map(timestamp),
+        opened_at: Some(timestamp(round.opened_at)),
+        closed_at: round.closed_at.map(timestamp),
+        members: round.members.iter().map(member).collect(),
+    }
+}
+
+fn member(member: &MemberView) -> v1::Member {
+    let state = match member.state {
+        Member::Joined => v1::MemberState::Joined,
+        Member::Reported(_) => v1::MemberState::Reported,
+        Member::Withdrawn(_) => v1::MemberState::Withdrawn,
+    };
+    let mut wire = v1::Member {
+        site: member.site.to_string(),
+        state: state.into(),
+        progress: member.progress.map(progress),
+        ..v1::Member::default()
+    };
+    match &member.state {
+        Member::Joined => {}
+        Member::Reported(update) => {
+            wire.examples = update.examples;
+            wire.update = Some(update.weights.into());
+            wire.report = Some(report(&update.report));
+        }
+        Member::Withdrawn(reason) => wire.reason = reason.to_string(),
+    }
+    wire
+}
+
+fn progress(progress: Progress) -> v1::TrainingProgress {
+    let Progress { step, steps, loss } = progress;
+    v1::TrainingProgress { step, steps, loss }
+}
+
+fn report(report: &Report) -> v1::TrainingReport {
+    v1::TrainingReport {
+        steps: report.steps,
+        loss_mean: report.loss_mean,
+        loss_first: report.loss_first,
+        loss_last: report.loss_last,
+        gradient_norm_p50: report.gradient_norm_p50,
+        gradient_norm_p99: report.gradient_norm_p99,
+    }
+}
+
+/// A site.
+pub(crate) fn site(site: &SiteView) -> v1::Site {
+    v1::Site {
+        name: site.name.to_string(),
+        enrolled_at: Some(timestamp(site.enrolled_at)),
+        revoked_at: site.revoked_at.map(timestamp),
+        seen_at: site.seen_at.map(timestamp),
+        agent_version: site.agent_version.clone().unwrap_or_default(),
+    }
+}
+
+/// A global model.
+pub(crate) fn model(model: &ModelView) -> v1::Model {
+    v1::Model {
+        run: model.run.to_string(),
+        round: model.round,
+        blob: Some(model.blob.into()),
+        created_at: Some(timestamp(model.created_at)),
+    }
+}
+
+/// An entry of the audit log.
+pub(crate) fn event(event: EventRow) -> v1::Event {
+    v1::Event {
+        seq: event.seq,
+        at: Some(timestamp(event.at)),
+        actor: event.actor,
+        kind: event.kind,
+        detail: event.detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_on_the_wire_has_nanoseconds_that_count_forward() {
+        for (microseconds, seconds, nanos) in
+            [(0, 0, 0), (1_500_000, 1, 500_000_000), (-500_000, -1, 500_000_000)]
+        {
+            let time = Timestamp::from_microsecond(microseconds).unwrap();
+            assert_eq!(timestamp(time), WireTimestamp { seconds, nanos });
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! What the coordinator knows, in a database: SQLite, or PostgreSQL by the same SQL.
+//!
+//! Rows are facts; no row holds a weight. [`Store::save`] writes a change and its audit entries in
+//! one transaction. The store decides nothing: what it is given was decided, what it loads is
+//! checked only for being readable.
+
+mod rows;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
+use fedpaint_proto::plan::RoundPlan;
+use jiff::Timestamp;
+use sqlx::any::{AnyPoolOptions, AnyRow};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{AnyConnection, AnyPool, SqlSafeStr};
+
+use self::rows::{Columns, micros};
+use crate::round::{Member, Round};
+use crate::run::Run;
+
+/// How long a statement waits for a database that another process has locked.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long opening the database may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections to PostgreSQL: one for the driver, the others for readers.
+const POSTGRES_CONNECTIONS_MAX: u32 = 4;
+
+/// The database's schema, step by step; a step that was released never changes.
+const MIGRATIONS: &[(i64, &str, &str)] =
+    &[(1, "initial", include_str!("../migrations/0001_initial.sql"))];
+
+/// The database. Clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: AnyPool,
+}
+
+/// Why the database fails.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It does not open.
+    #[error("cannot open the database: {0}")]
+    Open(#[source] sqlx::Error),
+    /// Its schema cannot be brought up to date.
+    #[error("cannot bring the database up to date: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A statement fails.
+    #[error("the database failed: {0}")]
+    Sql(#[from] sqlx::Error),
+    /// A row holds what this version does not read.
+    #[error("the database's {column} holds {value:?}, which this version does not read")]
+    Row {
+        /// Which column.
+        column: &'static str,
+        /// What it holds.
+        value: String,
+    },
+    /// A number is too large for a column.
+    #[error("{0} is too large for the database")]
+    Range(&'static str),
+}
+
+/// A site's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteRow {
+    /// Its name.
+    pub name: SiteName,
+    /// When it was last let in.
+    pub enrolled_at: Timestamp,
+    /// When it was shut out.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// An entry of the audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRow {
+    /// From 1 on, without a gap.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Who caused it: `site/mayo`, `operator/ada`, or `coordinator`.
+    pub actor: String,
+    /// What happened, one word.
+    pub kind: String,
+    /// The same for people.
+    pub detail: String,
+}
+
+/// A model that a round made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelRow {
+    /// Which round.
+    pub round: u32,
+    /// The file.
+    pub blob: Blob,
+    /// When the round was committed.
+    pub committed_at: Timestamp,
+}
+
+/// Everything a coordinator needs when it starts.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Every site, by name.
+    pub sites: Vec<SiteRow>,
+    /// Every run with its newest round, in the order of creation.
+    pub runs: Vec<Run>,
+    /// Every global model of every run.
+    pub models: Vec<Blob>,
+    /// The newest audit entry; 0 if there is none.
+    pub seq: u64,
+}
+
+/// What is to be saved together or not at all.
+#[derive(Debug, Default)]
+pub struct Change<'a> {
+    /// Sites that are new or changed.
+    pub sites: Vec<&'a SiteRow>,
+    /// Runs that are new or changed: as they were saved last, and as they are now.
+    pub runs: Vec<(Option<&'a Run>, &'a Run)>,
+    /// The audit entries.
+    pub events: Vec<EventRow>,
+}
+
+impl Store {
+    /// Opens `sqlite:PATH` (made if it is absent) or `postgres://...` and brings its schema up to
+    /// date.
+    ///
+    /// # Errors
+    /// If the database does not open, or was written by a newer version.
+    pub async fn open(url: &str) -> Result<Store, Error> {
+        sqlx::any::install_default_drivers();
+        let sqlite = url.starts_with("sqlite:");
+        let url = match sqlite && !url.contains('?') {
+            true => format!("{url}?mode=rwc"),
+            false => url.to_owned(),
+        };
+        // SQLite has one writer at a time; with one connection nobody ever waits for a lock.
+        let connections = if sqlite { 1 } else { POSTGRES_CONNECTIONS_MAX };
+        let pool = AnyPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .after_connect(|connection, _| Box::pin(prepare(connection)))
+            .connect(&url)
+            .await
+            .map_err(Error::Open)?;
+        let step = |(version, name, sql): &(i64, &'static str, &'static str)| {
+            let sql = sql.into_sql_str();
+            Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
+        };
+        Migrator::with_migrations(MIGRATIONS.iter().map(step).collect()).run(&pool).await?;
+        Ok(Store { pool })
+    }
+
+    /// Closes the connections; what was saved is on the disk already.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// Everything a coordinator needs when it starts.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn load(&self) -> Result<Loaded, Error> {
+        let sites = sqlx::query("SELECT name, enrolled_at, revoked_at FROM site ORDER BY name");
+        let sites = sites.fetch_all(&self.pool).await?;
+        let sites = sites.iter().map(rows::site).collect::<Result<_, _>>()?;
+        let mut runs = Vec::new();
+        let rows = sqlx::query(
+            "SELECT name, plan, initial_digest, initial_size, model_digest, model_size, state, \
+             reason, committed, failures, created_at FROM run ORDER BY created_at, name",
+        );
+        for row in rows.fetch_all(&self.pool).await? {
+            let saved = rows::run(&row)?;
+            let id = RoundId { run: saved.name.clone(), number: 0, attempt: 0 };
+            let round = self.round(&id, &saved.plan.round).await?;
+            let missing = || Error::Row { column: "round", value: saved.name.to_string() };
+            let round = round.ok_or_else(missing)?;
+            runs.push(Run::restore(saved, round));
+        }
+        let models = sqlx::query(
+            "SELECT initial_digest AS digest, initial_size AS size FROM run \
+             UNION SELECT model_digest, model_size FROM round WHERE phase = 'committed'",
+        );
+        let models = models.fetch_all(&self.pool).await?;
+        let models =
+            models.iter().map(|row| row.blob("digest", "size")).collect::<Result<_, _>>()?;
+        let seq = sqlx::query("SELECT COALESCE(MAX(seq), 0) AS seq FROM event");
+        let seq = seq.fetch_one(&self.pool).await?.number("seq")?;
+        Ok(Loaded { sites, runs, models, seq })
+    }
+
+    /// Writes a change and its audit entries, all or nothing; it is on the disk when this returns.
+    ///
+    /// # Errors
+    /// If the database fails; then nothing was written.
+    pub async fn save(&self, change: &Change<'_>) -> Result<(), Error> {
+        let mut transaction = self.pool.begin().await?;
+        for site in &change.sites {
+            save_site(&mut transaction, site).await?;
+        }
+        for (before, after) in &change.runs {
+            save_run(&mut transaction, after).await?;
+            let id = after.round().id();
+            let before = before.map(Run::round).filter(|round| round.id() == id);
+            save_round(&mut transaction, after.round()).await?;
+            save_members(&mut transaction, before, after.round()).await?;
+        }
+        for event in &change.events {
+            save_event(&mut transaction, event).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// A round with its members, if there is one; number 0 is the newest, attempt 0 its newest.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn round(&self, id: &RoundId, policy: &RoundPlan) -> Result<Option<Round>, Error> {
+        let row = sqlx::query(
+            "SELECT run, number, attempt, phase, until_at, base_digest, base_size, model_digest, \
+             model_size, reason, opened_at, closed_at FROM round \
+             WHERE run = $1 AND (number = $2 OR $2 = 0) AND (attempt = $3 OR $3 = 0) \
+             ORDER BY number DESC, attempt DESC LIMIT 1",
+        )
+        .bind(id.run.as_str())
+        .bind(i64::from(id.number))
+        .bind(i64::from(id.attempt));
+        let Some(row) = row.fetch_optional(&self.pool).await? else { return Ok(None) };
+        let members = sqlx::query(
+            "SELECT number, attempt, site, state, update_digest, update_size, examples, report, \
+             reason FROM member WHERE run = $1 AND number = $2 AND attempt = $3",
+        )
+        .bind(id.run.as_str())
+        .bind(i64::from(row.number::<u32>("number")?))
+        .bind(i64::from(row.number::<u32>("attempt")?));
+        let members = members.fetch_all(&self.pool).await?;
+        let members = members.iter().map(rows::member).collect::<Result<_, _>>()?;
+        Ok(Some(rows::round(&row, policy, members)?))
+    }
+
+    /// The newest `limit` rounds of a run with their members, every attempt, oldest first.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn rounds(
+        &self,
+        run: &RunName,
+        policy: &RoundPlan,
+        limit: u32,
+    ) -> Result<Vec<Round>, Error> {
+        let rounds = sqlx::query(
+            "SELECT run, number, attempt, phase, until_at, base_digest, base_size, model_digest, \
+             model_size, reason, opened_at, closed_at FROM round WHERE run = $1 \
+             ORDER BY number DESC, attempt DESC LIMIT $2",
+        )
+        .bind(run.as_str())
+        .bind(i64::from(limit));
+        let rounds = rounds.fetch_all(&self.pool).await?;
+        let Some(oldest) = rounds.last() else { return Ok(Vec::new()) };
+        let members = sqlx::query(
+            "SELECT number, attempt, site, state, update_digest, update_size, examples, report, \
+             reason FROM member WHERE run = $1 AND number >= $2",
+        )
+        .bind(run.as_str())
+        .bind(i64::from(oldest.number::<u32>("number")?));
+        let mut by_round: BTreeMap<(u32, u32), BTreeMap<SiteName, Member>> = BTreeMap::new();
+        for row in members.fetch_all(&self.pool).await? {
+            let id = (row.number("number")?, row.number("attempt")?);
+            by_round.entry(id).or_default().extend([rows::member(&row)?]);
+        }
+        let round = |row: &AnyRow| {
+            let id = (row.number("number")?, row.number("attempt")?);
+            rows::round(row, policy, by_round.remove(&id).unwrap_or_default())
+        };
+        rounds.iter().rev().map(round).collect()
+    }
+
+    /// The models that a run's rounds made, oldest first.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn models(&self, run: &RunName) -> Result<Vec<ModelRow>, Error> {
+        let models = sqlx::query(
+            "SELECT number, model_digest, model_size, closed_at FROM round \
+             WHERE run = $1 AND phase = 'committed' ORDER BY number",
+        );
+        let models = models.bind(run.as_str()).fetch_all(&self.pool).await?;
+        models.iter().map(rows::model).collect()
+    }
+
+    /// Audit entries after `after_seq`, oldest first.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn events(&self, after_seq: u64, limit: u32) -> Result<Vec<EventRow>, Error> {
+        // Behind the largest number a column holds there is no entry.
+        let after_seq = i64::try_from(after_seq).unwrap_or(i64::MAX);
+        let events = sqlx::query(
+            "SELECT seq, at, actor, kind, detail FROM event WHERE seq > $1 ORDER BY seq LIMIT $2",
+        )
+        .bind(after_seq)
+        .bind(i64::from(limit));
+        events.fetch_all(&self.pool).await?.iter().map(rows::event).collect()
+    }
+}
+
+/// Sets up a fresh connection. On SQLite a commit is on the disk when it returns, and readers do not
+/// wait for the writer; PostgreSQL is like that by itself.
+async fn prepare(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    if connection.backend_name() == "SQLite" {
+        sqlx::raw_sql(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
+        )
+        .execute(&mut *connection)
+        .await?;
+        let timeout = format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis());
+        sqlx::raw_sql(sqlx::AssertSqlSafe(timeout)).execute(connection).await?;
+    }
+    Ok(())
+}
+
+async fn save_site(connection: &mut AnyConnection, site: &SiteRow) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO site (name, enrolled_at, revoked_at) VALUES ($1, $2, $3) \
+         ON CONFLICT (name) DO UPDATE SET enrolled_at = $2, revoked_at = $3",
+    )
+    .bind(site.name.as_str())
+    .bind(micros(site.enrolled_at))
+    .bind(site.revoked_at.map(micros))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn save_run(connection: &mut AnyConnection, run: &Run) -> Result<(), Error> {
+    let (state, reason) = rows::run_state(run.state())?;
+    sqlx::query(
+        "INSERT INTO run (name, plan, initial_digest, initial_size, model_digest, model_size, \
+         state, reason, committed, failures, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+         ON CONFLICT (name) DO UPDATE SET model_digest = $5, model_size = $6, state = $7, \
+         reason = $8, committed = $9, failures = $10",
+    )
+    .bind(run.name().as_str())
+    .bind(run.plan().to_toml())
+    .bind(run.initial().digest.to_string())
+    .bind(rows::bigint("a blob's size", run.initial().size)?)
+    .bind(run.model().digest.to_string())
+    .bind(rows::bigint("a blob's size", run.model().size)?)
+    .bind(state)
+    .bind(reason)
+    .bind(i64::from(run.committed()))
+    .bind(i64::from(run.failures()))
+    .bind(micros(run.created_at()))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn save_round(connection: &mut AnyConnection, round: &Round) -> Result<(), Error> {
+    let phase = rows::phase(round.phase())?;
+    sqlx::query(
+        "INSERT INTO round (run, number, attempt, phase, until_at, base_digest, base_size, \
+         model_digest, model_size, reason, opened_at, closed_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+         ON CONFLICT (run, number, attempt) DO UPDATE SET phase = $4, until_at = $5, \
+         model_digest = $8, model_size = $9, reason = $10, closed_at = $12",
+    )
+    .bind(round.id().run.as_str())
+    .bind(i64::from(round.id().number))
+    .bind(i64::from(round.id().attempt))
+    .bind(phase.word)
+    .bind(phase.until_at)
+    .bind(round.base().digest.to_string())
+    .bind(rows::bigint("a blob's size", round.base().size)?)
+    .bind(phase.model_digest)
+    .bind(phase.model_size)
+    .bind(phase.reason)
+    .bind(micros(round.opened_at()))
+    .bind(round.closed_at().map(micros))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes the members that differ from `before`, and deletes those that are gone.
+async fn save_members(
+    connection: &mut AnyConnection,
+    before: Option<&Round>,
+    after: &Round,
+) -> Result<(), Error> {
+    let id = after.id();
+    let held = |site: &SiteName| before.and_then(|before| before.members().get(site));
+    for (site, member) in after.members().iter().filter(|(site, m)| held(site) != Some(*m)) {
+        let row = rows::member_columns(member)?;
+        sqlx::query(
+            "INSERT INTO member (run, number, attempt, site, state, update_digest, update_size, \
+             examples, report, reason) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+             ON CONFLICT (run, number, attempt, site) DO UPDATE SET state = $5, \
+             update_digest = $6, update_size = $7, examples = $8, report = $9, reason = $10",
+        )
+        .bind(id.run.as_str())
+        .bind(i64::from(id.number))
+        .bind(i64::from(id.attempt))
+        .bind(site.as_str())
+        .bind(row.state)
+        .bind(row.update_digest)
+        .bind(row.update_size)
+        .bind(row.examples)
+        .bind(row.report)
+        .bind(row.reason)
+        .execute(&mut *connection)
+        .await?;
+    }
+    let gone = before.into_iter().flat_map(|before| before.members().keys());
+    for site in gone.filter(|site| !after.members().contains_key(*site)) {
+        sqlx::query(
+            "DELETE FROM member WHERE run = $1 AND number = $2 AND attempt = $3 AND site = $4",
+        )
+        .bind(id.run.as_str())
+        .bind(i64::from(id.number))
+        .bind(i64::from(id.attempt))
+        .bind(site.as_str())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn save_event(connection: &mut AnyConnection, event: &EventRow) -> Result<(), Error> {
+    sqlx::query("INSERT INTO event (seq, at, actor, kind, detail) VALUES ($1, $2, $3, $4, $5)")
+        .bind(rows::bigint("the count of audit entries", event.seq)?)
+        .bind(micros(event.at))
+        .bind(event.actor.as_str())
+        .bind(event.kind.as_str())
+        .bind(event.detail.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! Values to columns and back. A row that this version cannot read is an error that names it.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use fedpaint_proto::names::{Blob, RoundId, SiteName};
+use fedpaint_proto::plan::{RoundPlan, RunPlan};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+use super::{Error, EventRow, ModelRow, SiteRow};
+use crate::round::{Member, Phase, Round, Update};
+use crate::run::{Saved, State};
+
+/// Typed reading of columns.
+pub(super) trait Columns {
+    fn text(&self, column: &'static str) -> Result<String, Error>;
+    fn number<T: TryFrom<i64>>(&self, column: &'static str) -> Result<T, Error>;
+    fn time(&self, column: &'static str) -> Result<Timestamp, Error>;
+    fn time_or_none(&self, column: &'static str) -> Result<Option<Timestamp>, Error>;
+    fn parsed<T: FromStr>(&self, column: &'static str) -> Result<T, Error>;
+    fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Error>;
+    fn blob(&self, digest: &'static str, size: &'static str) -> Result<Blob, Error>;
+}
+
+impl Columns for AnyRow {
+    fn text(&self, column: &'static str) -> Result<String, Error> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn number<T: TryFrom<i64>>(&self, column: &'static str) -> Result<T, Error> {
+        let value: i64 = self.try_get(column)?;
+        T::try_from(value).map_err(|_| Error::Row { column, value: value.to_string() })
+    }
+
+    fn time(&self, column: &'static str) -> Result<Timestamp, Error> {
+        let value = self.try_get(column)?;
+        time(column, value)
+    }
+
+    fn time_or_none(&self, column: &'static str) -> Result<Option<Timestamp>, Error> {
+        let value: Option<i64> = self.try_get(column)?;
+        value.map(|value| time(column, value)).transpose()
+    }
+
+    fn parsed<T: FromStr>(&self, column: &'static str) -> Result<T, Error> {
+        let value = self.text(column)?;
+        value.parse().map_err(|_| Error::Row { column, value })
+    }
+
+    fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Error> {
+        let value = self.text(column)?;
+        serde_json::from_str(&value).map_err(|_| Error::Row { column, value })
+    }
+
+    fn blob(&self, digest: &'static str, size: &'static str) -> Result<Blob, Error> {
+        Ok(Blob { digest: self.parsed(digest)?, size: self.number(size)? })
+    }
+}
+
+fn time(column: &'static str, value: i64) -> Result<Timestamp, Error> {
+    Timestamp::from_microsecond(value).map_err(|_| Error::Row { column, value: value.to_string() })
+}
+
+/// A time as a column holds it.
+pub(super) fn micros(time: Timestamp) -> i64 {
+    time.as_microsecond()
+}
+
+/// A count as a column holds it.
+pub(super) fn bigint(what: &'static str, value: u64) -> Result<i64, Error> {
+    i64::try_from(value).map_err(|_| Error::Range(what))
+}
+
+fn json(column: &'static str, value: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|e| Error::Row { column, value: e.to_string() })
+}
+
+pub(super) fn site(row: &AnyRow) -> Result<SiteRow, Error> {
+    Ok(SiteRow {
+        name: row.parsed("name")?,
+        enrolled_at: row.time("enrolled_at")?,
+        revoked_at: row.time_or_none("revoked_at")?,
+    })
+}
+
+pub(super) fn event(row: &AnyRow) -> Result<EventRow, Error> {
+    Ok(EventRow {
+        seq: row.number("seq")?,
+        at: row.time("at")?,
+        actor: row.text("actor")?,
+        kind: row.text("kind")?,
+        detail: row.text("detail")?,
+    })
+}
+
+pub(super) fn model(row: &AnyRow) -> Result<ModelRow, Error> {
+    Ok(ModelRow {
+        round: row.number("number")?,
+        blob: row.blob("model_digest", "model_size")?,
+        committed_at: row.time("closed_at")?,
+    })
+}
+
+pub(super) fn run(row: &AnyRow) -> Result<Saved, Error> {
+    let state = row.text("state")?;
+    let state = match state.as_str() {
+        "active" => State::Active,
+        "paused" => State::Paused { reason: row.json("reason")? },
+        "finished" => State::Finished,
+        "stopped" => State::Stopped,
+        _ => return Err(Error::Row { column: "state", value: state }),
+    };
+    let plan = row.text("plan")?;
+    let plan = RunPlan::from_toml(&plan).map_err(|_| Error::Row { column: "plan", value: plan })?;
+    Ok(Saved {
+        name: row.parsed("name")?,
+        plan,
+        initial: row.blob("initial_digest", "initial_size")?,
+        created_at: row.time("created_at")?,
+        state,
+        model: row.blob("model_digest", "model_size")?,
+        committed: row.number("committed")?,
+        failures: row.number("failures")?,
+    })
+}
+
+/// A run's state as a word, and why it is paused.
+pub(super) fn run_state(state: &State) -> Result<(&'static str, Option<String>), Error> {
+    Ok(match state {
+        State::Active => ("active", None),
+        State::Paused { reason } => ("paused", Some(json("reason", reason)?)),
+        State::Finished => ("finished", None),
+        State::Stopped => ("stopped", None),
+    })
+}
+
+pub(super) fn round(
+    row: &AnyRow,
+    policy: &RoundPlan,
+    members: BTreeMap<SiteName, Member>,
+) -> Result<Round, Error> {
+    let phase = row.text("phase")?;
+    let phase = match phase.as_str() {
+        "selecting" => Phase::Selecting { until: row.time("until_at")? },
+        "reporting" => Phase::Reporting { until: row.time("until_at")? },
+        "aggregating" => Phase::Aggregating,
+        "committed" => Phase::Committed { model: row.blob("model_digest", "model_size")? },
+        "abandoned" => Phase::Abandoned { reason: row.json("reason")? },
+        _ => return Err(Error::Row { column: "phase", value: phase }),
+    };
+    let id = RoundId {
+        run: row.parsed("run")?,
+        number: row.number("number")?,
+        attempt: row.number("attempt")?,
+    };
+    let times = (row.time("opened_at")?, row.time_or_none("closed_at")?);
+    let base = row.blob("base_digest", "base_size")?;
+    Ok(Round::restore(id, base, policy.clone(), phase, members, times))
+}
+
+/// A phase's columns.
+#[derive(Default)]
+pub(super) struct PhaseColumns {
+    pub(super) word: &'static str,
+    pub(super) until_at: Option<i64>,
+    pub(super) model_digest: Option<String>,
+    pub(super) model_size: Option<i64>,
+    pub(super) reason: Option<String>,
+}
+
+pub(super) fn phase(phase: &Phase) -> Result<PhaseColumns, Error> {
+    let mut columns = PhaseColumns::default();
+    match phase {
+        Phase::Selecting { until } => {
+            columns.word = "selecting";
+            columns.until_at = Some(micros(*until));
+        }
+        Phase::Reporting { until } => {
+            columns.word = "reporting";
+            columns.until_at = Some(micros(*until));
+        }
+        Phase::Aggregating => columns.word = "aggregating",
+        Phase::Committed { model } => {
+            columns.word = "committed";
+            columns.model_digest = Some(model.digest.to_string());
+            columns.model_size = Some(bigint("a blob's size", model.size)?);
+        }
+        Phase::Abandoned { reason } => {
+            columns.word = "abandoned";
+            columns.reason = Some(json("reason", reason)?);
+        }
+    }
+    Ok(columns)
+}
+
+pub(super) fn member(row: &AnyRow) -> Result<(SiteName, Member), Error> {
+    let state = row.text("state")?;
+    let member = match state.as_str() {
+        "joined" => Member::Joined,
+        "reported" => Member::Reported(Update {
+            weights: row.blob("update_digest", "update_size")?,
+            examples: row.number("examples")?,
+            report: row.json("report")?,
+        }),
+        "withdrawn" => Member::Withdrawn(row.json("reason")?),
+        _ => return Err(Error::Row { column: "state", value: state }),
+    };
+    Ok((row.parsed("site")?, member))
+}
+
+/// A member's columns.
+#[derive(Default)]
+pub(super) struct MemberColumns {
+    pub(super) state: &'static str,
+    pub(super) update_digest: Option<String>,
+    pub(super) update_size: Option<i64>,
+    pub(super) examples: Option<i64>,
+    pub(super) report: Option<String>,
+    pub(super) reason: Option<String>,
+}
+
+pub(super) fn member_columns(member: &Member) -> Result<MemberColumns, Error> {
+    let mut columns = MemberColumns::default();
+    match member {
+        Member::Joined => columns.state = "joined",
+        Member::Reported(update) => {
+            columns.state = "reported";
+            columns.update_digest = Some(update.weights.digest.to_string());
+            columns.update_size = Some(bigint("a blob's size", update.weights.size)?);
+            columns.examples = Some(bigint("a count of examples", update.examples)?);
+            columns.report = Some(json("report", &update.report)?);
+        }
+        Member::Withdrawn(why) => {
+            columns.state = "withdrawn";
+            columns.reason = Some(json("reason", why)?);
+        }
+    }
+    Ok(columns)
+}

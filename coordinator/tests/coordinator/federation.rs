@@ -1,0 +1,127 @@
+//! A coordinator in this process with its own certificate authority, and clients of it over real TLS.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use fedpaint_coordinator::clock::{Clock, SystemClock};
+use fedpaint_coordinator::config::Config;
+use fedpaint_coordinator::server::Server;
+use fedpaint_proto::channel::{self, Address};
+use fedpaint_proto::limits::MESSAGE_BYTES_MAX;
+use fedpaint_proto::tls::TlsFiles;
+use fedpaint_proto::v1::admin_service_client::AdminServiceClient;
+use fedpaint_proto::v1::blob_service_client::BlobServiceClient;
+use fedpaint_proto::v1::federation_service_client::FederationServiceClient;
+use fedpaint_proto::v1::heartbeat_request::Activity;
+use fedpaint_proto::v1::{EnrollSiteRequest, HeartbeatRequest, HeartbeatResponse, Idle};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::pki::{Authority, Leaf};
+
+/// A coordinator that serves the federation `brain`.
+pub(crate) struct Federation {
+    pub(crate) folder: TempDir,
+    pub(crate) authority: Authority,
+    pub(crate) address: SocketAddr,
+    pub(crate) status_address: SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+/// A client with one certificate.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) federation: FederationServiceClient<Channel>,
+    pub(crate) blobs: BlobServiceClient<Channel>,
+    pub(crate) admin: AdminServiceClient<Channel>,
+}
+
+impl Federation {
+    pub(crate) async fn start() -> Federation {
+        Federation::start_at(Arc::new(SystemClock)).await
+    }
+
+    /// A new coordinator that lives by `clock`.
+    pub(crate) async fn start_at(clock: Arc<dyn Clock>) -> Federation {
+        let folder = TempDir::new().unwrap();
+        let authority = Authority::new();
+        authority.issue(folder.path(), "own", &Leaf::server("spiffe://brain/coordinator/main"));
+        Federation::start_in(folder, authority, clock).await
+    }
+
+    /// A coordinator on the state in `folder`.
+    pub(crate) async fn start_in(
+        folder: TempDir,
+        authority: Authority,
+        clock: Arc<dyn Clock>,
+    ) -> Federation {
+        let text = "federation = \"brain\"\nlisten = \"127.0.0.1:0\"\n\
+                    status_listen = \"127.0.0.1:0\"\ndata = \"data\"\nheartbeat_ms = 50\n\
+                    [tls]\nca = \"ca.pem\"\ncertificate = \"own.pem\"\nkey = \"own.key\"\n";
+        let config = Config::parse(text, &folder.path().join("c.toml")).unwrap();
+        let server = Server::start(config, clock).await.unwrap();
+        let (address, status_address) = (server.address(), server.status_address());
+        let stop = CancellationToken::new();
+        let serving = server.serve(stop.clone());
+        let serving = tokio::spawn(async move { serving.await.unwrap() });
+        Federation { folder, authority, address, status_address, stop, serving }
+    }
+
+    /// Stops the coordinator and gives back its state.
+    pub(crate) async fn stop(self) -> (TempDir, Authority) {
+        self.stop.cancel();
+        self.serving.await.unwrap();
+        (self.folder, self.authority)
+    }
+
+    /// A client that holds a good certificate of `uri`.
+    pub(crate) async fn client(&self, uri: &str) -> Client {
+        let files = self.certificate(&self.authority, &Leaf::client(uri));
+        self.connect(&files).await.unwrap()
+    }
+
+    /// An operator.
+    pub(crate) async fn operator(&self) -> Client {
+        self.client("spiffe://brain/operator/ada").await
+    }
+
+    /// An enrolled site.
+    pub(crate) async fn site(&self, name: &str) -> Client {
+        let request = EnrollSiteRequest { name: name.to_owned() };
+        self.operator().await.admin.enroll_site(request).await.unwrap();
+        self.client(&format!("spiffe://brain/site/{name}")).await
+    }
+
+    /// A certificate of `authority`, with the root that the coordinator's own is under.
+    pub(crate) fn certificate(&self, authority: &Authority, leaf: &Leaf<'_>) -> TlsFiles {
+        // Clients do not share files, so that they can be made side by side.
+        let folder = TempDir::new_in(self.folder.path()).unwrap().keep();
+        let files = authority.issue(&folder, "client", leaf);
+        std::fs::write(&files.ca, self.authority.pem()).unwrap();
+        files
+    }
+
+    pub(crate) async fn connect(&self, files: &TlsFiles) -> Result<Client, channel::Error> {
+        let address: Address = format!("https://{}", self.address).parse().unwrap();
+        let tls = files.client().unwrap();
+        let channel = channel::connect(&address, &"brain".parse().unwrap(), tls).await?;
+        Ok(Client {
+            federation: FederationServiceClient::new(channel.clone()),
+            blobs: BlobServiceClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            admin: AdminServiceClient::new(channel),
+        })
+    }
+}
+
+impl Client {
+    pub(crate) async fn beat(&mut self) -> Result<HeartbeatResponse, Status> {
+        let activity = Some(Activity::Idle(Idle {}));
+        let request = HeartbeatRequest { agent_version: "0.1.0".into(), activity };
+        self.federation.heartbeat(request).await.map(tonic::Response::into_inner)
+    }
+}

@@ -1,0 +1,11 @@
+//! The coordinator as its users meet it: the program on a command line, and the server over real TLS
+//! on loopback. One binary, so that it is linked once.
+
+#![expect(clippy::unwrap_used, reason = "what a test needs and does not get, fails the test")]
+
+mod access;
+mod blobs;
+mod cli;
+mod federation;
+mod pki;
+mod rounds;

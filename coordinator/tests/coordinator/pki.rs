@@ -1,0 +1,74 @@
+//! A certificate authority for tests, which also makes the certificates nobody should make.
+
+use std::path::Path;
+
+use fedpaint_proto::tls::TlsFiles;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    SanType,
+};
+use time::{Duration, OffsetDateTime};
+
+/// A root, and what it takes to sign with it.
+pub(crate) struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// What is to be in a certificate.
+#[derive(Clone)]
+pub(crate) struct Leaf<'a> {
+    pub(crate) uris: Vec<&'a str>,
+    pub(crate) usage: ExtendedKeyUsagePurpose,
+    /// How long from now on it holds; less than nothing for one that has expired.
+    pub(crate) holds: Duration,
+}
+
+impl<'a> Leaf<'a> {
+    /// An ordinary certificate of a site or an operator.
+    pub(crate) fn client(uri: &'a str) -> Leaf<'a> {
+        let usage = ExtendedKeyUsagePurpose::ClientAuth;
+        Leaf { uris: vec![uri], usage, holds: Duration::days(1) }
+    }
+
+    /// An ordinary certificate of a coordinator on loopback.
+    pub(crate) fn server(uri: &'a str) -> Leaf<'a> {
+        Leaf { usage: ExtendedKeyUsagePurpose::ServerAuth, ..Leaf::client(uri) }
+    }
+}
+
+impl Authority {
+    pub(crate) fn new() -> Authority {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        Authority { issuer }
+    }
+
+    /// The root, as PEM.
+    pub(crate) fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// Writes a certificate, its key and the root into `folder`.
+    pub(crate) fn issue(&self, folder: &Path, name: &str, leaf: &Leaf<'_>) -> TlsFiles {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        for uri in &leaf.uris {
+            params.subject_alt_names.push(SanType::URI((*uri).try_into().unwrap()));
+        }
+        params.extended_key_usages = vec![leaf.usage.clone()];
+        let now = OffsetDateTime::now_utc();
+        params.not_before = now - Duration::days(2);
+        params.not_after = now + leaf.holds;
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let files = TlsFiles {
+            ca: folder.join("ca.pem"),
+            certificate: folder.join(format!("{name}.pem")),
+            key: folder.join(format!("{name}.key")),
+        };
+        std::fs::write(&files.ca, self.pem()).unwrap();
+        std::fs::write(&files.certificate, certificate.pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        files
+    }
+}
