@@ -203,12 +203,12 @@ fn disk(workspace: &Path) -> Check {
         Ok(found) => {
             let free = found.f_bavail.saturating_mul(found.f_frsize);
             let detail = format!("{} MiB free for the workspace {path}", free >> 20);
-            let todo = "make room";
-            match free {
-                ..DISK_FAIL_BYTES => check(NAME, Verdict::Fail, format!("{detail}: {todo}")),
-                ..DISK_WARN_BYTES => check(NAME, Verdict::Warn, format!("{detail}: {todo}")),
-                _ => check(NAME, Verdict::Ok, detail),
-            }
+            let verdict = match free {
+                free if free < DISK_FAIL_BYTES => Verdict::Fail,
+                free if free < DISK_WARN_BYTES => Verdict::Warn,
+                _ => return check(NAME, Verdict::Ok, detail),
+            };
+            check(NAME, verdict, format!("{detail}: make room"))
         }
     }
 }

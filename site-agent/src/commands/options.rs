@@ -1,6 +1,6 @@
 //! Options that several verbs share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
@@ -77,7 +77,7 @@ impl ComputeOptions {
 ///
 /// # Errors
 /// If the file is not a model.
-pub fn load_model(path: &PathBuf) -> Result<(Weights, Digest)> {
+pub fn load_model(path: &Path) -> Result<(Weights, Digest)> {
     let weights = match checkpoint::load(path) {
         Ok(weights) => weights,
         // These name the file already.

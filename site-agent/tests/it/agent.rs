@@ -176,11 +176,10 @@ async fn an_update_that_was_trained_before_a_restart_is_sent_and_not_trained_aga
     fake.state().round = Some(round(1, 2));
     let site = Site::start_in(workspace, channel);
     fake.until(|state| state.submitted.len() == 2).await;
+    site.stop().await;
     let state = fake.state();
     assert_eq!(state.submitted[0].weights, state.submitted[1].weights);
     assert!(!has_stepped(&state, &round(1, 2)));
-    drop(state);
-    site.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

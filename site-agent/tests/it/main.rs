@@ -1,6 +1,8 @@
 //! The site agent as a program: its two processes, its loop against a coordinator that is made up,
 //! its command line, and the wall between its halves.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
 mod agent;
 mod cli;
 mod fake;

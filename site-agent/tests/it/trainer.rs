@@ -66,6 +66,7 @@ fn a_trainer_refuses_garbage_and_another_version_and_ends() {
         panic!("{answer:?}")
     };
     assert!(detail.contains("version"), "{detail}");
+    assert!(trainer.wait().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
