@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
@@ -87,16 +88,13 @@ pub async fn connect(
         let (address, federation) = (address.clone(), federation.clone());
         service_fn(move |_| dial(address.clone(), federation.clone(), Arc::clone(&tls)))
     };
-    endpoint
-        .connect_with_connector(connect)
-        .await
-        .map_err(|error| {
-            let (address, reason) = (address.clone(), innermost(&error));
-            match is_distrust(&error) {
-                true => Error::Untrusted { address, reason },
-                false => Error::Connect { address, reason },
-            }
-        })
+    endpoint.connect_with_connector(connect).await.map_err(|error| {
+        let (address, reason) = (address.clone(), innermost(&error));
+        match is_distrust(&error) {
+            true => Error::Untrusted { address, reason },
+            false => Error::Connect { address, reason },
+        }
+    })
 }
 
 /// Whether `error`, or what caused it, is one end refusing the other's certificate.
@@ -146,7 +144,16 @@ async fn dial(
     let tcp = TcpStream::connect((address.host.as_str(), address.port));
     let tcp = in_time("no answer", tcp).await?;
     tcp.set_nodelay(true)?;
-    let stream = in_time("no TLS handshake", TlsConnector::from(tls).connect(name, tcp)).await?;
+    let connect = TlsConnector::from(tls).connect(name, tcp);
+    let mut stream = in_time("no TLS handshake", connect).await?;
+    // TLS 1.3 has the coordinator judge our certificate when for us the handshake is over: only its
+    // first bytes, HTTP/2's settings, tell that it took us in.
+    if in_time("no HTTP/2", stream.fill_buf()).await?.is_empty() {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::ConnectionAborted,
+            "it closes the connection at once, its log may say why",
+        ));
+    }
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
     let identity = certificate.map(|c| Identity::from_certificate(c));
