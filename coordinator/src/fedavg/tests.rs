@@ -29,7 +29,7 @@ fn independent_mean(values: &[i64], examples: &[u64]) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn the_average_is_the_weighted_mean_and_the_same_to_the_byte_for_every_order_of_arrival(
