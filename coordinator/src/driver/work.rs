@@ -248,9 +248,8 @@ impl Driver {
         };
         if let Some((round, event)) = event {
             // What no longer applies is no error: the answer says what does.
-            match apply(&mut next, &round, event, now) {
-                Err(error) => debug!(%site, %round, %error, "a heartbeat came too late"),
-                Ok(()) => {}
+            if let Err(error) = apply(&mut next, &round, event, now) {
+                debug!(%site, %round, %error, "a heartbeat came too late");
             }
         }
         self.save(next, &Role::Site(site.clone()).to_string(), Vec::new()).await?;

@@ -107,7 +107,7 @@ async fn every_query(store: &Store) {
 
     let loaded = store.load().await.unwrap();
     assert!(matches!(loaded.runs[0].state(), State::Paused { .. }));
-    assert_eq!(loaded.runs, [run.clone()]);
+    assert_eq!(loaded.runs, std::slice::from_ref(&run));
     assert_eq!(loaded.seq, 3);
     let models: std::collections::HashSet<Blob> = loaded.models.into_iter().collect();
     assert_eq!(models, [blob("base"), blob("m1")].into());
