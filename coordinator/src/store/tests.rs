@@ -1,1 +1,183 @@
-//! Tests.
+//! Every query, on SQLite and, where `TEST_POSTGRES_URL` names one, on PostgreSQL.
+
+use super::*;
+use crate::round::{Event, Report, Update, Withdrawal};
+use crate::run::State;
+use crate::testing::{START, blob, plan};
+
+fn site(name: &str) -> SiteName {
+    name.parse().unwrap()
+}
+
+fn row(name: &str) -> SiteRow {
+    SiteRow { name: site(name), enrolled_at: START, revoked_at: None }
+}
+
+fn event(seq: u64) -> EventRow {
+    let (actor, kind) = ("operator/ada".to_owned(), "run_created".to_owned());
+    EventRow { seq, at: START, actor, kind, detail: "run brain: it's \"quoted\"".to_owned() }
+}
+
+fn update(text: &str) -> Update {
+    let report = Report { steps: 7, loss_mean: 0.25, ..Report::default() };
+    Update { weights: blob(text), examples: 1 << 32, report }
+}
+
+async fn sqlite(folder: &tempfile::TempDir) -> Store {
+    let path = folder.path().join("a folder").join("coordinator.db");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    Store::open(&format!("sqlite:{}", path.display())).await.unwrap()
+}
+
+/// An empty PostgreSQL, or none with a word about it.
+async fn postgres() -> Option<Store> {
+    let Ok(url) = std::env::var("TEST_POSTGRES_URL") else {
+        println!("not tested on PostgreSQL: TEST_POSTGRES_URL is not set");
+        return None;
+    };
+    sqlx::any::install_default_drivers();
+    let pool = AnyPool::connect(&url).await.unwrap();
+    let reset = "DROP SCHEMA public CASCADE; CREATE SCHEMA public;";
+    sqlx::raw_sql(reset).execute(&pool).await.unwrap();
+    pool.close().await;
+    Some(Store::open(&url).await.unwrap())
+}
+
+/// Saves a change of one run and gives the run back for the next one.
+async fn save(store: &Store, before: Option<&Run>, after: Run) -> Run {
+    let change = Change { runs: vec![(before, &after)], ..Change::default() };
+    store.save(&change).await.unwrap();
+    after
+}
+
+/// One run through every phase a row can hold; what is loaded is what was saved, at every step.
+async fn every_query(store: &Store) {
+    let policy = plan(5, 1).round;
+    let loaded = store.load().await.unwrap();
+    assert_eq!((loaded.sites.len(), loaded.runs.len(), loaded.seq), (0, 0, 0));
+
+    let mut sites = [row("kyoto"), row("mayo"), row("oslo")];
+    let events = vec![event(1), event(2), event(3)];
+    let change = Change { sites: sites.iter().collect(), events, ..Change::default() };
+    store.save(&change).await.unwrap();
+    sites[2].revoked_at = Some(START);
+    let change = Change { sites: vec![&sites[2]], ..Change::default() };
+    store.save(&change).await.unwrap();
+    assert_eq!(store.load().await.unwrap().sites, sites);
+    assert_eq!(store.events(1, 10).await.unwrap(), [event(2), event(3)]);
+    assert_eq!(store.events(0, 1).await.unwrap(), [event(1)]);
+    assert_eq!(store.events(u64::MAX, 1).await.unwrap(), []);
+
+    let run = Run::create("brain".parse().unwrap(), plan(5, 1), blob("base"), START);
+    let mut run = save(store, None, run).await;
+    let mut rounds = vec![];
+    for event in [
+        Event::Joined(site("mayo")),
+        Event::Joined(site("oslo")),
+        Event::Withdrew(site("oslo"), Withdrawal::Stopping),
+        Event::Joined(site("kyoto")),
+        Event::Closed,
+        Event::Reported(site("mayo"), update("mayo")),
+        Event::Withdrew(site("kyoto"), Withdrawal::OutOfMemory),
+        Event::AggregationFailed("disk".to_owned()),
+    ] {
+        let mut next = run.clone();
+        next.apply(event, START).unwrap();
+        run = save(store, Some(&run), next).await;
+        assert_eq!(store.load().await.unwrap().runs, [run.clone()]);
+    }
+    rounds.push(run.round().clone());
+    let mut next = run.clone();
+    next.open_round(START);
+    run = save(store, Some(&run), next).await;
+    for event in [
+        Event::Joined(site("mayo")),
+        Event::Closed,
+        Event::Reported(site("mayo"), update("mayo")),
+        Event::Aggregated(blob("m1")),
+    ] {
+        let mut next = run.clone();
+        next.apply(event, START).unwrap();
+        run = save(store, Some(&run), next).await;
+    }
+    rounds.push(run.round().clone());
+    let mut paused = run.clone();
+    paused.pause(START).unwrap();
+    let run = save(store, Some(&run), paused).await;
+
+    let loaded = store.load().await.unwrap();
+    assert!(matches!(loaded.runs[0].state(), State::Paused { .. }));
+    assert_eq!(loaded.runs, std::slice::from_ref(&run));
+    assert_eq!(loaded.seq, 3);
+    let models: std::collections::HashSet<Blob> = loaded.models.into_iter().collect();
+    assert_eq!(models, [blob("base"), blob("m1")].into());
+    let model = ModelRow { round: 1, blob: blob("m1"), committed_at: START };
+    assert_eq!(store.models(run.name()).await.unwrap(), [model]);
+
+    assert_eq!(store.rounds(run.name(), &policy, 10).await.unwrap(), rounds);
+    assert_eq!(store.rounds(run.name(), &policy, 1).await.unwrap(), rounds[1..]);
+    let id = |attempt| RoundId { run: run.name().clone(), number: 1, attempt };
+    assert_eq!(store.round(&id(1), &policy).await.unwrap().as_ref(), Some(&rounds[0]));
+    assert_eq!(store.round(&id(0), &policy).await.unwrap().as_ref(), Some(&rounds[1]));
+    assert_eq!(store.round(&id(3), &policy).await.unwrap(), None);
+}
+
+/// A change whose last row cannot be written leaves nothing of itself.
+async fn all_or_nothing(store: &Store) {
+    let before = store.load().await.unwrap();
+    let new = row("aachen");
+    // The audit log has an entry 1: so would it for a second coordinator.
+    let change = Change { sites: vec![&new], events: vec![event(1)], ..Change::default() };
+    assert!(matches!(store.save(&change).await, Err(Error::Sql(_))));
+    assert_eq!(store.load().await.unwrap().sites, before.sites);
+}
+
+#[tokio::test]
+async fn every_query_runs_on_sqlite_and_what_is_loaded_is_what_was_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = sqlite(&folder).await;
+    every_query(&store).await;
+    all_or_nothing(&store).await;
+    store.close().await;
+    let store = sqlite(&folder).await;
+    assert_eq!(store.load().await.unwrap().seq, 3, "a second opening finds what the first left");
+}
+
+#[tokio::test]
+async fn every_query_runs_on_postgres_and_what_is_loaded_is_what_was_saved() {
+    let Some(store) = postgres().await else { return };
+    every_query(&store).await;
+    all_or_nothing(&store).await;
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_commit_on_sqlite_is_on_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = sqlite(&folder).await;
+    for (pragma, expected) in [
+        ("SELECT * FROM pragma_synchronous", 2_i64),
+        ("SELECT * FROM pragma_foreign_keys", 1),
+        ("SELECT * FROM pragma_busy_timeout", 5_000),
+    ] {
+        let found: i64 = sqlx::query_scalar(pragma).fetch_one(&store.pool).await.unwrap();
+        assert_eq!(found, expected, "{pragma}");
+    }
+    let mode = sqlx::query_scalar("SELECT * FROM pragma_journal_mode").fetch_one(&store.pool);
+    let mode: String = mode.await.unwrap();
+    assert_eq!(mode, "wal");
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_open_or_is_another_is_an_error_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = format!("sqlite:{}/no/such/folder/x.db", folder.path().display());
+    let error = Store::open(&missing).await.unwrap_err().to_string();
+    assert!(error.starts_with("cannot open the database"), "{error}");
+    let other = folder.path().join("other.db");
+    std::fs::write(&other, "this is no database, only a text of some length".repeat(20)).unwrap();
+    let error = Store::open(&format!("sqlite:{}", other.display())).await.unwrap_err();
+    assert!(error.to_string().contains("not a database"), "{error}");
+    let error = Store::open("mongo://localhost/x").await.unwrap_err();
+    assert!(matches!(error, Error::Open(_)), "{error}");
+}

@@ -1,0 +1,131 @@
+//! Which updates are accepted, and who may move which blob.
+
+use super::*;
+
+#[tokio::test]
+async fn each_wrong_update_is_refused_with_its_reason_and_the_round_still_completes() {
+    let coordinator = Coordinator::start(1).await;
+    let id = round(1, 1);
+    coordinator.join(&["aachen", "kyoto", "mayo"]).await;
+    let good = coordinator.submission(id.clone(), "mayo", 3.0, 2);
+    let odd = |name: &str, tensors: &[(&str, &[f32])]| {
+        let scratch = coordinator.blobs.scratch(name);
+        let weights = write_model(&scratch, tensors);
+        coordinator.blobs.adopt(&scratch, &weights).unwrap();
+        Submission { weights, ..good.clone() }
+    };
+    let nan = Report { loss_mean: f64::NAN, ..Report::default() };
+    let short = Blob { size: good.weights.size - 1, ..good.weights };
+    let wrong = [
+        (odd("names", &[("v", &[1.0, 2.0])]), Reason::WrongTensors),
+        (odd("shape", &[("w", &[1.0])]), Reason::WrongShape),
+        (odd("nan", &[("w", &[1.0, f32::NAN])]), Reason::NotFinite),
+        (Submission { base: good.weights.digest, ..good.clone() }, Reason::WrongBaseModel),
+        (Submission { examples: 0, ..good.clone() }, Reason::WrongExamples),
+        (Submission { examples: u64::MAX, ..good.clone() }, Reason::WrongExamples),
+        (Submission { report: nan, ..good.clone() }, Reason::InvalidRequest),
+        (Submission { weights: short, ..good.clone() }, Reason::BlobUnknown),
+        (
+            Submission { weights: crate::testing::blob("never sent"), ..good.clone() },
+            Reason::BlobUnknown,
+        ),
+        (Submission { round: round(9, 1), ..good.clone() }, Reason::RoundUnknown),
+    ];
+    let handle = &coordinator.handle;
+    for (submission, reason) in &wrong {
+        let error = handle.submit(&site("mayo"), submission.clone()).await.unwrap_err();
+        assert_eq!(error.reason(), *reason, "{error}");
+        let events = handle.events(0, 0).await.unwrap();
+        let last = events.last().unwrap();
+        assert_eq!((last.kind.as_str(), last.actor.as_str()), ("update_refused", "site/mayo"));
+        assert!(last.detail.ends_with(&error.to_string()), "{}", last.detail);
+    }
+    let noted = handle.events(0, 0).await.unwrap().len();
+    let (last, _) = wrong.last().unwrap();
+    handle.submit(&site("mayo"), last.clone()).await.unwrap_err();
+    assert_eq!(handle.events(0, 0).await.unwrap().len(), noted, "told once if it is repeated");
+
+    handle.submit(&site("mayo"), good).await.unwrap();
+    coordinator.submit(id.clone(), "aachen", 3.0, 5).await;
+    coordinator.submit(id, "kyoto", 3.0, 9).await;
+    let run = coordinator.until_committed(1).await;
+    assert_eq!(coordinator.values(&run.model), [3.0, -3.0]);
+}
+
+#[tokio::test]
+async fn a_submission_whose_reply_was_lost_may_be_repeated_even_after_the_round() {
+    let coordinator = Coordinator::start(2).await;
+    let id = round(1, 1);
+    coordinator.join(&["aachen", "kyoto", "mayo"]).await;
+    coordinator.submit(id.clone(), "aachen", 2.0, 1).await;
+    coordinator.submit(id.clone(), "kyoto", 2.0, 1).await;
+    let submission = coordinator.submission(id.clone(), "mayo", 5.0, 2);
+    for _ in 0..2 {
+        coordinator.handle.submit(&site("mayo"), submission.clone()).await.unwrap();
+    }
+    coordinator.until(|_, round| round.id.number == 2).await;
+    coordinator.handle.submit(&site("mayo"), submission.clone()).await.unwrap();
+    let coordinator = coordinator.restart().await;
+    coordinator.handle.submit(&site("mayo"), submission.clone()).await.unwrap();
+    let other = Submission { examples: 3, ..submission };
+    let other = coordinator.handle.submit(&site("mayo"), other).await.unwrap_err();
+    assert_eq!(other.reason(), Reason::RoundOver);
+    let kinds = coordinator.kinds().await;
+    assert_eq!(kinds.iter().filter(|kind| *kind == "update_accepted").count(), 3);
+}
+
+#[tokio::test]
+async fn a_late_update_is_refused() {
+    let coordinator = Coordinator::start(1).await;
+    let id = round(1, 1);
+    coordinator.join(&["aachen", "kyoto", "mayo"]).await;
+    let late = coordinator.submission(id.clone(), "mayo", 5.0, 2);
+    coordinator.submit(id.clone(), "aachen", 2.0, 1).await;
+    coordinator.submit(id, "kyoto", 2.0, 1).await;
+    coordinator.clock.advance(Duration::from_secs(1_000));
+    let error = coordinator.handle.submit(&site("mayo"), late).await.unwrap_err();
+    assert!(matches!(error.reason(), Reason::ReportingOver | Reason::RoundOver), "{error}");
+    let run = coordinator.until_committed(1).await;
+    assert_eq!(coordinator.values(&run.model), [2.0, -2.0]);
+}
+
+#[tokio::test]
+async fn a_site_uploads_only_for_a_round_that_awaits_its_update() {
+    let coordinator = Coordinator::start(1).await;
+    let may = |name: &str, id| {
+        coordinator.handle.may_upload(&site(name), &id).map_err(|error| error.reason())
+    };
+    assert_eq!(may("mayo", round(1, 1)), Err(Reason::NotReporting));
+    coordinator.join(&["aachen", "kyoto"]).await;
+    coordinator.handle.close_round(&ada(), &round(1, 1)).await.unwrap();
+    let base = coordinator.handle.run(&brain()).unwrap().initial_model;
+    assert_eq!(may("aachen", round(1, 1)), Ok(base.size + UPDATE_SLACK_BYTES));
+    assert_eq!(may("mayo", round(1, 1)), Err(Reason::NotAMember));
+    assert_eq!(may("aachen", round(1, 2)), Err(Reason::RoundUnknown));
+    coordinator.submit(round(1, 1), "aachen", 2.0, 1).await;
+    assert_eq!(may("aachen", round(1, 1)), Err(Reason::AlreadyReported));
+}
+
+#[tokio::test]
+async fn a_site_reads_only_the_model_it_trains_and_nobody_reads_an_update() {
+    let coordinator = Coordinator::start(1).await;
+    let base = coordinator.handle.run(&brain()).unwrap().initial_model;
+    let operator = Role::Operator(ada());
+    let mayo = Role::Site(site("mayo"));
+    let may = |role: &Role, blob: &Blob| coordinator.handle.may_download(role, &blob.digest).ok();
+    assert_eq!(may(&mayo, &base), None, "not before it has joined");
+    assert_eq!(may(&operator, &base), Some(base));
+    coordinator.join(&["aachen", "kyoto", "mayo"]).await;
+    assert_eq!(may(&mayo, &base), Some(base));
+    let update = coordinator.submission(round(1, 1), "aachen", 2.0, 1);
+    coordinator.handle.submit(&site("aachen"), update.clone()).await.unwrap();
+    for role in [&mayo, &operator, &Role::Site(site("aachen"))] {
+        assert_eq!(may(role, &update.weights), None);
+    }
+    assert_eq!(may(&Role::Coordinator("main".to_owned()), &base), None);
+    coordinator.submit(round(1, 1), "kyoto", 2.0, 1).await;
+    coordinator.submit(round(1, 1), "mayo", 5.0, 1).await;
+    let model = coordinator.until_committed(1).await.model;
+    assert_eq!(may(&operator, &model), Some(model));
+    assert_eq!(may(&mayo, &base), None, "not after the round");
+}
