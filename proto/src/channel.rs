@@ -87,16 +87,13 @@ pub async fn connect(
         let (address, federation) = (address.clone(), federation.clone());
         service_fn(move |_| dial(address.clone(), federation.clone(), Arc::clone(&tls)))
     };
-    endpoint
-        .connect_with_connector(connect)
-        .await
-        .map_err(|error| {
-            let (address, reason) = (address.clone(), innermost(&error));
-            match is_distrust(&error) {
-                true => Error::Untrusted { address, reason },
-                false => Error::Connect { address, reason },
-            }
-        })
+    endpoint.connect_with_connector(connect).await.map_err(|error| {
+        let (address, reason) = (address.clone(), innermost(&error));
+        match is_distrust(&error) {
+            true => Error::Untrusted { address, reason },
+            false => Error::Connect { address, reason },
+        }
+    })
 }
 
 /// Whether `error`, or what caused it, is one end refusing the other's certificate.

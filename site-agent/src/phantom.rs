@@ -155,12 +155,7 @@ pub fn patient_images(
     size_mm: f64,
     seed: &PatientSeed,
 ) -> PatientImages {
-    let image = Grid {
-        dims: FRAME_MM.map(|extent| (extent / size_mm).round() as usize),
-        edge_mm: size_mm as f32,
-        // The frame's zero is the centre of a voxel of 1 mm, half a millimetre from the frame's edge.
-        first_mm: [(size_mm as f32 - 1.0) / 2.0; 3],
-    };
+    let image = image_grid(size_mm);
     let head = Head::new(template, &image, seed);
     let protocol = scanner.protocol();
     let pairs = Contrast::ALL.map(|contrast| {
@@ -171,17 +166,27 @@ pub fn patient_images(
             framed(&image, &head, &exam.image(&head.brain, &signals))
         })
     });
-    let mut labels = vec![0.0; head.grid.len()];
+    let mut labels = vec![0.0; head.grid.voxels()];
     head.brain.iter().zip(&head.labels).for_each(|(&i, &label)| labels[i] = label.into());
     let segmentation = framed(&image, &head, &labels);
     let [[a, ah], [b, bh], [c, ch], [d, dh]] = pairs;
     PatientImages { contrasts: [a, b, c, d], healthy: [ah, bh, ch, dh], segmentation }
 }
 
+/// The grid of an image with voxels of `size_mm`: BraTS's own at 1 mm.
+fn image_grid(size_mm: f64) -> Grid {
+    Grid {
+        dims: FRAME_MM.map(|extent| (extent / size_mm).round() as usize),
+        edge_mm: size_mm as f32,
+        // The frame's zero is the centre of a voxel of 1 mm, half a millimetre from the frame's edge.
+        first_mm: [(size_mm as f32 - 1.0) / 2.0; 3],
+    }
+}
+
 /// The values of the head's grid, in a volume of the whole frame.
 fn framed(image: &Grid, head: &Head, values: &[f32]) -> Volume {
     let edge = f64::from(image.edge_mm);
-    let mut voxels = vec![0.0; image.len()];
+    let mut voxels = vec![0.0; image.voxels()];
     let row = head.grid.dims[0];
     for (i, from) in values.chunks_exact(row).enumerate() {
         let (y, z) = (i % head.grid.dims[1], i / head.grid.dims[1]);

@@ -217,9 +217,9 @@ impl ModuleVisitor for Flat<'_> {
 fn one_slice_can_be_learnt_by_heart() {
     let size = 16;
     let slice = example(size, 1);
-    let mut next = |_| Ok(vec![slice.clone(); 8]);
+    let mut next = |_| Ok(vec![slice.clone(); 4]);
     let start = weights(size);
-    let options = TrainingOptions { learning_rate: 2e-3, ..options(200) };
+    let options = TrainingOptions { learning_rate: 2e-3, ..options(150) };
     let (trained, _) = train(&start, &Device::flex(), &options, &mut next, &mut go).unwrap();
     let error = |weights: &Weights| {
         let options = SampleOptions { steps: 10, samples: 4, seed: 0, batch: 4 };

@@ -343,6 +343,23 @@ mod tests {
         assert!(matches!(discover(folder.path()), Err(Error::TooMany { .. })));
     }
 
+    #[test]
+    fn real_cohorts_are_found_with_their_patients() {
+        let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+        if !shared.is_dir() {
+            println!("../shared/data is absent, so real cohorts are not looked for");
+            return;
+        }
+        let patients = |cohort: &str| -> Vec<(String, bool)> {
+            let cases = discover(&shared.join(cohort)).unwrap();
+            cases.into_iter().map(|case| (case.patient, case.segmentation.is_some())).collect()
+        };
+        let seen = |name: &str, segmented| (name.to_string(), segmented);
+        assert_eq!(patients("ljms"), [seen("LJ-MS-07", true), seen("LJ-MS-26", true)]);
+        let two = [seen("LJL-01", false), seen("LJL-01", false)];
+        assert_eq!(patients("ljl")[..2], two);
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_loop_of_links_ends() {

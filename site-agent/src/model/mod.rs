@@ -1,7 +1,8 @@
 //! The inpainting model: its description, its network, its weights, its diffusion, its sampler.
 //!
-//! Arrows point down this list: `sampler` → `diffusion`, `unet` → `layers` → `weights` →
-//! `blueprint` → `spec`. Nothing here opens a scan, knows a site, or decides when to train.
+//! Arrows point down: `sampler` → `diffusion` → `unet` → `layers` → `tape` → `conv_grad`, and
+//! `checkpoint`, `layers` → `weights` → `blueprint` → `spec`; `device` and `noise` stand alone.
+//! Nothing here opens a scan, knows a site, or decides when to train.
 
 pub mod blueprint;
 pub mod checkpoint;

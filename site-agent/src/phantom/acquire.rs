@@ -69,7 +69,7 @@ impl Exam {
         }
         let area = self.grid.dims[0] * self.grid.dims[1];
         let last = self.slices() - 1;
-        let mut image = vec![0.0; self.grid.len()];
+        let mut image = vec![0.0; self.grid.voxels()];
         for &i in brain {
             let (z, in_plane) = (i / area, i % area);
             let place = ((z as f32 + 0.5) / self.thickness - 0.5).clamp(0.0, last as f32);
@@ -99,7 +99,7 @@ impl Exam {
     /// Values of the brain's voxels after blur and averaging through each slice. Voxels outside
     /// count as 0. `[slices * ny * nx]`
     fn sliced(&self, brain: &[usize], values: &[f32]) -> Vec<f32> {
-        let mut volume = vec![0.0; self.grid.len()];
+        let mut volume = vec![0.0; self.grid.voxels()];
         brain.iter().zip(values).for_each(|(&i, &value)| volume[i] = value);
         blur_axis(&mut volume, self.grid.dims, 0, self.blur);
         blur_axis(&mut volume, self.grid.dims, 1, self.blur);
@@ -129,7 +129,7 @@ impl Exam {
         let noise = Noise::new(extent, protocol.bias_step_mm, rng);
         let slices =
             Grid { dims: [self.grid.dims[0], self.grid.dims[1], self.slices()], ..self.grid };
-        let mut bias: Vec<f32> = (0..slices.len())
+        let mut bias: Vec<f32> = (0..slices.voxels())
             .map(|i| {
                 let [x, y, z] = slices.voxel(i).map(|v| (v as f32 + 0.5) * self.grid.edge_mm);
                 noise.at([x, y, z * self.thickness])
@@ -151,7 +151,7 @@ mod tests {
 
     fn brain() -> Vec<usize> {
         let inside = |v: [usize; 3]| v.iter().all(|c| (4..16).contains(c));
-        (0..GRID.len()).filter(|&i| inside(GRID.voxel(i))).collect()
+        (0..GRID.voxels()).filter(|&i| inside(GRID.voxel(i))).collect()
     }
 
     fn exam(scanner: Scanner, contrast: Contrast) -> (Exam, Protocol) {
@@ -171,7 +171,7 @@ mod tests {
                 let mean = values.iter().sum::<f32>() / values.len() as f32;
                 let far = 1.15 * protocol.bias.exp();
                 assert!((1.0 / far..far).contains(&(mean / protocol.gain)), "{scanner:?} {mean}");
-                let outside = (0..GRID.len()).filter(|i| brain.binary_search(i).is_err());
+                let outside = (0..GRID.voxels()).filter(|i| brain.binary_search(i).is_err());
                 assert!(outside.into_iter().all(|i| image[i] == 0.0));
             }
         }
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn thick_slices_average_what_they_hold() {
         let (exam, _) = exam(Scanner::B, Contrast::T1n);
-        let all: Vec<usize> = (0..GRID.len()).collect();
+        let all: Vec<usize> = (0..GRID.voxels()).collect();
         let signal: Vec<f32> = all.iter().map(|&i| (i / 900) as f32).collect();
         let slices = exam.sliced(&all, &signal);
         assert_eq!(slices.len(), 4 * 900);

@@ -39,7 +39,7 @@ impl Template {
     /// # Errors
     /// A [`Fault`] if the files built into the program are damaged or have another grid.
     pub fn new() -> Result<Template, Fault> {
-        let mut fractions = vec![[0.0; 3]; TEMPLATE_GRID.len()];
+        let mut fractions = vec![[0.0; 3]; TEMPLATE_GRID.voxels()];
         for (tissue, file) in [WHITE_FILE, GREY_FILE, FLUID_FILE].into_iter().enumerate() {
             let volume = nifti::decode(file)?.volume;
             if volume.dims != TEMPLATE_GRID.dims {
@@ -58,10 +58,10 @@ impl Template {
     }
 }
 
-/// The fractions of a patient on `grid`. `[grid.len()]`
+/// The fractions of a patient on `grid`. `[grid.voxels()]`
 pub fn fractions(template: &Template, warp: &Warp, grid: &Grid) -> Vec<Fractions> {
     let at = |i| template.at(warp.template_point(grid.centre(grid.voxel(i))));
-    (0..grid.len()).map(at).collect()
+    (0..grid.voxels()).map(at).collect()
 }
 
 /// The smallest part of `grid` that holds the brain, widened by `margin_mm` where the grid goes on,

@@ -19,7 +19,7 @@ pub struct Grid {
 
 impl Grid {
     /// The number of voxels.
-    pub fn len(&self) -> usize {
+    pub fn voxels(&self) -> usize {
         self.dims.iter().product()
     }
 
@@ -129,7 +129,7 @@ pub fn blur_axis(values: &mut [f32], dims: [usize; 3], axis: usize, sigma: f32) 
     let n = dims[axis];
     // A line with `radius` zeros at both ends, so that the kernel never leaves it.
     let mut line = vec![0.0; n + 2 * radius];
-    for start in (0..values.len()).filter(|i| i / stride % n == 0) {
+    for start in (0..values.len()).filter(|i| (i / stride).is_multiple_of(n)) {
         for k in 0..n {
             line[radius + k] = values[start + k * stride];
         }
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn interpolation_reproduces_a_linear_function_and_vanishes_outside() {
         let f = |p: Point| 3.0 * p[0] - p[1] + 0.5 * p[2];
-        let values: Vec<f32> = (0..GRID.len()).map(|i| f(GRID.centre(GRID.voxel(i)))).collect();
+        let values: Vec<f32> = (0..GRID.voxels()).map(|i| f(GRID.centre(GRID.voxel(i)))).collect();
         for point in [[1.0, -1.0, 0.5], [3.3, 2.2, 7.7], [7.0, 7.0, 10.5]] {
             assert!((GRID.around(point).of(&values) - f(point)).abs() < 1e-4);
         }

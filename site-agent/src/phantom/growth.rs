@@ -120,14 +120,14 @@ mod tests {
     const GRID: Grid = Grid { dims: [81, 9, 9], edge_mm: 2.0, first_mm: [0.0; 3] };
 
     fn start() -> Vec<f32> {
-        let mut density = vec![0.0; GRID.len()];
+        let mut density = vec![0.0; GRID.voxels()];
         (0..81 * 81).filter(|i| i % 81 == 5).for_each(|i| density[i] = 1.0);
         density
     }
 
     #[test]
     fn a_front_travels_at_about_twice_the_root_of_diffusivity_times_rate() {
-        let (diffusivity, rate) = (vec![0.12; GRID.len()], vec![0.06; GRID.len()]);
+        let (diffusivity, rate) = (vec![0.12; GRID.voxels()], vec![0.06; GRID.voxels()]);
         let medium = Medium { grid: &GRID, diffusivity: &diffusivity, rate: &rate };
         let grown = grow(&medium, start(), usize::MAX, 500);
         let at = |x: usize| grown.arrival[GRID.index([x, 4, 4])];
@@ -139,12 +139,12 @@ mod tests {
 
     #[test]
     fn nothing_crosses_fluid() {
-        let mut diffusivity = vec![0.12; GRID.len()];
-        (0..GRID.len()).filter(|i| i % 81 == 20).for_each(|i| diffusivity[i] = 0.0);
-        let rate = vec![0.06; GRID.len()];
+        let mut diffusivity = vec![0.12; GRID.voxels()];
+        (0..GRID.voxels()).filter(|i| i % 81 == 20).for_each(|i| diffusivity[i] = 0.0);
+        let rate = vec![0.06; GRID.voxels()];
         let medium = Medium { grid: &GRID, diffusivity: &diffusivity, rate: &rate };
         let grown = grow(&medium, start(), usize::MAX, 400);
-        for i in 0..GRID.len() {
+        for i in 0..GRID.voxels() {
             let x = i % 81;
             assert_eq!(grown.density[i] > 0.4, x < 20, "{x}");
             assert!(x < 20 || grown.density[i] == 0.0);
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn growth_stops_at_the_volume_asked_for() {
-        let (diffusivity, rate) = (vec![0.12; GRID.len()], vec![0.06; GRID.len()]);
+        let (diffusivity, rate) = (vec![0.12; GRID.voxels()], vec![0.06; GRID.voxels()]);
         let medium = Medium { grid: &GRID, diffusivity: &diffusivity, rate: &rate };
         let grown = grow(&medium, start(), 81 * 20, 1000);
         let voxels = grown.density.iter().filter(|&&c| c >= 0.5).count();

@@ -37,7 +37,7 @@ const TEXTURE: [[f32; 2]; TISSUES] = [
 const TEXTURE_T2: f32 = 0.7;
 
 /// The concentration of gadolinium in the rim, and how unevenly it takes it up.
-const RIM_GADOLINIUM_MM: std::ops::Range<f32> = 0.15..0.55;
+const RIM_GADOLINIUM_MM: std::ops::Range<f32> = 0.15..0.45;
 const RIM_UNEVENNESS: f32 = 0.35;
 
 /// The concentration of gadolinium in blood.
@@ -88,7 +88,7 @@ impl Head {
             texture: Vec::new(),
             rim_gadolinium_mm: seed.stream("gadolinium").random_range(RIM_GADOLINIUM_MM),
         };
-        for i in 0..grid.len() {
+        for i in 0..grid.voxels() {
             let point = grid.centre(grid.voxel(i));
             let before = template.at(warp.template_point(point));
             if before.iter().sum::<f32>() < BRAIN_FRACTION_MIN {

@@ -74,14 +74,19 @@ fn a_cohort_is_found_by_the_loader_with_its_labels() {
 }
 
 #[test]
-fn the_default_grid_is_that_of_brats() {
+fn at_1_mm_the_grid_is_that_of_brats() {
+    assert_eq!(image_grid(1.0), Grid { dims: [240, 240, 155], edge_mm: 1.0, first_mm: [0.0; 3] });
+}
+
+#[test]
+fn a_brain_has_the_volume_of_a_brain_and_the_files_origin_is_that_of_brats() {
     let template = Template::new().unwrap();
-    let images = patient_images(&template, Scanner::A, 1.0, &seed(0));
-    assert_eq!(images.segmentation.dims, [240, 240, 155]);
-    // The file's first voxel lies at (0, 239, 0).
-    assert_eq!(images.segmentation.origin_mm, [-239.0, 0.0, 0.0]);
+    let images = patient_images(&template, Scanner::A, SIZE, &seed(0));
+    // The file's first voxel is the canonical one at the far right and front: (0, 236, 0).
+    assert_eq!(images.segmentation.origin_mm, [-236.0, 0.0, 0.0]);
     let brain = images.contrasts[0].voxels.iter().filter(|&&v| v != 0.0).count();
-    assert!((1_000_000..2_200_000).contains(&brain), "{brain} mm3");
+    let brain_l = brain as f64 * SIZE.powi(3) / 1e6;
+    assert!((1.0..2.2).contains(&brain_l), "{brain_l} l");
 }
 
 #[test]
@@ -117,24 +122,24 @@ fn the_healthy_twin_differs_only_near_the_tumour() {
 fn nearly_every_tumour_has_oedema_a_rim_and_necrosis_of_plausible_size() {
     let template = Template::new().unwrap();
     let mut complete = 0;
-    for patient in 0..10 {
-        let labels = patient_images(&template, Scanner::D, SIZE, &seed(patient)).segmentation;
-        let cm3 = |wanted: f32| {
-            labels.voxels.iter().filter(|&&l| l == wanted).count() as f64 * SIZE.powi(3) / 1000.0
+    for patient in 0..8 {
+        let labels = Head::new(&template, &image_grid(SIZE), &seed(patient)).labels;
+        let cm3 = |wanted: u8| {
+            labels.iter().filter(|&&l| l == wanted).count() as f64 * SIZE.powi(3) / 1000.0
         };
-        let (necrosis, oedema, rim) = (cm3(1.0), cm3(2.0), cm3(3.0));
+        let (necrosis, oedema, rim) = (cm3(1), cm3(2), cm3(3));
         let total = necrosis + oedema + rim;
         assert!((3.0..260.0).contains(&total), "{patient}: {total} cm3");
         complete += usize::from(necrosis > 0.1 && oedema > 1.0 && rim > 1.0);
     }
-    assert!(complete >= 6, "only {complete} of 10 have all three parts");
+    assert!(complete >= 5, "only {complete} of 8 have all three parts");
 }
 
 #[test]
 fn each_part_of_the_tumour_looks_as_it_should() {
     let template = Template::new().unwrap();
     for scanner in Scanner::ALL {
-        let images = patient_images(&template, scanner, 2.0, &seed(2));
+        let images = patient_images(&template, scanner, SIZE, &seed(2));
         let mean = |contrast: Contrast, wanted: &dyn Fn(usize) -> bool, ill: bool| {
             let from = if ill { &images.contrasts } else { &images.healthy };
             let voxels = &from[contrast as usize].voxels;
@@ -150,10 +155,9 @@ fn each_part_of_the_tumour_looks_as_it_should() {
         assert!(t2f(true) > 1.2 * t2f(false), "oedema in FLAIR of {scanner:?}");
         let t1c = |ill| mean(Contrast::T1c, &rim, ill);
         assert!(t1c(true) > 1.15 * t1c(false), "rim in T1c of {scanner:?}");
-        assert!(
-            mean(Contrast::T1n, &rim, true) < mean(Contrast::T1n, &rim, false),
-            "rim in T1 of {scanner:?}"
-        );
+        // Oedema lies in white matter, the brightest tissue of T1; a rim may replace darker ones.
+        let t1n = |ill| mean(Contrast::T1n, &oedema, ill);
+        assert!(t1n(true) < t1n(false), "oedema in T1 of {scanner:?}");
     }
 }
 

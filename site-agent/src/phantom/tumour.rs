@@ -39,14 +39,14 @@ const CORE_RATE: f32 = 0.06;
 const OEDEMA_RATE: f32 = 0.05;
 
 /// A core starts in this many places, this far apart.
-const FOCI: std::ops::Range<usize> = 1..5;
-const FOCI_SPREAD_MM: f32 = 10.0;
+const FOCI: std::ops::Range<usize> = 1..4;
+const FOCI_SPREAD_MM: f32 = 7.0;
 
 /// Growth ends after so many steps whatever its volume: it may be walled in.
 const STEPS_MAX: usize = 500;
 
 /// The thickness of the enhancing rim in white matter.
-const RIM_MM: std::ops::Range<f32> = 4.5..10.0;
+const RIM_MM: std::ops::Range<f32> = 3.5..8.0;
 
 /// How many tumours have no necrosis.
 const SOLID_SHARE: f64 = 0.1;
@@ -94,7 +94,7 @@ impl Tumour {
         let low = start.map(|v| v.saturating_sub(reach));
         let high = [0, 1, 2].map(|a: usize| (start[a] + reach).min(TEMPLATE_GRID.dims[a] - 1));
         let grid = TEMPLATE_GRID.part(low, high);
-        let tissue: Vec<Fractions> = (0..grid.len())
+        let tissue: Vec<Fractions> = (0..grid.voxels())
             .map(|i| {
                 let voxel = grid.voxel(i);
                 tissue[TEMPLATE_GRID.index([0, 1, 2].map(|a: usize| low[a] + voxel[a]))]
@@ -102,14 +102,13 @@ impl Tumour {
             .collect();
         let voxel_mm3 = grid.edge_mm.powi(3);
         let core_mm3 = log_normal(rng, CORE_MEDIAN_MM3, CORE_SPREAD, CORE_RANGE_MM3);
-        let seed = foci(&grid, [0, 1, 2].map(|a: usize| start[a] - low[a]), rng);
+        let paths = diffusivity(&tissue, CORE_WHITE, CORE_GREY);
+        let mut seed = foci(&grid, [0, 1, 2].map(|a: usize| start[a] - low[a]), rng);
+        // A focus beyond tissue is none.
+        seed.iter_mut().zip(&paths).filter(|(_, d)| **d == 0.0).for_each(|(c, _)| *c = 0.0);
         let lobes = rates(&grid, CORE_RATE, 9.0, rng);
         let core = grow(
-            &Medium {
-                grid: &grid,
-                diffusivity: &diffusivity(&tissue, CORE_WHITE, CORE_GREY),
-                rate: &lobes,
-            },
+            &Medium { grid: &grid, diffusivity: &paths, rate: &lobes },
             seed,
             (core_mm3 / voxel_mm3) as usize,
             STEPS_MAX,
@@ -191,7 +190,7 @@ fn foci(grid: &Grid, centre: [usize; 3], rng: &mut impl Rng) -> Vec<f32> {
             |c: &[usize; 3]| (0..3).map(|a| voxel[a].abs_diff(c[a]).pow(2)).sum::<usize>();
         centres.iter().any(|c| squared(c) <= 4)
     };
-    (0..grid.len()).map(|i| if inside(i) { 1.0 } else { 0.0 }).collect()
+    (0..grid.voxels()).map(|i| if inside(i) { 1.0 } else { 0.0 }).collect()
 }
 
 /// Diffusivity by tissue; 0 where fluid prevails or the brain ends.
@@ -204,7 +203,7 @@ fn diffusivity(tissue: &[Fractions], white: f32, grey: f32) -> Vec<f32> {
 /// Growth rates with lobes of about `step_mm`.
 fn rates(grid: &Grid, rate: f32, step_mm: f32, rng: &mut impl Rng) -> Vec<f32> {
     let noise = Noise::new(extent(grid), step_mm, rng);
-    (0..grid.len())
+    (0..grid.voxels())
         .map(|i| {
             let local = grid.voxel(i).map(|v| v as f32 * grid.edge_mm);
             rate * (1.0 + 0.7 * noise.at(local)).clamp(0.15, 2.2)
@@ -234,7 +233,7 @@ fn pull(grid: &Grid, core: &[f32], tissue: &[Fractions], push_mm: f32) -> Vec<[f
             if at == 0 || at + 1 == n { 0.0 } else { field[i + step] - field[i - step] }
         })
     };
-    let gradients: Vec<[f32; 3]> = (0..grid.len()).map(gradient).collect();
+    let gradients: Vec<[f32; 3]> = (0..grid.voxels()).map(gradient).collect();
     let length = |g: &[f32; 3]| g.iter().map(|c| c * c).sum::<f32>().sqrt();
     let steepest = gradients.iter().map(length).fold(f32::MIN_POSITIVE, f32::max);
     gradients

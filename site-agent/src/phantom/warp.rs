@@ -74,7 +74,7 @@ impl Warp {
 fn diffeomorphism(rng: &mut impl Rng) -> Vec<[f32; 3]> {
     let extent = [0, 1, 2].map(|a: usize| VELOCITY_GRID.dims[a] as f32 * VELOCITY_GRID.edge_mm);
     let noises = [(); 3].map(|()| Noise::new(extent, VELOCITY_STEP_MM, rng));
-    let mut field: Vec<[f32; 3]> = (0..VELOCITY_GRID.len())
+    let mut field: Vec<[f32; 3]> = (0..VELOCITY_GRID.voxels())
         .map(|i| {
             let point = VELOCITY_GRID.voxel(i).map(|v| v as f32 * VELOCITY_GRID.edge_mm);
             [0, 1, 2].map(|a: usize| noises[a].at(point))
@@ -85,7 +85,7 @@ fn diffeomorphism(rng: &mut impl Rng) -> Vec<[f32; 3]> {
     let scale = rng.random_range(DISPLACEMENT_MM) / largest / (1_u32 << SQUARINGS) as f32;
     field.iter_mut().for_each(|v| *v = v.map(|c| c * scale));
     for _ in 0..SQUARINGS {
-        field = (0..VELOCITY_GRID.len())
+        field = (0..VELOCITY_GRID.voxels())
             .map(|i| {
                 let (here, step) = (VELOCITY_GRID.centre(VELOCITY_GRID.voxel(i)), field[i]);
                 let there = [0, 1, 2].map(|a: usize| here[a] + step[a]);
