@@ -1,1 +1,18 @@
-//! t
+//! Whole-system tests: a real coordinator and real agents, real certificates, real sockets.
+//!
+//! Nothing here sleeps: a test waits for a line, for a change that the coordinator streams, or for a
+//! process to end.
+
+mod agents;
+mod aggregation;
+mod house;
+mod refusals;
+mod trainer;
+
+/// A plan of `rounds` rounds for `sites` sites, with the limits tests need.
+pub(crate) fn plan(rounds: u32, sites_min: u32, sites_goal: u32, more: &str) -> String {
+    format!(
+        "version = 1\nrounds = {rounds}\n\n[round]\nsites_min = {sites_min}\n\
+         sites_goal = {sites_goal}\nselection_s = 600\nreporting_s = 600\n{more}"
+    )
+}

@@ -8,6 +8,9 @@ use std::path::Path;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::weights::{self, Dtype, Mismatch, ModelFile};
 
+/// The longest text about a file's form.
+const DETAIL_CHARS_MAX: usize = 200;
+
 /// Why a file is refused as a model.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejection {
@@ -62,7 +65,14 @@ impl From<weights::Error> for Rejection {
         match error {
             weights::Error::Io { .. } => Rejection::Disk(error),
             weights::Error::Dtype { name, dtype } => Rejection::Dtype { tensor: name, dtype },
-            _ => Rejection::NotAModel(error),
+            // What a parser says of a file may quote it, at any length.
+            weights::Error::Format(text) => {
+                let text = text.chars().take(DETAIL_CHARS_MAX).collect();
+                Rejection::NotAModel(weights::Error::Format(text))
+            }
+            weights::Error::TooLarge { .. } | weights::Error::Length { .. } => {
+                Rejection::NotAModel(error)
+            }
         }
     }
 }
@@ -141,6 +151,12 @@ mod tests {
             assert_eq!(rejection.reason(), reason, "{name}");
             assert!(rejection.to_string().contains(says), "{name}: {rejection}");
         }
+        let quoted = format!("{{\"{}\":1}}", "x".repeat(10_000));
+        let header = [&(quoted.len() as u64).to_le_bytes()[..], quoted.as_bytes()].concat();
+        std::fs::write(path("quoted"), header).unwrap();
+        let rejection = check_update(&path("quoted"), &base).unwrap_err();
+        assert_eq!(rejection.reason(), Reason::NotAModel);
+        assert!(rejection.to_string().len() < 300, "{rejection}");
         assert_eq!(check_model(&path("half")).unwrap_err().reason(), Reason::WrongDtype);
         assert_eq!(check_model(&path("nan")).unwrap_err().reason(), Reason::NotFinite);
     }

@@ -5,6 +5,7 @@
 //! What it owes is asked from the state again and again ([`Run::duty`]), so a start after a crash is
 //! no special case: an aggregation that was under way is begun anew.
 
+mod aggregation;
 mod error;
 mod handle;
 mod message;

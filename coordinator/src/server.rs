@@ -35,6 +35,9 @@ use crate::store::{self, Store};
 /// How long calls under way may take to end once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long opening the database may take, which includes bringing it up to date.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The file whose lock says that a coordinator uses the data folder.
 const LOCK_FILE: &str = "coordinator.lock";
 
@@ -112,12 +115,18 @@ pub enum Error {
     #[error(transparent)]
     Blobs(#[from] blobs::Error),
     /// The database cannot be used.
-    #[error("{source}; the database is {place}")]
+    #[error("cannot use the database {place}: {source}; see `database` in the config")]
     Database {
         /// Which database, without its password.
         place: String,
         /// Why.
         source: store::Error,
+    },
+    /// The database does not answer.
+    #[error("the database {place} has not answered for {} s; see `database` in the config", DATABASE_TIMEOUT.as_secs())]
+    DatabaseSilent {
+        /// Which database, without its password.
+        place: String,
     },
     /// The server failed while it ran.
     #[error("the server failed: {0}")]
@@ -155,7 +164,9 @@ impl Server {
         let blobs = Blobs::open(&config.data, clock.now()).await?;
         let url = config.database();
         let failed = |source| Error::Database { place: without_password(&url), source };
-        let store = Store::open(&url).await.map_err(failed)?;
+        let store = tokio::time::timeout(DATABASE_TIMEOUT, Store::open(&url)).await;
+        let silent = |_| Error::DatabaseSilent { place: without_password(&url) };
+        let store = store.map_err(silent)?.map_err(failed)?;
         let options = Options { heartbeat: config.heartbeat() };
         let stop_driver = CancellationToken::new();
         let (own, time, stop) = (blobs.clone(), Arc::clone(&clock), stop_driver.clone());

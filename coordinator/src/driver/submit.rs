@@ -3,6 +3,7 @@
 
 use fedpaint_proto::limits::EXAMPLES_MAX;
 use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
+use fedpaint_proto::reason::Reason;
 
 use super::error::Error;
 use super::handle::Handle;
@@ -41,7 +42,8 @@ pub(super) async fn submit(
         Err(error) => Err(error),
     };
     if let Err(error) = &outcome
-        && !matches!(error, Error::Store(_) | Error::Draining | Error::Background)
+        // Where the coordinator itself failed, the update may yet be accepted.
+        && !matches!(error.reason(), Reason::Internal | Reason::Draining)
     {
         let detail = format!("round {round}: site {site}, {error}");
         let site = site.clone();

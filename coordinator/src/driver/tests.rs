@@ -403,3 +403,27 @@ async fn a_coordinator_that_stops_says_so() {
     assert_eq!(error.reason(), Reason::Draining);
     assert!(!coordinator.handle.is_alive());
 }
+
+#[tokio::test]
+async fn what_the_database_does_not_save_is_not_shown() {
+    let coordinator = Coordinator::start(1).await;
+    let handle = &coordinator.handle;
+    let before = (handle.sites(), handle.runs(), handle.active_rounds());
+    coordinator.store.close().await;
+    let joining =
+        Beat { agent_version: "0.1.0".to_owned(), activity: Activity::Joining(round(1, 1)) };
+    for outcome in [
+        handle.enroll_site(&ada(), &site("oslo")).await.map(|_| ()),
+        handle.heartbeat(&site("mayo"), joining).await.map(|_| ()),
+        handle.pause_run(&ada(), &brain()).await.map(|_| ()),
+    ] {
+        assert_eq!(outcome.unwrap_err().reason(), Reason::Internal);
+    }
+    // Not even what time alone changes.
+    coordinator.clock.advance(Duration::from_secs(100));
+    let idle = Beat { agent_version: "0.1.0".to_owned(), activity: Activity::Idle };
+    assert_eq!(handle.heartbeat(&site("mayo"), idle).await.unwrap_err().reason(), Reason::Internal);
+    let mut sites = handle.sites();
+    sites.iter_mut().for_each(|site| (site.seen_at, site.agent_version) = (None, None));
+    assert_eq!((sites, handle.runs(), handle.active_rounds()), before);
+}

@@ -10,18 +10,17 @@ use fedpaint_proto::names::{Blob, OperatorName, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::Options;
+use super::aggregation::Aggregation;
 use super::error::Error;
 use super::message::{Activity, Answer, Beat, Command, Message, Verdict};
 use super::state::{Seen, State};
 use crate::audit::Entry;
-use crate::blobs::{self, Blobs};
+use crate::blobs::Blobs;
 use crate::clock::Clock;
-use crate::fedavg::{self, Contribution};
 use crate::round::{Event, Update};
 use crate::run::{Duty, Run};
 use crate::store::{self, SiteRow, Store};
@@ -50,12 +49,10 @@ pub(super) struct Driver {
     shown: watch::Sender<Arc<State>>,
     /// The last refusal of each site, so that a site that repeats itself does not fill the audit log.
     refused: BTreeMap<SiteName, String>,
+    /// One at a time, so that their memory does not add up.
     aggregation: Option<Aggregation>,
-}
-
-struct Aggregation {
-    round: RoundId,
-    task: JoinHandle<Result<Blob, String>>,
+    /// After the database has failed: when to try again.
+    retry_at: Option<Timestamp>,
 }
 
 impl Driver {
@@ -67,9 +64,18 @@ impl Driver {
         let (seq, state) = (loaded.seq, State::from(loaded));
         let (shown, receiver) = watch::channel(Arc::new(state.clone()));
         let refused = BTreeMap::new();
-        let aggregation = None;
-        let driver =
-            Driver { options, store, blobs, clock, state, seq, shown, refused, aggregation };
+        let driver = Driver {
+            options,
+            store,
+            blobs,
+            clock,
+            state,
+            seq,
+            shown,
+            refused,
+            aggregation: None,
+            retry_at: None,
+        };
         Ok((driver, receiver))
     }
 
@@ -79,15 +85,7 @@ impl Driver {
         shutdown: CancellationToken,
     ) {
         loop {
-            let deadline = match self.settle().await {
-                Ok(()) => self.deadline(),
-                Err(error) => {
-                    error!(%error, "cannot save what time has changed; trying again");
-                    self.clock.now().checked_add(SAVE_RETRY).ok()
-                }
-            };
-            self.begin_aggregation();
-            let time = match deadline {
+            let time = match self.work().await {
                 Some(deadline) => self.clock.sleep_until(deadline),
                 None => Box::pin(pending()),
             };
@@ -98,11 +96,38 @@ impl Driver {
                     Some(message) => self.answer(message).await,
                     None => break,
                 },
-                outcome = finished(&mut self.aggregation) => self.end_aggregation(outcome).await,
+                outcome = Aggregation::end(&mut self.aggregation) => self.aggregated(outcome).await,
                 () = time => {}
             }
         }
         debug!("the driver has ended");
+    }
+
+    /// Does what is owed and says when time next changes anything.
+    async fn work(&mut self) -> Option<Timestamp> {
+        if self.retry_at.is_some_and(|time| self.clock.now() < time) {
+            return self.retry_at;
+        }
+        self.retry_at = None;
+        if let Err(error) = self.settle().await {
+            self.retry_later(&error);
+            return self.retry_at;
+        }
+        if self.aggregation.is_none() {
+            self.aggregation = self.state.runs().find_map(|run| match run.duty() {
+                Duty::Aggregate(reports) => {
+                    Some(Aggregation::begin(&self.blobs, run.round(), reports))
+                }
+                Duty::WaitUntil(_) | Duty::OpenRound | Duty::Nothing => None,
+            });
+        }
+        self.deadline()
+    }
+
+    /// What the database failed to save is owed still; it is tried again, but not at once.
+    fn retry_later(&mut self, error: &Error) {
+        error!(%error, retry_s = SAVE_RETRY.as_secs(), "cannot save what has changed");
+        self.retry_at = self.clock.now().checked_add(SAVE_RETRY).ok();
     }
 
     /// Lets time pass in every run and opens the rounds that are due, until nothing is.
@@ -157,11 +182,31 @@ impl Driver {
         Ok(())
     }
 
+    async fn aggregated(&mut self, (round, outcome): (RoundId, Result<Blob, String>)) {
+        let event = match outcome {
+            Ok(model) => Event::Aggregated(model),
+            Err(reason) => {
+                error!(%round, reason, "aggregation failed");
+                Event::AggregationFailed(reason)
+            }
+        };
+        let mut next = self.state.clone();
+        // A round that an operator gave up meanwhile needs no model.
+        if let Err(error) = apply(&mut next, &round, event, self.clock.now()) {
+            info!(%round, %error, "an aggregation is not wanted any more");
+            return;
+        }
+        // If this is not saved the round aggregates still, and the same average is made again.
+        if let Err(error) = self.save(next, COORDINATOR, Vec::new()).await {
+            self.retry_later(&error);
+        }
+    }
+
     async fn answer(&mut self, message: Message) {
         // A deadline that has come is acted on before anything else; if that cannot be saved, nor
         // can what follows, which then says so.
         if let Err(error) = self.settle().await {
-            error!(%error, "cannot save what time has changed");
+            self.retry_later(&error);
         }
         // A caller that has gone away needs no answer: what it asked for is done all the same.
         match message {
@@ -203,9 +248,8 @@ impl Driver {
         };
         if let Some((round, event)) = event {
             // What no longer applies is no error: the answer says what does.
-            match apply(&mut next, &round, event, now) {
-                Err(error) => debug!(%site, %round, %error, "a heartbeat came too late"),
-                Ok(()) => {}
+            if let Err(error) = apply(&mut next, &round, event, now) {
+                debug!(%site, %round, %error, "a heartbeat came too late");
             }
         }
         self.save(next, &Role::Site(site.clone()).to_string(), Vec::new()).await?;
@@ -326,84 +370,6 @@ impl Driver {
         apply(&mut next, &round, event, self.clock.now())?;
         self.save(next, &Role::Operator(actor).to_string(), Vec::new()).await
     }
-}
-
-// Aggregation: one at a time, off the runtime.
-impl Driver {
-    fn begin_aggregation(&mut self) {
-        if self.aggregation.is_some() {
-            return;
-        }
-        let owed = self.state.runs().find_map(|run| match run.duty() {
-            Duty::Aggregate(reports) => Some((run.round(), reports)),
-            Duty::WaitUntil(_) | Duty::OpenRound | Duty::Nothing => None,
-        });
-        let Some((round, reports)) = owed else { return };
-        let contribution = |(site, update): (&SiteName, &Update)| Contribution {
-            site: site.clone(),
-            weights: self.blobs.path(&update.weights.digest),
-            examples: update.examples,
-        };
-        let contributions: Vec<Contribution> = reports.into_iter().map(contribution).collect();
-        let (id, base) = (round.id().clone(), round.base());
-        info!(round = %id, updates = contributions.len(), "aggregation begins");
-        let blobs = self.blobs.clone();
-        let scratch = format!("{}-{}-{}.safetensors", id.run, id.number, id.attempt);
-        let task = tokio::task::spawn_blocking(move || {
-            aggregate(&blobs, &base, &contributions, &scratch).map_err(|error| error.to_string())
-        });
-        self.aggregation = Some(Aggregation { round: id, task });
-    }
-
-    async fn end_aggregation(&mut self, (round, outcome): (RoundId, Result<Blob, String>)) {
-        let event = match outcome {
-            Ok(model) => Event::Aggregated(model),
-            Err(reason) => {
-                error!(%round, reason, "aggregation failed");
-                Event::AggregationFailed(reason)
-            }
-        };
-        let mut next = self.state.clone();
-        // A round that an operator gave up meanwhile needs no model.
-        if let Err(error) = apply(&mut next, &round, event, self.clock.now()) {
-            info!(%round, %error, "an aggregation is not wanted any more");
-            return;
-        }
-        if let Err(error) = self.save(next, COORDINATOR, Vec::new()).await {
-            // The round still aggregates, so the same average is made again.
-            error!(%round, %error, "cannot save a round's model; trying again");
-        }
-    }
-}
-
-/// What makes an average and gives it its place among the blobs.
-fn aggregate(
-    blobs: &Blobs,
-    base: &Blob,
-    contributions: &[Contribution],
-    scratch: &str,
-) -> Result<Blob, AggregationError> {
-    let scratch = blobs.scratch(scratch);
-    let model = fedavg::average(&blobs.path(&base.digest), contributions, &scratch)?;
-    blobs.adopt(&scratch, &model)?;
-    Ok(model)
-}
-
-#[derive(Debug, thiserror::Error)]
-enum AggregationError {
-    #[error(transparent)]
-    Average(#[from] fedavg::Error),
-    #[error(transparent)]
-    Blobs(#[from] blobs::Error),
-}
-
-/// The aggregation's end, or never if there is none.
-async fn finished(aggregation: &mut Option<Aggregation>) -> (RoundId, Result<Blob, String>) {
-    let Some(Aggregation { round, task }) = aggregation else { return pending().await };
-    let outcome = task.await.unwrap_or_else(|panic| Err(panic.to_string()));
-    let round = round.clone();
-    *aggregation = None;
-    (round, outcome)
 }
 
 /// Lets an event happen to a round in hand.

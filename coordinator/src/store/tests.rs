@@ -107,7 +107,7 @@ async fn every_query(store: &Store) {
 
     let loaded = store.load().await.unwrap();
     assert!(matches!(loaded.runs[0].state(), State::Paused { .. }));
-    assert_eq!(loaded.runs, [run.clone()]);
+    assert_eq!(loaded.runs, std::slice::from_ref(&run));
     assert_eq!(loaded.seq, 3);
     let models: std::collections::HashSet<Blob> = loaded.models.into_iter().collect();
     assert_eq!(models, [blob("base"), blob("m1")].into());
@@ -176,5 +176,8 @@ async fn a_database_that_does_not_open_or_is_another_is_an_error_with_a_reason()
     assert!(error.starts_with("cannot open the database"), "{error}");
     let other = folder.path().join("other.db");
     std::fs::write(&other, "this is no database, only a text of some length".repeat(20)).unwrap();
-    assert!(Store::open(&format!("sqlite:{}", other.display())).await.is_err());
+    let error = Store::open(&format!("sqlite:{}", other.display())).await.unwrap_err();
+    assert!(error.to_string().contains("not a database"), "{error}");
+    let error = Store::open("mongo://localhost/x").await.unwrap_err();
+    assert!(matches!(error, Error::Open(_)), "{error}");
 }

@@ -1,7 +1,9 @@
 //! Blobs over the wire: pieces, resumption, and what is refused.
 
 use fedpaint_proto::limits::CHUNK_BYTES_MAX;
+use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::reason::Reason;
+use fedpaint_proto::transfer;
 use fedpaint_proto::v1::upload_request::Part;
 use fedpaint_proto::v1::{
     DownloadRequest, GetUploadStatusRequest, GetUploadStatusResponse, RevokeSiteRequest,
@@ -171,6 +173,26 @@ async fn a_download_begins_at_any_offset_and_a_site_reads_only_what_it_trains() 
         let answer = download(client, &blob(&bytes).digest, 0).await;
         assert_eq!(reason(answer), Some(Reason::BlobUnknown));
     }
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn the_clients_own_loops_move_a_model_both_ways() {
+    let federation = Federation::start().await;
+    let mut operator = federation.operator().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (sent, got) = (folder.path().join("sent"), folder.path().join("got"));
+    let values: Vec<f32> = (0..1_000_000_u32).map(|v| v as f32).collect();
+    let bytes = model(&values);
+    std::fs::write(&sent, &bytes).unwrap();
+    let file = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
+    let (mut up, mut down) = (0, 0);
+    let channel = operator.channel.clone();
+    transfer::upload(&channel, initial(), file, &sent, &mut |moved, _| up = moved).await.unwrap();
+    create_run(&mut operator, &values).await;
+    transfer::download(&channel, file, &got, &mut |moved, _| down = moved).await.unwrap();
+    assert_eq!((up, down), (file.size, file.size));
+    assert!(std::fs::read(&got).unwrap() == bytes);
     federation.stop().await;
 }
 

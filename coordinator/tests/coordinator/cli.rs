@@ -40,12 +40,18 @@ fn serve(folder: &Path) -> Output {
 
 /// The one line on stderr of a failed start that has written nothing.
 fn failure(folder: &Path) -> String {
+    let line = one_line(folder);
+    assert!(!folder.join("data").exists(), "{line}");
+    line
+}
+
+/// The one line on stderr of a failed start.
+fn one_line(folder: &Path) -> String {
     let output = serve(folder);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert!(output.stdout.is_empty());
-    assert!(!folder.join("data").exists(), "{stderr}");
     assert!(stderr.starts_with("error: "), "{stderr}");
     stderr
 }
@@ -113,6 +119,20 @@ fn a_busy_port_is_one_line_that_names_the_address() {
         });
         let line = failure(folder.path());
         assert!(line.contains(&address) && line.contains(field), "{line}");
+    }
+}
+
+#[test]
+fn a_database_that_cannot_be_used_is_one_line_that_names_it_but_no_password() {
+    let folder = folder();
+    std::fs::write(folder.path().join("bad.db"), "this is no database, however long it is")
+        .unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let postgres = format!("postgres://fed:secret@{closed}/fed");
+    for (url, names) in [("sqlite:bad.db", "bad.db"), (&postgres, &closed.to_string())] {
+        write_config(folder.path(), |text| format!("database = \"{url}\"\n{text}"));
+        let line = one_line(folder.path());
+        assert!(line.contains(names) && !line.contains("secret"), "{line}");
     }
 }
 

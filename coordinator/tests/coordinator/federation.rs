@@ -35,6 +35,7 @@ pub(crate) struct Federation {
 /// A client with one certificate.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
+    pub(crate) channel: Channel,
     pub(crate) federation: FederationServiceClient<Channel>,
     pub(crate) blobs: BlobServiceClient<Channel>,
     pub(crate) admin: AdminServiceClient<Channel>,
@@ -113,7 +114,8 @@ impl Federation {
             federation: FederationServiceClient::new(channel.clone()),
             blobs: BlobServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
-            admin: AdminServiceClient::new(channel),
+            admin: AdminServiceClient::new(channel.clone()),
+            channel,
         })
     }
 }

@@ -1,0 +1,130 @@
+//! Values into rows. Every statement may be repeated: a row that is there is brought up to date, and
+//! only an audit entry is never written twice.
+
+use fedpaint_proto::names::SiteName;
+use sqlx::AnyConnection;
+
+use super::rows::{self, micros};
+use super::{Error, EventRow, SiteRow};
+use crate::round::Round;
+use crate::run::Run;
+
+pub(super) async fn site(connection: &mut AnyConnection, site: &SiteRow) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO site (name, enrolled_at, revoked_at) VALUES ($1, $2, $3) \
+         ON CONFLICT (name) DO UPDATE SET enrolled_at = $2, revoked_at = $3",
+    )
+    .bind(site.name.as_str())
+    .bind(micros(site.enrolled_at))
+    .bind(site.revoked_at.map(micros))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn run(connection: &mut AnyConnection, run: &Run) -> Result<(), Error> {
+    let (state, reason) = rows::run_state(run.state())?;
+    sqlx::query(
+        "INSERT INTO run (name, plan, initial_digest, initial_size, model_digest, model_size, \
+         state, reason, committed, failures, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+         ON CONFLICT (name) DO UPDATE SET model_digest = $5, model_size = $6, state = $7, \
+         reason = $8, committed = $9, failures = $10",
+    )
+    .bind(run.name().as_str())
+    .bind(run.plan().to_toml())
+    .bind(run.initial().digest.to_string())
+    .bind(rows::bigint("a blob's size", run.initial().size)?)
+    .bind(run.model().digest.to_string())
+    .bind(rows::bigint("a blob's size", run.model().size)?)
+    .bind(state)
+    .bind(reason)
+    .bind(i64::from(run.committed()))
+    .bind(i64::from(run.failures()))
+    .bind(micros(run.created_at()))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn round(connection: &mut AnyConnection, round: &Round) -> Result<(), Error> {
+    let phase = rows::phase(round.phase())?;
+    sqlx::query(
+        "INSERT INTO round (run, number, attempt, phase, until_at, base_digest, base_size, \
+         model_digest, model_size, reason, opened_at, closed_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+         ON CONFLICT (run, number, attempt) DO UPDATE SET phase = $4, until_at = $5, \
+         model_digest = $8, model_size = $9, reason = $10, closed_at = $12",
+    )
+    .bind(round.id().run.as_str())
+    .bind(i64::from(round.id().number))
+    .bind(i64::from(round.id().attempt))
+    .bind(phase.word)
+    .bind(phase.until_at)
+    .bind(round.base().digest.to_string())
+    .bind(rows::bigint("a blob's size", round.base().size)?)
+    .bind(phase.model_digest)
+    .bind(phase.model_size)
+    .bind(phase.reason)
+    .bind(micros(round.opened_at()))
+    .bind(round.closed_at().map(micros))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes the members that differ from `before`, and deletes those that are gone.
+pub(super) async fn members(
+    connection: &mut AnyConnection,
+    before: Option<&Round>,
+    after: &Round,
+) -> Result<(), Error> {
+    let id = after.id();
+    let held = |site: &SiteName| before.and_then(|before| before.members().get(site));
+    for (site, member) in after.members().iter().filter(|(site, m)| held(site) != Some(*m)) {
+        let row = rows::member_columns(member)?;
+        sqlx::query(
+            "INSERT INTO member (run, number, attempt, site, state, update_digest, update_size, \
+             examples, report, reason) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+             ON CONFLICT (run, number, attempt, site) DO UPDATE SET state = $5, \
+             update_digest = $6, update_size = $7, examples = $8, report = $9, reason = $10",
+        )
+        .bind(id.run.as_str())
+        .bind(i64::from(id.number))
+        .bind(i64::from(id.attempt))
+        .bind(site.as_str())
+        .bind(row.state)
+        .bind(row.update_digest)
+        .bind(row.update_size)
+        .bind(row.examples)
+        .bind(row.report)
+        .bind(row.reason)
+        .execute(&mut *connection)
+        .await?;
+    }
+    let gone = before.into_iter().flat_map(|before| before.members().keys());
+    for site in gone.filter(|site| !after.members().contains_key(*site)) {
+        sqlx::query(
+            "DELETE FROM member WHERE run = $1 AND number = $2 AND attempt = $3 AND site = $4",
+        )
+        .bind(id.run.as_str())
+        .bind(i64::from(id.number))
+        .bind(i64::from(id.attempt))
+        .bind(site.as_str())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn event(connection: &mut AnyConnection, event: &EventRow) -> Result<(), Error> {
+    sqlx::query("INSERT INTO event (seq, at, actor, kind, detail) VALUES ($1, $2, $3, $4, $5)")
+        .bind(rows::bigint("the count of audit entries", event.seq)?)
+        .bind(micros(event.at))
+        .bind(event.actor.as_str())
+        .bind(event.kind.as_str())
+        .bind(event.detail.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! A site of the test's own making. It speaks the real protocol with a real certificate, and says
+//! what no honest agent would.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use fedpaint_proto::names::{Blob, Digest};
+use fedpaint_proto::transfer;
+use fedpaint_proto::v1::federation_service_client::FederationServiceClient;
+use fedpaint_proto::v1::heartbeat_request::Activity;
+use fedpaint_proto::v1::heartbeat_response::Directive;
+use fedpaint_proto::v1::{self, upload_purpose};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use crate::lab::Lab;
+
+/// A site without an agent.
+#[derive(Debug)]
+pub struct FakeSite {
+    name: String,
+    channel: Channel,
+    client: FederationServiceClient<Channel>,
+}
+
+impl FakeSite {
+    /// Enrols a site and connects as it.
+    ///
+    /// # Errors
+    /// If the coordinator does not take it.
+    pub async fn enroll(lab: &Lab, name: &str) -> anyhow::Result<FakeSite> {
+        lab.enroll(name)?;
+        let channel = lab.channel(name).await?;
+        let client = FederationServiceClient::new(channel.clone());
+        Ok(FakeSite { name: name.into(), channel, client })
+    }
+
+    /// The site's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Says what the site does, hears what it should do.
+    ///
+    /// # Errors
+    /// If the coordinator refuses the call.
+    pub async fn beat(&mut self, activity: Activity) -> Result<Option<Directive>, Status> {
+        let request =
+            v1::HeartbeatRequest { agent_version: "0.0.0-fake".into(), activity: Some(activity) };
+        self.client.heartbeat(request).await.map(|reply| reply.into_inner().directive)
+    }
+
+    /// Joins the round that is open.
+    ///
+    /// # Errors
+    /// If none is.
+    pub async fn join(&mut self) -> anyhow::Result<v1::RoundRef> {
+        let Some(Directive::Join(join)) = self.beat(Activity::Idle(v1::Idle {})).await? else {
+            bail!("{} was not asked to join", self.name);
+        };
+        self.beat(Activity::Joining(v1::Joining { round: join.round.clone() })).await?;
+        join.round.context("a round to join")
+    }
+
+    /// What the site is to train.
+    ///
+    /// # Errors
+    /// If it is to train nothing.
+    pub async fn task(&mut self) -> anyhow::Result<v1::Train> {
+        match self.beat(Activity::Idle(v1::Idle {})).await? {
+            Some(Directive::Train(train)) => Ok(train),
+            other => bail!("{} was not asked to train but {other:?}", self.name),
+        }
+    }
+
+    /// Gives the round up.
+    ///
+    /// # Errors
+    /// If the coordinator refuses the call.
+    pub async fn withdraw(&mut self, round: &v1::RoundRef) -> Result<(), Status> {
+        let reason = v1::WithdrawalReason::Internal.into();
+        let withdrawing = v1::Withdrawing { round: Some(round.clone()), reason };
+        self.beat(Activity::Withdrawing(withdrawing)).await.map(drop)
+    }
+
+    /// Uploads an update.
+    ///
+    /// # Errors
+    /// If the coordinator refuses it.
+    pub async fn upload(
+        &self,
+        round: &v1::RoundRef,
+        blob: Blob,
+        file: &Path,
+    ) -> Result<(), transfer::Error> {
+        let purpose =
+            v1::UploadPurpose { purpose: Some(upload_purpose::Purpose::Update(round.clone())) };
+        transfer::upload(&self.channel, purpose, blob, file, &mut |_, _| ()).await
+    }
+
+    /// Downloads a model.
+    ///
+    /// # Errors
+    /// If the coordinator refuses it.
+    pub async fn download(&self, blob: Blob, file: &Path) -> Result<(), transfer::Error> {
+        transfer::download(&self.channel, blob, file, &mut |_, _| ()).await
+    }
+
+    /// Submits an update that was uploaded.
+    ///
+    /// # Errors
+    /// If the coordinator refuses it.
+    pub async fn submit(
+        &mut self,
+        round: &v1::RoundRef,
+        base: Digest,
+        weights: Blob,
+        examples: u64,
+    ) -> Result<Response<v1::SubmitUpdateResponse>, Status> {
+        let request = v1::SubmitUpdateRequest {
+            round: Some(round.clone()),
+            base_model_digest: base.as_bytes().to_vec(),
+            weights: Some(weights.into()),
+            examples,
+            report: Some(v1::TrainingReport::default()),
+        };
+        self.client.submit_update(request).await
+    }
+}

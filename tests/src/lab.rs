@@ -1,0 +1,249 @@
+//! A federation on loopback: a CA, a coordinator process, agent processes, an operator.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use fedpaint_proto::channel::{self, Address};
+use fedpaint_proto::names::{Blob, FederationName};
+use fedpaint_proto::tls::TlsFiles;
+use fedpaint_proto::transfer;
+use fedpaint_proto::v1::admin_service_client::AdminServiceClient;
+use fedpaint_proto::v1::{self, upload_purpose};
+use tonic::transport::Channel;
+
+use crate::process::{Process, run};
+
+/// The federation's name in every lab.
+pub const FEDERATION: &str = "lab";
+
+/// How often sites are told to ask again; short, so that nobody waits for a test.
+pub const HEARTBEAT_MS: u64 = 100;
+
+/// More lines for an agent's config, by table.
+#[derive(Clone, Debug, Default)]
+pub struct AgentOptions {
+    /// Lines of `[data]`.
+    pub data: String,
+    /// Lines of `[trainer]`.
+    pub trainer: String,
+}
+
+/// A federation's files, and the coordinator while it runs.
+#[derive(Debug)]
+pub struct Lab {
+    folder: PathBuf,
+    address: Option<String>,
+    coordinator: Option<Process>,
+}
+
+impl Lab {
+    /// Makes a CA, the coordinator's and an operator's certificate, and starts the coordinator.
+    ///
+    /// # Errors
+    /// If a program is missing or fails.
+    pub fn start(folder: &Path) -> anyhow::Result<Lab> {
+        fs::create_dir_all(folder)?;
+        let mut lab = Lab { folder: folder.to_owned(), address: None, coordinator: None };
+        let ca = lab.path("ca");
+        run("fedctl", &["ca", "init", "--federation", FEDERATION, "--out", &ca])?;
+        lab.issue("coordinator", "main", &["--host", "127.0.0.1", "--host", "localhost"])?;
+        lab.issue("operator", "ada", &[])?;
+        let config = format!(
+            "federation = \"{FEDERATION}\"\nlisten = \"127.0.0.1:0\"\n\
+             status_listen = \"127.0.0.1:0\"\ndata = \"coordinator\"\n\
+             heartbeat_ms = {HEARTBEAT_MS}\n\n[tls]\nca = \"certificates/ca.pem\"\n\
+             certificate = \"certificates/main.pem\"\nkey = \"certificates/main.key\"\n"
+        );
+        fs::write(lab.folder.join("coordinator.toml"), config)?;
+        lab.start_coordinator()?;
+        Ok(lab)
+    }
+
+    /// Starts the coordinator; again on the same port if it ran before.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start_coordinator(&mut self) -> anyhow::Result<()> {
+        let config = self.path("coordinator.toml");
+        if let Some(address) = &self.address {
+            let port = format!("listen = \"{}\"", address.trim_start_matches("https://"));
+            let text = fs::read_to_string(&config)?
+                .replace("listen = \"127.0.0.1:0\"\nstatus", &format!("{port}\nstatus"));
+            fs::write(&config, text)?;
+        }
+        let log = self.folder.join("coordinator.log");
+        let process =
+            Process::start("fedpaint-coordinator", &["serve", "--config", &config], &log)?;
+        let line = process.line()?;
+        let address = line.strip_prefix("listening on ").and_then(|l| l.split(',').next());
+        self.address = Some(address.with_context(|| format!("unexpected: {line}"))?.to_owned());
+        self.coordinator = Some(process);
+        Ok(())
+    }
+
+    /// The coordinator's process.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn coordinator(&mut self) -> anyhow::Result<&mut Process> {
+        self.coordinator.as_mut().context("the coordinator is not running")
+    }
+
+    /// The coordinator's address, `https://127.0.0.1:port`.
+    pub fn address(&self) -> &str {
+        self.address.as_deref().unwrap_or_default()
+    }
+
+    /// A path in the lab's folder, as text for a command line.
+    pub fn path(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+
+    /// Issues a certificate into `certificates/`.
+    ///
+    /// # Errors
+    /// If `fedctl ca issue` fails.
+    pub fn issue(&self, role: &str, name: &str, more: &[&str]) -> anyhow::Result<()> {
+        let (ca, out) = (self.path("ca"), self.path("certificates"));
+        let mut args = vec!["ca", "issue", role, name, "--ca", &ca, "--out", &out];
+        args.extend(more);
+        run("fedctl", &args)?;
+        Ok(())
+    }
+
+    /// The files of a certificate that was issued.
+    pub fn tls(&self, name: &str) -> TlsFiles {
+        let file = |name: String| self.folder.join("certificates").join(name);
+        TlsFiles {
+            ca: file("ca.pem".into()),
+            certificate: file(format!("{name}.pem")),
+            key: file(format!("{name}.key")),
+        }
+    }
+
+    /// A channel to the coordinator for the holder of a certificate.
+    ///
+    /// # Errors
+    /// If the coordinator does not take it.
+    pub async fn channel(&self, name: &str) -> anyhow::Result<Channel> {
+        let address: Address = self.address().parse()?;
+        let federation: FederationName = FEDERATION.parse()?;
+        Ok(channel::connect(&address, &federation, self.tls(name).client()?).await?)
+    }
+
+    /// The operator's client.
+    ///
+    /// # Errors
+    /// If the coordinator does not take it.
+    pub async fn operator(&self) -> anyhow::Result<AdminServiceClient<Channel>> {
+        Ok(AdminServiceClient::new(self.channel("ada").await?))
+    }
+
+    /// Runs `fedctl` as the operator.
+    ///
+    /// # Errors
+    /// If it fails; the error holds what it wrote to stderr.
+    pub fn fedctl(&self, args: &[&str]) -> anyhow::Result<String> {
+        let mut all = self.operator_flags();
+        all.extend(args.iter().map(|a| (*a).to_owned()));
+        run("fedctl", &all)
+    }
+
+    /// The flags by which `fedctl` reaches this coordinator.
+    pub fn operator_flags(&self) -> Vec<String> {
+        let TlsFiles { ca, certificate, key } = self.tls("ada");
+        let flags = [
+            ("--coordinator", self.address().to_owned()),
+            ("--ca", ca.display().to_string()),
+            ("--cert", certificate.display().to_string()),
+            ("--key", key.display().to_string()),
+        ];
+        flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    }
+
+    /// Issues a site's certificate and enrols the site.
+    ///
+    /// # Errors
+    /// If either is refused.
+    pub fn enroll(&self, site: &str) -> anyhow::Result<()> {
+        self.issue("site", site, &[])?;
+        self.fedctl(&["site", "enroll", site])?;
+        Ok(())
+    }
+
+    /// Uploads an initial model and creates a run.
+    ///
+    /// # Errors
+    /// If the coordinator refuses either.
+    pub async fn create_run(
+        &self,
+        name: &str,
+        plan: &str,
+        model: &Path,
+        blob: Blob,
+    ) -> anyhow::Result<v1::Run> {
+        let purpose = v1::UploadPurpose {
+            purpose: Some(upload_purpose::Purpose::InitialModel(v1::InitialModel {})),
+        };
+        let channel = self.channel("ada").await?;
+        transfer::upload(&channel, purpose, blob, model, &mut |_, _| ()).await?;
+        let request = v1::CreateRunRequest {
+            name: name.into(),
+            plan_toml: plan.into(),
+            initial_model: Some(blob.into()),
+        };
+        let reply = AdminServiceClient::new(channel).create_run(request).await?;
+        reply.into_inner().run.context("a created run")
+    }
+
+    /// Follows a run and its newest round until `done` says so.
+    ///
+    /// # Errors
+    /// If the stream ends before.
+    pub async fn watch(
+        &self,
+        run: &str,
+        mut done: impl FnMut(&v1::Run, &v1::Round) -> bool,
+    ) -> anyhow::Result<(v1::Run, v1::Round)> {
+        let request = v1::WatchRunRequest { name: run.into() };
+        let mut changes = self.operator().await?.watch_run(request).await?.into_inner();
+        while let Some(change) = changes.message().await? {
+            let (run, round) = (change.run.unwrap_or_default(), change.round.unwrap_or_default());
+            if done(&run, &round) {
+                return Ok((run, round));
+            }
+        }
+        anyhow::bail!("the run ended before what was waited for; {}", self.log())
+    }
+
+    /// Writes an agent's config for `site` and starts the agent on the patients in `data`.
+    ///
+    /// # Errors
+    /// If the agent does not start.
+    pub fn start_agent(
+        &self,
+        site: &str,
+        data: &Path,
+        options: &AgentOptions,
+    ) -> anyhow::Result<Process> {
+        let AgentOptions { data: more_data, trainer } = options;
+        let data = data.display();
+        let config = format!(
+            "coordinator = \"{}\"\nworkspace = \"workspace-{site}\"\n\n[tls]\n\
+             ca = \"certificates/ca.pem\"\ncertificate = \"certificates/{site}.pem\"\n\
+             key = \"certificates/{site}.key\"\n\n[data]\npath = \"{data}\"\n{more_data}\n\
+             [trainer]\ndevice = \"cpu\"\nthreads = 1\n{trainer}",
+            self.address()
+        );
+        let path = self.path(&format!("{site}.toml"));
+        fs::write(&path, config)?;
+        let log = self.folder.join(format!("{site}.log"));
+        Process::start("fedpaint-site-agent", &["run", "--config", &path], &log)
+    }
+
+    /// What the coordinator has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("coordinator.log")).unwrap_or_default()
+    }
+}

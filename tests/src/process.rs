@@ -1,0 +1,178 @@
+//! A program of this workspace, started, watched and surely ended.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+/// How long a program may take to say what it is asked for.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A binary of this workspace, beside the one that is running.
+///
+/// # Errors
+/// If it has not been built.
+pub fn program(name: &str) -> anyhow::Result<PathBuf> {
+    let me = std::env::current_exe()?;
+    let folders = me.ancestors().skip(1).take(2);
+    let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.with_context(|| {
+        format!("{name} is not built: run `cargo build --release --workspace --locked` first")
+    })
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+/// If it does not start or exits otherwise than with 0; the error holds what it wrote to stderr.
+pub fn run<S: AsRef<OsStr>>(name: &str, args: &[S]) -> anyhow::Result<String> {
+    let output = output(name, args)?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("{name} ended with {}: {}", output.status, stderr.trim_end());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Runs a program to its end, however it ends.
+///
+/// # Errors
+/// If it does not start.
+pub fn output<S: AsRef<OsStr>>(name: &str, args: &[S]) -> anyhow::Result<Output> {
+    let mut command = Command::new(program(name)?);
+    command.args(args).stdin(Stdio::null());
+    command.output().with_context(|| format!("cannot start {name}"))
+}
+
+/// A program that is running. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    stdout: Receiver<String>,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a program; its stderr goes to the file `log`.
+    ///
+    /// # Errors
+    /// If the program or the log cannot be opened.
+    pub fn start<S: AsRef<OsStr>>(name: &str, args: &[S], log: &Path) -> anyhow::Result<Process> {
+        let file = File::options().create(true).append(true).open(log)?;
+        let mut child = Command::new(program(name)?)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        let pipe = child.stdout.take().context("stdout is piped")?;
+        let (sender, stdout) = channel();
+        // The reader ends with the program, whose end closes the pipe.
+        std::thread::spawn(move || {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Process { name: name.into(), child, stdout, log: log.into() })
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line of the program's stdout.
+    ///
+    /// # Errors
+    /// If it ends or stays silent for [`ANSWER_TIMEOUT`]; the error holds its log.
+    pub fn line(&self) -> anyhow::Result<String> {
+        self.stdout.recv_timeout(ANSWER_TIMEOUT).with_context(|| {
+            format!("{} said nothing; its log:\n{}", self.name, self.log().unwrap_or_default())
+        })
+    }
+
+    /// What the program has written to stderr so far.
+    ///
+    /// # Errors
+    /// If the log does not read.
+    pub fn log(&self) -> anyhow::Result<String> {
+        let mut text = String::new();
+        File::open(&self.log)?.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// Whether the program still runs.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn is_running(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Asks the program to end and waits until it has.
+    ///
+    /// # Errors
+    /// If the system does not say how it ended.
+    pub fn stop(&mut self) -> anyhow::Result<ExitStatus> {
+        self.signal(rustix::process::Signal::TERM);
+        Ok(self.child.wait()?)
+    }
+
+    /// Kills the program at once, as a power cut would.
+    ///
+    /// # Errors
+    /// If the system does not say how it ended.
+    pub fn kill(&mut self) -> anyhow::Result<ExitStatus> {
+        self.child.kill()?;
+        Ok(self.child.wait()?)
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        if let Some(pid) = pid(self.child.id()) {
+            // A process that is gone already needs no signal.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Ended already, or killed now: either way it does not outlive us.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A process id as the system's calls take it.
+pub fn pid(id: u32) -> Option<rustix::process::Pid> {
+    i32::try_from(id).ok().and_then(rustix::process::Pid::from_raw)
+}
+
+/// The children of process `id`, from `/proc`.
+pub fn children(id: u32) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let ids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    ids.filter(|child| parent(*child) == Some(id)).collect()
+}
+
+fn parent(id: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; the parent is the second field after it.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// The most memory the process ever held, in bytes.
+pub fn peak_rss_bytes(id: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
