@@ -20,7 +20,12 @@ pub mod transfer;
 pub mod weights;
 
 /// The wire: `package fedpaint.v1`.
-#[expect(missing_docs, clippy::all, reason = "generated; documented in the .proto files")]
+#[expect(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes,
+    reason = "generated; documented in the .proto files"
+)]
 pub mod v1 {
     tonic::include_proto!("fedpaint.v1");
 }
