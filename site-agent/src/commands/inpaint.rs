@@ -32,7 +32,7 @@ pub struct Args {
     /// The scan, .nii or .nii.gz.
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
-    /// The mask on the scan's own grid: not 0 is painted.
+    /// The mask on the scan's own grid: 0.5 and more is painted.
     #[arg(long, value_name = "FILE")]
     mask: PathBuf,
     /// The painted scan; its settings go beside it as .json.
