@@ -18,7 +18,8 @@ pub(crate) const ROUNDS: u32 = 6;
 const RUN: &str = "demo";
 
 /// What every site does in a round; the whole demo is to take minutes on two cores.
-const TRAINING: &str = "[training]\nsteps = 60\nbatch = 8\nlearning_rate = 2e-3\nseed = 1\n";
+const TRAINING: &str =
+    "[training]\nsteps = 80\nbatch = 8\nlearning_rate = 2e-3\nwarmup_steps = 10\nseed = 1\n";
 
 /// The model's input, pixels along a side.
 const IMAGE_SIZE: &str = "48";
@@ -54,15 +55,10 @@ pub(crate) async fn train(
     lab.create_run(RUN, &plan, &initial, blob).await?;
     let mut agents = Vec::new();
     for site in sites {
-        let scheme = site.label_scheme.iter();
-        let labels = scheme.map(|scheme| format!("label_scheme = \"{scheme}\"\n")).collect();
+        let data = site.data_lines();
         agents.push((
             site,
-            lab.start_agent(
-                &site.name,
-                &site.data,
-                &Options { data: labels, ..Options::default() },
-            )?,
+            lab.start_agent(&site.name, &site.data, &Options { data, ..Options::default() })?,
         ));
     }
     stage(&format!("training {rounds} rounds at {count} sites"));

@@ -11,7 +11,7 @@ use fedpaint_tests::process::run;
 use serde::{Deserialize, Serialize};
 
 use crate::federation::Trained;
-use crate::sites::Site;
+use crate::sites::{CONTRAST, Site};
 
 /// How many evaluations run at once; each uses one thread.
 const EVALUATIONS_AT_ONCE: usize = 2;
@@ -98,7 +98,7 @@ fn row(trained: &Trained, model: usize, site: &Site) -> anyhow::Result<Row> {
 fn evaluation(model: &Path, site: &Site) -> Vec<String> {
     let (model, data) = (model.display().to_string(), site.data.display().to_string());
     let args = ["evaluate", "--model", &model, "--data", &data, "--output", "json"];
-    let compute = ["--device", "cpu", "--threads", "1"];
+    let compute = ["--device", "cpu", "--threads", "1", "--contrasts", CONTRAST];
     let scheme = site.label_scheme.iter().flat_map(|scheme| ["--label-scheme", scheme]);
     let all = args.into_iter().chain(compute).chain(SAMPLING).chain(scheme);
     all.map(str::to_owned).collect()
@@ -138,7 +138,7 @@ impl Report {
     /// The table, the verdict and the memory, on stdout.
     pub(crate) fn print(&self, trained: &Trained) -> anyhow::Result<()> {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_BORDERS_ONLY);
         table.set_header([
             "round",
             "site",
