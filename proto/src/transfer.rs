@@ -133,6 +133,14 @@ pub async fn download(
     receive::receive(&client(channel), blob, file, progress, &Patience::DEFAULT).await
 }
 
+/// The blob that `file` is, to say so before it is uploaded.
+///
+/// # Errors
+/// If the file does not read.
+pub async fn blob_of(file: &Path) -> Result<Blob, Error> {
+    receive::hash(file).await
+}
+
 type Client = BlobServiceClient<Channel>;
 
 fn client(channel: &Channel) -> Client {

@@ -50,7 +50,11 @@ pub(super) async fn receive(
     // A part may be torn by a crash or be of other bytes, so one whole download more is worth it.
     for restarted in [false, true] {
         let mut file = open(&part, blob.size).await?;
-        if fill(client, blob, &part, &mut file, progress, patience).await? {
+        let filled = fill(client, blob, &part, &mut file, progress, patience).await;
+        if filled.is_err() {
+            remove_if_empty(&part).await;
+        }
+        if filled? {
             file.sync_all().await.map_err(file_error("write", &part))?;
             if is_blob(&part, blob).await? {
                 return publish(part, path).await;
@@ -98,6 +102,15 @@ fn open_locked(part: &Path, size: u64) -> std::io::Result<Option<std::fs::File>>
         file.set_len(0)?;
     }
     Ok(Some(file))
+}
+
+/// A download that was refused leaves nothing; one that broke leaves what there is to resume.
+async fn remove_if_empty(part: &Path) {
+    let length = tokio::fs::metadata(part).await.map(|metadata| metadata.len());
+    if matches!(length, Ok(0)) {
+        // The refusal is what the caller must hear of; an empty file in the way is not.
+        let _ = tokio::fs::remove_file(part).await;
+    }
 }
 
 /// Fills the part to the blob's size. False if more bytes came than that.
@@ -188,18 +201,25 @@ async fn is_blob(path: &Path, blob: Blob) -> Result<bool, Error> {
     if length != blob.size {
         return Ok(false);
     }
-    let hashed = path.to_owned();
-    let digest = blocking(move || digest_of(&hashed)).await.map_err(file_error("read", path))?;
-    Ok(digest == blob.digest)
+    Ok(hash(path).await? == blob)
 }
 
-fn digest_of(path: &Path) -> std::io::Result<Digest> {
+/// The blob that a file is.
+pub(super) async fn hash(path: &Path) -> Result<Blob, Error> {
+    let hashed = path.to_owned();
+    blocking(move || blob_of(&hashed)).await.map_err(file_error("read", path))
+}
+
+fn blob_of(path: &Path) -> std::io::Result<Blob> {
     let mut file = std::fs::File::open(path)?;
     let mut hasher = blake3::Hasher::new();
     let mut piece = vec![0; HASH_BYTES];
     loop {
         match file.read(&mut piece)? {
-            0 => return Ok(Digest::from(hasher.finalize())),
+            0 => {
+                let digest = Digest::from(hasher.finalize());
+                return Ok(Blob { digest, size: hasher.count() });
+            }
             n => hasher.update(&piece[..n]),
         };
     }

@@ -11,6 +11,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::transport::{Endpoint, Server};
 use tonic::{Response, Streaming};
 
+use super::blob_of as blob_of_file;
 use super::*;
 use crate::limits::CHUNK_BYTES_MAX;
 use crate::v1::blob_service_server::{BlobService, BlobServiceServer};
@@ -198,6 +199,7 @@ async fn put(fake: &Fake, bytes: &[u8], blob: Blob) -> Result<(), Error> {
     let folder = folder();
     let path = folder.path().join("update");
     std::fs::write(&path, bytes).unwrap();
+    assert_eq!(blob_of_file(&path).await.unwrap(), blob_of(bytes));
     let purpose = v1::UploadPurpose::default();
     send::send(&fake.serve().await, &purpose, blob, &path, &mut |_, _| {}, &HASTY).await
 }
@@ -339,6 +341,7 @@ async fn a_refusal_ends_a_transfer_at_once() {
     let error = get(&fake, blob_of(b"weights"), &path).await.unwrap_err();
     assert_eq!(error.reason(), Some(Reason::BlobUnknown));
     assert_eq!(fake.state().streams, 1);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "nothing is left");
 }
 
 #[tokio::test]
