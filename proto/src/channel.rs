@@ -146,25 +146,26 @@ async fn dial(
     tcp.set_nodelay(true)?;
     let connect = TlsConnector::from(tls).connect(name, tcp);
     let mut stream = in_time("no TLS handshake", connect).await?;
-    // TLS 1.3 has the coordinator judge our certificate when for us the handshake is over: only its
-    // first bytes, HTTP/2's settings, tell that it took us in.
-    if in_time("no HTTP/2", stream.fill_buf()).await?.is_empty() {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::ConnectionAborted,
-            "it closes the connection at once, its log may say why",
-        ));
-    }
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
     let identity = certificate.map(|c| Identity::from_certificate(c));
     match identity {
         Some(Ok(Identity { federation: theirs, role: Role::Coordinator(_) }))
-            if theirs == federation =>
-        {
-            Ok(TokioIo::new(stream))
-        }
-        _ => Err(std::io::Error::other(NotTheCoordinator(federation))),
+            if theirs == federation => {}
+        _ => return Err(std::io::Error::other(NotTheCoordinator(federation))),
     }
+    // TLS 1.3 has the coordinator judge our certificate when for us the handshake is over: only its
+    // first bytes, HTTP/2's settings, tell that it took us in.
+    match in_time("no HTTP/2", stream.fill_buf()).await.map(<[u8]>::is_empty) {
+        Ok(false) => return Ok(TokioIo::new(stream)),
+        Ok(true) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {}
+        Err(error) => return Err(error),
+    }
+    Err(std::io::Error::new(
+        std::io::ErrorKind::ConnectionAborted,
+        "it closes the connection at once, its log may say why",
+    ))
 }
 
 async fn in_time<T>(
