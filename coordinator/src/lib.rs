@@ -12,6 +12,7 @@
 mod accept;
 pub mod audit;
 pub mod blobs;
+pub mod ca;
 pub mod check;
 pub mod clock;
 pub mod config;

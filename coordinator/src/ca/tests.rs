@@ -1,0 +1,234 @@
+//! Certificates field by field, and what TLS makes of them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use fedpaint_proto::tls::TlsFiles;
+use rustls::pki_types::pem::PemObject;
+use rustls::{AlertDescription, CertificateError, ClientConnection, ServerConnection};
+use x509_parser::prelude::ParsedExtension;
+
+use super::*;
+
+const NOW: i64 = 1_795_000_000;
+
+fn now() -> Timestamp {
+    Timestamp::from_second(NOW).unwrap()
+}
+
+fn root(name: &str) -> Issued {
+    create(&name.parse().unwrap(), Validity::days(now(), 3653).unwrap()).unwrap()
+}
+
+fn role(text: &str) -> Role {
+    format!("spiffe://brain/{text}").parse::<Identity>().unwrap().role
+}
+
+fn leaf(root: &Issued, text: &str, validity: Validity) -> Issued {
+    let hosts: &[&str] =
+        if text.starts_with("coordinator") { &["localhost", "127.0.0.1"] } else { &[] };
+    let hosts: Vec<_> = hosts.iter().map(|h| ServerName::try_from(*h).unwrap()).collect();
+    issue(root, &role(text), &hosts, validity).unwrap()
+}
+
+fn with<T>(issued: &Issued, look: impl FnOnce(&X509Certificate<'_>) -> T) -> T {
+    let (_, pem) = parse_x509_pem(issued.certificate_pem.as_bytes()).unwrap();
+    look(&pem.parse_x509().unwrap())
+}
+
+#[test]
+fn a_root_is_an_authority_over_leaves_alone_for_its_federation() {
+    let root = root("brain");
+    assert_eq!(federation(&root).unwrap().as_str(), "brain");
+    with(&root, |c| {
+        let constraints = c.basic_constraints().unwrap().unwrap();
+        assert!(constraints.critical && constraints.value.ca);
+        assert_eq!(constraints.value.path_len_constraint, Some(0));
+        let usage = c.key_usage().unwrap().unwrap().value;
+        assert!(usage.key_cert_sign() && usage.crl_sign() && !usage.digital_signature());
+        assert!(c.extended_key_usage().unwrap().is_none());
+        assert!(c.name_constraints().unwrap().is_none());
+        assert_eq!(c.subject(), c.issuer());
+        assert_eq!(c.subject().to_string(), "O=brain, CN=fedpaint root of brain");
+        assert_eq!(c.validity().not_before.timestamp(), NOW - 300);
+        assert_eq!(c.validity().not_after.timestamp(), NOW + 3653 * 86_400);
+        c.verify_signature(None).unwrap();
+    });
+}
+
+#[test]
+fn a_leaf_has_exactly_the_fields_of_its_role() {
+    let root = root("brain");
+    let validity = Validity::days(now(), 90).unwrap();
+    for text in ["site/mayo", "operator/ada", "coordinator/main"] {
+        let issued = leaf(&root, text, validity);
+        with(&issued, |c| {
+            let names = &c.subject_alternative_name().unwrap().unwrap().value.general_names;
+            let uri = format!("spiffe://brain/{text}");
+            let mut expected = vec![GeneralName::URI(&uri)];
+            let server = text.starts_with("coordinator");
+            if server {
+                expected.push(GeneralName::DNSName("localhost"));
+                expected.push(GeneralName::IPAddress(&[127, 0, 0, 1]));
+            }
+            assert_eq!(names, &expected);
+            assert_eq!(Identity::from_certificate(c.as_raw()).unwrap().to_string(), uri);
+            let usage = c.extended_key_usage().unwrap().unwrap().value;
+            assert_eq!((usage.server_auth, usage.client_auth), (server, !server));
+            assert!(!usage.any && usage.other.is_empty() && !usage.code_signing);
+            let usage = c.key_usage().unwrap().unwrap().value;
+            assert!(usage.digital_signature() && !usage.key_cert_sign());
+            assert!(!c.is_ca());
+            assert_eq!(c.subject().to_string(), format!("O=brain, CN={text}"));
+            assert_eq!(c.validity().not_before.timestamp(), NOW - 300);
+            assert_eq!(c.validity().not_after.timestamp(), NOW + 90 * 86_400);
+            assert_eq!(c.raw_serial().len(), SERIAL_BYTES);
+            let known = |e: &ParsedExtension<'_>| {
+                matches!(
+                    e,
+                    ParsedExtension::SubjectAlternativeName(_)
+                        | ParsedExtension::KeyUsage(_)
+                        | ParsedExtension::ExtendedKeyUsage(_)
+                        | ParsedExtension::BasicConstraints(_)
+                        | ParsedExtension::SubjectKeyIdentifier(_)
+                        | ParsedExtension::AuthorityKeyIdentifier(_)
+                )
+            };
+            assert!(c.extensions().iter().all(|e| known(e.parsed_extension())));
+            with(&root, |root| c.verify_signature(Some(root.public_key())).unwrap());
+        });
+    }
+}
+
+#[test]
+fn two_certificates_of_one_name_share_neither_serial_nor_key() {
+    let root = root("brain");
+    let validity = Validity::days(now(), 1).unwrap();
+    let [a, b] = [leaf(&root, "site/mayo", validity), leaf(&root, "site/mayo", validity)];
+    assert_ne!(with(&a, |c| c.raw_serial().to_vec()), with(&b, |c| c.raw_serial().to_vec()));
+    assert_ne!(a.key_pem, b.key_pem);
+}
+
+#[test]
+fn what_cannot_be_issued_is_refused_with_its_reason() {
+    let root = root("brain");
+    let days = |days| Validity::days(now(), days);
+    assert!(matches!(days(0), Err(Error::Days { .. })));
+    assert!(matches!(days(DAYS_MAX + 1), Err(Error::Days { .. })));
+    let host = [ServerName::try_from("localhost").unwrap()];
+    let day = days(1).unwrap();
+    let refused = |root: &Issued, text: &str, hosts: &[ServerName<'static>], validity| {
+        issue(root, &role(text), hosts, validity).err().unwrap().to_string()
+    };
+    assert!(refused(&root, "coordinator/main", &[], day).contains("at least one host"));
+    assert!(refused(&root, "site/mayo", &host, day).contains("only a coordinator"));
+    assert!(refused(&root, "site/mayo", &[], days(4000).unwrap()).contains("fewer days"));
+    let other = Issued { key_pem: self::root("brain").key_pem, ..root.clone() };
+    assert!(refused(&other, "site/mayo", &[], day).contains("another's"));
+    let site = leaf(&root, "site/mayo", day);
+    assert!(refused(&site, "site/evil", &[], day).contains("not an authority"));
+    let text = Issued { certificate_pem: "hello".into(), key_pem: String::new() };
+    assert!(refused(&text, "site/mayo", &[], day).contains("not a PEM"));
+}
+
+/// The TLS files of one end, written to a folder.
+fn files(folder: &Path, name: &str, root: &Issued, own: &Issued) -> TlsFiles {
+    let write = |name: String, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    TlsFiles {
+        ca: write(format!("{name}-ca.pem"), &root.certificate_pem),
+        certificate: write(format!("{name}.pem"), &own.certificate_pem),
+        key: write(format!("{name}.key"), &own.key_pem),
+    }
+}
+
+/// What each end says of a handshake in memory: the client, then the server.
+fn handshake(
+    client: &TlsFiles,
+    server: &TlsFiles,
+) -> (Result<(), rustls::Error>, Result<(), rustls::Error>) {
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut client = ClientConnection::new(client.client().unwrap(), name).unwrap();
+    let mut server = ServerConnection::new(server.server().unwrap()).unwrap();
+    let mut result = (Ok(()), Ok(()));
+    // A TLS 1.3 handshake with a refusal takes two flights from each end; one more shows the end.
+    for _ in 0..3 {
+        let mut flight = Vec::new();
+        client.write_tls(&mut flight).unwrap();
+        server.read_tls(&mut &flight[..]).unwrap();
+        result.1 = result.1.and(server.process_new_packets().map(drop));
+        let mut flight = Vec::new();
+        server.write_tls(&mut flight).unwrap();
+        client.read_tls(&mut &flight[..]).unwrap();
+        result.0 = result.0.and(client.process_new_packets().map(drop));
+    }
+    if result == (Ok(()), Ok(())) {
+        assert!(!client.is_handshaking() && !server.is_handshaking());
+    }
+    result
+}
+
+/// Certificates that TLS will look at must hold at the real time.
+fn today() -> Validity {
+    #[expect(clippy::disallowed_methods, reason = "rustls looks at the real time too")]
+    let now = Timestamp::now();
+    Validity::days(now, 1).unwrap()
+}
+
+#[test]
+fn tls_admits_who_was_issued_a_certificate_for_that_end_and_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = |name: &str| create(&name.parse().unwrap(), today()).unwrap();
+    let (root, foreign) = (make("brain"), make("brain"));
+    let end = |name: &str, root: &Issued, text: &str, validity| {
+        files(folder.path(), name, root, &leaf(root, text, validity))
+    };
+    let server = end("coordinator", &root, "coordinator/main", today());
+    let site = end("site", &root, "site/mayo", today());
+    let operator = end("operator", &root, "operator/ada", today());
+    assert_eq!(handshake(&site, &server), (Ok(()), Ok(())));
+    assert_eq!(handshake(&operator, &server), (Ok(()), Ok(())));
+
+    // A site that plays coordinator, and a coordinator that plays site.
+    let (seen, _) = handshake(&operator, &site);
+    assert!(matches!(seen, Err(rustls::Error::InvalidCertificate(_))), "{seen:?}");
+    let (told, seen) = handshake(&server, &server);
+    assert!(matches!(seen, Err(rustls::Error::InvalidCertificate(_))), "{seen:?}");
+    assert!(matches!(told, Err(rustls::Error::AlertReceived(_))), "{told:?}");
+
+    // A certificate of another root of the same name: its holder trusts our root all the same.
+    let mut stranger = end("stranger", &foreign, "site/mayo", today());
+    stranger.ca = server.ca.clone();
+    let (_, seen) = handshake(&stranger, &server);
+    assert!(matches!(seen, Err(rustls::Error::InvalidCertificate(_))), "{seen:?}");
+    let (seen, _) = handshake(&end("foreigner", &foreign, "site/mayo", today()), &server);
+    assert!(matches!(seen, Err(rustls::Error::InvalidCertificate(_))), "{seen:?}");
+
+    // One that has expired.
+    let hour = 3600;
+    let past = |time: Timestamp| Timestamp::from_second(time.as_second() - 30 * hour).unwrap();
+    let expired =
+        Validity { not_before: past(today().not_before), not_after: past(today().not_after) };
+    let late = end("late", &root, "site/mayo", expired);
+    let (told, seen) = handshake(&late, &server);
+    assert!(
+        matches!(
+            seen,
+            Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { .. }))
+        ),
+        "{seen:?}"
+    );
+    let alert = rustls::Error::AlertReceived(AlertDescription::CertificateExpired);
+    assert_eq!(told, Err(alert));
+}
+
+#[test]
+fn the_key_is_pkcs8_that_rustls_reads() {
+    let issued = leaf(&root("brain"), "site/mayo", Validity::days(now(), 1).unwrap());
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    provider.key_provider.load_private_key(key).unwrap();
+}
