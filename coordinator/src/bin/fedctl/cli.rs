@@ -1,0 +1,391 @@
+//! What can be asked of fedctl, as clap reads it. The help text is what is written here.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use fedpaint_coordinator::ca::DAYS_MAX;
+use fedpaint_proto::limits::REASON_BYTES_MAX;
+use fedpaint_proto::names::{FederationName, RunName, SiteName};
+use rustls::pki_types::ServerName;
+
+use crate::output::{Format, Output};
+
+const EXAMPLES: &str = "\
+Examples:
+  fedctl ca init --federation brain --out pki/ca
+  fedctl ca issue coordinator main --ca pki/ca --out pki --host fed.example.org
+  fedctl ca issue operator ada --ca pki/ca --out pki
+  fedctl site enroll mayo
+  fedctl run create t1 --plan run.toml --model initial.safetensors
+  fedctl run watch t1
+  fedctl model export t1 --out t1.safetensors
+
+Where the coordinator is, and who asks, comes from flags, then FEDCTL_* variables, then the file
+~/.config/fedpaint/fedctl.toml:
+  coordinator = \"https://fed.example.org:8443\"
+  ca = \"ca.pem\"
+  cert = \"ada.pem\"
+  key = \"ada.key\"
+Relative paths in the file are taken from its own folder.
+
+Exit status: 0 done, 1 failed, 2 asked wrongly.";
+
+/// Manage a fedpaint federation
+#[derive(Debug, Parser)]
+#[command(name = "fedctl", version, after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// What the output looks like: a table for people, JSON for programs
+    #[arg(long, value_enum, global = true, default_value_t, env = "FEDCTL_OUTPUT")]
+    pub(crate) output: Format,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where the coordinator is, and who asks.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct Connection {
+    /// The coordinator's address, https://HOST:PORT
+    #[arg(long, global = true, value_name = "URL", env = "FEDCTL_COORDINATOR")]
+    pub(crate) coordinator: Option<String>,
+
+    /// The federation's root certificate; for `ca issue`, the folder that `ca init` filled
+    #[arg(long, global = true, value_name = "PATH", env = "FEDCTL_CA")]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// The operator's certificate
+    #[arg(long, global = true, value_name = "FILE", env = "FEDCTL_CERT")]
+    pub(crate) cert: Option<PathBuf>,
+
+    /// The private key of the operator's certificate
+    #[arg(long, global = true, value_name = "FILE", env = "FEDCTL_KEY")]
+    pub(crate) key: Option<PathBuf>,
+
+    /// The file with what is not given otherwise [default: ~/.config/fedpaint/fedctl.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "FEDCTL_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make the federation's certificates; needs no coordinator
+    Ca {
+        #[command(subcommand)]
+        verb: CaVerb,
+    },
+    /// The institutions that train
+    Site {
+        #[command(subcommand)]
+        verb: SiteVerb,
+    },
+    /// Trainings of one model over many rounds
+    Run {
+        #[command(subcommand)]
+        verb: RunVerb,
+    },
+    /// The rounds of a run
+    Round {
+        #[command(subcommand)]
+        verb: RoundVerb,
+    },
+    /// The global models a run has made
+    Model {
+        #[command(subcommand)]
+        verb: ModelVerb,
+    },
+    /// The audit log: who did what, and when
+    Events(EventsAsked),
+    /// Sites, runs and the rounds in hand, on one page
+    Status,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaVerb {
+    /// Make a federation's root: `ca.pem`, which everybody gets, and `ca.key`, which nobody gets
+    Init {
+        /// The federation's name: the trust domain of all its certificates
+        #[arg(long)]
+        federation: FederationName,
+        /// The folder to write to; it must not hold a root yet
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// How long the root is to last
+        #[arg(long, default_value_t = 3653, value_parser = days())]
+        days: u32,
+    },
+    /// Issue a certificate: writes NAME.pem, NAME.key and a copy of `ca.pem`
+    #[command(after_help = "\
+Examples:
+  fedctl ca issue coordinator main --ca pki/ca --out pki --host fed.example.org --host 10.0.0.7
+  fedctl ca issue site mayo --ca pki/ca --out pki/mayo --days 30")]
+    Issue {
+        /// What the holder is
+        role: RoleKind,
+        /// The holder's name
+        name: String,
+        /// The folder to write to; it must not hold files of that name yet
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// How long the certificate is to last
+        #[arg(long, default_value_t = 90, value_parser = days())]
+        days: u32,
+        /// Where a coordinator is reached: a DNS name or an IP address; give it once for each
+        #[arg(long = "host", value_name = "HOST", value_parser = host)]
+        hosts: Vec<ServerName<'static>>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleKind {
+    /// The coordinator itself
+    Coordinator,
+    /// An institution that trains
+    Site,
+    /// A person or program that manages the federation
+    Operator,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SiteVerb {
+    /// Show the sites, enrolled and revoked
+    List,
+    /// Let a site in; its certificate alone does not
+    Enroll {
+        /// The site, as in its certificate
+        name: SiteName,
+    },
+    /// Shut a site out, at once and for good
+    Revoke {
+        /// The site, as in its certificate
+        name: SiteName,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunVerb {
+    /// Start a run: checks plan and model, uploads the model, opens the first round
+    #[command(after_help = "\
+A plan is TOML; what is left out has a default:
+  version = 1
+  rounds = 10
+  [round]
+  sites_min = 2
+  sites_goal = 3
+  [training]
+  steps = 200
+
+`fedpaint-site-agent init-model` makes a first model. Repeating the command is not an error.")]
+    Create {
+        /// A name for the run
+        name: RunName,
+        /// The plan
+        #[arg(long, value_name = "FILE")]
+        plan: PathBuf,
+        /// The model to start from, a safetensors file
+        #[arg(long, value_name = "FILE")]
+        model: PathBuf,
+    },
+    /// Show the runs
+    List,
+    /// Show a run and its plan
+    Show {
+        /// The run
+        name: RunName,
+    },
+    /// Follow a run until it is finished; fails if the run is paused or stopped before
+    #[command(after_help = "\
+On a terminal it draws progress bars; otherwise it writes a line for every change, or with
+--output json an object for every change. It outlasts a restart of the coordinator.")]
+    Watch {
+        /// The run
+        name: RunName,
+    },
+    /// Let nothing new begin; the round in hand is given up
+    Pause {
+        /// The run
+        name: RunName,
+    },
+    /// Go on with a paused run
+    Resume {
+        /// The run
+        name: RunName,
+    },
+    /// End a run early, for good; its models stay
+    Stop {
+        /// The run
+        name: RunName,
+    },
+}
+
+/// A round: by default the newest of the run, and the newest attempt at it.
+#[derive(Args, Debug)]
+pub(crate) struct RoundAsked {
+    /// The run
+    pub(crate) run: RunName,
+    /// The round's number; the newest if left out
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) number: Option<u32>,
+    /// The attempt at the round; the newest if left out
+    #[arg(long, requires = "number", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) attempt: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoundVerb {
+    /// Show the rounds of a run, every attempt
+    List {
+        /// The run
+        run: RunName,
+    },
+    /// Show a round and what each site did in it
+    Show(RoundAsked),
+    /// End selection or reporting now, if enough sites are there
+    Close(RoundAsked),
+    /// Give a round up; it is tried again
+    Abandon {
+        #[command(flatten)]
+        round: RoundAsked,
+        /// Why, for the audit log
+        #[arg(long, value_parser = reason)]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelVerb {
+    /// Show the models of a run; round 0 is the one it started from
+    List {
+        /// The run
+        run: RunName,
+    },
+    /// Download a model; an export that breaks is resumed by repeating it
+    Export {
+        /// The run
+        run: RunName,
+        /// The round that made the model; the newest if left out, 0 for the initial one
+        #[arg(long)]
+        round: Option<u32>,
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Replace the file if it is there
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EventsAsked {
+    /// Only entries after the one with this number
+    #[arg(long, default_value_t = 0, value_name = "SEQ")]
+    pub(crate) after: u64,
+    /// Keep showing what comes
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+/// Prints the completions of `shell`.
+pub(crate) fn completions(shell: Shell, output: &Output) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "fedctl", &mut script);
+    output.raw(&script)
+}
+
+fn days() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(DAYS_MAX))
+}
+
+fn host(text: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(text.to_owned())
+        .map_err(|_| "a host is a DNS name or an IP address, without port".to_owned())
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("say why".to_owned()),
+        1..=REASON_BYTES_MAX => Ok(text.to_owned()),
+        _ => Err(format!("a reason may have at most {REASON_BYTES_MAX} bytes")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(std::iter::once("fedctl").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_sound_and_every_item_has_help() {
+        let mut command = Arguments::command();
+        command.clone().debug_assert();
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            for argument in command.get_arguments() {
+                let name = argument.get_id();
+                assert!(argument.get_help().is_some(), "{} {name} has no help", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        command.build();
+        check(&command);
+    }
+
+    #[test]
+    fn settings_may_stand_before_and_after_the_verb() {
+        for line in [
+            "--coordinator https://a:1 --output json run list",
+            "run --coordinator https://a:1 list --output json",
+            "run list --output json --coordinator https://a:1",
+        ] {
+            let arguments = parse(line).unwrap();
+            assert_eq!(arguments.connection.coordinator.as_deref(), Some("https://a:1"), "{line}");
+            assert_eq!(arguments.output, Format::Json, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_wrongly_is_refused_before_anything_happens() {
+        for line in [
+            "",
+            "site enroll Mayo",
+            "site enroll",
+            "ca issue admin x --ca d --out d",
+            "ca issue site x --out d --days 0",
+            "ca issue coordinator x --out d --host a:8443",
+            "run create t1 --plan p",
+            "run watch ../t1",
+            "round abandon t1 3",
+            "round show t1 0",
+            "round show t1 --attempt 2",
+            "model export t1",
+            "run list --output xml",
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_names_or_addresses_and_may_be_many() {
+        let line = "ca issue coordinator main --ca d --out d --host fed.example.org --host ::1";
+        let Command::Ca { verb: CaVerb::Issue { hosts, days, .. } } = parse(line).unwrap().command
+        else {
+            panic!("another command")
+        };
+        assert_eq!(hosts[0].to_str(), "fed.example.org");
+        assert!(matches!(hosts[1], ServerName::IpAddress(_)));
+        assert_eq!(days, 90);
+    }
+}

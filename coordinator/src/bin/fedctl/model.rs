@@ -1,0 +1,74 @@
+//! `fedctl model`: the global models of a run, and bringing one home.
+
+use anyhow::{Context, bail};
+use fedpaint_proto::names::{Blob, RunName};
+use fedpaint_proto::{transfer, v1};
+
+use crate::cli::{Connection, ModelVerb};
+use crate::connect::{Session, ask, connect};
+use crate::output::{Output, transfer_bar};
+use crate::problem::of_status;
+use crate::view::{Exported, Model, Models};
+
+/// Carries out a verb.
+pub(crate) async fn run(
+    verb: ModelVerb,
+    settings: &Connection,
+    output: &Output,
+) -> anyhow::Result<()> {
+    match verb {
+        ModelVerb::List { run } => {
+            let mut session = connect(settings, output.now()).await?;
+            let models = list(&mut session, &run).await?;
+            output.show(&Models { models: models.into_iter().map(Model::from).collect() })
+        }
+        ModelVerb::Export { run, round, out, force } => {
+            if !force && out.exists() {
+                bail!("{} is there already; give --force to replace it", out.display());
+            }
+            let mut session = connect(settings, output.now()).await?;
+            let model = pick(list(&mut session, &run).await?, round)
+                .with_context(|| no_model(&run, round))?;
+            let blob = model.blob.as_ref().context("the coordinator named no blob")?;
+            let blob = Blob::try_from(blob)?;
+            let bar = transfer_bar("downloading", blob.size);
+            let mut progress = |done, _| bar.set_position(done);
+            let moved = transfer::download(&session.channel, blob, &out, &mut progress).await;
+            bar.finish_and_clear();
+            moved?;
+            let file = out.display().to_string();
+            output.show(&Exported { model: Model::from(model), file })
+        }
+    }
+}
+
+async fn list(session: &mut Session, run: &RunName) -> anyhow::Result<Vec<v1::Model>> {
+    let request = v1::ListModelsRequest { run: run.to_string() };
+    let reply = session.admin.list_models(ask(request)).await;
+    Ok(reply.map_err(|s| of_status(&s))?.into_inner().models)
+}
+
+/// The model of `round`, or the newest.
+fn pick(models: Vec<v1::Model>, round: Option<u32>) -> Option<v1::Model> {
+    let asked = |model: &v1::Model| round.is_none_or(|round| model.round == round);
+    models.into_iter().filter(asked).max_by_key(|model| model.round)
+}
+
+fn no_model(run: &RunName, round: Option<u32>) -> String {
+    let which = round.map_or("has no model".to_owned(), |n| format!("has no model of round {n}"));
+    format!("run {run} {which}; `fedctl model list {run}` shows what there is")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_model_is_exported_unless_a_round_is_asked_for() {
+        let model = |round| v1::Model { round, ..v1::Model::default() };
+        let models = || vec![model(0), model(2), model(1)];
+        assert_eq!(pick(models(), None), Some(model(2)));
+        assert_eq!(pick(models(), Some(0)), Some(model(0)));
+        assert_eq!(pick(models(), Some(3)), None);
+    }
+}

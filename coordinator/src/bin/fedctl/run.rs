@@ -1,0 +1,141 @@
+//! `fedctl run`: from a plan and a model to a training, and what can be done to it.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use fedpaint_proto::limits::PLAN_BYTES_MAX;
+use fedpaint_proto::names::RunName;
+use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::weights::ModelFile;
+use fedpaint_proto::{transfer, v1};
+
+use crate::cli::{Connection, RunVerb};
+use crate::connect::{Session, ask, connect};
+use crate::output::{Output, transfer_bar};
+use crate::problem::of_status;
+use crate::view::{Run, Runs};
+use crate::watch;
+
+/// Carries out a verb.
+pub(crate) async fn run(
+    verb: RunVerb,
+    settings: &Connection,
+    output: &Output,
+) -> anyhow::Result<()> {
+    // Files are looked at before the coordinator is: their mistakes are cheaper to tell.
+    let plan_toml = match &verb {
+        RunVerb::Create { plan, model, .. } => {
+            check_model(model)?;
+            read_plan(plan)?
+        }
+        _ => String::new(),
+    };
+    let mut session = connect(settings, output.now()).await?;
+    let admin = &mut session.admin;
+    let run = match verb {
+        RunVerb::Create { name, model, .. } => {
+            create(&mut session, name, plan_toml, &model).await?
+        }
+        RunVerb::List => {
+            let reply = admin.list_runs(ask(v1::ListRunsRequest {})).await;
+            let runs = reply.map_err(|s| of_status(&s))?.into_inner().runs;
+            return output.show(&Runs { runs: runs.into_iter().map(Run::from).collect() });
+        }
+        RunVerb::Watch { name } => return watch::run(session, name, output).await,
+        RunVerb::Show { name } => {
+            let reply = admin.get_run(ask(v1::GetRunRequest { name: name.into() })).await;
+            reply.map_err(|s| of_status(&s))?.into_inner().run
+        }
+        RunVerb::Pause { name } => {
+            let reply = admin.pause_run(ask(v1::PauseRunRequest { name: name.into() })).await;
+            reply.map_err(|s| of_status(&s))?.into_inner().run
+        }
+        RunVerb::Resume { name } => {
+            let reply = admin.resume_run(ask(v1::ResumeRunRequest { name: name.into() })).await;
+            reply.map_err(|s| of_status(&s))?.into_inner().run
+        }
+        RunVerb::Stop { name } => {
+            let reply = admin.stop_run(ask(v1::StopRunRequest { name: name.into() })).await;
+            reply.map_err(|s| of_status(&s))?.into_inner().run
+        }
+    };
+    output.show(&Run::from(run.context("the coordinator answered without a run")?))
+}
+
+/// Uploads the model, unless it is there, and starts the run.
+async fn create(
+    session: &mut Session,
+    name: RunName,
+    plan_toml: String,
+    model: &Path,
+) -> anyhow::Result<Option<v1::Run>> {
+    let blob = transfer::blob_of(model).await?;
+    let initial = v1::upload_purpose::Purpose::InitialModel(v1::InitialModel {});
+    let purpose = v1::UploadPurpose { purpose: Some(initial) };
+    let bar = transfer_bar("uploading", blob.size);
+    let mut progress = |done, _| bar.set_position(done);
+    let moved = transfer::upload(&session.channel, purpose, blob, model, &mut progress).await;
+    bar.finish_and_clear();
+    moved?;
+    let request =
+        v1::CreateRunRequest { name: name.into(), plan_toml, initial_model: Some(blob.into()) };
+    let reply = session.admin.create_run(ask(request)).await;
+    Ok(reply.map_err(|s| of_status(&s))?.into_inner().run)
+}
+
+/// The plan as it was written, once it is known to be one.
+fn read_plan(path: &Path) -> anyhow::Result<String> {
+    let shown = path.display();
+    let length =
+        std::fs::metadata(path).with_context(|| format!("cannot read the plan {shown}"))?;
+    if length.len() > PLAN_BYTES_MAX as u64 {
+        bail!("{shown} has {} bytes, a plan may have {PLAN_BYTES_MAX}", length.len());
+    }
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the plan {shown}"))?;
+    RunPlan::from_toml(&text).with_context(|| shown.to_string())?;
+    Ok(text)
+}
+
+/// Refuses what is not a model before any of it is uploaded.
+fn check_model(path: &Path) -> anyhow::Result<()> {
+    let model = ModelFile::open(path).with_context(|| format!("the model {}", path.display()))?;
+    if model.tensors().is_empty() {
+        bail!("the model {} has no tensors", path.display());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::one_line;
+
+    #[test]
+    fn the_sample_plan_is_one() {
+        let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/run.toml");
+        let text = read_plan(Path::new(sample)).unwrap();
+        let plan = RunPlan::from_toml(&text).unwrap();
+        // The sample writes every value out, so that it shows all there is to set.
+        for line in plan.to_toml().lines().filter(|line| line.contains('=')) {
+            let field = line.split('=').next().unwrap();
+            assert!(text.contains(field), "{field} is not in the sample");
+        }
+    }
+
+    #[test]
+    fn a_wrong_plan_or_model_is_refused_with_its_file_and_field() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(&path, "version = 1\nrounds = 0").unwrap();
+        let error = one_line(&read_plan(&path).unwrap_err());
+        assert!(error.contains("run.toml: the plan's rounds is 0"), "{error}");
+        std::fs::write(&path, "version = 1\nrounds = 1\n[training]\nstepz = 2").unwrap();
+        let error = one_line(&read_plan(&path).unwrap_err());
+        assert!(error.contains("stepz"), "{error}");
+        let error = one_line(&check_model(&path).unwrap_err());
+        assert!(error.contains("run.toml: "), "{error}");
+        let error = one_line(&check_model(&folder.path().join("none")).unwrap_err());
+        assert!(error.contains("No such file"), "{error}");
+    }
+}

@@ -1,0 +1,263 @@
+//! The same views as tables for people: units readable, times as distances from now.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+use jiff::Timestamp;
+
+use crate::human::{NONE, ago, bytes, count, loss};
+use crate::output::Show;
+use crate::view::{
+    Blob, Certificate, Exported, Member, Model, Models, Round, Rounds, Run, Runs, Site, Sites,
+    Status,
+};
+
+/// How many digits of a digest tell models apart.
+const DIGEST_SHORT: usize = 12;
+
+/// Rows under a header, columns two spaces apart; columns whose header ends in a space are numbers.
+fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(header.iter().map(|name| name.trim_end()));
+    table.add_rows(rows);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if header[index].ends_with(' ') {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
+}
+
+/// Names and values, one pair a line.
+fn facts(facts: &[(&str, String)]) -> String {
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let line = |(name, value): &(&str, String)| format!("{name:width$}  {value}");
+    facts.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn or_none(text: Option<&str>) -> String {
+    text.unwrap_or(NONE).to_owned()
+}
+
+fn short(blob: Option<&Blob>) -> String {
+    or_none(blob.and_then(|blob| blob.digest.get(..DIGEST_SHORT)))
+}
+
+fn size(blob: Option<&Blob>) -> String {
+    blob.map_or(NONE.to_owned(), |blob| bytes(blob.size_bytes))
+}
+
+fn sites(sites: &[Site], now: Timestamp) -> String {
+    if sites.is_empty() {
+        return "no site is enrolled; `fedctl site enroll NAME` lets one in".to_owned();
+    }
+    let row = |site: &Site| {
+        let mut state = site.state.to_owned();
+        if site.revoked_at.is_some() {
+            state = format!("revoked {}", ago(now, site.revoked_at));
+        }
+        let version = or_none(site.agent_version.as_deref());
+        vec![site.name.clone(), state, ago(now, site.seen_at), version, ago(now, site.enrolled_at)]
+    };
+    table(&["SITE", "STATE", "SEEN", "AGENT", "ENROLLED"], sites.iter().map(row))
+}
+
+fn runs(runs: &[Run], now: Timestamp) -> String {
+    if runs.is_empty() {
+        return "there is no run; `fedctl run create` starts one".to_owned();
+    }
+    let row = |run: &Run| {
+        vec![
+            run.name.clone(),
+            run.state.to_owned(),
+            format!("{}/{}", run.rounds_committed, run.rounds_planned),
+            short(run.model.as_ref()),
+            ago(now, run.created_at),
+            or_none(run.reason.as_deref()),
+        ]
+    };
+    table(&["RUN", "STATE", "ROUNDS ", "MODEL", "CREATED", "REASON"], runs.iter().map(row))
+}
+
+/// The example-weighted mean loss of those who reported, or of those who train.
+fn round_loss(round: &Round) -> String {
+    let (mut sum, mut examples) = (0.0, 0.0);
+    for member in &round.members {
+        if let (Some(report), Some(weight)) = (&member.report, member.examples) {
+            sum += report.loss_mean * weight as f64;
+            examples += weight as f64;
+        }
+    }
+    if examples > 0.0 { loss(sum / examples) } else { NONE.to_owned() }
+}
+
+pub(crate) fn round_summary(round: &Round) -> [String; 3] {
+    let reported = round.members.iter().filter(|m| m.examples.is_some()).count();
+    let examples = round.members.iter().filter_map(|m| m.examples).sum();
+    let sites = format!("{reported}/{}", round.members.len());
+    [sites, count(examples), round_loss(round)]
+}
+
+fn rounds(rounds: &[Round], now: Timestamp) -> String {
+    if rounds.is_empty() {
+        return "there is no round yet".to_owned();
+    }
+    let row = |round: &Round| {
+        let [sites, examples, loss] = round_summary(round);
+        let ends = if round.closed_at.is_some() { round.closed_at } else { round.until };
+        vec![
+            format!("{}.{}", round.number, round.attempt),
+            round.phase.to_owned(),
+            sites,
+            examples,
+            loss,
+            short(round.model.as_ref()),
+            ago(now, ends),
+            or_none(round.reason.as_deref()),
+        ]
+    };
+    let header = ["ROUND", "PHASE", "REPORTED ", "EXAMPLES ", "LOSS ", "MODEL", "ENDS", "REASON"];
+    table(&header, rounds.iter().map(row))
+}
+
+fn members(members: &[Member]) -> String {
+    let row = |member: &Member| {
+        let (report, progress) = (member.report.as_ref(), member.progress.as_ref());
+        let steps = match (report, progress) {
+            (Some(report), _) => report.steps.to_string(),
+            (None, Some(progress)) => format!("{}/{}", progress.step, progress.steps),
+            (None, None) => NONE.to_owned(),
+        };
+        let mean = report.map(|r| r.loss_mean).or(progress.map(|p| p.loss));
+        let fell = report.map(|r| format!("{} > {}", loss(r.loss_first), loss(r.loss_last)));
+        let norms =
+            report.map(|r| format!("{:.2}, {:.2}", r.gradient_norm_p50, r.gradient_norm_p99));
+        vec![
+            member.site.clone(),
+            member.state.to_owned(),
+            steps,
+            member.examples.map_or(NONE.to_owned(), count),
+            mean.map_or(NONE.to_owned(), loss),
+            fell.unwrap_or(NONE.to_owned()),
+            norms.unwrap_or(NONE.to_owned()),
+            or_none(member.reason.as_deref()),
+        ]
+    };
+    let header = [
+        "SITE",
+        "STATE",
+        "STEPS ",
+        "EXAMPLES ",
+        "LOSS ",
+        "FIRST > LAST QUARTER",
+        "GRADIENT P50, P99",
+        "REASON",
+    ];
+    table(&header, members.iter().map(row))
+}
+
+fn model_facts(model: &Model, now: Timestamp) -> Vec<(&'static str, String)> {
+    vec![
+        ("run", model.run.clone()),
+        ("round", model.round.to_string()),
+        ("digest", or_none(model.blob.as_ref().map(|blob| blob.digest.as_str()))),
+        ("size", size(model.blob.as_ref())),
+        ("created", ago(now, model.created_at)),
+    ]
+}
+
+impl Show for Sites {
+    fn table(&self, now: Timestamp) -> String {
+        sites(&self.sites, now)
+    }
+}
+
+impl Show for Site {
+    fn table(&self, now: Timestamp) -> String {
+        sites(std::slice::from_ref(self), now)
+    }
+}
+
+impl Show for Runs {
+    fn table(&self, now: Timestamp) -> String {
+        runs(&self.runs, now)
+    }
+}
+
+impl Show for Run {
+    fn table(&self, now: Timestamp) -> String {
+        let facts = facts(&[
+            ("run", self.name.clone()),
+            ("state", self.state.to_owned()),
+            ("reason", or_none(self.reason.as_deref())),
+            ("rounds", format!("{} of {}", self.rounds_committed, self.rounds_planned)),
+            ("initial model", short(self.initial_model.as_ref())),
+            ("model", short(self.model.as_ref())),
+            ("size", size(self.model.as_ref())),
+            ("created", ago(now, self.created_at)),
+        ]);
+        let indent = |line: &str| if line.is_empty() { "\n".into() } else { format!("\n  {line}") };
+        let plan: String = self.plan_toml.trim_end().lines().map(indent).collect();
+        format!("{facts}\nplan{plan}")
+    }
+}
+
+impl Show for Rounds {
+    fn table(&self, now: Timestamp) -> String {
+        rounds(&self.rounds, now)
+    }
+}
+
+impl Show for Round {
+    fn table(&self, now: Timestamp) -> String {
+        let summary = rounds(std::slice::from_ref(self), now);
+        if self.members.is_empty() {
+            return format!("{summary}\n\nno site is in it");
+        }
+        format!("{summary}\n\n{}", members(&self.members))
+    }
+}
+
+impl Show for Models {
+    fn table(&self, now: Timestamp) -> String {
+        let row = |model: &Model| {
+            let blob = model.blob.as_ref();
+            vec![model.round.to_string(), short(blob), size(blob), ago(now, model.created_at)]
+        };
+        table(&["ROUND ", "MODEL", "SIZE ", "CREATED"], self.models.iter().map(row))
+    }
+}
+
+impl Show for Exported {
+    fn table(&self, now: Timestamp) -> String {
+        let mut lines = model_facts(&self.model, now);
+        lines.push(("file", self.file.clone()));
+        facts(&lines)
+    }
+}
+
+impl Show for Certificate {
+    fn table(&self, now: Timestamp) -> String {
+        facts(&[
+            ("identity", self.identity.clone()),
+            ("certificate", self.certificate.clone()),
+            ("key", self.key.clone()),
+            ("root", self.ca.clone()),
+            ("expires", format!("{}, {}", ago(now, Some(self.not_after)), self.not_after)),
+        ])
+    }
+}
+
+impl Show for Status {
+    fn table(&self, now: Timestamp) -> String {
+        let head = format!("federation {}, coordinator {}", self.federation, self.version);
+        let mut parts = vec![head, sites(&self.sites, now), runs(&self.runs, now)];
+        for round in &self.rounds {
+            parts.push(format!("run {}\n{}", round.run, round.table(now)));
+        }
+        parts.join("\n\n")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! Tables and JSON of fixed messages, as they are printed.
+
+use fedpaint_proto::v1;
+
+use super::*;
+use crate::view::Event;
+
+const NOW: i64 = 1_795_000_000;
+
+fn now() -> Timestamp {
+    Timestamp::from_second(NOW).unwrap()
+}
+
+fn at(offset: i64) -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds: NOW + offset, nanos: 0 })
+}
+
+fn blob(byte: u8) -> Option<v1::BlobRef> {
+    Some(v1::BlobRef { digest: vec![byte; 32], size: 4 << 20 })
+}
+
+fn a_run() -> v1::Run {
+    v1::Run {
+        name: "t1".into(),
+        state: v1::RunState::Paused.into(),
+        reason: "3 attempts in a row were abandoned".into(),
+        rounds_planned: 10,
+        rounds_committed: 3,
+        initial_model: blob(1),
+        model: blob(2),
+        created_at: at(-7200),
+        plan_toml: "version = 1\n\n[round]\nsites_min = 2\n".into(),
+    }
+}
+
+fn a_round() -> v1::Round {
+    let report = v1::TrainingReport {
+        steps: 200,
+        loss_mean: 0.25,
+        loss_first: 0.5,
+        loss_last: 0.125,
+        gradient_norm_p50: 0.75,
+        gradient_norm_p99: 3.5,
+    };
+    let reported = v1::Member {
+        site: "mayo".into(),
+        state: v1::MemberState::Reported.into(),
+        examples: 1600,
+        update: blob(3),
+        report: Some(report),
+        ..v1::Member::default()
+    };
+    let joined = v1::Member {
+        site: "ucl".into(),
+        state: v1::MemberState::Joined.into(),
+        progress: Some(v1::TrainingProgress { step: 40, steps: 200, loss: 0.5 }),
+        ..v1::Member::default()
+    };
+    let withdrawn = v1::Member {
+        site: "zurich".into(),
+        state: v1::MemberState::Withdrawn.into(),
+        reason: "out of memory".into(),
+        ..v1::Member::default()
+    };
+    v1::Round {
+        r#ref: Some(v1::RoundRef { run: "t1".into(), number: 4, attempt: 2 }),
+        phase: v1::RoundPhase::Reporting.into(),
+        base_model: blob(2),
+        until: at(600),
+        opened_at: at(-60),
+        members: vec![reported, joined, withdrawn],
+        ..v1::Round::default()
+    }
+}
+
+fn sites() -> Sites {
+    let mayo = v1::Site {
+        name: "mayo".into(),
+        enrolled_at: at(-86_400),
+        seen_at: at(-3),
+        agent_version: "0.1.0".into(),
+        ..v1::Site::default()
+    };
+    let evil = v1::Site {
+        name: "evil".into(),
+        enrolled_at: at(-86_400),
+        revoked_at: at(-200),
+        ..v1::Site::default()
+    };
+    Sites { sites: vec![mayo.into(), evil.into()] }
+}
+
+#[test]
+fn sites_are_a_table() {
+    let expected = "\
+SITE  STATE              SEEN     AGENT  ENROLLED
+mayo  enrolled           3 s ago  0.1.0  24 h ago
+evil  revoked 3 min ago  -        -      24 h ago";
+    assert_eq!(sites().table(now()), expected);
+}
+
+#[test]
+fn a_run_is_shown_with_its_plan() {
+    let expected = "\
+run            t1
+state          paused
+reason         3 attempts in a row were abandoned
+rounds         3 of 10
+initial model  010101010101
+model          020202020202
+size           4.0 MiB
+created        2 h ago
+plan
+  version = 1
+
+  [round]
+  sites_min = 2";
+    assert_eq!(Run::from(a_run()).table(now()), expected);
+    let expected = "\
+RUN  STATE   ROUNDS  MODEL         CREATED  REASON
+t1   paused    3/10  020202020202  2 h ago  3 attempts in a row were abandoned";
+    assert_eq!(Runs { runs: vec![a_run().into()] }.table(now()), expected);
+}
+
+#[test]
+fn a_round_is_shown_with_what_each_site_did() {
+    let expected = "\
+ROUND  PHASE      REPORTED  EXAMPLES    LOSS  MODEL  ENDS       REASON
+4.2    reporting       1/3     1,600  0.2500  -      in 10 min  -
+
+SITE    STATE       STEPS  EXAMPLES    LOSS  FIRST > LAST QUARTER  GRADIENT P50, P99  REASON
+mayo    reported      200     1,600  0.2500  0.5000 > 0.1250       0.75, 3.50         -
+ucl     joined     40/200         -  0.5000  -                     -                  -
+zurich  withdrawn       -         -       -  -                     -                  out of memory";
+    assert_eq!(Round::from(a_round()).table(now()), expected);
+}
+
+#[test]
+fn empty_lists_say_what_to_do() {
+    assert!(Sites { sites: vec![] }.table(now()).contains("fedctl site enroll"));
+    assert!(Runs { runs: vec![] }.table(now()).contains("fedctl run create"));
+}
+
+#[test]
+fn json_has_stable_names_and_plain_values() {
+    let digest = |byte: u8| format!("{byte:02x}").repeat(32);
+    let round = serde_json::to_value(Round::from(a_round())).unwrap();
+    let expected = serde_json::json!({
+        "run": "t1", "number": 4, "attempt": 2, "phase": "reporting", "reason": null,
+        "base_model": { "digest": digest(2), "size_bytes": 4_194_304 }, "model": null,
+        "until": "2026-11-18T11:16:40Z", "opened_at": "2026-11-18T11:05:40Z", "closed_at": null,
+        "members": [
+            {
+                "site": "mayo", "state": "reported", "reason": null, "examples": 1600,
+                "update": { "digest": digest(3), "size_bytes": 4_194_304 },
+                "report": {
+                    "steps": 200, "loss_mean": 0.25, "loss_first": 0.5, "loss_last": 0.125,
+                    "gradient_norm_p50": 0.75, "gradient_norm_p99": 3.5
+                },
+                "progress": null
+            },
+            {
+                "site": "ucl", "state": "joined", "reason": null, "examples": null,
+                "update": null, "report": null,
+                "progress": { "step": 40, "steps": 200, "loss": 0.5 }
+            },
+            {
+                "site": "zurich", "state": "withdrawn", "reason": "out of memory",
+                "examples": null, "update": null, "report": null, "progress": null
+            }
+        ]
+    });
+    assert_eq!(round, expected);
+
+    let model = v1::Model { run: "t1".into(), round: 3, blob: blob(2), created_at: at(0) };
+    let expected = serde_json::json!({
+        "run": "t1", "round": 3, "digest": digest(2), "size_bytes": 4_194_304,
+        "created_at": "2026-11-18T11:06:40Z"
+    });
+    assert_eq!(serde_json::to_value(Model::from(model)).unwrap(), expected);
+
+    let event = v1::Event {
+        seq: 1,
+        at: at(0),
+        actor: "operator/ada".into(),
+        kind: "site_enrolled".into(),
+        detail: "mayo".into(),
+    };
+    let expected = serde_json::json!({
+        "seq": 1, "at": "2026-11-18T11:06:40Z", "actor": "operator/ada",
+        "kind": "site_enrolled", "detail": "mayo"
+    });
+    assert_eq!(serde_json::to_value(Event::from(event)).unwrap(), expected);
+    let site = &serde_json::to_value(sites()).unwrap()["sites"][1];
+    assert_eq!((&site["state"], &site["agent_version"]), (&"revoked".into(), &().into()));
+}
