@@ -6,6 +6,7 @@
 mod access;
 mod blobs;
 mod cli;
+mod fedctl;
 mod federation;
 mod pki;
 mod rounds;

@@ -1,0 +1,183 @@
+//! `fedctl` as a program, against a coordinator over real TLS: data on stdout, one line on stderr
+//! when it fails, and the exit code that says which.
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use fedpaint_proto::tls::TlsFiles;
+use serde_json::Value;
+use time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::federation::Federation;
+use crate::pki::{Authority, Leaf};
+use crate::rounds::model;
+
+const OPERATOR: &str = "spiffe://brain/operator/ada";
+
+/// fedctl with the certificate in `files`, and nothing from the machine it runs on.
+fn program(federation: &Federation, files: &TlsFiles) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fedctl"));
+    command
+        .env_clear()
+        .env("FEDCTL_COORDINATOR", format!("https://{}", federation.address))
+        .env("FEDCTL_CA", &files.ca)
+        .env("FEDCTL_CERT", &files.certificate)
+        .env("FEDCTL_KEY", &files.key)
+        .current_dir(federation.folder.path())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+struct Desk<'a> {
+    federation: &'a Federation,
+    files: TlsFiles,
+}
+
+impl<'a> Desk<'a> {
+    fn new(federation: &'a Federation, authority: &Authority, leaf: &Leaf<'_>) -> Desk<'a> {
+        Desk { federation, files: federation.certificate(authority, leaf) }
+    }
+
+    async fn run(&self, line: &str) -> Output {
+        program(self.federation, &self.files).args(line.split(' ')).output().await.unwrap()
+    }
+
+    /// What a command prints that succeeds.
+    async fn json(&self, line: &str) -> Value {
+        let output = self.run(&format!("--output json {line}")).await;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{line}: {stderr}");
+        assert!(stderr.is_empty(), "{line}: {stderr}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The one line of a command that fails.
+    async fn failure(&self, line: &str) -> String {
+        let output = self.run(line).await;
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{line}: {stderr}");
+        assert!(output.stdout.is_empty(), "{line}");
+        assert_eq!(stderr.lines().count(), 1, "{line}: {stderr}");
+        stderr
+    }
+}
+
+fn write_run(folder: &Path) -> Vec<u8> {
+    let plan = "version = 1\nrounds = 1\n[round]\nsites_min = 2\nsites_goal = 2\n";
+    std::fs::write(folder.join("run.toml"), plan).unwrap();
+    let bytes = model(&[1.0, 2.0]);
+    std::fs::write(folder.join("initial.safetensors"), &bytes).unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn an_operator_takes_a_run_from_its_plan_to_an_exported_model() {
+    let federation = Federation::start().await;
+    let folder = federation.folder.path();
+    let desk = Desk::new(&federation, &federation.authority, &Leaf::client(OPERATOR));
+    for name in ["a", "b"] {
+        let site = desk.json(&format!("site enroll {name}")).await;
+        assert_eq!((&site["name"], &site["state"]), (&name.into(), &"enrolled".into()));
+    }
+    let initial = write_run(folder);
+    let create = "run create t1 --plan run.toml --model initial.safetensors";
+    let run = desk.json(create).await;
+    assert_eq!((&run["state"], &run["rounds_planned"]), (&"active".into(), &1.into()));
+    assert_eq!(desk.json(create).await["created_at"], run["created_at"], "repeated, not redone");
+
+    let mut watching = program(&federation, &desk.files);
+    watching.args(["--output", "json", "run", "watch", "t1"]).stdout(Stdio::piped());
+    let mut watching = watching.spawn().unwrap();
+    let mut seen = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&seen.next_line().await.unwrap().unwrap()).unwrap();
+    assert_eq!(first["round"]["phase"], "selecting");
+
+    let mut sites = [
+        federation.client("spiffe://brain/site/a").await,
+        federation.client("spiffe://brain/site/b").await,
+    ];
+    for site in &mut sites {
+        site.join().await;
+    }
+    for site in &mut sites {
+        let train = site.train().await;
+        site.report(&train, &[3.0, 4.0], 10).await.unwrap();
+    }
+    let mut last = first;
+    while let Some(line) = seen.next_line().await.unwrap() {
+        last = serde_json::from_str(&line).unwrap();
+    }
+    assert_eq!(last["run"]["state"], "finished");
+    assert_eq!(watching.wait().await.unwrap().code(), Some(0));
+
+    let rounds = desk.json("round list t1").await;
+    assert_eq!(rounds["rounds"][0]["phase"], "committed");
+    assert_eq!(rounds["rounds"][0]["members"][1]["examples"], 10);
+    assert_eq!(desk.json("model list t1").await["models"].as_array().unwrap().len(), 2);
+    let exported = desk.json("model export t1 --out new.safetensors").await;
+    assert_eq!(exported["round"], 1);
+    assert_eq!(std::fs::read(folder.join("new.safetensors")).unwrap(), model(&[3.0, 4.0]));
+    desk.json("model export t1 --round 0 --out old.safetensors").await;
+    assert_eq!(std::fs::read(folder.join("old.safetensors")).unwrap(), initial);
+    let status = desk.json("status").await;
+    assert_eq!(
+        (&status["federation"], status["rounds"].as_array().unwrap().len()),
+        (&"brain".into(), 0)
+    );
+    let events = desk.run("--output json events").await.stdout;
+    let kinds = String::from_utf8(events).unwrap();
+    assert!(kinds.lines().all(|line| line.starts_with("{\"seq\":")), "{kinds}");
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_one_line_that_names_it_and_nothing_is_written() {
+    let federation = Federation::start().await;
+    let folder = federation.folder.path();
+    let desk = Desk::new(&federation, &federation.authority, &Leaf::client(OPERATOR));
+    write_run(folder);
+    std::fs::write(folder.join("bad.toml"), "version = 1\nrounds = 0").unwrap();
+    let before = std::fs::read_dir(folder).unwrap().count();
+    for (line, names) in [
+        ("run show t9", "t9"),
+        ("run watch t9", "t9"),
+        ("round show t9", "t9"),
+        ("round close t9", "t9"),
+        ("site revoke nobody", "nobody"),
+        ("model export t9 --out x.safetensors", "t9"),
+        ("model export t9 --out run.toml", "--force"),
+        ("run create t1 --plan none.toml --model initial.safetensors", "none.toml"),
+        ("run create t1 --plan bad.toml --model initial.safetensors", "rounds"),
+        ("run create t1 --plan run.toml --model run.toml", "run.toml"),
+        ("run list --coordinator https://127.0.0.1:1", "https://127.0.0.1:1"),
+        ("run list --cert none.pem", "none.pem"),
+        ("run list --config none.toml", "none.toml"),
+    ] {
+        let error = desk.failure(line).await;
+        assert!(error.contains(names), "{line}: {error}");
+    }
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), before);
+    let output = desk.run("run list --coordinator fed:8443").await;
+    assert_eq!(output.status.code(), Some(2));
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_will_not_do_is_one_line_that_says_why() {
+    let federation = Federation::start().await;
+    let (own, foreign) = (&federation.authority, Authority::new());
+    let late = Leaf { holds: Duration::hours(-1), ..Leaf::client(OPERATOR) };
+    for (authority, leaf, names) in [
+        (own, Leaf::client("spiffe://brain/site/a"), "operator"),
+        (own, Leaf::client("spiffe://heart/operator/ada"), "heart"),
+        (own, late, "expired"),
+        (&foreign, Leaf::client(OPERATOR), "do not trust each other"),
+    ] {
+        let error = Desk::new(&federation, authority, &leaf).failure("site list").await;
+        assert!(error.contains(names), "{error}");
+    }
+    federation.stop().await;
+}
