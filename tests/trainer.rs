@@ -51,7 +51,9 @@ async fn a_trainer_out_of_memory_leaves_the_agent_running_and_the_run_says_why_i
     let (lab, mut agent) = lab_with_agent(folder.path(), training, "memory_mib_max = 700\n").await;
     let paused = lab.watch("brain", |run, _| run.state() == v1::RunState::Paused).await;
     let (run, round) = paused.unwrap_or_else(|e| panic!("{e}\n{}", agent.log().unwrap()));
-    assert!(!run.reason.is_empty());
+    assert!(run.reason.contains("3"), "the run says after how many attempts: {}", run.reason);
+    let why = round.members.iter().map(|m| m.reason.as_str()).collect::<String>() + &round.reason;
+    assert!(why.contains("memory") || why.contains("trainer"), "{why}");
     assert_eq!(round.r#ref.unwrap().attempt, 3, "retried until failures_max");
     assert!(agent.is_running().unwrap(), "{}", agent.log().unwrap());
     assert!(agent.stop().unwrap().success());

@@ -86,6 +86,8 @@ pub struct TrainingPlan {
     pub gradient_norm_max: f64,
     /// Steps over which the learning rate rises from 0, in every round.
     pub warmup_steps: u32,
+    /// Last steps over which the learning rate falls to 0, in every round.
+    pub decay_steps: u32,
     /// Every random draw of the run follows from this.
     pub seed: u64,
 }
@@ -99,6 +101,7 @@ impl Default for TrainingPlan {
             weight_decay: 0.0,
             gradient_norm_max: 1.0,
             warmup_steps: 0,
+            decay_steps: 0,
             seed: 1,
         }
     }
@@ -190,6 +193,7 @@ impl RunPlan {
         whole("training.steps", t.steps, 1, 1_000_000, "from 1 to 1,000,000")?;
         whole("training.batch", t.batch, 1, 1_024, "from 1 to 1,024")?;
         whole("training.warmup_steps", t.warmup_steps, 0, 1_000_000, "at most 1,000,000")?;
+        whole("training.decay_steps", t.decay_steps, 0, 1_000_000, "at most 1,000,000")?;
         let rate = t.learning_rate;
         real("training.learning_rate", rate, rate > 0.0 && rate <= 1.0, "above 0 and at most 1")?;
         let decay = t.weight_decay;

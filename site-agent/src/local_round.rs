@@ -94,6 +94,7 @@ pub fn train_round(
         steps: plan.steps as usize,
         learning_rate: plan.learning_rate,
         warmup_steps: plan.warmup_steps as usize,
+        decay_steps: plan.decay_steps as usize,
         weight_decay: plan.weight_decay as f32,
         gradient_norm_max: plan.gradient_norm_max,
         seed: seed_of("fedpaint 2026 training noise", &[&seed.to_le_bytes(), &round.to_le_bytes()]),

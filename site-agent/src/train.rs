@@ -35,6 +35,9 @@ pub struct TrainingOptions {
     pub learning_rate: f64,
     /// Steps over which the learning rate rises from 0 to `learning_rate`; 0 for none.
     pub warmup_steps: usize,
+    /// Last steps over which the learning rate falls to 0; 0 for none. Without it the weights end
+    /// wherever the last few batches have pushed them.
+    pub decay_steps: usize,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f32,
     /// Gradients are scaled down to this norm over all parameters together.
@@ -49,6 +52,7 @@ impl Default for TrainingOptions {
             steps: 200,
             learning_rate: 1e-3,
             warmup_steps: 0,
+            decay_steps: 0,
             weight_decay: 0.0,
             gradient_norm_max: 1.0,
             seed: 0,
@@ -285,16 +289,19 @@ impl TrainingOptions {
         check(rate, "learning_rate", self.learning_rate.to_string(), "above 0 and at most 1")?;
         let warmup = self.warmup_steps <= MAX_STEPS;
         check(warmup, "warmup_steps", self.warmup_steps.to_string(), "at most 10000000")?;
+        let falling = self.decay_steps <= MAX_STEPS;
+        check(falling, "decay_steps", self.decay_steps.to_string(), "at most 10000000")?;
         let decay = (0.0..=1.0).contains(&self.weight_decay);
         check(decay, "weight_decay", self.weight_decay.to_string(), "0 to 1")?;
         let norm = self.gradient_norm_max > 0.0 && self.gradient_norm_max.is_finite();
         check(norm, "gradient_norm_max", self.gradient_norm_max.to_string(), "above 0 and finite")
     }
 
-    /// The learning rate of step `step`, from 0: a linear rise, then constant.
+    /// The learning rate of step `step`, from 0: a linear rise, constant, a linear fall.
     fn rate(&self, step: usize) -> f64 {
         let risen = (step + 1) as f64 / self.warmup_steps.max(1) as f64;
-        self.learning_rate * risen.min(1.0)
+        let left = self.steps.saturating_sub(step) as f64 / self.decay_steps.max(1) as f64;
+        self.learning_rate * risen.min(left).min(1.0)
     }
 }
 

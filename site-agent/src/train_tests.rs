@@ -234,3 +234,13 @@ fn one_slice_can_be_learnt_by_heart() {
     assert!(after * 10.0 < before, "{before} {after}");
     assert_eq!(slice.condition.len(), CONDITIONS);
 }
+
+#[test]
+fn the_learning_rate_rises_stays_and_falls() {
+    let options =
+        TrainingOptions { learning_rate: 1.0, warmup_steps: 2, decay_steps: 4, ..options(10) };
+    let rates: Vec<f64> = (0..10).map(|step| options.rate(step)).collect();
+    assert_eq!(rates, [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]);
+    let constant = TrainingOptions { learning_rate: 1.0, ..self::options(3) };
+    assert_eq!([0, 1, 2].map(|step| constant.rate(step)), [1.0; 3]);
+}

@@ -134,7 +134,7 @@ fn save(folder: &Path, painted: &Painted<'_>, show: bool) -> Result<Option<Tile>
 
 fn table(evaluation: &Evaluation<'_>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_BORDERS_ONLY);
     table.set_header(["case", "contrast", "SSIM", "PSNR dB", "MSE", "MSE of mean fill"]);
     let row = |case: &str, contrast: &str, [ssim, psnr, mse, fill]: [f64; 4]| {
         [

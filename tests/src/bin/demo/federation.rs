@@ -18,8 +18,7 @@ pub(crate) const ROUNDS: u32 = 6;
 const RUN: &str = "demo";
 
 /// What every site does in a round; the whole demo is to take minutes on two cores.
-const TRAINING: &str =
-    "[training]\nsteps = 80\nbatch = 8\nlearning_rate = 2e-3\nwarmup_steps = 10\nseed = 1\n";
+const TRAINING: &str = "[training]\nsteps = 80\nbatch = 8\nlearning_rate = 2.5e-3\nwarmup_steps = 10\ndecay_steps = 60\nseed = 1\n";
 
 /// The model's input, pixels along a side.
 const IMAGE_SIZE: &str = "48";

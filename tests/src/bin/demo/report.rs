@@ -81,7 +81,7 @@ pub(crate) fn evaluate(trained: &Trained, sites: &[Site], rounds: u32) -> anyhow
 }
 
 fn row(trained: &Trained, model: usize, site: &Site) -> anyhow::Result<Row> {
-    let text = run("fedpaint-site-agent", &evaluation(&trained.models[model], site))
+    let text = run("fedpaint-site-agent", &evaluation(&trained.models[model], site, SAMPLING))
         .with_context(|| format!("evaluating round {model} at {}", site.name))?;
     let evaluation: Evaluation = serde_json::from_str(&text).context("the evaluation's JSON")?;
     let member = member(trained, model, &site.name);
@@ -94,13 +94,16 @@ fn row(trained: &Trained, model: usize, site: &Site) -> anyhow::Result<Row> {
     })
 }
 
+/// How the model paints what people look at: one sample of many steps, as real as it gets.
+const SAMPLING_TO_SEE: [&str; 4] = ["--steps", "25", "--samples", "1"];
+
 /// The command line of an evaluation.
-fn evaluation(model: &Path, site: &Site) -> Vec<String> {
+fn evaluation(model: &Path, site: &Site, sampling: [&str; 4]) -> Vec<String> {
     let (model, data) = (model.display().to_string(), site.data.display().to_string());
     let args = ["evaluate", "--model", &model, "--data", &data, "--output", "json"];
     let compute = ["--device", "cpu", "--threads", "1", "--contrasts", CONTRAST];
     let scheme = site.label_scheme.iter().flat_map(|scheme| ["--label-scheme", scheme]);
-    let all = args.into_iter().chain(compute).chain(SAMPLING).chain(scheme);
+    let all = args.into_iter().chain(compute).chain(sampling).chain(scheme);
     all.map(str::to_owned).collect()
 }
 
@@ -117,7 +120,7 @@ pub(crate) fn inpaint(
         std::fs::remove_dir_all(&painted)?;
     }
     let save = ["--save".to_owned(), painted.display().to_string()];
-    run("fedpaint-site-agent", &[evaluation(last, site), save.into()].concat())?;
+    run("fedpaint-site-agent", &[evaluation(last, site, SAMPLING_TO_SEE), save.into()].concat())?;
     let (model, panel) = (out.join("model.safetensors"), out.join("panel.png"));
     std::fs::copy(last, &model)?;
     std::fs::rename(painted.join("panel.png"), &panel)?;

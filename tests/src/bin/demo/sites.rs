@@ -8,7 +8,7 @@ use fedpaint_tests::process::run;
 
 /// The synthetic hospitals: name, scanner, patients, seed.
 const HOSPITALS: [(&str, &str, &str, &str); 3] =
-    [("north", "A", "10", "101"), ("river", "B", "8", "102"), ("summit", "C", "6", "103")];
+    [("north", "A", "18", "101"), ("river", "B", "14", "102"), ("summit", "C", "10", "103")];
 
 /// The edge of a synthetic voxel in millimetres.
 const VOXEL_MM: &str = "2";
