@@ -3,6 +3,8 @@
 //! Nothing here sleeps: a test waits for a line, for a change that the coordinator streams, or for a
 //! process to end.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 mod agents;
 mod aggregation;
 mod house;

@@ -59,7 +59,6 @@ async fn demo(args: &Args) -> anyhow::Result<()> {
     let out = args.out.canonicalize()?;
     let work =
         tempfile::Builder::new().prefix("work-").disable_cleanup(args.keep).tempdir_in(&out)?;
-    #[expect(clippy::disallowed_methods, reason = "the demo tells people how long it took")]
     let start = Instant::now();
     let stage = |text: &str| eprintln!("[{:>4} s] {text}", start.elapsed().as_secs());
 
