@@ -16,9 +16,12 @@ use crate::sites::{CONTRAST, Site};
 /// How many evaluations run at once; each uses one thread.
 const EVALUATIONS_AT_ONCE: usize = 2;
 
-/// How a model paints when it is judged: few steps, and the mean of a few samples, which is what
-/// scores best. The noise is the same for every model.
-const SAMPLING: [&str; 4] = ["--steps", "5", "--samples", "4"];
+/// How a model paints when it is judged: one sample of few steps. The noise is the same for every
+/// model.
+const SAMPLING: [&str; 4] = ["--steps", "5", "--samples", "1"];
+
+/// Each held-out scan is judged in these masks, because one mask alone says little.
+const MASKS: [&str; 3] = ["1", "2", "3"];
 
 /// What `fedpaint-site-agent evaluate --output json` says, as far as the demo needs it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -29,7 +32,7 @@ struct Evaluation {
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct Scores {
-    /// Held-out scans.
+    /// Held-out scans, times the masks in each.
     scans: usize,
     ssim: f64,
     psnr_db: f64,
@@ -81,16 +84,22 @@ pub(crate) fn evaluate(trained: &Trained, sites: &[Site], rounds: u32) -> anyhow
 }
 
 fn row(trained: &Trained, model: usize, site: &Site) -> anyhow::Result<Row> {
-    let text = run("fedpaint-site-agent", &evaluation(&trained.models[model], site, SAMPLING))
-        .with_context(|| format!("evaluating round {model} at {}", site.name))?;
-    let evaluation: Evaluation = serde_json::from_str(&text).context("the evaluation's JSON")?;
+    let judge = |mask: &&str| -> anyhow::Result<Scores> {
+        let mut args = evaluation(&trained.models[model], site, SAMPLING);
+        args.extend(["--seed".to_owned(), (*mask).to_owned()]);
+        let text = run("fedpaint-site-agent", &args)
+            .with_context(|| format!("evaluating round {model} at {}", site.name))?;
+        let evaluation: Evaluation = serde_json::from_str(&text).context("its JSON")?;
+        Ok(evaluation.mean)
+    };
+    let scores = MASKS.iter().map(judge).collect::<anyhow::Result<Vec<Scores>>>()?;
     let member = member(trained, model, &site.name);
     Ok(Row {
         round: u32::try_from(model)?,
         site: site.name.clone(),
         examples: member.map_or(0, |m| m.examples),
         loss: member.and_then(|m| m.report.as_ref()).map(|report| report.loss_mean),
-        scores: evaluation.mean,
+        scores: mean(&scores),
     })
 }
 
@@ -129,6 +138,20 @@ pub(crate) fn inpaint(
         format!("{:<10} inpainted       {}/*-inpainted.nii.gz", site.name, painted.display()),
         format!("what it looks like         {}", panel.display()),
     ])
+}
+
+/// The mean over masks.
+fn mean(scores: &[Scores]) -> Scores {
+    let mean = |value: fn(&Scores) -> f64| {
+        scores.iter().map(value).sum::<f64>() / scores.len().max(1) as f64
+    };
+    Scores {
+        scans: scores.iter().map(|s| s.scans).sum(),
+        ssim: mean(|s| s.ssim),
+        psnr_db: mean(|s| s.psnr_db),
+        mse: mean(|s| s.mse),
+        mse_mean_fill: mean(|s| s.mse_mean_fill),
+    }
 }
 
 /// The site's part in the round that made a model.
@@ -208,7 +231,7 @@ fn verdict(initial: &Row, last: &Row) -> String {
     let to_mean = last.scores.mse / last.scores.mse_mean_fill;
     let word = if to_initial < 0.5 && to_mean < 1.0 { "better" } else { "NOT better" };
     format!(
-        "{:<10} {word}: masked MSE on {} held-out scans is {to_initial:.2} of the initial model's \
+        "{:<10} {word}: masked MSE over {} masks in held-out scans is {to_initial:.2} of the initial model's \
          and {to_mean:.2} of filling with the mean\n",
         last.site, last.scores.scans
     )
