@@ -20,8 +20,8 @@ pub enum Region {
 /// The number of region channels.
 pub const REGIONS: usize = 6;
 
-/// The length of the condition vector y: one-hot contrast (t1n, t1c, t2w, t2f), z / nz in [0, 1],
-/// and 1 if tumour is visible outside the mask.
+/// The length of the condition vector y: one-hot contrast (t1n, t1c, t2w, t2f), the slice's height
+/// within the brain from 0 to 1, and 1 if tumour is visible outside the mask.
 pub const CONDITIONS: usize = 6;
 
 /// One slice of `size` x `size` pixels. Every plane is row-major, x fastest.
