@@ -145,7 +145,7 @@ mod tests {
             ("half", Reason::WrongDtype, "tensor b"),
             ("nan", Reason::NotFinite, "tensor a"),
             ("inf", Reason::NotFinite, "tensor b"),
-            ("text", Reason::NotAModel, "bytes of header"),
+            ("text", Reason::NotAModel, "ends within its header"),
         ] {
             let rejection = check_update(&path(name), &base).unwrap_err();
             assert_eq!(rejection.reason(), reason, "{name}");

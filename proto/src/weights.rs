@@ -147,11 +147,12 @@ impl ModelFile {
         let mut prefix = [0; PREFIX_BYTES as usize];
         file.read_exact(&mut prefix).map_err(|_| Error::Format("it has no header".into()))?;
         let header_bytes = u64::from_le_bytes(prefix);
-        bounded("bytes of header", header_bytes, MODEL_HEADER_BYTES_MAX)?;
-        let data_start = PREFIX_BYTES + header_bytes;
-        if data_start > size {
+        // The first bytes of another kind of file are a number far beyond its size.
+        if header_bytes > size - PREFIX_BYTES {
             return Err(Error::Format("it ends within its header".into()));
         }
+        bounded("bytes of header", header_bytes, MODEL_HEADER_BYTES_MAX)?;
+        let data_start = PREFIX_BYTES + header_bytes;
         let mut header = vec![0; header_bytes as usize];
         file.read_exact(&mut header).map_err(io)?;
         let header: Metadata =

@@ -181,14 +181,16 @@ fn today() -> Validity {
 #[test]
 fn tls_admits_who_was_issued_a_certificate_for_that_end_and_nobody_else() {
     let folder = tempfile::tempdir().unwrap();
-    let make = |name: &str| create(&name.parse().unwrap(), today()).unwrap();
+    // Read once: a leaf must not outlive its root by the second that passes between two readings.
+    let today = today();
+    let make = |name: &str| create(&name.parse().unwrap(), today).unwrap();
     let (root, foreign) = (make("brain"), make("brain"));
     let end = |name: &str, root: &Issued, text: &str, validity| {
         files(folder.path(), name, root, &leaf(root, text, validity))
     };
-    let server = end("coordinator", &root, "coordinator/main", today());
-    let site = end("site", &root, "site/mayo", today());
-    let operator = end("operator", &root, "operator/ada", today());
+    let server = end("coordinator", &root, "coordinator/main", today);
+    let site = end("site", &root, "site/mayo", today);
+    let operator = end("operator", &root, "operator/ada", today);
     assert_eq!(handshake(&site, &server), (Ok(()), Ok(())));
     assert_eq!(handshake(&operator, &server), (Ok(()), Ok(())));
 
@@ -200,18 +202,18 @@ fn tls_admits_who_was_issued_a_certificate_for_that_end_and_nobody_else() {
     assert!(matches!(told, Err(rustls::Error::AlertReceived(_))), "{told:?}");
 
     // A certificate of another root of the same name: its holder trusts our root all the same.
-    let mut stranger = end("stranger", &foreign, "site/mayo", today());
+    let mut stranger = end("stranger", &foreign, "site/mayo", today);
     stranger.ca = server.ca.clone();
     let (_, seen) = handshake(&stranger, &server);
     assert!(matches!(seen, Err(rustls::Error::InvalidCertificate(_))), "{seen:?}");
-    let (seen, _) = handshake(&end("foreigner", &foreign, "site/mayo", today()), &server);
+    let (seen, _) = handshake(&end("foreigner", &foreign, "site/mayo", today), &server);
     assert!(matches!(seen, Err(rustls::Error::InvalidCertificate(_))), "{seen:?}");
 
     // One that has expired.
     let hour = 3600;
     let past = |time: Timestamp| Timestamp::from_second(time.as_second() - 30 * hour).unwrap();
     let expired =
-        Validity { not_before: past(today().not_before), not_after: past(today().not_after) };
+        Validity { not_before: past(today.not_before), not_after: past(today.not_after) };
     let late = end("late", &root, "site/mayo", expired);
     let (told, seen) = handshake(&late, &server);
     assert!(
