@@ -2,6 +2,7 @@
 //! error; 0 is done, 1 failed, 2 misused.
 
 pub mod completions;
+pub mod data;
 pub mod doctor;
 pub mod evaluate;
 pub mod init_model;
@@ -51,6 +52,8 @@ enum Verb {
     Inpaint(inpaint::Args),
     /// Make a synthetic cohort to rehearse with.
     Phantom(phantom::Args),
+    /// Look after this site's scans before it takes part.
+    Data(data::Args),
     /// Print a completion script for a shell.
     Completions(completions::Args),
     /// The trainer's process; started by `run`, never by hand.
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
         Verb::Evaluate(args) => evaluate::run(&args),
         Verb::Inpaint(args) => inpaint::run(&args),
         Verb::Phantom(args) => phantom::run(&args),
+        Verb::Data(args) => data::run(&args),
         Verb::Completions(args) => completions::run(&args),
         Verb::Trainer => return crate::trainer::run(),
     };

@@ -10,7 +10,7 @@ use fedpaint_proto::names::Digest;
 use crate::model::checkpoint::{self, CheckpointError};
 use crate::model::device;
 use crate::model::weights::Weights;
-use crate::settings::{DataSettings, HELD_OUT_DEFAULT};
+use crate::settings::{CACHE_MIB_DEFAULT, DataSettings, HELD_OUT_DEFAULT};
 use crate::trainer;
 
 /// Which scans there are and which of them train; as `[data]` of the configuration.
@@ -31,6 +31,12 @@ pub struct DataOptions {
     /// Another salt holds out other patients.
     #[arg(long, value_name = "TEXT", default_value = "")]
     split_salt: String,
+    /// Keep prepared scans in this folder, so that they are read once. By default nothing is kept.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// The most room they take, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = CACHE_MIB_DEFAULT)]
+    cache_mib_max: u64,
 }
 
 /// How to compute; as `[trainer]` of the configuration.
@@ -56,6 +62,8 @@ impl DataOptions {
             contrasts: self.contrasts.clone(),
             held_out: self.held_out,
             split_salt: self.split_salt.clone(),
+            cache: self.cache.clone(),
+            cache_mib_max: self.cache_mib_max,
         };
         settings.validate()?;
         Ok(settings)

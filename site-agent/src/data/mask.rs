@@ -3,6 +3,8 @@
 //!
 //! It never sees an intensity beyond "brain or background", and it never loops without a bound.
 
+mod saved;
+
 use std::f64::consts::TAU;
 
 use rand::{Rng, RngExt};

@@ -1,12 +1,15 @@
 //! Scans as the model sees them: volumes, cases, masks, slices. Nothing in this folder knows burn,
 //! the network, or a key.
 
+pub mod cache;
 mod compose;
+pub mod exam;
 pub mod example;
 pub mod grid;
 pub mod inpaint;
 pub mod labels;
 pub mod layout;
+mod lru;
 pub mod mask;
 pub mod nifti;
 pub mod normalise;
@@ -14,7 +17,10 @@ pub mod normalise;
 mod phantom_for_tests;
 mod plan;
 pub mod pool;
+pub mod prefetch;
+pub mod prepared;
 pub mod scan;
+pub mod shelf;
 pub mod slices;
 pub mod split;
 pub mod stream;
