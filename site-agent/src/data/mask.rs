@@ -13,6 +13,10 @@ mod stencil;
 mod turn;
 
 #[cfg(test)]
+mod bank_tests;
+#[cfg(test)]
+mod reference_tests;
+#[cfg(test)]
 mod tests;
 
 use std::f64::consts::TAU;

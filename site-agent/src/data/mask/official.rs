@@ -33,8 +33,8 @@ pub(crate) struct Site {
     brain: Bits,
     blocked: Bits,
     /// Where a mask's middle may lie, with the distance from there to the tumour.
-    places: Vec<([usize; 3], f32)>,
-    own_fraction: f64,
+    pub(crate) places: Vec<([usize; 3], f32)>,
+    pub(crate) own_fraction: f64,
 }
 
 impl Site {
