@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use fedpaint_site_agent::data::mask::bank::{Bank, shapes_of};
+use fedpaint_site_agent::data::mask::bank::Bank;
 use fedpaint_site_agent::data::mask::{Masks, Mode, Room, TRAINING_DIAMETER_MM};
 use fedpaint_site_agent::data::stream::stream;
 use fedpaint_site_agent::data::volume::Volume;
@@ -22,12 +22,11 @@ const DRAWS: usize = 40;
 /// Times every step on each patient and returns the medians in milliseconds.
 pub fn run(_args: &[String]) -> serde_json::Value {
     let cases: Vec<(Volume, Volume)> = (0..PATIENTS).map(patient).collect();
-    let mut times = [const { Vec::new() }; 6];
+    let mut times = [const { Vec::new() }; 7];
     let mut shapes = Vec::new();
     for (image, segmentation) in &cases {
-        let is_tumour = |i: usize| segmentation.voxels[i] > 0.0;
-        let found = timed(&mut times[0], || shapes_of(image, is_tumour, Mode::Corrected));
-        shapes.extend(found.unwrap_or_default());
+        let Ok(room) = Room::new(image, |i| segmentation.voxels[i] > 0.0) else { continue };
+        shapes.extend(timed(&mut times[0], || room.shapes(Mode::Corrected)));
     }
     let count = shapes.len();
     let bytes: usize = shapes.iter().map(|shape| shape.to_bytes().len()).sum();
@@ -37,11 +36,14 @@ pub fn run(_args: &[String]) -> serde_json::Value {
             let _ = timed(&mut times[1], || Room::new(image, |i| segmentation.voxels[i] > 0.0));
         }
         let Ok(room) = Room::new(image, |i| segmentation.voxels[i] > 0.0) else { continue };
+        let bytes = room.to_bytes();
+        let _ = timed(&mut times[6], || Room::from_bytes(&bytes));
         let mut rng = stream("benchmark", &[]);
         let masks = Masks { mode: Mode::Corrected, bank: bank.clone() };
         for _ in 0..DRAWS {
             let _ = timed(&mut times[2], || room.draw(TRAINING_DIAMETER_MM, &mut rng));
-            let _ = timed(&mut times[3], || room.draw_training(&masks, TRAINING_DIAMETER_MM, &mut rng));
+            let _ =
+                timed(&mut times[3], || room.draw_training(&masks, TRAINING_DIAMETER_MM, &mut rng));
         }
         let Some(bank) = &bank else { continue };
         for _ in 0..DRAWS {
@@ -51,7 +53,8 @@ pub fn run(_args: &[String]) -> serde_json::Value {
             let _ = timed(&mut times[5], || room.draw_shape(bank, Mode::Compat, &mut rng));
         }
     }
-    let names = ["shapes_of", "room", "blob", "training", "shape_corrected", "shape_compat"];
+    let names =
+        ["shapes", "room", "blob", "training", "shape_corrected", "shape_compat", "room_read"];
     let mut result = serde_json::json!({
         "patients": PATIENTS, "shapes": count, "shape_bytes": bytes.checked_div(count),
     });

@@ -9,6 +9,7 @@ mod blob;
 mod distance;
 mod morphology;
 pub mod official;
+mod saved;
 mod stencil;
 mod turn;
 
@@ -25,7 +26,7 @@ use std::sync::{Arc, OnceLock};
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
-use self::bank::{Bank, brain_of, tumour_of};
+use self::bank::{Bank, Shape, brain_of, shapes_of, tumour_of};
 use self::bits::{Bits, Points};
 use self::blob::Blob;
 use self::morphology::within;
@@ -154,6 +155,11 @@ impl Room {
             near_lesion,
             official: OnceLock::new(),
         })
+    }
+
+    /// The shapes of the case's own tumour, for a [`Bank`]; none where it has none but specks.
+    pub fn shapes(&self, mode: Mode) -> Vec<Shape> {
+        shapes_of(&self.brain, &self.lesion, self.spacing_mm, mode)
     }
 
     /// A blob with a diameter drawn log-uniformly from `diameter_mm`, capped by the brain's size and

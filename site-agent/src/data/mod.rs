@@ -11,6 +11,8 @@ pub mod mask;
 pub mod nifti;
 pub mod normalise;
 #[cfg(test)]
+mod multitask_tests;
+#[cfg(test)]
 mod phantom_for_tests;
 mod plan;
 pub mod pool;

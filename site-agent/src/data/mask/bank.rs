@@ -5,10 +5,10 @@
 
 use rand::{Rng, RngExt};
 
+use super::Mode;
 use super::bits::Bits;
 use super::morphology::{Components, filled, largest, without_small};
-use super::{Error, Mode};
-use crate::data::grid::{SPACING_MM_MAX, SPACING_MM_MIN, check_geometry};
+use crate::data::grid::{SPACING_MM_MAX, SPACING_MM_MIN};
 use crate::data::volume::Volume;
 
 /// The least volume of a tumour's component that counts, in voxels of a BraTS scan (1 mm³).
@@ -106,34 +106,24 @@ fn word(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
-/// The shapes of one case: every 26-connected component of its tumour, holes filled, that is no speck.
-///
-/// `is_tumour` says of a voxel's index whether the segmentation marks it.
-///
-/// # Errors
-/// [`Error::NoRoom`] if `image` has no brain, [`Error::Geometry`] if it is unusable.
-pub fn shapes_of(
-    image: &Volume,
-    is_tumour: impl Fn(usize) -> bool,
+/// The shapes of one case: every 26-connected component of its lesion, holes filled, that is no speck.
+pub(crate) fn shapes_of(
+    brain: &Bits,
+    lesion: &Bits,
+    spacing_mm: [f64; 3],
     mode: Mode,
-) -> Result<Vec<Shape>, Error> {
-    check_geometry(image)?;
-    let brain = brain_of(image);
-    let brain_voxels = brain.count();
-    if brain_voxels == 0 {
-        return Err(Error::NoRoom);
-    }
-    let tumour = tumour_of(&Bits::from_fn(image.dims, is_tumour), image.spacing_mm, mode);
-    let components = Components::of(&tumour);
-    Ok((0..components.sizes().len())
+) -> Vec<Shape> {
+    let brain_voxels = brain.count() as f64;
+    let components = Components::of(&tumour_of(lesion, spacing_mm, mode));
+    (0..components.sizes().len())
         .filter_map(|component| {
             let part = components.union(|i| i == component);
             let body = part.cropped(part.bounds()?);
-            let fraction = components.sizes()[component] as f64 / brain_voxels as f64;
+            let fraction = components.sizes()[component] as f64 / brain_voxels;
             let fits = body.dims().iter().all(|&n| n <= SHAPE_VOXELS_MAX);
-            fits.then_some(Shape { spacing_mm: image.spacing_mm, fraction, body })
+            fits.then_some(Shape { spacing_mm, fraction, body })
         })
-        .collect())
+        .collect()
 }
 
 /// The brain of an image whose background is 0 or less: its largest 26-connected component, holes

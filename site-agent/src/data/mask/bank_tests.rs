@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::bank::{Bank, SHAPES_MAX, Shape, shapes_of};
+use super::bank::{Bank, SHAPES_MAX, Shape};
 use super::{Error, Masks, Mode, Room, TRAINING_DIAMETER_MM};
 use crate::data::stream::stream;
 use crate::data::volume::Volume;
@@ -38,7 +38,7 @@ fn is_tumour(i: usize) -> bool {
 }
 
 fn shapes() -> Vec<Shape> {
-    shapes_of(&brain(), is_tumour, Mode::Corrected).unwrap()
+    Room::new(&brain(), is_tumour).unwrap().shapes(Mode::Corrected)
 }
 
 #[test]
@@ -53,16 +53,17 @@ fn the_shapes_are_the_components_with_their_holes_filled_and_without_specks() {
     // In voxels of 8 mm³, 216 are more than the least volume.
     let coarse = Volume { spacing_mm: [2.0; 3], ..brain() };
     let is_small = |i: usize| block(i, [5, 5, 5], [11, 11, 11]);
-    assert_eq!(shapes_of(&coarse, is_small, Mode::Corrected).unwrap().len(), 1);
-    assert_eq!(shapes_of(&coarse, is_small, Mode::Compat).unwrap().len(), 0);
+    let room = Room::new(&coarse, is_small).unwrap();
+    assert_eq!(room.shapes(Mode::Corrected).len(), 1);
+    assert_eq!(room.shapes(Mode::Compat).len(), 0);
 }
 
 #[test]
-fn a_scan_without_brain_has_no_shapes() {
+fn a_scan_without_brain_has_no_room_and_no_shapes_are_no_bank() {
     let empty = brain().with_voxels(vec![0.0; DIMS.iter().product()]);
-    assert_eq!(shapes_of(&empty, is_tumour, Mode::Corrected), Err(Error::NoRoom));
+    assert_eq!(Room::new(&empty, is_tumour).err(), Some(Error::NoRoom));
     let torn = Volume { dims: [1, 2, 3], ..brain() };
-    assert!(matches!(shapes_of(&torn, |_| true, Mode::Corrected), Err(Error::Geometry(_))));
+    assert!(matches!(Room::new(&torn, |_| true), Err(Error::Geometry(_))));
     assert!(Bank::new(Vec::new()).is_none());
 }
 
@@ -127,7 +128,7 @@ fn where_there_is_a_place_but_no_shape_fits_the_search_ends() {
     let corner = |i: usize| block(i, [32, 24, 20], DIMS);
     let room = Room::new(&brain(), |i| !corner(i)).unwrap();
     let big = |i: usize| block(i, [4, 4, 4], [44, 36, 32]);
-    let bank = Bank::new(shapes_of(&brain(), big, Mode::Compat).unwrap()).unwrap();
+    let bank = Bank::new(Room::new(&brain(), big).unwrap().shapes(Mode::Compat)).unwrap();
     for mode in [Mode::Compat, Mode::Corrected] {
         let found = room.draw_shape(&bank, mode, &mut stream("test", &[]));
         assert_eq!(found, Err(Error::NoRoom), "{mode:?}");

@@ -14,8 +14,8 @@ use super::bank::{Bank, tumour_of};
 use super::bits::Bits;
 use super::distance::squared;
 use super::morphology::{dilated_by_faces, within};
-use super::stencil::{Ground, Stencil};
-use super::turn::{IDENTITY, mirrored, rotated_in_plane, turned};
+use super::stencil::{Ground, Stencil, corner};
+use super::turn::{IDENTITY, PlaneTurn, mirrored, turned};
 use super::{Error, HealthyMask, Mode, SHRINK};
 
 /// Refusals before a shape shrinks.
@@ -59,29 +59,44 @@ impl Site {
     /// # Errors
     /// [`Error::NoRoom`] if no shape of the bank fits, not even one that has shrunk.
     pub(crate) fn draw(&self, bank: &Bank, rng: &mut impl Rng) -> Result<HealthyMask, Error> {
-        let ground = Ground { brain: &self.brain, blocked: &self.blocked, is_cut_at_border: false };
         let mut scale = 1.0;
         while scale >= SCALE_MIN {
             for _ in 0..ATTEMPTS {
                 let at = self.place(rng);
                 let shape = bank.pick(self.own_fraction, Mode::Compat, rng).body();
-                let mut shape = mirrored(shape, [(); 3].map(|()| rng.random_bool(0.5)));
-                if scale < 1.0 {
-                    let small = turned(&shape, [1.0; 3], &IDENTITY, scale, [1.0; 3]);
-                    let Some(small) = small else { continue };
-                    shape = small;
-                }
-                for axes in [(0, 1), (1, 2)] {
-                    shape = rotated_in_plane(&shape, axes, rng.random_range(0.0..360.0));
-                }
-                let mask = Stencil::boxed(shape).and_then(|stencil| stencil.lay(at, &ground));
-                if let Some(mask) = mask {
+                if let Some(mask) = self.attempt(at, shape, scale, rng) {
                     return Ok(mask);
                 }
             }
             scale *= SHRINK;
         }
         Err(Error::NoRoom)
+    }
+
+    /// The shape, mirrored and turned by chance, with its middle on voxel `at`, if it may lie there.
+    fn attempt(
+        &self,
+        at: [usize; 3],
+        shape: &Bits,
+        scale: f64,
+        rng: &mut impl Rng,
+    ) -> Option<HealthyMask> {
+        let is_mirrored = [(); 3].map(|()| rng.random_bool(0.5));
+        let degrees = [(); 2].map(|()| rng.random_range(0.0..360.0));
+        let small = match scale {
+            1.0 => None,
+            _ => Some(turned(shape, [1.0; 3], &IDENTITY, scale, [1.0; 3])?),
+        };
+        let shape = small.as_ref().unwrap_or(shape);
+        let first = PlaneTurn::new(shape.dims(), (0, 1), degrees[0]);
+        let second = PlaneTurn::new(first.dims(), (1, 2), degrees[1]);
+        // The box is known before anything is turned, and most refusals are the box's.
+        let ground = Ground { brain: &self.brain, blocked: &self.blocked, is_cut_at_border: false };
+        if !ground.holds(corner(at, second.dims()), second.dims()) {
+            return None;
+        }
+        let turned = second.of(&first.of(&mirrored(shape, is_mirrored)));
+        Stencil::boxed(turned)?.lay(at, &ground)
     }
 
     /// The farther from the tumour of two random places.

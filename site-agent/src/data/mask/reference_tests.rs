@@ -5,12 +5,12 @@ use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
 
-use super::bank::{Bank, shapes_of};
+use super::bank::Bank;
 use super::bits::Bits;
 use super::distance::squared;
 use super::morphology::{Components, dilated_by_faces, filled, largest, within};
 use super::official::Site;
-use super::turn::rotated_in_plane;
+use super::turn::PlaneTurn;
 use super::{HealthyMask, INSIDE_MIN, Masks, Mode, Room};
 use crate::data::phantom_for_tests;
 use crate::data::stream::stream;
@@ -149,8 +149,7 @@ fn cases(count: usize) -> Vec<Case> {
 }
 
 fn bank(cases: &[Case], mode: Mode) -> Bank {
-    let shapes =
-        cases.iter().flat_map(|case| shapes_of(&case.image, case.is_lesion(), mode).unwrap());
+    let shapes = cases.iter().flat_map(|case| case.room().shapes(mode));
     Bank::new(shapes.collect()).unwrap()
 }
 
@@ -199,7 +198,7 @@ fn components_holes_dilation_and_distance_are_those_of_scipy() {
 fn a_shape_turned_in_a_plane_is_scipys() {
     let body = bits(REFERENCE.scipy.body.dims, &REFERENCE.scipy.body.set);
     for turn in &REFERENCE.scipy.turns {
-        let ours = rotated_in_plane(&body, turn.axes, turn.degrees);
+        let ours = PlaneTurn::new(body.dims(), turn.axes, turn.degrees).of(&body);
         assert_eq!(ours, bits(turn.dims, &turn.set), "{:?} {}", turn.axes, turn.degrees);
     }
 }

@@ -21,6 +21,19 @@ pub(crate) struct Ground<'a> {
     pub(crate) is_cut_at_border: bool,
 }
 
+impl Ground<'_> {
+    /// Whether a box of `dims` with its first voxel on `corner` lies within the volume.
+    pub(crate) fn holds(&self, corner: [isize; 3], dims: [usize; 3]) -> bool {
+        let volume = self.brain.dims();
+        (0..3).all(|axis| corner[axis] >= 0 && corner[axis] as usize + dims[axis] <= volume[axis])
+    }
+}
+
+/// The first voxel of a box of `dims` that has its middle on `at`.
+pub(crate) fn corner(at: [usize; 3], dims: [usize; 3]) -> [isize; 3] {
+    [0, 1, 2].map(|axis| at[axis] as isize - (dims[axis] / 2) as isize)
+}
+
 impl Stencil {
     /// `body` with the middle of its box as the anchor; none if it is too small to be a mask.
     pub(crate) fn centred(body: &Bits) -> Option<Stencil> {
@@ -40,7 +53,7 @@ impl Stencil {
 
     /// `body` with its whole grid as its box: the official masks keep their empty border.
     pub(crate) fn boxed(body: Bits) -> Option<Stencil> {
-        let anchor = body.dims().map(|n| (n / 2) as isize);
+        let anchor = corner([0; 3], body.dims()).map(|at| -at);
         (body.count() >= VOXELS_MIN).then_some(Stencil { body, anchor })
     }
 
@@ -49,10 +62,7 @@ impl Stencil {
     pub(crate) fn lay(&self, at: [usize; 3], ground: &Ground<'_>) -> Option<HealthyMask> {
         let dims = ground.brain.dims();
         let corner = [0, 1, 2].map(|axis| at[axis] as isize - self.anchor[axis]);
-        let is_within = (0..3).all(|axis| {
-            corner[axis] >= 0 && corner[axis] as usize + self.body.dims()[axis] <= dims[axis]
-        });
-        if !is_within && !ground.is_cut_at_border {
+        if !ground.is_cut_at_border && !ground.holds(corner, self.body.dims()) {
             return None;
         }
         let (voxels, inside) = self.overlap(corner, ground)?;

@@ -105,46 +105,72 @@ fn overlap(
     ((low.ceil() + reach as f64) as usize)..=((high.floor() + reach as f64).max(0.0) as usize)
 }
 
-/// `body` turned by `degrees` in the plane of `axes` (ascending): scipy's `ndimage.rotate` with
-/// `order=0, reshape=True`. The array grows to hold the turned box, and whatever maps beyond the
-/// centres of the outermost voxels is lost, so shapes that touch their box lose a part of the border.
-pub(crate) fn rotated_in_plane(body: &Bits, axes: (usize, usize), degrees: f64) -> Bits {
-    let (sin, cos) = (degrees.to_radians().sin(), degrees.to_radians().cos());
-    let old = body.dims();
-    let (a, b) = axes;
-    let (n, m) = (old[a] as f64, old[b] as f64);
-    let spread = |corners: [f64; 4]| {
-        let high = corners.into_iter().fold(f64::MIN, f64::max);
-        let low = corners.into_iter().fold(f64::MAX, f64::min);
-        (high - low + 0.5) as usize
-    };
-    let mut dims = old;
-    dims[a] = spread([0.0, sin * m, cos * n, cos * n + sin * m]).max(1);
-    dims[b] = spread([0.0, cos * m, -sin * n, -sin * n + cos * m]).max(1);
-    let middle = [(dims[a] as f64 - 1.0) / 2.0, (dims[b] as f64 - 1.0) / 2.0];
-    let shift = [
-        (n - 1.0) / 2.0 - (cos * middle[0] + sin * middle[1]),
-        (m - 1.0) / 2.0 - (-sin * middle[0] + cos * middle[1]),
-    ];
-    let mut new = Bits::empty(dims);
-    for z in 0..dims[2] {
-        for y in 0..dims[1] {
-            for x in 0..dims[0] {
-                let mut at = [x, y, z];
-                let (p, q) = (at[a] as f64, at[b] as f64);
-                let u = cos * p + sin * q + shift[0];
-                let v = -sin * p + cos * q + shift[1];
-                if u < 0.0 || v < 0.0 || u > n - 1.0 || v > m - 1.0 {
-                    continue;
-                }
-                (at[a], at[b]) = ((u + 0.5) as usize, (v + 0.5) as usize);
-                if body.get(at) {
-                    new.set([x, y, z]);
+/// A turn of an array in the plane of two of its axes: scipy's `ndimage.rotate` with `order=0,
+/// reshape=True`. The array grows to hold the turned box, and whatever maps beyond the centres of the
+/// outermost voxels is lost, so shapes that touch their box lose a part of their border.
+pub(crate) struct PlaneTurn {
+    axes: (usize, usize),
+    /// The array before.
+    old: [usize; 3],
+    /// The array after.
+    new: [usize; 3],
+    sin: f64,
+    cos: f64,
+}
+
+impl PlaneTurn {
+    /// The turn by `degrees` of an array of `old` in the plane of `axes` (ascending).
+    pub(crate) fn new(old: [usize; 3], axes: (usize, usize), degrees: f64) -> PlaneTurn {
+        let (sin, cos) = degrees.to_radians().sin_cos();
+        let (n, m) = (old[axes.0] as f64, old[axes.1] as f64);
+        let spread = |corners: [f64; 4]| {
+            let high = corners.into_iter().fold(f64::MIN, f64::max);
+            let low = corners.into_iter().fold(f64::MAX, f64::min);
+            ((high - low + 0.5) as usize).max(1)
+        };
+        let mut new = old;
+        new[axes.0] = spread([0.0, sin * m, cos * n, cos * n + sin * m]);
+        new[axes.1] = spread([0.0, cos * m, -sin * n, cos * m - sin * n]);
+        PlaneTurn { axes, old, new, sin, cos }
+    }
+
+    /// The size of the array after the turn.
+    pub(crate) fn dims(&self) -> [usize; 3] {
+        self.new
+    }
+
+    /// `body` turned.
+    pub(crate) fn of(&self, body: &Bits) -> Bits {
+        let (a, b) = self.axes;
+        let third = 3 - a - b;
+        let mut new = Bits::empty(self.new);
+        for q in 0..self.new[b] {
+            for p in 0..self.new[a] {
+                let Some(from) = self.source(p, q) else { continue };
+                for r in 0..self.new[third] {
+                    let (mut old, mut at) = ([r; 3], [r; 3]);
+                    (old[a], old[b]) = from;
+                    (at[a], at[b]) = (p, q);
+                    if body.get(old) {
+                        new.set(at);
+                    }
                 }
             }
         }
+        new
     }
-    new
+
+    /// Where in the old plane the value at (p, q) of the new one comes from.
+    fn source(&self, p: usize, q: usize) -> Option<(usize, usize)> {
+        let middle = |n: usize| (n as f64 - 1.0) / 2.0;
+        let (a, b) = self.axes;
+        let (p, q) = (p as f64 - middle(self.new[a]), q as f64 - middle(self.new[b]));
+        let u = self.cos * p + self.sin * q + middle(self.old[a]);
+        let v = self.cos * q - self.sin * p + middle(self.old[b]);
+        let (n, m) = (self.old[a] as f64, self.old[b] as f64);
+        let is_within = u >= 0.0 && v >= 0.0 && u <= n - 1.0 && v <= m - 1.0;
+        is_within.then_some(((u + 0.5) as usize, (v + 0.5) as usize))
+    }
 }
 
 /// `body` mirrored along the axes that are to be.
