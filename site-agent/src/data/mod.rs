@@ -8,10 +8,10 @@ pub mod inpaint;
 pub mod labels;
 pub mod layout;
 pub mod mask;
-pub mod nifti;
-pub mod normalise;
 #[cfg(test)]
 mod multitask_tests;
+pub mod nifti;
+pub mod normalise;
 #[cfg(test)]
 mod phantom_for_tests;
 mod plan;

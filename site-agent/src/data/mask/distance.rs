@@ -34,9 +34,8 @@ fn along_x(row: &[u64], spacing: f64, line: &mut [f32]) {
     let mut before = None;
     for (first, last) in runs(row) {
         let gap = before.map_or(0, |b: usize| b + 1);
-        for x in gap..first {
-            let steps = before.map_or(first - x, |b| (x - b).min(first - x));
-            line[x] = square(steps);
+        for (x, value) in line.iter_mut().enumerate().take(first).skip(gap) {
+            *value = square(before.map_or(first - x, |b| (x - b).min(first - x)));
         }
         line[first..=last].fill(0.0);
         before = Some(last);

@@ -37,7 +37,7 @@ pub(crate) fn corner(at: [usize; 3], dims: [usize; 3]) -> [isize; 3] {
 impl Stencil {
     /// `body` with the middle of its box as the anchor; none if it is too small to be a mask.
     pub(crate) fn centred(body: &Bits) -> Option<Stencil> {
-        let middle = body.bounds()?.map(|(first, last)| (first + last + 1) / 2);
+        let middle = body.bounds()?.map(|(first, last)| (first + last).div_ceil(2));
         Stencil::anchored(body, middle)
     }
 

@@ -85,7 +85,7 @@ fn overlap(
     step: [f64; 3],
     old: [usize; 3],
     reach: usize,
-) -> std::ops::RangeInclusive<usize> {
+) -> std::ops::Range<usize> {
     let (mut low, mut high) = (-(reach as f64), reach as f64);
     for axis in 0..3 {
         let ends = [-start[axis], old[axis] as f64 - start[axis]].map(|end| end / step[axis]);
@@ -100,9 +100,11 @@ fn overlap(
         }
     }
     if low > high {
-        return 1..=0;
+        return 0..0;
     }
-    ((low.ceil() + reach as f64) as usize)..=((high.floor() + reach as f64).max(0.0) as usize)
+    // A cast saturates at 0, and nothing lies between a `low` and a `high` within one voxel.
+    let [first, end] = [low.ceil(), high.floor() + 1.0].map(|x| (x + reach as f64) as usize);
+    first..end
 }
 
 /// A turn of an array in the plane of two of its axes: scipy's `ndimage.rotate` with `order=0,
