@@ -201,7 +201,23 @@ impl Room {
         if masks.mode == Mode::Corrected && !rng.random_bool(BANK_SHARE) {
             return self.draw(diameter_mm, rng);
         }
-        self.draw_shape(bank, masks.mode, rng).or_else(|_| self.draw(diameter_mm, rng))
+        let shape = self.draw_shape(bank, masks.mode, rng).ok();
+        let healthy = shape.and_then(|mask| self.without_lesion(mask));
+        healthy.map_or_else(|| self.draw(diameter_mm, rng), Ok)
+    }
+
+    /// The mask without the specks of lesion that [`Mode::Compat`] does not see, for there is no
+    /// healthy truth under them; none if too little is left.
+    fn without_lesion(&self, mut mask: HealthyMask) -> Option<HealthyMask> {
+        let [nx, ny, _] = self.dims();
+        let at = |voxel: u32| {
+            let voxel = voxel as usize;
+            [voxel % nx, voxel / nx % ny, voxel / nx / ny]
+        };
+        mask.voxels.retain(|&voxel| !self.lesion.get(at(voxel)));
+        let inside = mask.voxels.iter().filter(|&&voxel| self.brain.get(at(voxel))).count();
+        let voxels = mask.voxels.len();
+        (voxels >= VOXELS_MIN && inside as f64 >= INSIDE_MIN * voxels as f64).then_some(mask)
     }
 
     /// A mask of a bank's shape.

@@ -244,7 +244,7 @@ fn compat_masks_have_the_statistics_of_the_reference() {
 
 #[test]
 fn corrected_masks_are_small_where_the_tumour_is_large() {
-    let cases = cases(usize::MAX);
+    let cases = cases(30);
     let bank = bank(&cases, Mode::Corrected);
     let mut pairs = Vec::new();
     for (index, case) in cases.iter().enumerate() {
@@ -287,7 +287,7 @@ fn over_a_thousand_seeds(rooms: &[Room], spacing_mm: [f64; 3], masks: &Masks) {
             room.draw_training(masks, (8.0, 40.0), &mut rng).unwrap()
         };
         let mask = draw();
-        assert_eq!(mask, draw(), "the same seed makes the same mask");
+        assert!(seed % 10 > 0 || mask == draw(), "the same seed makes the same mask");
         assert!(mask.voxels.len() >= super::VOXELS_MIN);
         assert!(mask.voxels.is_sorted_by(|a, b| a < b));
         assert!((*mask.voxels.last().unwrap() as usize) < distances[index].len());
@@ -295,7 +295,7 @@ fn over_a_thousand_seeds(rooms: &[Room], spacing_mm: [f64; 3], masks: &Masks) {
         assert!(like.inside >= INSIDE_MIN, "seed {seed}: {}", like.inside);
         assert!(like.distance >= 5.0, "seed {seed}: {}", like.distance);
         let is_marked = |&v: &u32| room.lesion.get(at(room.lesion.dims(), v as usize));
-        assert!(masks.mode == Mode::Compat || !mask.voxels.iter().any(is_marked));
+        assert!(!mask.voxels.iter().any(is_marked), "no lesion, not even a speck");
         sizes.push(mask.voxels.len());
     }
     sizes.sort_unstable();
