@@ -8,7 +8,7 @@ mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Resource, getrlimit};
 use serde::Deserialize;
@@ -19,6 +19,7 @@ use crate::data::cache::{self, Cache};
 use crate::data::exam::{self, Exam};
 use crate::data::labels::LabelScheme;
 use crate::data::layout::{self, Case, Contrast};
+use crate::data::mask::bank::Bank;
 use crate::data::pool::{self, PoolCase, SlicePool};
 use crate::data::scan::SliceOptions;
 use crate::data::shelf::{OPEN_BYTES_DEFAULT, Shelf};
@@ -207,11 +208,18 @@ impl Cohort {
         if cases.is_empty() {
             return Err(self.none_sound());
         }
+        let mut shapes = Vec::new();
+        for case in cases.iter().map(|pooled| &self.cases[pooled.index]) {
+            let found = self.shelf.shapes(case, case.label_scheme(self.scheme), options.mode);
+            // It was sound a moment ago; if it has gone since, drawing from it says so.
+            shapes.extend(found.unwrap_or_default());
+        }
+        let bank = Bank::new(shapes).map(Arc::new);
         let open = |index: usize| {
             let case = &self.cases[index];
             self.shelf.case(case, case.label_scheme(self.scheme)).map_err(Into::into)
         };
-        Ok(used(&SlicePool::new(cases, options, &open)?))
+        Ok(used(&SlicePool::new(cases, options, bank, &open)?))
     }
 
     /// The error that no case is sound, with the first reasons.

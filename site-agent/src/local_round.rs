@@ -12,9 +12,10 @@ use fedpaint_proto::plan::{MaskAlgorithm, TrainingPlan};
 
 use crate::cohort::{self, Cohort};
 use crate::data::example::{Example, REGIONS};
+use crate::data::mask::Mode;
 use crate::data::pool::{self, BatchKey};
 use crate::data::prefetch::{Ahead, ahead};
-use crate::data::scan::{MASKS_PER_CASE, MaskMode, SliceOptions};
+use crate::data::scan::{MASKS_PER_CASE, SliceOptions};
 use crate::model::weights::Weights;
 use crate::pipe::{Failure, Progress, Report};
 use crate::train::{self, TrainError, TrainingOptions};
@@ -102,8 +103,8 @@ pub fn train_round(
     let round = u64::from(number);
     let size = base.spec().image_size;
     let mode = match plan.masks {
-        MaskAlgorithm::Corrected => MaskMode::Corrected,
-        MaskAlgorithm::Compat => MaskMode::Compat,
+        MaskAlgorithm::Corrected => Mode::Corrected,
+        MaskAlgorithm::Compat => Mode::Compat,
     };
     let augment = plan.augment;
     let slices = SliceOptions { size, masks: MASKS_PER_CASE, seed, round, mode, augment };

@@ -10,14 +10,17 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use fedpaint_site_agent::data::cache::Cache;
 use fedpaint_site_agent::data::labels::LabelScheme;
 use fedpaint_site_agent::data::layout::{Case, Contrast, Naming};
+use fedpaint_site_agent::data::mask::Mode;
+use fedpaint_site_agent::data::mask::bank::Bank;
 use fedpaint_site_agent::data::nifti::{self, Storage};
 use fedpaint_site_agent::data::pool::{BatchKey, PoolCase, SlicePool};
-use fedpaint_site_agent::data::scan::{MASKS_PER_CASE, MaskMode, SliceOptions};
+use fedpaint_site_agent::data::scan::{MASKS_PER_CASE, SliceOptions};
 use fedpaint_site_agent::data::shelf::{OPEN_BYTES_DEFAULT, Shelf};
 use fedpaint_site_agent::data::volume::Volume;
 use rayon::prelude::*;
@@ -45,7 +48,7 @@ pub fn run(args: &[String]) -> Value {
         masks: MASKS_PER_CASE,
         seed: 1,
         round: 1,
-        mode: MaskMode::Corrected,
+        mode: Mode::Corrected,
         augment: args.iter().any(|arg| arg == "--augment"),
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -54,8 +57,9 @@ pub fn run(args: &[String]) -> Value {
     let place = folder.path().join("cache");
     let fill = fill(&cases, &place);
     let (open, first_batch_s) = open(&cases, &place, options);
-    let rounds: Vec<Value> =
-        (1..=3).map(|round| draw(&cases, &place, SliceOptions { round, ..options }, steps)).collect();
+    let rounds: Vec<Value> = (1..=3)
+        .map(|round| draw(&cases, &place, SliceOptions { round, ..options }, steps))
+        .collect();
     json!({
         "benchmark": "prepared scans: cache, planning, slices; one thread",
         "cases": cases.len(),
@@ -132,7 +136,10 @@ fn open(cases: &[Case], place: &Path, options: SliceOptions) -> (Value, f64) {
     });
     let batch = start.seconds() - known;
     let each = |seconds: f64| seconds * 1e3 / cases.len() as f64;
-    (json!({ "ms_per_case_in_a_new_process": each(first), "ms_per_case_known": each(known) }), batch)
+    (
+        json!({ "ms_per_case_in_a_new_process": each(first), "ms_per_case_known": each(known) }),
+        batch,
+    )
 }
 
 /// One round on an open shelf, then the same steps again with every plan made.
@@ -168,7 +175,9 @@ fn with_pool<R>(
         index,
         contrasts: case.scans.keys().map(|&contrast| contrast as usize).collect(),
     });
-    used(&SlicePool::new(pooled.collect(), options, &open).expect("a pool"))
+    let shapes_of = |case| shelf.shapes(case, SCHEME, options.mode).expect("the case is sound");
+    let bank = Bank::new(cases.iter().flat_map(shapes_of).collect()).map(Arc::new);
+    used(&SlicePool::new(pooled.collect(), options, bank, &open).expect("a pool"))
 }
 
 fn files(case: &Case) -> Vec<PathBuf> {
@@ -214,8 +223,11 @@ fn write_case(folder: &Path, index: usize) -> Case {
             }
             // Tissue, and noise by a hash: gzip must not find it easier than a scan.
             let tissue = 2.0 + (p[0] * 0.21).sin() * (p[1] * 0.17).cos() + (p[2] * 0.13).sin();
-            let hash = (p[0] as u64 * 73_856_093) ^ (p[1] as u64 * 19_349_663) ^ (p[2] as u64 * 83_492_791);
-            let noise = ((hash ^ (index as u64 * 7919)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as f64;
+            let hash = (p[0] as u64 * 73_856_093)
+                ^ (p[1] as u64 * 19_349_663)
+                ^ (p[2] as u64 * 83_492_791);
+            let noise =
+                ((hash ^ (index as u64 * 7919)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as f64;
             (gain * tissue * (1.0 + 0.3 * f64::from(label(p))) / 2.0 + noise + 20.0) as i16 as f32
         });
         (contrast, write(contrast.name(), Storage::I16, &image))

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo bench --workspace --bench data -- cache [--cases N] [--steps N] [--size PIXELS] [--augment]
+//! cargo bench --workspace --bench data -- masks
 //! ```
 //!
 //! Each prints one JSON object. They measure and judge nothing.
@@ -9,6 +10,7 @@
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on panics")]
 
 mod cache;
+mod masks;
 
 use std::io::Write;
 
@@ -17,9 +19,10 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let report = match args.first().map(String::as_str) {
         Some("cache") => cache::run(&args[1..]),
+        Some("masks") => masks::run(&args[1..]),
         // `cargo test --all-targets` runs every benchmark without a name.
         None => return,
-        Some(other) => panic!("there is no benchmark {other}: cache"),
+        Some(other) => panic!("there is no benchmark {other}: cache, masks"),
     };
     writeln!(std::io::stdout(), "{report:#}").expect("a report can be printed");
 }

@@ -3,8 +3,9 @@ use std::path::Path;
 
 use super::{Cohort, Error};
 use crate::data::example::Example;
+use crate::data::mask::Mode;
 use crate::data::pool::BatchKey;
-use crate::data::scan::{MaskMode, SliceOptions};
+use crate::data::scan::SliceOptions;
 use crate::data::split::manifest::Part;
 use crate::phantom::scanner::Scanner;
 use crate::phantom::{CohortSpec, write_cohort};
@@ -101,7 +102,7 @@ fn harmed(folder: &Path) -> DataSettings {
 }
 
 fn draw(cohort: &Cohort) -> Result<Vec<Example>, Error> {
-    let mode = MaskMode::Corrected;
+    let mode = Mode::Corrected;
     let options = SliceOptions { size: 16, masks: 2, seed: 1, round: 1, mode, augment: false };
     let key = BatchKey { seed: 1, round: 1, step: 0 };
     cohort.with_pool(options, &|| false, |pool| pool.batch(key, 12).unwrap())

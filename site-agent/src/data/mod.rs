@@ -11,6 +11,8 @@ pub mod labels;
 pub mod layout;
 mod lru;
 pub mod mask;
+#[cfg(test)]
+mod multitask_tests;
 pub mod nifti;
 pub mod normalise;
 #[cfg(test)]

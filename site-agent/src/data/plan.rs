@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use super::compose::{self, Canvas, Cell, KNOWN, UNKNOWN, code};
 use super::example::Region;
 use super::grid::SliceGrid;
-use super::mask::TRAINING_DIAMETER_MM;
+use super::mask::{Masks, TRAINING_DIAMETER_MM};
 use super::normalise::Window;
 use super::prepared::tails::Tails;
 use super::prepared::{Lesion, LesionTails, Prepared, PreparedScan};
@@ -109,7 +109,12 @@ pub(crate) struct Scratch {
 
 impl CasePlans {
     /// Draws the healthy masks. Fewer, or none, where there is no room.
-    pub(crate) fn new(case: &Prepared, patient: &str, options: &SliceOptions) -> CasePlans {
+    pub(crate) fn new(
+        case: &Prepared,
+        patient: &str,
+        options: &SliceOptions,
+        masks: &Masks,
+    ) -> CasePlans {
         let mut grids = [const { None }; CONTRASTS];
         for scan in case.contrasts().filter_map(|contrast| case.scan(contrast)) {
             let (dims, spacing_mm) = (case.dims(), case.spacing_mm());
@@ -122,11 +127,17 @@ impl CasePlans {
             grids,
             scans: [const { OnceLock::new() }; CONTRASTS],
         };
-        plans.draw_masks(case, patient, options);
+        plans.draw_masks(case, patient, options, masks);
         plans
     }
 
-    fn draw_masks(&mut self, case: &Prepared, patient: &str, options: &SliceOptions) {
+    fn draw_masks(
+        &mut self,
+        case: &Prepared,
+        patient: &str,
+        options: &SliceOptions,
+        masks: &Masks,
+    ) {
         let Some(room) = case.room() else { return };
         let pixel_mm = self.grids.iter().flatten().map(SliceGrid::pixel_mm).fold(0.0, f64::max);
         let (low, high) = TRAINING_DIAMETER_MM;
@@ -138,8 +149,8 @@ impl CasePlans {
                 [options.seed, options.round, index as u64].map(u64::to_le_bytes);
             let parts: [&[u8]; 4] = [&seed, &round, patient.as_bytes(), &index];
             let mut rng = stream("fedpaint 2026 training masks", &parts);
-            // Integration: `options.mode` chooses the algorithm here.
-            let Ok(mask) = room.draw((low, high.max(low)), &mut rng) else { break };
+            let drawn = room.draw_training(masks, (low, high.max(low)), &mut rng);
+            let Ok(mask) = drawn else { break };
             self.masks.push(Mask::of(mask.voxels, area));
             let void = Void::Heal(self.masks.len() - 1);
             // The contrasts' brains are nearly the same, so the first nearly always answers for all.
@@ -273,7 +284,11 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(plans: &'a CasePlans, case: &'a Prepared, scan: PreparedScan<'a>) -> Option<Planner<'a>> {
+    fn new(
+        plans: &'a CasePlans,
+        case: &'a Prepared,
+        scan: PreparedScan<'a>,
+    ) -> Option<Planner<'a>> {
         let (tails, lesion) = scan.tails()?;
         Some(Planner { plans, case, scan, tails, lesion, scratch: Scratch::default() })
     }

@@ -10,6 +10,8 @@ use rand::{Rng, RngExt};
 
 use super::example::Example;
 use super::lru::Lru;
+use super::mask::Masks;
+use super::mask::bank::Bank;
 use super::plan::{CasePlans, Scratch};
 use super::prepared::Prepared;
 use super::scan::{self, MASKS_PER_CASE_MAX, SliceOptions};
@@ -55,6 +57,7 @@ pub type Open<'a> =
 pub struct SlicePool<'a> {
     patients: Vec<Patient>,
     options: SliceOptions,
+    masks: Masks,
     open: &'a Open<'a>,
     plans: Mutex<Lru<usize, Arc<OnceLock<CasePlans>>>>,
 }
@@ -77,13 +80,15 @@ pub struct BatchKey {
 }
 
 impl<'a> SlicePool<'a> {
-    /// The pool of `cases`, which are grouped by patient, patients by name.
+    /// The pool of `cases`, which are grouped by patient, patients by name. Healthy masks take the
+    /// shapes of `bank` where there is one.
     ///
     /// # Errors
     /// [`Error::NothingToLearn`] without a case, [`Error::Options`] for too many masks.
     pub fn new(
         cases: Vec<PoolCase>,
         options: SliceOptions,
+        bank: Option<Arc<Bank>>,
         open: &'a Open<'a>,
     ) -> Result<SlicePool<'a>, Error> {
         if options.masks > MASKS_PER_CASE_MAX {
@@ -103,7 +108,8 @@ impl<'a> SlicePool<'a> {
             return Err(Error::NothingToLearn);
         }
         let plans = Mutex::new(Lru::new(PLANNED_CASES_MAX));
-        Ok(SlicePool { patients, options, open, plans })
+        let masks = Masks { mode: options.mode, bank };
+        Ok(SlicePool { patients, options, masks, open, plans })
     }
 
     /// The `count` examples of one batch. Each has its own stream, so that the first examples of a
@@ -129,8 +135,8 @@ impl<'a> SlicePool<'a> {
             let (case, contrast) = patient.scans[rng.random_range(0..patient.scans.len())];
             let opened = (self.open)(case).map_err(Error::Open)?;
             let planned = self.planned(case);
-            let plans =
-                planned.get_or_init(|| CasePlans::new(&opened, &patient.name, &self.options));
+            let plans = planned
+                .get_or_init(|| CasePlans::new(&opened, &patient.name, &self.options, &self.masks));
             let example = slices::draw(&opened, plans, contrast, &self.options, scratch, rng);
             if let Some(example) = example {
                 return Ok(example);
@@ -160,9 +166,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::{BatchKey, Error, PoolCase, SlicePool};
+    use crate::data::mask::Mode;
     use crate::data::phantom_for_tests::{brain, tumour};
     use crate::data::prepared::{Prepared, Scan, build};
-    use crate::data::scan::{MaskMode, SliceOptions};
+    use crate::data::scan::SliceOptions;
 
     const KEY: BatchKey = BatchKey { seed: 1, round: 2, step: 3 };
 
@@ -171,7 +178,7 @@ mod tests {
         masks: 1,
         seed: 1,
         round: 1,
-        mode: MaskMode::Corrected,
+        mode: Mode::Corrected,
         augment: false,
     };
 
@@ -192,8 +199,10 @@ mod tests {
     fn a_batch_depends_on_its_key_and_not_on_its_size_the_order_of_patients_or_what_came_before() {
         let cases = [prepared(&[0]), prepared(&[1])];
         let open = |index: usize| Ok(Arc::clone(&cases[index]));
-        let pool = SlicePool::new(vec![case("a", 0, &[0]), case("b", 1, &[1])], OPTIONS, &open);
-        let turned = SlicePool::new(vec![case("b", 1, &[1]), case("a", 0, &[0])], OPTIONS, &open);
+        let pool =
+            SlicePool::new(vec![case("a", 0, &[0]), case("b", 1, &[1])], OPTIONS, None, &open);
+        let turned =
+            SlicePool::new(vec![case("b", 1, &[1]), case("a", 0, &[0])], OPTIONS, None, &open);
         let (pool, turned) = (pool.unwrap(), turned.unwrap());
         let batch = pool.batch(KEY, 8).unwrap();
         turned.batch(BatchKey { step: 1, ..KEY }, 5).unwrap();
@@ -210,7 +219,7 @@ mod tests {
         let cases = [prepared(&[0, 1, 2]), prepared(&[3])];
         let open = |index: usize| Ok(Arc::clone(&cases[index]));
         let cases = vec![case("a", 0, &[0, 1, 2]), case("b", 1, &[3])];
-        let pool = SlicePool::new(cases, OPTIONS, &open).unwrap();
+        let pool = SlicePool::new(cases, OPTIONS, None, &open).unwrap();
         assert_eq!(pool.patients(), 2);
         let drawn = pool.batch(KEY, 1000).unwrap();
         let of_b = drawn.iter().filter(|example| example.condition[3] == 1.0).count();
@@ -223,21 +232,21 @@ mod tests {
         let open = |index: usize| Ok(Arc::clone(&cases[index]));
         // Contrast 2 is not in any of them.
         let some = vec![case("a", 0, &[0]), case("b", 1, &[2])];
-        let batch = SlicePool::new(some, OPTIONS, &open).unwrap().batch(KEY, 50).unwrap();
+        let batch = SlicePool::new(some, OPTIONS, None, &open).unwrap().batch(KEY, 50).unwrap();
         assert!(batch.iter().all(|example| example.condition[0] == 1.0));
-        let none = SlicePool::new(vec![case("b", 1, &[2])], OPTIONS, &open).unwrap();
+        let none = SlicePool::new(vec![case("b", 1, &[2])], OPTIONS, None, &open).unwrap();
         assert!(matches!(none.batch(KEY, 1), Err(Error::NothingToLearn)));
-        let refused = SlicePool::new(Vec::new(), OPTIONS, &open);
+        let refused = SlicePool::new(Vec::new(), OPTIONS, None, &open);
         assert!(matches!(refused, Err(Error::NothingToLearn)));
         let options = SliceOptions { masks: 65, ..OPTIONS };
-        let refused = SlicePool::new(vec![case("a", 0, &[0])], options, &open);
+        let refused = SlicePool::new(vec![case("a", 0, &[0])], options, None, &open);
         assert!(matches!(refused, Err(Error::Options(_))));
     }
 
     #[test]
     fn a_case_that_cannot_be_opened_fails_the_batch() {
         let open = |_: usize| Err("gone".into());
-        let pool = SlicePool::new(vec![case("a", 0, &[0])], OPTIONS, &open).unwrap();
+        let pool = SlicePool::new(vec![case("a", 0, &[0])], OPTIONS, None, &open).unwrap();
         assert!(matches!(pool.batch(KEY, 1), Err(Error::Open(_))));
     }
 }

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 pub use build::{Error, Scan, build};
 
-use super::mask::Room;
+use super::mask::bank::Shape;
+use super::mask::{Mode, Room};
 use super::normalise;
 use super::scan::CONTRASTS;
 use tails::Tails;
@@ -21,6 +22,9 @@ const HEADER_BYTES_MAX: usize = 4 << 20;
 
 /// The codes a voxel of a lesion may have: necrosis, oedema, enhancing, mixed.
 const LESION_CODES: [u8; 4] = [2, 3, 4, 5];
+
+/// Shapes of a tumour depend on what they are for.
+const MODES: [Mode; 2] = [Mode::Corrected, Mode::Compat];
 
 /// The most voxels of a crop that are believed; what is read from files is bounded more tightly.
 const VOXELS_MAX: usize = 1 << 31;
@@ -53,6 +57,8 @@ struct Header {
     scans: Vec<ScanHeader>,
     lesion: Option<LesionHeader>,
     room: Option<Section>,
+    /// The shapes of its tumour, for each of [`MODES`].
+    shapes: [Vec<Section>; MODES.len()],
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -226,6 +232,13 @@ impl Prepared {
         let LesionHeader { first, dims, codes, has_mixed } = self.header.lesion.as_ref()?;
         let codes = self.section(*codes)?;
         Some(Lesion { first: *first, dims: *dims, codes, has_mixed: *has_mixed })
+    }
+
+    /// The shapes of its tumour that masks of `mode` may take.
+    pub(crate) fn shapes(&self, mode: Mode) -> Vec<Shape> {
+        let of_mode = MODES.iter().zip(&self.header.shapes).filter(|(m, _)| **m == mode);
+        let sections = of_mode.flat_map(|(_, sections)| sections);
+        sections.filter_map(|&s| Shape::from_bytes(self.section(s)?).ok()).collect()
     }
 
     /// Where healthy masks may lie; none where there is no room.

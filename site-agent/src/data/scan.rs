@@ -3,6 +3,7 @@
 
 use super::example::CONDITIONS;
 use super::grid;
+use super::mask::Mode;
 use super::normalise;
 
 /// Healthy masks per case unless the caller says otherwise.
@@ -53,19 +54,9 @@ pub struct SliceOptions {
     /// The round, so that each round hides other tissue.
     pub round: u64,
     /// How healthy masks are drawn.
-    pub mode: MaskMode,
+    pub mode: Mode,
     /// Whether examples are turned, scaled and lit at random.
     pub augment: bool,
-}
-
-/// Which algorithm draws healthy masks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MaskMode {
-    /// As the BraTS inpainting challenge means to.
-    #[default]
-    Corrected,
-    /// As the BraTS inpainting challenge does.
-    Compat,
 }
 
 /// The condition vector of a slice at `height` (0 lowest, 1 highest) of the brain.

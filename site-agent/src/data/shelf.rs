@@ -4,7 +4,6 @@
 //! is made again and is the same, bit for bit.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -16,6 +15,8 @@ use super::exam;
 use super::labels::LabelScheme;
 use super::layout::Case;
 use super::lru::Lru;
+use super::mask::Mode;
+use super::mask::bank::Shape;
 use super::prepared::Prepared;
 
 /// Prepared cases take this many bytes of memory or address space at most, unless the caller says
@@ -35,9 +36,12 @@ pub struct Shelf {
     open: Mutex<Lru<[u8; 32], Shared>>,
     /// Digests of files that have not changed since.
     digests: Mutex<BTreeMap<PathBuf, (Stamp, blake3::Hash)>>,
-    /// Keys of cases that could be prepared.
-    sound: Mutex<BTreeSet<[u8; 32]>>,
+    /// The cases that could be prepared, with their tumours' shapes: few kilobytes each.
+    sound: Mutex<BTreeMap<[u8; 32], Shapes>>,
 }
+
+/// The shapes of a case's tumour, for either mode, as bytes.
+type Shapes = Arc<[(Mode, Vec<u8>)]>;
 
 /// A prepared case in use.
 #[derive(Clone)]
@@ -78,7 +82,7 @@ impl Shelf {
             None => self.prepare(case, scheme, &key)?,
         };
         let (found, bytes) = (Arc::new(found), key.as_bytes());
-        locked(&self.sound).insert(*bytes);
+        locked(&self.sound).entry(*bytes).or_insert_with(|| shapes_of(&found));
         locked(&self.open).insert(*bytes, Shared(Arc::clone(&found)), found.bytes());
         Ok(found)
     }
@@ -89,10 +93,27 @@ impl Shelf {
     /// As [`Shelf::case`].
     pub fn check(&self, case: &Case, scheme: LabelScheme) -> Result<(), exam::Error> {
         let key = self.key(case, scheme)?;
-        if locked(&self.sound).contains(key.as_bytes()) {
+        if locked(&self.sound).contains_key(key.as_bytes()) {
             return Ok(());
         }
         self.case(case, scheme).map(|_| ())
+    }
+
+    /// The shapes of a case's tumour that masks of `mode` may take.
+    ///
+    /// # Errors
+    /// As [`Shelf::case`].
+    pub fn shapes(
+        &self,
+        case: &Case,
+        scheme: LabelScheme,
+        mode: Mode,
+    ) -> Result<Vec<Shape>, exam::Error> {
+        self.check(case, scheme)?;
+        let key = self.key(case, scheme)?;
+        let shapes = locked(&self.sound).get(key.as_bytes()).cloned();
+        let of_mode = shapes.iter().flat_map(|shapes| shapes.iter()).filter(|(m, _)| *m == mode);
+        Ok(of_mode.filter_map(|(_, bytes)| Shape::from_bytes(bytes).ok()).collect())
     }
 
     fn prepare(
@@ -176,6 +197,11 @@ impl Shelf {
         locked(&self.digests).insert(path.to_path_buf(), (stamp, digest));
         Ok(digest)
     }
+}
+
+fn shapes_of(case: &Prepared) -> Shapes {
+    let of = |mode| case.shapes(mode).into_iter().map(move |shape| (mode, shape.to_bytes()));
+    [Mode::Corrected, Mode::Compat].into_iter().flat_map(of).collect()
 }
 
 fn stamp(m: &fs::Metadata) -> Stamp {

@@ -80,17 +80,18 @@ fn healing<'a>(plans: &'a ScanPlans, rng: &mut impl Rng) -> &'a Plan {
 mod tests {
     use super::draw;
     use crate::data::example::{Example, REGIONS, Region};
+    use crate::data::mask::{Masks, Mode};
     use crate::data::phantom_for_tests::{brain, tumour};
     use crate::data::plan::{CasePlans, HIDDEN_PIXELS_MIN, Scratch};
     use crate::data::prepared::{Prepared, Scan, build};
-    use crate::data::scan::{MASKS_PER_CASE, MaskMode, SliceOptions};
+    use crate::data::scan::{MASKS_PER_CASE, SliceOptions};
     use crate::data::stream::stream;
     use crate::data::volume::Volume;
 
     const SIZE: usize = 32;
 
     fn options() -> SliceOptions {
-        let mode = MaskMode::Corrected;
+        let mode = Mode::Corrected;
         SliceOptions { size: SIZE, masks: MASKS_PER_CASE, seed: 7, round: 1, mode, augment: false }
     }
 
@@ -108,7 +109,7 @@ mod tests {
         options: &SliceOptions,
         count: usize,
     ) -> Vec<Example> {
-        let plans = CasePlans::new(case, patient, options);
+        let plans = CasePlans::new(case, patient, options, &Masks::default());
         let (mut rng, mut scratch) = (stream("test", &[]), Scratch::default());
         (0..count).filter_map(|_| draw(case, &plans, 2, options, &mut scratch, &mut rng)).collect()
     }

@@ -1,6 +1,6 @@
 //! Makes the block of bytes of one case from its voxels.
 
-use super::{Header, LESION_CODES, LesionHeader, ScanHeader, Section, Storage};
+use super::{Header, LESION_CODES, LesionHeader, MODES, ScanHeader, Section, Storage};
 use crate::data::compose::code;
 use crate::data::example::Region;
 use crate::data::grid::{self, bounding_box, check_geometry};
@@ -68,12 +68,19 @@ pub fn build(scans: &[Scan<'_>], lesion: Option<&[Option<Region>]>) -> Result<Ve
     for scan in scans {
         headers.push(scan_header(scan, &crop, codes.as_deref(), hidden_max, &mut sections)?);
     }
+    let room = room(scans, &crop, codes.as_deref());
+    let mut shapes_of = |mode| -> Vec<Section> {
+        let shapes = room.iter().flat_map(|room| room.shapes(mode));
+        shapes.map(|shape| add(&mut sections, &shape.to_bytes())).collect()
+    };
+    let shapes = MODES.map(&mut shapes_of);
     let header = Header {
+        shapes,
         dims: crop.size(),
         spacing_mm: spacing_mm.map(f64::to_bits),
         voxels: dims.iter().product(),
         scans: headers,
-        room: room(scans, &crop, codes.as_deref()).map(|room| add(&mut sections, &room.to_bytes())),
+        room: room.map(|room| add(&mut sections, &room.to_bytes())),
         lesion: codes.and_then(|codes| lesion_header(&codes, &crop, &mut sections)),
     };
     // A header of numbers is always JSON; were it not, the block would not open.

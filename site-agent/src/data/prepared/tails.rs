@@ -101,19 +101,18 @@ impl Tails {
             return None;
         }
         let value = |rank: usize| {
-            if rank < zeros { Some(0.0) } else { self.select(self.voxels - 1 - rank, &gone, bright) }
+            if rank < zeros {
+                Some(0.0)
+            } else {
+                self.select(self.voxels - 1 - rank, &gone, bright)
+            }
         };
         let high = high.between(value(high.below)?, value(high.above)?);
         Some(Window::between(0.0, high))
     }
 
     /// The value of descending rank `rank` among what is left.
-    fn select(
-        &self,
-        rank: usize,
-        gone: impl Fn(usize) -> usize,
-        bright: &[f32],
-    ) -> Option<f32> {
+    fn select(&self, rank: usize, gone: impl Fn(usize) -> usize, bright: &[f32]) -> Option<f32> {
         let (mut first, mut last) = (0, self.values.len());
         while first < last {
             let middle = (first + last) / 2;

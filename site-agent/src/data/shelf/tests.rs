@@ -9,11 +9,13 @@ use crate::data::exam;
 use crate::data::example::Example;
 use crate::data::labels::LabelScheme;
 use crate::data::layout::{Case, Contrast, Naming};
+use crate::data::mask::Mode;
+use crate::data::mask::bank::Bank;
 use crate::data::nifti::{self, Storage};
 use crate::data::phantom_for_tests::{brain, tumour};
 use crate::data::pool::{BatchKey, PoolCase, SlicePool};
 use crate::data::prefetch::{Ahead, ahead};
-use crate::data::scan::{MaskMode, SliceOptions};
+use crate::data::scan::SliceOptions;
 use crate::data::volume::Volume;
 
 const SCHEME: LabelScheme = LabelScheme::Brats2023;
@@ -52,10 +54,12 @@ fn examples(shelf: &Shelf, cases: &[Case], threads: usize) -> Vec<Example> {
         masks: 2,
         seed: 5,
         round: 1,
-        mode: MaskMode::Corrected,
+        mode: Mode::Corrected,
         augment: false,
     };
-    let pool = SlicePool::new(pooled.collect(), options, &open).unwrap();
+    let shapes = cases.iter().flat_map(|case| shelf.shapes(case, SCHEME, options.mode).unwrap());
+    let bank = Bank::new(shapes.collect()).map(Arc::new);
+    let pool = SlicePool::new(pooled.collect(), options, bank, &open).unwrap();
     let make = |step| pool.batch(BatchKey { seed: 5, round: 1, step: step as u64 }, 4).unwrap();
     ahead(Ahead { threads, queue: 3 }, 8, make, |ready| {
         std::iter::from_fn(|| ready.take()).flatten().collect()
@@ -69,6 +73,8 @@ fn examples_are_the_same_cold_or_warm_kept_or_not_with_one_thread_or_four() {
         (1..4).map(|i| case(folder.path(), &format!("C-{i}"), 1.0 + 0.1 * i as f32)).collect();
     let expected = examples(&Shelf::new(None, OPEN_BYTES), &cases, 1);
     assert_eq!(expected.len(), 32);
+    let shapes = |mode| Shelf::new(None, OPEN_BYTES).shapes(&cases[0], SCHEME, mode).unwrap().len();
+    assert!(shapes(Mode::Corrected) > 0, "masks may take the shape of a tumour");
     // Nothing is kept: every case is read again for every example.
     assert_eq!(examples(&Shelf::new(None, 0), &cases[..], 4), expected);
     let cache = folder.path().join("cache");
