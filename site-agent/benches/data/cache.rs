@@ -36,7 +36,7 @@ const MIB: f64 = (1 << 20) as f64;
 const BATCH: usize = 16;
 
 /// Measures and reports.
-pub fn run(args: &[String]) -> Value {
+pub(crate) fn run(args: &[String]) -> Value {
     let option = |name: &str, default: usize| {
         let at = args.iter().position(|arg| arg == name);
         let value = at.and_then(|at| args.get(at + 1));

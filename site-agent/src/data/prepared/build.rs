@@ -4,11 +4,15 @@ use super::{Header, LESION_CODES, LesionHeader, MODES, ScanHeader, Section, Stor
 use crate::data::compose::code;
 use crate::data::example::Region;
 use crate::data::grid::{self, bounding_box, check_geometry};
-use crate::data::mask::{Room, TRAINING_DIAMETER_MM};
+use crate::data::mask::Room;
 use crate::data::normalise::{self, Window};
 use crate::data::prepared::tails::Tails;
 use crate::data::scan::CONTRASTS;
 use crate::data::volume::Volume;
+
+/// A healthy mask as large as a large tumour: the tails serve for it. A larger one is rare, and its
+/// window comes from every voxel.
+const MASK_MM3: f64 = 200_000.0;
 
 /// Why a case cannot be prepared. No variant names a path or a patient.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -63,7 +67,7 @@ pub fn build(scans: &[Scan<'_>], lesion: Option<&[Option<Region>]>) -> Result<Ve
     let lesion_voxels = codes.as_ref().map_or(0, |c| c.iter().filter(|&&c| c != 0).count());
     let mut sections = Vec::new();
     let spacing_mm = scans[0].image.spacing_mm;
-    let hidden_max = lesion_voxels + mask_voxels(spacing_mm);
+    let hidden_max = lesion_voxels + (MASK_MM3 / spacing_mm.iter().product::<f64>()) as usize;
     let mut headers = Vec::new();
     for scan in scans {
         headers.push(scan_header(scan, &crop, codes.as_deref(), hidden_max, &mut sections)?);
@@ -145,12 +149,6 @@ impl Crop {
     }
 }
 
-/// About as many voxels as the largest healthy mask has: lobes and waves add to its ball.
-fn mask_voxels(spacing_mm: [f64; 3]) -> usize {
-    let (_, diameter_mm) = TRAINING_DIAMETER_MM;
-    (diameter_mm.powi(3) / spacing_mm.iter().product::<f64>()) as usize
-}
-
 fn scan_header(
     scan: &Scan<'_>,
     crop: &Crop,
@@ -163,6 +161,9 @@ fn scan_header(
     let brain = bounding_box(dims, |i| inside[i] > 0.0).ok_or(grid::Error::NoBrain)?;
     let positive: Vec<f32> = inside.iter().copied().filter(|&v| v > 0.0).collect();
     let count = positive.len();
+    let storage = storage(&inside);
+    // Whole numbers are few different ones, so all of them are kept.
+    let hidden_max = if storage == Storage::F32 { hidden_max } else { usize::MAX };
     let tails = Tails::of(positive, scan.image.voxels.len(), hidden_max);
     // A scan without a window teaches nothing, however it is masked.
     match tails.window(0, |_| 0, &[]) {
@@ -184,7 +185,6 @@ fn scan_header(
         .chunks_exact(dims[0] * dims[1])
         .map(|slice| slice.iter().filter(|&&v| v > 0.0).count() as u32)
         .collect();
-    let storage = storage(&inside);
     let bytes: Vec<u8> = match storage {
         Storage::U8 => inside.iter().map(|&v| v as u8).collect(),
         Storage::U16 => inside.iter().flat_map(|&v| (v as u16).to_le_bytes()).collect(),
