@@ -5,6 +5,7 @@
 
 mod agent;
 mod cli;
+mod data_check;
 mod fake;
 mod site;
 mod trainer;
