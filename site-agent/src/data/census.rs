@@ -146,14 +146,14 @@ pub fn survey(case: &Case, scheme: Option<LabelScheme>) -> CaseReport {
     }
 }
 
-/// What a case with these labels can train: healthy tissue always, a tumour where its components are
-/// known.
+/// What a case with these labels can train: healthy tissue always, a tumour where every part of it is
+/// a known component. A cavity is none, so beside one nothing but healthy tissue is painted.
 pub fn tasks(labels: &[LabelReport], scheme: Option<LabelScheme>) -> Vec<Task> {
     let is_component = |label: &LabelReport| {
         let region = scheme.and_then(|scheme| scheme.region_of(label.label)).flatten();
         matches!(region, Some(Region::Necrosis | Region::Oedema | Region::Enhancing))
     };
-    if labels.iter().any(is_component) {
+    if !labels.is_empty() && labels.iter().all(is_component) {
         vec![Task::Heal, Task::Components, Task::Mixed, Task::Box]
     } else {
         vec![Task::Heal]

@@ -26,7 +26,7 @@ pub enum LabelScheme {
     Brats2023,
     /// BraTS after treatment: 1 non-enhancing core, 2 oedema, 3 enhancing tumour, 4 resection cavity.
     /// A cavity is no component of a tumour: it is hidden with it when healthy tissue is painted, and
-    /// never painted itself.
+    /// no case that has one is painted with tumour.
     BratsPost,
     /// Any positive number is a lesion of one unnamed kind.
     Lesion,

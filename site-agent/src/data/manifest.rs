@@ -13,8 +13,8 @@ use crate::data::labels::LabelScheme;
 /// The manifest's names in a data folder.
 pub const FILE_NAMES: [&str; 2] = ["manifest.csv", "manifest.toml"];
 
-/// Bytes of a manifest: 100,000 cases of a hundred bytes and more.
-pub const BYTES_MAX: usize = 32 << 20;
+/// Bytes of a manifest: 100,000 cases of 160 bytes.
+pub const BYTES_MAX: usize = 16 << 20;
 
 /// Cases of a manifest.
 pub const ROWS_MAX: usize = 100_000;

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write as _};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -174,8 +174,8 @@ fn summary_text(summary: &Summary) -> String {
     lines.push(("usable", format!("{exam} of {patient}, {segmented} with labels")));
     lines.push(("set aside", counted(*set_aside, &summary.set_aside_by_kind)));
     if *exams > 0 {
-        lines.push(("contrasts", counts(&summary.contrasts)));
-        lines.push(("axes", counts(&summary.orientations)));
+        lines.push(("contrasts", counts(summary.contrasts.iter().map(|(c, n)| (c.name(), *n)))));
+        lines.push(("axes", counts(summary.orientations.iter().map(|(o, n)| (o.as_str(), *n)))));
         lines.extend(grid_lines(summary));
     }
     if let Some(brain) = summary.brain_ml {
@@ -192,7 +192,7 @@ fn summary_text(summary: &Summary) -> String {
         lines.push(("labels", labels.join(", ") + more));
     }
     if *exams > 0 {
-        lines.push(("trains", counts(&summary.tasks)));
+        lines.push(("trains", counts(summary.tasks.iter().map(|(t, n)| (t.name(), *n)))));
     }
     let notes = summary.notes.iter();
     lines.extend(notes.map(|(note, n)| ("note", format!("{note}: {}", plural(*n, "exam")))));
@@ -225,13 +225,14 @@ fn plural(count: usize, word: &str) -> String {
 }
 
 /// As in `48: 4 grid, 4 truncated`.
-fn counted<K: Display>(all: usize, parts: &BTreeMap<K, usize>) -> String {
-    if parts.is_empty() { all.to_string() } else { format!("{all}: {}", counts(parts)) }
+fn counted(all: usize, parts: &BTreeMap<&str, usize>) -> String {
+    let parts = counts(parts.iter().map(|(kind, n)| (*kind, *n)));
+    if parts.is_empty() { all.to_string() } else { format!("{all}: {parts}") }
 }
 
 /// As in `7 t1n, 5 t2f`.
-fn counts<K: Display>(parts: &BTreeMap<K, usize>) -> String {
-    let parts = parts.iter().map(|(name, count)| format!("{count} {name}"));
+fn counts<'a>(parts: impl Iterator<Item = (&'a str, usize)>) -> String {
+    let parts = parts.map(|(name, count)| format!("{count} {name}"));
     parts.collect::<Vec<_>>().join(", ")
 }
 

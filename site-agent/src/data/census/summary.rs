@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::data::census::{CaseReport, GridReport};
-use crate::data::layout::Discovery;
+use crate::data::census::{CaseReport, GridReport, Task};
+use crate::data::layout::{Contrast, Discovery};
 use crate::data::problem::{Problem, Severity};
 
 /// A whole data folder, as `data check --output json` prints it. Its names may not leave the site.
@@ -41,7 +41,7 @@ pub struct Summary {
     /// NIfTI files that belong to no case by their names.
     pub files_passed_over: usize,
     /// Cases with each contrast.
-    pub contrasts: BTreeMap<&'static str, usize>,
+    pub contrasts: BTreeMap<Contrast, usize>,
     /// Cases with a segmentation.
     pub segmented: usize,
     /// Cases by the orientation of their files.
@@ -53,7 +53,7 @@ pub struct Summary {
     /// Labels by number.
     pub labels: BTreeMap<String, LabelSummary>,
     /// Cases that can train each task.
-    pub tasks: BTreeMap<&'static str, usize>,
+    pub tasks: BTreeMap<Task, usize>,
     /// Problems by severity.
     pub problems: ProblemCounts,
     /// Cases by the kind of what set them aside.
@@ -132,8 +132,8 @@ fn summary(discovery: &Discovery, cases: &[CaseReport], set_aside: &[SetAsideRep
         ..Summary::default()
     };
     for case in &usable {
-        count(&mut summary.contrasts, case.contrasts.iter().map(|contrast| contrast.name()));
-        count(&mut summary.tasks, case.tasks.iter().map(|task| task.name()));
+        count(&mut summary.contrasts, case.contrasts.iter().copied());
+        count(&mut summary.tasks, case.tasks.iter().copied());
         summary.segmented += usize::from(case.label_scheme.is_some());
         if let Some(grid) = &case.grid {
             let (dims, mm) = grid_text(grid);

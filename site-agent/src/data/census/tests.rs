@@ -94,13 +94,15 @@ fn a_good_case_is_described_in_millilitres_and_can_train_every_task() {
 }
 
 #[test]
-fn a_tumour_is_painted_where_its_components_are_known_and_a_cavity_never() {
+fn a_tumour_is_painted_where_every_part_is_a_known_component_and_a_cavity_never() {
     let tasks_of = |scheme, labels: &[f32]| {
         let report = |&label| LabelReport { label, meaning: None, voxels: 1, ml: 1.0 };
         tasks(&labels.iter().map(report).collect::<Vec<_>>(), scheme)
     };
     assert_eq!(tasks_of(Some(LabelScheme::BratsPost), &[4.0]), [Task::Heal]);
-    assert_eq!(tasks_of(Some(LabelScheme::BratsPost), &[1.0, 4.0]).len(), 4);
+    assert_eq!(tasks_of(Some(LabelScheme::BratsPost), &[1.0, 4.0]), [Task::Heal]);
+    assert_eq!(tasks_of(Some(LabelScheme::BratsPost), &[1.0, 3.0]).len(), 4);
+    assert_eq!(tasks_of(Some(LabelScheme::Brats2021), &[1.0, 4.0]).len(), 4);
     assert_eq!(tasks_of(Some(LabelScheme::Lesion), &[1.0, 4.0]), [Task::Heal]);
     assert_eq!(tasks_of(None, &[]), [Task::Heal]);
 }
@@ -202,10 +204,10 @@ fn a_census_counts_usable_cases_and_gives_the_others_with_their_first_reason() {
     let summary = &census.summary;
     assert_eq!((summary.patients, summary.exams, summary.set_aside), (1, 2, 2));
     assert_eq!((summary.segmented, summary.files_passed_over), (1, 3));
-    assert_eq!(summary.contrasts, BTreeMap::from([("t1n", 2), ("t2f", 2)]));
+    assert_eq!(summary.contrasts, BTreeMap::from([(Contrast::T1n, 2), (Contrast::T2f, 2)]));
     assert_eq!(summary.grids, BTreeMap::from([("60x72x40 at 2.4x2.4x3 mm".to_owned(), 2)]));
-    assert_eq!(summary.tasks["heal"], 2);
-    assert_eq!(summary.tasks["box"], 1);
+    assert_eq!(summary.tasks[&Task::Heal], 2);
+    assert_eq!(summary.tasks[&Task::Box], 1);
     assert_eq!(summary.labels["2"].cases, 1);
     assert_eq!(summary.labels["2"].meaning, Some("oedema"));
     assert_eq!((summary.problems.error, summary.problems.warning), (2, 0));
@@ -219,5 +221,7 @@ fn a_census_counts_usable_cases_and_gives_the_others_with_their_first_reason() {
     assert_eq!(json["set_aside"][1]["severity"], "error");
     assert_eq!(json["cases"][0]["tasks"][1], "components");
     assert_eq!(json["cases"][0]["contrasts"][1], "t2f");
+    assert_eq!(json["summary"]["contrasts"]["t2f"], 2);
+    assert_eq!(json["summary"]["tasks"]["box"], 1);
     assert!(json["cases"][0].get("digests").is_none());
 }
