@@ -224,7 +224,12 @@ fn a_folder_without_a_usable_case_exits_with_1_and_a_wrong_scheme_with_2() {
     let path = folder.path().to_str().unwrap();
     let code =
         |args: &[&str]| program(&[&["data", "check", path][..], args].concat()).status.code();
-    assert_eq!(code(&[]), Some(1));
+    let output = program(&["data", "check", path]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");
+    assert!(error.contains("no cases found"), "{error}");
+    let absent = String::from_utf8(program(&["data", "check", "/absent"]).stderr).unwrap();
+    assert_eq!(absent.matches("No such file").count(), 1, "{absent}");
     std::fs::write(folder.path().join("A-1-t1n.nii.gz"), b"no scan").unwrap();
     let output = program(&["data", "check", path]);
     let text = String::from_utf8(output.stdout).unwrap();
