@@ -18,9 +18,10 @@ use serde::de::value::{Error as WordError, StrDeserializer};
 use crate::data::cache::{self, Cache};
 use crate::data::exam::{self, Exam};
 use crate::data::labels::LabelScheme;
-use crate::data::layout::{self, Case, Contrast};
+use crate::data::layout::{self, Case, Contrast, Discovery, SetAside};
 use crate::data::mask::bank::Bank;
 use crate::data::pool::{self, PoolCase, SlicePool};
+use crate::data::problem::Problem;
 use crate::data::scan::SliceOptions;
 use crate::data::shelf::{OPEN_BYTES_DEFAULT, Shelf};
 use crate::data::split;
@@ -87,15 +88,6 @@ impl Error {
     }
 }
 
-/// A case that is not used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SetAside {
-    /// Its name.
-    pub case: String,
-    /// Why.
-    pub reason: String,
-}
-
 /// The scans of a site.
 #[derive(Debug)]
 pub struct Cohort {
@@ -104,8 +96,8 @@ pub struct Cohort {
     held_out: BTreeSet<String>,
     scheme: Option<LabelScheme>,
     shelf: Shelf,
-    /// Why a case is set aside, by its name.
-    aside: Mutex<BTreeMap<String, String>>,
+    /// What is wrong with a case that is set aside, by its name.
+    aside: Mutex<BTreeMap<String, Problem>>,
 }
 
 impl Cohort {
@@ -114,7 +106,7 @@ impl Cohort {
     /// # Errors
     /// If a setting has no meaning, there is no case, or the cache cannot be opened.
     pub fn discover(settings: &DataSettings) -> Result<Cohort, Error> {
-        let known = "brats2021, brats2023, lesion";
+        let known = "brats2021, brats2023, brats_post, lesion";
         let scheme = settings.label_scheme.as_deref();
         let scheme = scheme.map(|word| parse("data.label_scheme", word, known)).transpose()?;
         let known = "t1n, t1c, t2w, t2f";
@@ -123,13 +115,11 @@ impl Cohort {
             .as_deref()
             .map(|words| words.iter().map(|word| parse("data.contrasts", word, known)).collect());
         let wanted: Option<BTreeSet<Contrast>> = wanted.transpose()?;
-        let mut cases = layout::discover(&settings.path)?;
+        let mut found = layout::discover(&settings.path)?;
         if let Some(wanted) = &wanted {
-            for case in &mut cases {
-                case.scans.retain(|contrast, _| wanted.contains(contrast));
-            }
-            cases.retain(|case| !case.scans.is_empty());
+            found.keep_contrasts(wanted);
         }
+        let Discovery { cases, set_aside, .. } = found;
         if cases.is_empty() {
             return Err(Error::NoContrast { path: settings.path.clone() });
         }
@@ -142,7 +132,11 @@ impl Cohort {
         let cache = cache.map(|folder| Cache::open(folder, settings.cache_mib_max)).transpose()?;
         let shelf = Shelf::new(cache, open_bytes());
         let settings = settings.clone();
-        Ok(Cohort { settings, cases, held_out, scheme, shelf, aside: Mutex::default() })
+        let cohort = Cohort { settings, cases, held_out, scheme, shelf, aside: Mutex::default() };
+        for SetAside { case, problem } in set_aside {
+            cohort.set_case_aside(&case, problem);
+        }
+        Ok(cohort)
     }
 
     /// How much there is, and how much of it is known to be unusable so far.
@@ -151,7 +145,7 @@ impl Cohort {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let scans = self.usable(false).map(|(_, case)| case.scans.len()).sum();
         CohortSummary {
-            cases: count(self.cases.len()),
+            cases: count(self.names().len()),
             cases_set_aside: count(self.aside().len()),
             patients: count(patients.len()),
             patients_held_out: count(self.held_out.len()),
@@ -171,19 +165,26 @@ impl Cohort {
     /// The cases that are set aside so far.
     pub fn set_aside(&self) -> Vec<SetAside> {
         let aside = self.aside();
-        let one = |(case, reason): (&String, &String)| SetAside {
+        let one = |(case, problem): (&String, &Problem)| SetAside {
             case: case.clone(),
-            reason: reason.clone(),
+            problem: problem.clone(),
         };
         aside.iter().map(one).collect()
     }
 
     /// Reads a whole case at its full size; none if it is, or now has to be, set aside.
     pub fn read(&self, case: &Case) -> Option<Exam> {
-        let scheme = case.label_scheme(self.scheme);
-        let read = self.shelf.check(case, scheme).and_then(|()| exam::read(case, scheme));
-        self.note(case, read.as_ref().err());
-        read.ok()
+        let scheme = case.scheme(self.scheme);
+        match self.shelf.check(case, scheme).and_then(|()| exam::read(case, scheme)) {
+            Ok(exam) => {
+                self.note(case, Ok(()));
+                Some(exam)
+            }
+            Err(error) => {
+                self.note(case, Err(error));
+                None
+            }
+        }
     }
 
     /// Has `used` draw from the training slices of one round, after every case was looked at.
@@ -210,14 +211,14 @@ impl Cohort {
         }
         let mut shapes = Vec::new();
         for case in cases.iter().map(|pooled| &self.cases[pooled.index]) {
-            let found = self.shelf.shapes(case, case.label_scheme(self.scheme), options.mode);
+            let found = self.shelf.shapes(case, case.scheme(self.scheme), options.mode);
             // It was sound a moment ago; if it has gone since, drawing from it says so.
             shapes.extend(found.unwrap_or_default());
         }
         let bank = Bank::new(shapes).map(Arc::new);
         let open = |index: usize| {
             let case = &self.cases[index];
-            self.shelf.case(case, case.label_scheme(self.scheme)).map_err(Into::into)
+            self.shelf.case(case, case.scheme(self.scheme)).map_err(Into::into)
         };
         Ok(used(&SlicePool::new(cases, options, bank, &open)?))
     }
@@ -226,24 +227,33 @@ impl Cohort {
     pub fn none_sound(&self) -> Error {
         const REASONS_MAX: usize = 3;
         let aside = self.aside();
-        let reasons = aside.values().take(REASONS_MAX).cloned().collect();
+        let reasons = aside.values().take(REASONS_MAX).map(Problem::to_string).collect();
         Error::NoneSound { path: self.settings.path.clone(), cases: aside.len(), reasons }
     }
 
-    /// Sets a case aside, or takes it back once it was repaired. Each reason is logged once.
-    fn note(&self, case: &Case, error: Option<&exam::Error>) {
-        let Some(error) = error else {
-            self.aside().remove(&case.name);
-            return;
-        };
-        let reason = error.to_string();
-        let before = self.aside().insert(case.name.clone(), reason.clone());
-        if before.as_ref() != Some(&reason) {
-            tracing::warn!(case = case.name, reason, "set aside");
+    /// Sets a case aside, or takes it back once it was repaired.
+    fn note(&self, case: &Case, found: Result<(), exam::Error>) {
+        match found {
+            Ok(()) => drop(self.aside().remove(&case.name)),
+            Err(error) => self.set_case_aside(&case.name, error.problem(case)),
         }
     }
 
-    fn aside(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+    /// Sets a case aside. Each reason is logged once.
+    fn set_case_aside(&self, case: &str, problem: Problem) {
+        let before = self.aside().insert(case.to_owned(), problem.clone());
+        if before.as_ref() != Some(&problem) {
+            tracing::warn!(case, kind = problem.kind.name(), "set aside: {problem}");
+        }
+    }
+
+    /// The names of all cases, used or not.
+    fn names(&self) -> BTreeSet<String> {
+        let aside = self.aside();
+        self.cases.iter().map(|case| &case.name).chain(aside.keys()).cloned().collect()
+    }
+
+    fn aside(&self) -> MutexGuard<'_, BTreeMap<String, Problem>> {
         self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

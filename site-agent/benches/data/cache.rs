@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use fedpaint_site_agent::data::cache::Cache;
 use fedpaint_site_agent::data::labels::LabelScheme;
-use fedpaint_site_agent::data::layout::{Case, Contrast, Naming};
+use fedpaint_site_agent::data::layout::{Case, Contrast};
 use fedpaint_site_agent::data::mask::Mode;
 use fedpaint_site_agent::data::mask::bank::Bank;
 use fedpaint_site_agent::data::nifti::{self, Storage};
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 
 const DIMS: [usize; 3] = [240, 240, 155];
 
-const SCHEME: LabelScheme = LabelScheme::Brats2023;
+const SCHEME: Option<LabelScheme> = Some(LabelScheme::Brats2023);
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -235,5 +235,5 @@ fn write_case(folder: &Path, index: usize) -> Case {
     let scans: BTreeMap<Contrast, PathBuf> = Contrast::ALL.iter().enumerate().map(scan).collect();
     let inside = |p| if away(p, centre, half_mm) <= 1.0 { label(p) } else { 0.0 };
     let segmentation = Some(write("seg", Storage::U8, &volume(&inside)));
-    Case { patient: name.clone(), name, naming: Naming::Brats2023, scans, segmentation }
+    Case { patient: name.clone(), name, scans, segmentation, label_scheme: None }
 }

@@ -2,12 +2,15 @@
 //!
 //! A case that was found sound is not read again while its files stay as they are.
 
+use std::collections::BTreeMap;
+
 use rustix::process::{Resource, getrlimit};
 
 use super::{Cohort, Error};
 use crate::data::exam;
 use crate::data::layout::{Case, Contrast};
 use crate::data::prefetch::{Ahead, ahead};
+use crate::data::problem::Problem;
 use crate::data::split::manifest::{Entry, Manifest, Part, patient_hash};
 
 /// The most cases that are read at a time.
@@ -30,14 +33,14 @@ impl Cohort {
         let cases = &self.cases;
         let look = |index: usize| -> Option<Result<(), exam::Error>> {
             let case: &Case = &cases[index];
-            (!is_stopped()).then(|| self.shelf.check(case, case.label_scheme(self.scheme)))
+            (!is_stopped()).then(|| self.shelf.check(case, case.scheme(self.scheme)))
         };
         let readers = Ahead { threads: readers(), queue: 2 * READERS_MAX };
         ahead(readers, cases.len(), look, |looked| {
             for (index, case) in cases.iter().enumerate() {
                 progress(index, cases.len());
                 let found = looked.take().flatten().ok_or(Error::Stopped)?;
-                self.note(case, found.as_ref().err());
+                self.note(case, found);
             }
             progress(cases.len(), cases.len());
             Ok(())
@@ -47,8 +50,9 @@ impl Cohort {
     /// What became of each case, with the digests of its files; after [`Cohort::survey`].
     pub fn manifest(&self) -> Manifest {
         let salt = &self.settings.split_salt;
+        let aside = |name: &str| self.aside().get(name).map(Problem::to_string);
         let entry = |case: &Case| {
-            let reason = self.aside().get(&case.name).cloned();
+            let reason = aside(&case.name);
             let part = match &reason {
                 Some(_) => Part::SetAside,
                 None if self.held_out.contains(&case.patient) => Part::HeldOut,
@@ -58,10 +62,18 @@ impl Cohort {
             let files = named.chain(case.segmentation.iter().map(|path| ("seg", path)));
             let digested = files
                 .filter_map(|(name, path)| Some((name, self.shelf.digest(path).ok()?.to_string())));
-            let patient = patient_hash(salt, &case.patient);
+            let patient = Some(patient_hash(salt, &case.patient));
             Entry { case: case.name.clone(), patient, part, reason, files: digested.collect() }
         };
-        Manifest::new(self.settings.held_out, self.cases.iter().map(entry).collect())
+        let mut entries: Vec<Entry> = self.cases.iter().map(entry).collect();
+        // Those whose files could not even be told apart.
+        for case in self.names() {
+            if !self.cases.iter().any(|found| found.name == case) {
+                let (reason, part, files) = (aside(&case), Part::SetAside, BTreeMap::new());
+                entries.push(Entry { case, patient: None, part, reason, files });
+            }
+        }
+        Manifest::new(self.settings.held_out, entries)
     }
 }
 

@@ -5,6 +5,7 @@ use super::{Cohort, Error};
 use crate::data::example::Example;
 use crate::data::mask::Mode;
 use crate::data::pool::BatchKey;
+use crate::data::problem::Kind;
 use crate::data::scan::SliceOptions;
 use crate::data::split::manifest::Part;
 use crate::phantom::scanner::Scanner;
@@ -116,8 +117,9 @@ fn a_bad_case_is_set_aside_with_its_reason_and_the_rest_train() {
     let drawn = draw(&cohort).unwrap();
     let aside = cohort.set_aside();
     assert_eq!(aside.len(), 2, "{aside:?}");
-    assert!(aside[0].reason.contains("truncated") && aside[0].reason.contains("t2w"), "{aside:?}");
-    assert!(aside[1].reason.contains("has no meaning"), "{aside:?}");
+    assert_eq!(aside[0].problem.kind, Kind::Truncated);
+    assert!(aside[0].problem.to_string().contains("t2w"), "{aside:?}");
+    assert_eq!(aside[1].problem.kind, Kind::Labels);
     let summary = cohort.summary();
     assert_eq!((summary.cases, summary.cases_set_aside, summary.scans_training), (4, 2, 8));
     // Without the cache, or without the bad cases, the same is learnt.

@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::example::Region;
+use super::grid;
 use super::labels::{self, LabelScheme};
 use super::layout::{Case, Contrast};
 use super::nifti::{self, header::FileGeometry};
+use super::normalise;
 use super::prepared::{self, Scan};
+use super::problem::{Kind, Problem};
 use super::volume::Volume;
 
 /// Why a case cannot be used. Texts name its files.
@@ -41,6 +44,37 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The error as what is wrong with `case`.
+    pub fn problem(self, case: &Case) -> Problem {
+        use grid::Error::{NoBrain, Shape, Size, Spacing};
+        use prepared::Error::{Contrasts, Grid, Label, Window};
+        let text = self.to_string();
+        let kind = match self {
+            Error::Nifti(error) => return error.into(),
+            Error::Labels(error) => {
+                let problem = Problem::from(error.fault);
+                return match &case.segmentation {
+                    Some(path) => problem.in_file(path),
+                    None => problem,
+                };
+            }
+            Error::NoScan { .. } => Kind::NoContrast,
+            Error::Changed { .. } => Kind::Unreadable,
+            Error::Prepare { source, .. } => match source {
+                Contrasts(_) => Kind::NoContrast,
+                prepared::Error::Shape { .. } | Grid(Shape { .. }) => Kind::Grid,
+                Label(_) => Kind::Labels,
+                Grid(NoBrain) => Kind::Empty,
+                Grid(Size { .. } | Spacing { .. }) => Kind::Header,
+                Window(normalise::Error::NotFinite) => Kind::NotFinite,
+                Window(_) => Kind::Empty,
+            },
+        };
+        Problem::error(kind, text)
+    }
+}
+
 /// All images of one case, on one grid.
 #[derive(Debug)]
 pub struct Exam {
@@ -56,7 +90,7 @@ pub struct Exam {
 ///
 /// # Errors
 /// [`Error`] if a file does not read or does not fit the others.
-pub fn read(case: &Case, scheme: LabelScheme) -> Result<Exam, Error> {
+pub fn read(case: &Case, scheme: Option<LabelScheme>) -> Result<Exam, Error> {
     let mut scans = case.scans.iter();
     let none = || Error::NoScan { case: case.name.clone() };
     let (&contrast, first) = scans.next().ok_or_else(none)?;
@@ -79,7 +113,7 @@ pub fn read(case: &Case, scheme: LabelScheme) -> Result<Exam, Error> {
 ///
 /// # Errors
 /// As [`read`], and if nothing can be learnt from a scan.
-pub fn prepare(case: &Case, scheme: LabelScheme) -> Result<Vec<u8>, Error> {
+pub fn prepare(case: &Case, scheme: Option<LabelScheme>) -> Result<Vec<u8>, Error> {
     let exam = read(case, scheme)?;
     let scans: Vec<Scan<'_>> = exam
         .images

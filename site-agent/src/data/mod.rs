@@ -2,6 +2,7 @@
 //! the network, or a key.
 
 pub mod cache;
+pub mod census;
 mod compose;
 pub mod exam;
 pub mod example;
@@ -10,6 +11,7 @@ pub mod inpaint;
 pub mod labels;
 pub mod layout;
 mod lru;
+pub mod manifest;
 pub mod mask;
 #[cfg(test)]
 mod multitask_tests;
@@ -21,6 +23,7 @@ mod plan;
 pub mod pool;
 pub mod prefetch;
 pub mod prepared;
+pub mod problem;
 pub mod scan;
 pub mod shelf;
 pub mod slices;

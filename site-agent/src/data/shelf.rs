@@ -71,7 +71,11 @@ impl Shelf {
     ///
     /// # Errors
     /// [`exam::Error`] if its files cannot be read, do not fit together, or teach nothing.
-    pub fn case(&self, case: &Case, scheme: LabelScheme) -> Result<Arc<Prepared>, exam::Error> {
+    pub fn case(
+        &self,
+        case: &Case,
+        scheme: Option<LabelScheme>,
+    ) -> Result<Arc<Prepared>, exam::Error> {
         let key = self.key(case, scheme)?;
         if let Some(Shared(found)) = locked(&self.open).get(key.as_bytes()) {
             return Ok(found);
@@ -91,7 +95,7 @@ impl Shelf {
     ///
     /// # Errors
     /// As [`Shelf::case`].
-    pub fn check(&self, case: &Case, scheme: LabelScheme) -> Result<(), exam::Error> {
+    pub fn check(&self, case: &Case, scheme: Option<LabelScheme>) -> Result<(), exam::Error> {
         let key = self.key(case, scheme)?;
         if locked(&self.sound).contains_key(key.as_bytes()) {
             return Ok(());
@@ -106,7 +110,7 @@ impl Shelf {
     pub fn shapes(
         &self,
         case: &Case,
-        scheme: LabelScheme,
+        scheme: Option<LabelScheme>,
         mode: Mode,
     ) -> Result<Vec<Shape>, exam::Error> {
         self.check(case, scheme)?;
@@ -119,7 +123,7 @@ impl Shelf {
     fn prepare(
         &self,
         case: &Case,
-        scheme: LabelScheme,
+        scheme: Option<LabelScheme>,
         key: &Key,
     ) -> Result<Prepared, exam::Error> {
         let block = exam::prepare(case, scheme)?;
@@ -140,7 +144,7 @@ impl Shelf {
     }
 
     /// What a case's block is made from: its files' bytes, what they are, what labels mean.
-    fn key(&self, case: &Case, scheme: LabelScheme) -> Result<Key, exam::Error> {
+    fn key(&self, case: &Case, scheme: Option<LabelScheme>) -> Result<Key, exam::Error> {
         let mut hasher = blake3::Hasher::new_derive_key(DOMAIN);
         for (&contrast, path) in &case.scans {
             hasher.update(&[contrast as u8]).update(self.digest(path)?.as_bytes());

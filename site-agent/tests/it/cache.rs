@@ -12,7 +12,7 @@ fn trained(folder: &Path, name: &str, more: &[&str]) -> String {
     let (plan, start, out) = (path("plan.toml"), path("model.safetensors"), path(name));
     let data = scans().to_str().unwrap();
     let mut args = vec!["train", "--plan", &plan, "--model", &start, "--out", &out, "--data", data];
-    args.extend(["--device", "cpu"]);
+    args.extend(["--device", "cpu", "--label-scheme", "brats2023"]);
     args.extend(more);
     let output = program(&args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -37,7 +37,7 @@ fn a_training_and_data_split_write_the_same_manifest() {
     trained(folder.path(), "a.safetensors", &["--held-out", "0.5", "--split-salt", "x"]);
     let out = folder.path().join("split.json");
     let (data, out) = (scans().to_str().unwrap(), out.to_str().unwrap());
-    let options = ["--held-out", "0.5", "--salt", "x"];
+    let options = ["--held-out", "0.5", "--salt", "x", "--label-scheme", "brats2023"];
     let output = program(&[&["data", "split", data, "--out", out], &options[..]].concat());
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text.trim(), "1 training, 1 held out, 0 set aside");

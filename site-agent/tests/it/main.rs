@@ -6,6 +6,7 @@
 mod agent;
 mod cache;
 mod cli;
+mod data_check;
 mod fake;
 mod site;
 mod trainer;

@@ -1,6 +1,7 @@
 //! `data`: what a site does with its scans before it takes part. What is printed here names cases and
 //! files, for the site's own people; nothing of it leaves the site.
 
+pub mod check;
 pub mod split;
 
 use std::process::ExitCode;
@@ -19,6 +20,8 @@ pub struct Args {
 enum Verb {
     /// Say which cases train, are held out or are set aside, with the digests of their files.
     Split(split::Args),
+    /// Read every scan and say what there is, what is wrong with it and what it can train.
+    Check(check::Args),
 }
 
 /// Does what the command line says.
@@ -28,5 +31,6 @@ enum Verb {
 pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.verb {
         Verb::Split(args) => split::run(args),
+        Verb::Check(args) => check::run(args),
     }
 }

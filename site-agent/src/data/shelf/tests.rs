@@ -8,7 +8,7 @@ use crate::data::cache::Cache;
 use crate::data::exam;
 use crate::data::example::Example;
 use crate::data::labels::LabelScheme;
-use crate::data::layout::{Case, Contrast, Naming};
+use crate::data::layout::{Case, Contrast};
 use crate::data::mask::Mode;
 use crate::data::mask::bank::Bank;
 use crate::data::nifti::{self, Storage};
@@ -18,7 +18,7 @@ use crate::data::prefetch::{Ahead, ahead};
 use crate::data::scan::SliceOptions;
 use crate::data::volume::Volume;
 
-const SCHEME: LabelScheme = LabelScheme::Brats2023;
+const SCHEME: Option<LabelScheme> = Some(LabelScheme::Brats2023);
 
 const OPEN_BYTES: usize = 1 << 30;
 
@@ -39,7 +39,7 @@ fn case(folder: &Path, name: &str, gain: f32) -> Case {
     ]);
     let segmentation = Some(write("seg", &image.with_voxels(labels.collect())));
     let patient = name.to_owned();
-    Case { name: name.into(), patient, naming: Naming::Brats2023, scans, segmentation }
+    Case { name: name.into(), patient, scans, segmentation, label_scheme: None }
 }
 
 fn examples(shelf: &Shelf, cases: &[Case], threads: usize) -> Vec<Example> {
@@ -102,7 +102,7 @@ fn a_warm_cache_opens_no_volume_and_a_changed_file_is_another_case() {
     assert!(Arc::ptr_eq(&a, &b));
     assert_eq!(entries(), 1);
     // Other labels, fewer scans or other voxels are not.
-    shelf.check(&one, LabelScheme::Lesion).unwrap();
+    shelf.check(&one, Some(LabelScheme::Lesion)).unwrap();
     let mut fewer = one.clone();
     fewer.scans.remove(&Contrast::T1n);
     shelf.check(&fewer, SCHEME).unwrap();
@@ -136,7 +136,7 @@ fn one_bad_file_sets_its_whole_case_aside_with_a_reason_that_names_it() {
     let shelf = Shelf::new(None, OPEN_BYTES);
     shelf.check(&good, SCHEME).unwrap();
     let refused = |case: &Case, scheme| shelf.check(case, scheme).unwrap_err().to_string();
-    assert!(refused(&good, LabelScheme::Brats2021).contains("label 3"));
+    assert!(refused(&good, Some(LabelScheme::Brats2021)).contains("label 3"));
     let with = |contrast: Contrast, path: PathBuf| {
         let mut case = good.clone();
         case.scans.insert(contrast, path);

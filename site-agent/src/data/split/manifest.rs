@@ -36,8 +36,9 @@ pub struct Entry {
     /// Its name.
     pub case: String,
     /// The patient as a hash keyed by the salt: equal for all exams of one patient, and of no use to
-    /// who has not the salt.
-    pub patient: String,
+    /// who has not the salt. None where it is not known whose case it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patient: Option<String>,
     /// What became of it.
     pub part: Part,
     /// Why it was set aside.
@@ -102,7 +103,8 @@ mod tests {
 
     fn entry(case: &str, part: Part) -> Entry {
         let files = [("t1n", blake3::hash(case.as_bytes()).to_string())].into();
-        Entry { case: case.into(), patient: patient_hash("s", case), part, reason: None, files }
+        let patient = Some(patient_hash("s", case));
+        Entry { case: case.into(), patient, part, reason: None, files }
     }
 
     #[test]
