@@ -40,7 +40,7 @@ use crate::phantom::seed::PatientSeed;
 pub const PATIENTS_MAX: usize = 10_000;
 
 /// The voxel edges that can be asked for.
-pub const SIZE_MM: std::ops::RangeInclusive<f64> = 1.0..=6.0;
+pub const SIZE_MM: std::ops::RangeInclusive<f64> = 1.0..=8.0;
 
 /// The frame of BraTS: voxels of 1 mm.
 const FRAME_MM: [f64; 3] = [240.0, 240.0, 155.0];
@@ -73,7 +73,7 @@ pub enum Error {
     #[error("{0} patients were asked for, 1 to {PATIENTS_MAX} can be made")]
     Patients(usize),
     /// The voxel size is out of range.
-    #[error("a voxel size of {0} mm was asked for, 1 to 6 mm can be made")]
+    #[error("a voxel size of {0} mm was asked for, 1 to 8 mm can be made")]
     Size(f64),
     /// The folder holds something.
     #[error("{path}: the folder is not empty, choose another", path = path.display())]
@@ -161,10 +161,8 @@ pub fn patient_images(
     let pairs = Contrast::ALL.map(|contrast| {
         let mut rng = seed.stream(contrast.name());
         let exam = Exam::new(&protocol, contrast, &head.grid, &head.brain, &mut rng);
-        [&head.patient, &head.healthy].map(|shares| {
-            let signals = head.signals(shares, &protocol, contrast);
-            framed(&image, &head, &exam.image(&head.brain, &signals))
-        })
+        head.signals(&protocol, contrast)
+            .map(|signals| framed(&image, &head, &exam.image(&head.brain, &signals)))
     });
     let mut labels = vec![0.0; head.grid.voxels()];
     head.brain.iter().zip(&head.labels).for_each(|(&i, &label)| labels[i] = label.into());
@@ -174,9 +172,10 @@ pub fn patient_images(
 }
 
 /// The grid of an image with voxels of `size_mm`: BraTS's own at 1 mm.
-fn image_grid(size_mm: f64) -> Grid {
+pub fn image_grid(size_mm: f64) -> Grid {
     Grid {
-        dims: FRAME_MM.map(|extent| (extent / size_mm).round() as usize),
+        // The small number keeps rounding from adding an empty slice.
+        dims: FRAME_MM.map(|extent| (extent / size_mm - 1e-6).ceil() as usize),
         edge_mm: size_mm as f32,
         // The frame's zero is the centre of a voxel of 1 mm, half a millimetre from the frame's edge.
         first_mm: [(size_mm as f32 - 1.0) / 2.0; 3],
