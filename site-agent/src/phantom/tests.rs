@@ -79,9 +79,15 @@ fn at_1_mm_the_grid_is_that_of_brats() {
 }
 
 #[test]
+fn a_grid_of_coarse_voxels_covers_the_whole_frame() {
+    assert_eq!(image_grid(2.0).dims, [120, 120, 78]);
+    assert_eq!(image_grid(8.0).dims, [30, 30, 20]);
+}
+
+#[test]
 fn a_brain_has_the_volume_of_a_brain_and_the_files_origin_is_that_of_brats() {
     let template = Template::new().unwrap();
-    let images = patient_images(&template, Scanner::A, SIZE, &seed(0));
+    let images = patient_images(&template, &Scanner::A.protocol(), SIZE, &seed(0));
     // The file's first voxel is the canonical one at the far right and front: (0, 236, 0).
     assert_eq!(images.segmentation.origin_mm, [-236.0, 0.0, 0.0]);
     let brain = images.contrasts[0].voxels.iter().filter(|&&v| v != 0.0).count();
@@ -93,7 +99,7 @@ fn a_brain_has_the_volume_of_a_brain_and_the_files_origin_is_that_of_brats() {
 fn the_healthy_twin_differs_only_near_the_tumour() {
     let template = Template::new().unwrap();
     for scanner in [Scanner::A, Scanner::B] {
-        let images = patient_images(&template, scanner, SIZE, &seed(1));
+        let images = patient_images(&template, &scanner.protocol(), SIZE, &seed(1));
         let labels = &images.segmentation;
         let tumour: Vec<[usize; 3]> = voxels_where(labels, |label| label > 0.0);
         assert!(!tumour.is_empty());
@@ -139,7 +145,7 @@ fn nearly_every_tumour_has_oedema_a_rim_and_necrosis_of_plausible_size() {
 fn each_part_of_the_tumour_looks_as_it_should() {
     let template = Template::new().unwrap();
     for scanner in Scanner::ALL {
-        let images = patient_images(&template, scanner, SIZE, &seed(2));
+        let images = patient_images(&template, &scanner.protocol(), SIZE, &seed(2));
         let mean = |contrast: Contrast, wanted: &dyn Fn(usize) -> bool, ill: bool| {
             let from = if ill { &images.contrasts } else { &images.healthy };
             let voxels = &from[contrast as usize].voxels;
