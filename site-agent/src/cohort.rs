@@ -14,7 +14,7 @@ use serde::de::value::{Error as WordError, StrDeserializer};
 
 use crate::data::example::Region;
 use crate::data::labels::{self, LabelScheme};
-use crate::data::layout::{self, Case, Contrast};
+use crate::data::layout::{self, Case, Contrast, Discovery, SetAside};
 use crate::data::nifti;
 use crate::data::nifti::header::FileGeometry;
 use crate::data::pool::SlicePool;
@@ -120,7 +120,7 @@ impl Cohort {
     /// # Errors
     /// If a setting has no meaning or there is no case.
     pub fn discover(settings: &DataSettings) -> Result<Cohort, Error> {
-        let known = "brats2021, brats2023, lesion";
+        let known = "brats2021, brats2023, brats_post, lesion";
         let scheme = settings.label_scheme.as_deref();
         let scheme = scheme.map(|word| parse("data.label_scheme", word, known)).transpose()?;
         let known = "t1n, t1c, t2w, t2f";
@@ -129,7 +129,10 @@ impl Cohort {
             .as_deref()
             .map(|words| words.iter().map(|word| parse("data.contrasts", word, known)).collect());
         let wanted: Option<BTreeSet<Contrast>> = wanted.transpose()?;
-        let mut cases = layout::discover(&settings.path)?;
+        let Discovery { mut cases, set_aside, .. } = layout::discover(&settings.path)?;
+        for SetAside { case, problem } in set_aside {
+            tracing::warn!(case, kind = problem.kind.name(), "set aside: {}", problem.detail);
+        }
         if let Some(wanted) = &wanted {
             for case in &mut cases {
                 case.scans.retain(|contrast, _| wanted.contains(contrast));
@@ -178,7 +181,7 @@ impl Cohort {
             None => None,
             Some(path) => {
                 let segmentation = nifti::read_like(path, &geometry)?;
-                Some(labels::regions(&segmentation, case.label_scheme(self.scheme), &case.name)?)
+                Some(labels::regions(&segmentation, case.scheme(self.scheme), &case.name)?)
             }
         };
         Ok(Exam { image: volume, geometry, lesion })

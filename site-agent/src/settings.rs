@@ -36,9 +36,10 @@ pub struct Error {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSettings {
-    /// The cohort's folder: one folder per case.
+    /// The data folder, or a manifest.
     pub path: PathBuf,
-    /// What the numbers of a segmentation mean; by default what the file names imply.
+    /// What the numbers of a segmentation mean where no manifest says so. Needed wherever there is a
+    /// segmentation: it is never guessed.
     #[serde(default)]
     pub label_scheme: Option<String>,
     /// The contrasts to use; by default every one that is there.

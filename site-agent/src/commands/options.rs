@@ -16,10 +16,10 @@ use crate::trainer;
 /// Which scans there are and which of them train; as `[data]` of the configuration.
 #[derive(Clone, Debug, Args)]
 pub struct DataOptions {
-    /// The cohort's folder: one BraTS folder per case.
+    /// The data folder, or a manifest.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// What labels mean: brats2021, brats2023 or lesion. By default the file names tell.
+    /// What labels mean where no manifest says so: brats2021, brats2023, brats_post or lesion.
     #[arg(long, value_name = "SCHEME")]
     label_scheme: Option<String>,
     /// The contrasts to use, such as `t1n,t2f`. By default every one that is there.

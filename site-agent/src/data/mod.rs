@@ -2,12 +2,14 @@
 //! the network, or a key.
 
 pub mod augment;
+pub mod census;
 mod compose;
 pub mod example;
 pub mod grid;
 pub mod inpaint;
 pub mod labels;
 pub mod layout;
+pub mod manifest;
 pub mod mask;
 pub mod nifti;
 pub mod normalise;
@@ -15,6 +17,7 @@ pub mod normalise;
 mod phantom_for_tests;
 mod plan;
 pub mod pool;
+pub mod problem;
 pub mod scan;
 pub mod slices;
 pub mod split;

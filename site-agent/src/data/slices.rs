@@ -41,15 +41,12 @@ impl CaseSlices {
         check(scan, options)?;
         let mut planner = Planner::new(scan, options.size)?;
         let heal = planner.heal(options)?;
-        let is_painted = scan.lesion.is_some_and(|lesion| !lesion.contains(&Some(Region::Mixed)));
         let mut components = Vec::new();
-        let mut whole = None;
-        if is_painted {
-            for region in COMPONENTS {
-                components.extend(planner.tumour(|r| r == region)?.map(|plan| (region, plan)));
-            }
-            whole = planner.tumour(|_| true)?;
+        for region in COMPONENTS {
+            components.extend(planner.tumour(|r| r == region)?.map(|plan| (region, plan)));
         }
+        // A lesion of no known component, or a cavity, is never painted: beside a tumour it is seen.
+        let whole = planner.tumour(|r| r != Region::Mixed)?;
         if heal.is_empty() && whole.is_none() {
             return Err(Error::NothingToLearn);
         }

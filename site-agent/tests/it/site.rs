@@ -54,7 +54,7 @@ pub(crate) fn setup(workspace: &Path) -> Setup {
         workspace: workspace.to_owned(),
         data: DataSettings {
             path: scans().to_owned(),
-            label_scheme: None,
+            label_scheme: Some("brats2023".into()),
             contrasts: Some(vec!["t1n".into()]),
             held_out: 0.5,
             split_salt: String::new(),

@@ -1,0 +1,32 @@
+//! `data`: what a site does with its scans before it takes part. What is printed here names cases and
+//! files, for the site's own people; nothing of it leaves the site.
+
+pub mod check;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// Options of `data`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Read every scan and say what there is, what is wrong with it and what it can train.
+    Check(check::Args),
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// If the data folder as a whole cannot be used.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    match &args.verb {
+        Verb::Check(args) => check::run(args),
+    }
+}
