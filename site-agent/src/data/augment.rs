@@ -116,7 +116,9 @@ impl Source {
                 source.regions[at] = (0..REGIONS)
                     .filter(|region| example.regions[region * area + pixel] != 0.0)
                     .fold(0, |bits, region| bits | 1 << region);
-                [0, 1, side, side + 1].map(|step| source.is_near[at - step] = true);
+                for step in [0, 1, side, side + 1] {
+                    source.is_near[at - step] = true;
+                }
             }
         }
         source

@@ -6,6 +6,7 @@
 mod agent;
 mod cli;
 mod fake;
+mod preview;
 mod site;
 mod trainer;
 mod wall;

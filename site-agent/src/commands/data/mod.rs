@@ -2,6 +2,7 @@
 //! files, for the site's own people; nothing of it leaves the site.
 
 pub mod check;
+pub mod preview;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,8 @@ pub struct Args {
 enum Verb {
     /// Read every scan and say what there is, what is wrong with it and what it can train.
     Check(check::Args),
+    /// Draw a contact sheet of some cases with labels and masks.
+    Preview(preview::Args),
 }
 
 /// Does what the command line says.
@@ -28,5 +31,6 @@ enum Verb {
 pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.verb {
         Verb::Check(args) => check::run(args),
+        Verb::Preview(args) => preview::run(args),
     }
 }
