@@ -13,7 +13,7 @@ use fedpaint_site_agent::phantom::{image_grid, patient_images, write_patient};
 use serde_json::{Value, json};
 
 /// Measures and reports.
-pub fn run(args: &[String]) -> Value {
+pub(crate) fn run(args: &[String]) -> Value {
     let option = |name: &str, default: f64| {
         let at = args.iter().position(|arg| arg == name);
         at.map_or(default, |at| args[at + 1].parse().expect("a number follows the option"))

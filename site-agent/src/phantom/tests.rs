@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::data::labels::{LabelScheme, regions};
 use crate::data::layout;
+use crate::phantom::tumour::Tumour;
+use crate::phantom::warp::Warp;
 
 /// Coarse voxels keep these tests fast; the recipe is the same.
 const SIZE: f64 = 4.0;
@@ -121,6 +123,31 @@ fn the_healthy_twin_differs_only_near_the_tumour() {
             }
         }
     }
+}
+
+#[test]
+fn a_tumour_pushes_tissue_by_at_most_7_mm_and_leaves_what_is_far_away() {
+    let template = Template::new().unwrap();
+    let grid = anatomy::growth_grid(SIZE as f32);
+    let mut large = 0;
+    for patient in 0..6 {
+        let seed = seed(patient);
+        let warp = Warp::new(&mut seed.stream("warp"));
+        let tissue = anatomy::fractions(&template, &warp, &grid);
+        let tumour = Tumour::new(&tissue, &grid, &mut seed.stream("tumour")).unwrap();
+        let push = |i: usize| {
+            let point = grid.centre(grid.voxel(i));
+            let origin = tumour.before_push(point);
+            (0..3).map(|a| (origin[a] - point[a]).powi(2)).sum::<f32>().sqrt()
+        };
+        let pushes: Vec<f32> = (0..grid.voxels()).map(push).collect();
+        let largest = pushes.iter().copied().fold(0.0, f32::max);
+        assert!((0.5..=7.01).contains(&largest), "{patient}: {largest} mm");
+        large += usize::from(largest >= 3.5);
+        let still = pushes.iter().filter(|&&mm| mm == 0.0).count();
+        assert!(still * 2 > pushes.len(), "{patient}: most of the frame has moved");
+    }
+    assert!(large >= 3, "only {large} of 6 push by 3.5 mm or more");
 }
 
 #[test]
