@@ -29,7 +29,8 @@ pub struct Args {
     #[arg(long, value_name = "FEDERATION", conflicts_with_all = ["patients", "scanner"])]
     sites: Option<Federation>,
     /// The sites' patients relative to the real federation's, at least 2 each.
-    #[arg(long, value_name = "FACTOR", default_value_t = 0.05, requires = "sites")]
+    #[arg(long, value_name = "FACTOR", default_value_t = 0.05,
+          conflicts_with_all = ["patients", "scanner"])]
     scale: f64,
     /// The same seed makes the same files.
     #[arg(long, default_value_t = 1)]
