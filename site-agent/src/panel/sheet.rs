@@ -295,7 +295,8 @@ fn draw_tile(
     check_geometry(tile.image)?;
     let view = View { image: tile.image, z: tile.z.min(tile.image.dims[2] - 1), frame: *frame };
     // Of the brain alone: with the background in it, as in training, its bright parts would be white.
-    let window = Window::of(tile.image.voxels.iter().copied().filter(|&v| v > 0.0))?;
+    let brain = Window::of(tile.image.voxels.iter().copied().filter(|&v| v > 0.0))?;
+    let window = Window { low: 0.0, ..brain };
     let region = |column: usize, row: usize| -> Option<Region> {
         let voxel = view.voxel(column, row)?;
         match &tile.overlay {
