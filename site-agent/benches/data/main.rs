@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --workspace --bench data -- cache [--cases N] [--steps N] [--size PIXELS] [--augment]
 //! cargo bench --workspace --bench data -- masks
+//! cargo bench --workspace --bench data -- phantom [--patients N] [--size MM]
 //! ```
 //!
 //! Each prints one JSON object. They measure and judge nothing.
@@ -11,6 +12,7 @@
 
 mod cache;
 mod masks;
+mod phantom;
 
 use std::io::Write;
 
@@ -20,9 +22,10 @@ fn main() {
     let report = match args.first().map(String::as_str) {
         Some("cache") => cache::run(&args[1..]),
         Some("masks") => masks::run(&args[1..]),
+        Some("phantom") => phantom::run(&args[1..]),
         // `cargo test --all-targets` runs every benchmark without a name.
         None => return,
-        Some(other) => panic!("there is no benchmark {other}: cache, masks"),
+        Some(other) => panic!("there is no benchmark {other}: cache, masks, phantom"),
     };
     writeln!(std::io::stdout(), "{report:#}").expect("a report can be printed");
 }

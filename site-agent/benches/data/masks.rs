@@ -72,7 +72,7 @@ fn patient(patient: u64) -> (Volume, Volume) {
     // The template is built in, so it can be read.
     let template = Template::new().unwrap_or_else(|fault| unreachable!("{fault}"));
     let seed = PatientSeed { cohort: 1, scanner: 'A', patient };
-    let images = patient_images(&template, Scanner::A, 1.0, &seed);
+    let images = patient_images(&template, &Scanner::A.protocol(), 1.0, &seed);
     let [t1, ..] = images.contrasts;
     (t1, images.segmentation)
 }

@@ -1,6 +1,7 @@
 //! Scans as the model sees them: volumes, cases, masks, slices. Nothing in this folder knows burn,
 //! the network, or a key.
 
+pub mod augment;
 pub mod cache;
 pub mod census;
 mod compose;

@@ -4,6 +4,7 @@
 
 use rand::{Rng, RngExt};
 
+use super::augment::augmented;
 use super::compose::{Brush, mirrored};
 use super::example::{Example, Region};
 use super::plan::{self, CasePlans, Plan, ScanPlans, Scratch};
@@ -43,8 +44,7 @@ pub(crate) fn draw(
     let condition = condition(contrast, grid.height(z), look.is_lesion_visible);
     let example = plan::canvas(grid, &look, plan.window, scratch).paint(brush, condition);
     let example = if rng.random_bool(0.5) { mirrored(example, options.size) } else { example };
-    // Integration: if options.augment { return Some(augment::augmented(example, options.size, rng)); }
-    Some(example)
+    Some(if options.augment { augmented(example, options.size, rng) } else { example })
 }
 
 /// What to hide and how to paint it.

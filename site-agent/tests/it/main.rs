@@ -8,6 +8,7 @@ mod cache;
 mod cli;
 mod data_check;
 mod fake;
+mod preview;
 mod site;
 mod trainer;
 mod wall;

@@ -2,6 +2,7 @@
 //! files, for the site's own people; nothing of it leaves the site.
 
 pub mod check;
+pub mod preview;
 pub mod split;
 
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ enum Verb {
     Split(split::Args),
     /// Read every scan and say what there is, what is wrong with it and what it can train.
     Check(check::Args),
+    /// Draw a contact sheet of some cases with labels and masks.
+    Preview(preview::Args),
 }
 
 /// Does what the command line says.
@@ -32,5 +35,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.verb {
         Verb::Split(args) => split::run(args),
         Verb::Check(args) => check::run(args),
+        Verb::Preview(args) => preview::run(args),
     }
 }
