@@ -20,7 +20,7 @@ const PATIENTS: u64 = 3;
 const DRAWS: usize = 40;
 
 /// Times every step on each patient and returns the medians in milliseconds.
-pub fn run(_args: &[String]) -> serde_json::Value {
+pub(crate) fn run(_args: &[String]) -> serde_json::Value {
     let cases: Vec<(Volume, Volume)> = (0..PATIENTS).map(patient).collect();
     let mut times = [const { Vec::new() }; 7];
     let mut shapes = Vec::new();
