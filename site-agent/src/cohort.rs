@@ -21,7 +21,7 @@ use crate::data::labels::LabelScheme;
 use crate::data::layout::{self, Case, Contrast, Discovery, SetAside};
 use crate::data::mask::bank::Bank;
 use crate::data::pool::{self, PoolCase, SlicePool};
-use crate::data::problem::Problem;
+use crate::data::problem::{Problem, Severity};
 use crate::data::scan::SliceOptions;
 use crate::data::shelf::{OPEN_BYTES_DEFAULT, Shelf};
 use crate::data::split;
@@ -120,9 +120,6 @@ impl Cohort {
             found.keep_contrasts(wanted);
         }
         let Discovery { cases, set_aside, .. } = found;
-        if cases.is_empty() {
-            return Err(Error::NoContrast { path: settings.path.clone() });
-        }
         let patients = cases.iter().map(|case| case.patient.as_str());
         let held_out = match settings.held_out {
             0.0 => BTreeSet::new(),
@@ -133,8 +130,15 @@ impl Cohort {
         let shelf = Shelf::new(cache, open_bytes());
         let settings = settings.clone();
         let cohort = Cohort { settings, cases, held_out, scheme, shelf, aside: Mutex::default() };
-        for SetAside { case, problem } in set_aside {
+        // What was not asked for, or can only be inpainted, is no loss worth telling.
+        let is_error = |aside: &SetAside| aside.problem.severity == Severity::Error;
+        for SetAside { case, problem } in set_aside.into_iter().filter(is_error) {
             cohort.set_case_aside(&case, problem);
+        }
+        if cohort.cases.is_empty() {
+            let nobody = cohort.aside().is_empty();
+            let path = cohort.settings.path.clone();
+            return Err(if nobody { Error::NoContrast { path } } else { cohort.none_sound() });
         }
         Ok(cohort)
     }
