@@ -4,7 +4,7 @@
 #   deploy/demo.sh [--data DIR [--label-scheme S]] [--rounds N] [--out DIR] [--keep]
 #
 # --data DIR   take DIR/<site>/<patient>/... as the sites' scans instead of making synthetic ones
-# --label-scheme S  what its labels mean: brats2021, brats2023 or lesion (the default)
+# --label-scheme S  what its labels mean: brats2021, brats2023, brats_post or lesion (the default)
 # --rounds N   how many rounds to train
 # --out DIR    where the model, the inpainted scan and panel.png go
 # --keep       keep the working folder: configs, certificates, logs, every model

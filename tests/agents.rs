@@ -59,7 +59,8 @@ async fn one_federated_site_makes_the_same_bytes_as_the_same_steps_alone() {
         text("alone.safetensors"),
     );
     let args = ["train", "--plan", &plan, "--model", &model, "--data", &data, "--out", &out];
-    let more = ["--site", "mayo", "--rounds", "2", "--device", "cpu"];
+    let more =
+        ["--site", "mayo", "--rounds", "2", "--device", "cpu", "--label-scheme", "brats2023"];
     run("fedpaint-site-agent", &[&args[..], &more].concat()).unwrap();
     let alone = Digest::of(&std::fs::read(folder.join("alone.safetensors")).unwrap());
     assert_ne!(alone, base.digest, "training changed the model");

@@ -90,6 +90,21 @@ pub struct TrainingPlan {
     pub decay_steps: u32,
     /// Every random draw of the run follows from this.
     pub seed: u64,
+    /// Whether slices are turned, scaled and lit at random: rotation, scale, gamma, bias field.
+    pub augment: bool,
+    /// Which algorithm draws the masks of healthy tissue.
+    pub masks: MaskAlgorithm,
+}
+
+/// Which algorithm draws the masks of healthy tissue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaskAlgorithm {
+    /// That of the BraTS inpainting challenge as it is meant to be.
+    #[default]
+    Corrected,
+    /// That of the BraTS inpainting challenge as it is, for comparison with published results.
+    Compat,
 }
 
 impl Default for TrainingPlan {
@@ -103,6 +118,8 @@ impl Default for TrainingPlan {
             warmup_steps: 0,
             decay_steps: 0,
             seed: 1,
+            augment: false,
+            masks: MaskAlgorithm::Corrected,
         }
     }
 }
@@ -154,9 +171,12 @@ impl RunPlan {
     /// The plan in its canonical form, every default written out.
     ///
     /// # Panics
-    /// Never: a plan is a table of numbers, which TOML can always hold once it is validated.
+    /// Never: a plan is a table of numbers and words, which TOML can always hold once validated.
     pub fn to_toml(&self) -> String {
-        #[expect(clippy::expect_used, reason = "a table of validated numbers is always TOML")]
+        #[expect(
+            clippy::expect_used,
+            reason = "a table of validated numbers and words is always TOML"
+        )]
         toml::to_string(self).expect("a plan is representable as TOML")
     }
 
@@ -224,6 +244,15 @@ mod tests {
         let plan = RunPlan::from_toml("version = 1\nrounds = 5").unwrap();
         assert_eq!(plan.round, RoundPlan::default());
         assert_eq!(RunPlan::from_toml(&plan.to_toml()).unwrap(), plan);
+    }
+
+    #[test]
+    fn a_plan_says_how_slices_are_varied_and_masks_are_drawn() {
+        let text = "version = 1\nrounds = 1\n[training]\naugment = true\nmasks = \"compat\"";
+        let plan = RunPlan::from_toml(text).unwrap();
+        assert!(plan.training.augment && plan.training.masks == MaskAlgorithm::Compat);
+        assert_eq!(RunPlan::from_toml(&plan.to_toml()).unwrap(), plan);
+        assert!(RunPlan::from_toml(&text.replace("compat", "official")).is_err());
     }
 
     #[test]

@@ -1,32 +1,32 @@
-//! A site's scans: which there are, which train, which are held out, and their voxels.
+//! A site's scans: which there are, which train, which are held out, which are set aside.
 //!
-//! Errors here name files and cases, so they are for the site's own log and terminal alone; what may
-//! leave the site is [`Error::failure`].
+//! One bad file sets its case aside and never stops the site. Errors and reasons here name files and
+//! cases, so they are for the site's own log, terminal and folder alone; what may leave the site is
+//! [`Error::failure`] and [`Cohort::summary`].
+
+mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rayon::prelude::*;
+use rustix::process::{Resource, getrlimit};
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
-use crate::data::example::Region;
-use crate::data::labels::{self, LabelScheme};
-use crate::data::layout::{self, Case, Contrast};
-use crate::data::nifti;
-use crate::data::nifti::header::FileGeometry;
-use crate::data::pool::SlicePool;
-use crate::data::scan::{CaseScan, Error as ScanError, SliceOptions};
-use crate::data::slices::CaseSlices;
+use crate::data::cache::{self, Cache};
+use crate::data::exam::{self, Exam};
+use crate::data::labels::LabelScheme;
+use crate::data::layout::{self, Case, Contrast, Discovery, SetAside};
+use crate::data::mask::bank::Bank;
+use crate::data::pool::{self, PoolCase, SlicePool};
+use crate::data::problem::{Problem, Severity};
+use crate::data::scan::SliceOptions;
+use crate::data::shelf::{OPEN_BYTES_DEFAULT, Shelf};
 use crate::data::split;
-use crate::data::volume::Volume;
 use crate::pipe::{CohortSummary, Failure};
 use crate::settings::DataSettings;
-
-/// Voxels of scans are kept between rounds up to this many bytes; the rest is read again every round.
-const SCANS_BYTES_MAX: usize = 1 << 30;
 
 /// Why a cohort cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,31 +47,31 @@ pub enum Error {
     /// The part held out is not a part.
     #[error(transparent)]
     Split(#[from] split::Error),
+    /// The cache's folder is of no use.
+    #[error(transparent)]
+    Cache(#[from] cache::Error),
     /// No case has a contrast that is asked for.
     #[error("{}: no case has one of the contrasts asked for", path.display())]
     NoContrast {
         /// The cohort's folder.
         path: PathBuf,
     },
-    /// A file is not a scan, or does not fit the others of its case.
-    #[error(transparent)]
-    Nifti(#[from] nifti::Error),
-    /// A segmentation has labels without meaning.
-    #[error(transparent)]
-    Labels(#[from] labels::Error),
-    /// A scan cannot be learnt from.
-    #[error("case {case}, {contrast}: {source}", contrast = contrast.name())]
-    Scan {
-        /// The case.
-        case: String,
-        /// Which of its scans.
-        contrast: Contrast,
-        /// Why.
-        source: ScanError,
+    /// Every case that could train is set aside.
+    #[error(
+        "{}: none of the {cases} cases that could be used is sound: {}", path.display(),
+        reasons.join("; ")
+    )]
+    NoneSound {
+        /// The cohort's folder.
+        path: PathBuf,
+        /// How many were looked at.
+        cases: usize,
+        /// Why some of them were set aside.
+        reasons: Vec<String>,
     },
     /// All scans together cannot be learnt from.
     #[error("the training scans: {0}")]
-    Pool(ScanError),
+    Pool(#[from] pool::Error),
     /// The caller does not want it any more.
     #[error("reading the scans was stopped")]
     Stopped,
@@ -82,45 +82,31 @@ impl Error {
     pub fn failure(&self) -> Failure {
         match self {
             Error::Stopped => Failure::Cancelled,
+            Error::Cache(_) => Failure::Disk,
             _ => Failure::NoData,
         }
-    }
-}
-
-/// One scan in memory.
-#[derive(Debug)]
-pub struct Exam {
-    /// The voxels.
-    pub image: Volume,
-    /// The file's own grid.
-    pub geometry: FileGeometry,
-    /// The lesion's component per voxel, where there is a segmentation.
-    pub lesion: Option<Vec<Option<Region>>>,
-}
-
-impl Exam {
-    fn bytes(&self) -> usize {
-        let lesion = self.lesion.as_ref().map_or(0, Vec::len);
-        self.image.voxels.len() * size_of::<f32>() + lesion * size_of::<Option<Region>>()
     }
 }
 
 /// The scans of a site.
 #[derive(Debug)]
 pub struct Cohort {
+    settings: DataSettings,
     cases: Vec<Case>,
     held_out: BTreeSet<String>,
     scheme: Option<LabelScheme>,
-    kept: Mutex<BTreeMap<(usize, Contrast), Arc<Exam>>>,
+    shelf: Shelf,
+    /// What is wrong with a case that is set aside, by its name.
+    aside: Mutex<BTreeMap<String, Problem>>,
 }
 
 impl Cohort {
     /// Finds the cases that the settings ask for. No scan is opened.
     ///
     /// # Errors
-    /// If a setting has no meaning or there is no case.
+    /// If a setting has no meaning, there is no case, or the cache cannot be opened.
     pub fn discover(settings: &DataSettings) -> Result<Cohort, Error> {
-        let known = "brats2021, brats2023, lesion";
+        let known = "brats2021, brats2023, brats_post, lesion";
         let scheme = settings.label_scheme.as_deref();
         let scheme = scheme.map(|word| parse("data.label_scheme", word, known)).transpose()?;
         let known = "t1n, t1c, t2w, t2f";
@@ -129,114 +115,157 @@ impl Cohort {
             .as_deref()
             .map(|words| words.iter().map(|word| parse("data.contrasts", word, known)).collect());
         let wanted: Option<BTreeSet<Contrast>> = wanted.transpose()?;
-        let mut cases = layout::discover(&settings.path)?;
+        let mut found = layout::discover(&settings.path)?;
         if let Some(wanted) = &wanted {
-            for case in &mut cases {
-                case.scans.retain(|contrast, _| wanted.contains(contrast));
-            }
-            cases.retain(|case| !case.scans.is_empty());
+            found.keep_contrasts(wanted);
         }
-        if cases.is_empty() {
-            return Err(Error::NoContrast { path: settings.path.clone() });
-        }
+        let Discovery { cases, set_aside, .. } = found;
         let patients = cases.iter().map(|case| case.patient.as_str());
         let held_out = match settings.held_out {
             0.0 => BTreeSet::new(),
             part => split::held_out(patients, &settings.split_salt, part)?,
         };
-        Ok(Cohort { cases, held_out, scheme, kept: Mutex::default() })
+        let cache = settings.cache.as_deref().filter(|_| settings.cache_mib_max > 0);
+        let cache = cache.map(|folder| Cache::open(folder, settings.cache_mib_max)).transpose()?;
+        let shelf = Shelf::new(cache, open_bytes());
+        let settings = settings.clone();
+        let cohort = Cohort { settings, cases, held_out, scheme, shelf, aside: Mutex::default() };
+        // What was not asked for, or can only be inpainted, is no loss worth telling.
+        let is_error = |aside: &SetAside| aside.problem.severity == Severity::Error;
+        for SetAside { case, problem } in set_aside.into_iter().filter(is_error) {
+            cohort.set_case_aside(&case, problem);
+        }
+        if cohort.cases.is_empty() {
+            let nobody = cohort.aside().is_empty();
+            let path = cohort.settings.path.clone();
+            return Err(if nobody { Error::NoContrast { path } } else { cohort.none_sound() });
+        }
+        Ok(cohort)
     }
 
-    /// How much there is.
+    /// How much there is, and how much of it is known to be unusable so far.
     pub fn summary(&self) -> CohortSummary {
         let patients: BTreeSet<&str> = self.cases.iter().map(|c| c.patient.as_str()).collect();
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let scans = self.usable(false).map(|(_, case)| case.scans.len()).sum();
         CohortSummary {
-            cases: count(self.cases.len()),
+            cases: count(self.names().len()),
+            cases_set_aside: count(self.aside().len()),
             patients: count(patients.len()),
             patients_held_out: count(self.held_out.len()),
-            scans_training: count(self.scans(false).count()),
+            scans_training: count(scans),
         }
     }
 
-    /// The scans of the held-out patients, or of all others, in the order of the cases.
-    pub fn scans(&self, held_out: bool) -> impl Iterator<Item = (usize, &Case, Contrast)> {
-        self.cases
-            .iter()
-            .enumerate()
-            .filter(move |(_, case)| self.held_out.contains(&case.patient) == held_out)
-            .flat_map(|(i, case)| case.scans.keys().map(move |&contrast| (i, case, contrast)))
+    /// The cases of the held-out patients, or of all others, that are not set aside so far, in the
+    /// order of their names.
+    pub fn usable(&self, held_out: bool) -> impl Iterator<Item = (usize, &Case)> {
+        let aside: BTreeSet<String> = self.aside().keys().cloned().collect();
+        let in_part = move |case: &Case| self.held_out.contains(&case.patient) == held_out;
+        let cases = self.cases.iter().enumerate();
+        cases.filter(move |(_, case)| in_part(case) && !aside.contains(&case.name))
     }
 
-    /// Reads a scan and its segmentation.
-    ///
-    /// # Errors
-    /// If a file does not read or does not fit the others of its case.
-    pub fn read(&self, case: &Case, contrast: Contrast) -> Result<Exam, Error> {
-        let nifti::Scan { volume, geometry } = nifti::read(&case.scans[&contrast])?;
-        let lesion = match &case.segmentation {
-            None => None,
-            Some(path) => {
-                let segmentation = nifti::read_like(path, &geometry)?;
-                Some(labels::regions(&segmentation, case.label_scheme(self.scheme), &case.name)?)
-            }
+    /// The cases that are set aside so far.
+    pub fn set_aside(&self) -> Vec<SetAside> {
+        let aside = self.aside();
+        let one = |(case, problem): (&String, &Problem)| SetAside {
+            case: case.clone(),
+            problem: problem.clone(),
         };
-        Ok(Exam { image: volume, geometry, lesion })
+        aside.iter().map(one).collect()
     }
 
-    /// The slices that train in one round. Scans with nothing to learn from are passed over.
+    /// Reads a whole case at its full size; none if it is, or now has to be, set aside.
+    pub fn read(&self, case: &Case) -> Option<Exam> {
+        let scheme = case.scheme(self.scheme);
+        match self.shelf.check(case, scheme).and_then(|()| exam::read(case, scheme)) {
+            Ok(exam) => {
+                self.note(case, Ok(()));
+                Some(exam)
+            }
+            Err(error) => {
+                self.note(case, Err(error));
+                None
+            }
+        }
+    }
+
+    /// Has `used` draw from the training slices of one round, after every case was looked at.
     ///
     /// # Errors
-    /// If a scan does not read, nothing can be learnt from any, or `is_stopped` says so.
-    pub fn pool(
+    /// If no case is sound, or `is_stopped` says so.
+    pub fn with_pool<R>(
         &self,
-        options: &SliceOptions,
+        options: SliceOptions,
         is_stopped: &(dyn Fn() -> bool + Sync),
-    ) -> Result<SlicePool, Error> {
-        let scans: Vec<_> = self.scans(false).collect();
-        let slices = scans.par_iter().map(|&(index, case, contrast)| {
-            if is_stopped() {
-                return Err(Error::Stopped);
-            }
-            let exam = self.keep(index, case, contrast)?;
-            let scan = CaseScan {
-                patient: &case.patient,
-                image: &exam.image,
-                lesion: exam.lesion.as_deref(),
-                contrast: contrast as usize,
-            };
-            match CaseSlices::build(&scan, options) {
-                Ok(slices) => Ok(Some(slices)),
-                Err(ScanError::NothingToLearn) => {
-                    tracing::warn!(
-                        case = case.name,
-                        contrast = contrast.name(),
-                        "nothing to learn"
-                    );
-                    Ok(None)
-                }
-                Err(source) => Err(Error::Scan { case: case.name.clone(), contrast, source }),
-            }
-        });
-        // Collected in the order of the cases, whichever thread was first.
-        let slices: Result<Vec<Option<CaseSlices>>, Error> = slices.collect();
-        SlicePool::new(slices?.into_iter().flatten().collect()).map_err(Error::Pool)
+        used: impl FnOnce(&SlicePool<'_>) -> R,
+    ) -> Result<R, Error> {
+        self.survey(is_stopped, &mut |_, _| {})?;
+        let cases: Vec<PoolCase> = self
+            .usable(false)
+            .map(|(index, case)| PoolCase {
+                patient: case.patient.clone(),
+                index,
+                contrasts: case.scans.keys().map(|&contrast| contrast as usize).collect(),
+            })
+            .collect();
+        if cases.is_empty() {
+            return Err(self.none_sound());
+        }
+        let mut shapes = Vec::new();
+        for case in cases.iter().map(|pooled| &self.cases[pooled.index]) {
+            let found = self.shelf.shapes(case, case.scheme(self.scheme), options.mode);
+            // It was sound a moment ago; if it has gone since, drawing from it says so.
+            shapes.extend(found.unwrap_or_default());
+        }
+        let bank = Bank::new(shapes).map(Arc::new);
+        let open = |index: usize| {
+            let case = &self.cases[index];
+            self.shelf.case(case, case.scheme(self.scheme)).map_err(Into::into)
+        };
+        Ok(used(&SlicePool::new(cases, options, bank, &open)?))
     }
 
-    /// A scan, from memory if it is kept there.
-    fn keep(&self, index: usize, case: &Case, contrast: Contrast) -> Result<Arc<Exam>, Error> {
-        let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(exam) = lock().get(&(index, contrast)) {
-            return Ok(Arc::clone(exam));
-        }
-        let exam = Arc::new(self.read(case, contrast)?);
-        let mut kept = lock();
-        let bytes: usize = kept.values().map(|exam| exam.bytes()).sum();
-        if bytes + exam.bytes() <= SCANS_BYTES_MAX {
-            kept.insert((index, contrast), Arc::clone(&exam));
-        }
-        Ok(exam)
+    /// The error that no case is sound, with the first reasons.
+    pub fn none_sound(&self) -> Error {
+        const REASONS_MAX: usize = 3;
+        let aside = self.aside();
+        let reasons = aside.values().take(REASONS_MAX).map(Problem::to_string).collect();
+        Error::NoneSound { path: self.settings.path.clone(), cases: aside.len(), reasons }
     }
+
+    /// Sets a case aside, or takes it back once it was repaired.
+    fn note(&self, case: &Case, found: Result<(), exam::Error>) {
+        match found {
+            Ok(()) => drop(self.aside().remove(&case.name)),
+            Err(error) => self.set_case_aside(&case.name, error.problem(case)),
+        }
+    }
+
+    /// Sets a case aside. Each reason is logged once.
+    fn set_case_aside(&self, case: &str, problem: Problem) {
+        let before = self.aside().insert(case.to_owned(), problem.clone());
+        if before.as_ref() != Some(&problem) {
+            tracing::warn!(case, kind = problem.kind.name(), "set aside: {problem}");
+        }
+    }
+
+    /// The names of all cases, used or not.
+    fn names(&self) -> BTreeSet<String> {
+        let aside = self.aside();
+        self.cases.iter().map(|case| &case.name).chain(aside.keys()).cloned().collect()
+    }
+
+    fn aside(&self) -> MutexGuard<'_, BTreeMap<String, Problem>> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What prepared cases may take of memory or address space: a quarter of what the process may have.
+fn open_bytes() -> usize {
+    let limit = getrlimit(Resource::As).current.and_then(|bytes| usize::try_from(bytes).ok());
+    limit.map_or(OPEN_BYTES_DEFAULT, |bytes| OPEN_BYTES_DEFAULT.min(bytes / 4))
 }
 
 fn parse<'a, T: Deserialize<'a>>(
@@ -250,65 +279,4 @@ fn parse<'a, T: Deserialize<'a>>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cohort(cases: &[(&str, &[&str])]) -> (tempfile::TempDir, DataSettings) {
-        let folder = tempfile::tempdir().unwrap();
-        for (case, contrasts) in cases {
-            std::fs::create_dir(folder.path().join(case)).unwrap();
-            for contrast in *contrasts {
-                let path = folder.path().join(case).join(format!("{case}-{contrast}.nii.gz"));
-                std::fs::write(path, b"").unwrap();
-            }
-        }
-        let path = folder.path().to_owned();
-        let settings = DataSettings {
-            path,
-            label_scheme: None,
-            contrasts: None,
-            held_out: 0.34,
-            split_salt: String::new(),
-        };
-        (folder, settings)
-    }
-
-    #[test]
-    fn every_patient_either_trains_or_is_held_out() {
-        let cases: &[(&str, &[&str])] = &[
-            ("A-1-0", &["t1n"]),
-            ("A-1-1", &["t1n", "t2f"]),
-            ("A-2-0", &["t1n"]),
-            ("A-3-0", &["t1c"]),
-        ];
-        let (_folder, settings) = cohort(cases);
-        let found = Cohort::discover(&settings).unwrap();
-        let patients = |held| -> BTreeSet<&str> {
-            found.scans(held).map(|(_, case, _)| case.patient.as_str()).collect()
-        };
-        assert_eq!((patients(true).len(), patients(false).len()), (1, 2));
-        assert!(patients(true).is_disjoint(&patients(false)));
-        let summary = found.summary();
-        assert_eq!((summary.cases, summary.patients, summary.patients_held_out), (4, 3, 1));
-        let nobody = DataSettings { held_out: 0.0, ..settings };
-        assert_eq!(Cohort::discover(&nobody).unwrap().scans(true).count(), 0);
-    }
-
-    #[test]
-    fn only_the_contrasts_asked_for_are_used_and_unknown_words_are_refused() {
-        let (_folder, settings) = cohort(&[("A-1", &["t1n", "t2f"]), ("A-2", &["t2f"])]);
-        let with = |contrasts: &[&str], scheme: Option<&str>| {
-            Cohort::discover(&DataSettings {
-                contrasts: Some(contrasts.iter().map(ToString::to_string).collect()),
-                label_scheme: scheme.map(str::to_owned),
-                ..settings.clone()
-            })
-        };
-        assert_eq!(with(&["t1n"], None).unwrap().summary().cases, 1);
-        assert!(matches!(with(&["t1c"], None), Err(Error::NoContrast { .. })));
-        let refused = with(&["T1"], None).unwrap_err().to_string();
-        assert!(refused.contains("data.contrasts") && refused.contains("t1n"), "{refused}");
-        let refused = with(&["t1n"], Some("brats")).unwrap_err().to_string();
-        assert!(refused.contains("data.label_scheme"), "{refused}");
-    }
-}
+mod tests;

@@ -8,11 +8,12 @@ use std::ops::ControlFlow;
 use burn::tensor::Device;
 use serde::Serialize;
 
-use crate::cohort::{self, Cohort, Exam};
+use crate::cohort::{self, Cohort};
 use crate::data::example::Region;
 use crate::data::inpaint::{self, EvaluationMasks, InpaintJob, Task};
 use crate::data::layout::{Case, Contrast};
 use crate::data::mask;
+use crate::data::nifti::header::FileGeometry;
 use crate::data::volume::Volume;
 use crate::metrics::{self, Scored, Scores};
 use crate::model::sampler::{self, Prompt, SampleError, SampleOptions};
@@ -78,7 +79,9 @@ pub struct Painted<'a> {
     /// Which of its scans.
     pub contrast: Contrast,
     /// The scan.
-    pub exam: &'a Exam,
+    pub image: &'a Volume,
+    /// Its file's grid.
+    pub geometry: &'a FileGeometry,
     /// What was hidden and what is scored.
     pub masks: &'a EvaluationMasks,
     /// The inpainted scan.
@@ -148,28 +151,42 @@ pub fn evaluate<E: From<Error>>(
     painted: &mut dyn FnMut(&Painted<'_>) -> Result<(), E>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<CaseScores>, E> {
-    let mut scans: Vec<_> = cohort.scans(true).collect();
+    let mut cases: Vec<_> = cohort.usable(true).collect();
     if options.all {
-        scans.extend(cohort.scans(false));
-        scans.sort_by_key(|&(index, _, contrast)| (index, contrast));
+        cases.extend(cohort.usable(false));
+        cases.sort_by_key(|&(index, _)| index);
     }
-    if scans.is_empty() {
+    if cases.is_empty() {
         return Err(Error::NobodyHeldOut.into());
     }
-    let mut scores = Vec::with_capacity(scans.len());
-    for &(_, case, contrast) in &scans {
-        progress(scores.len(), scans.len());
-        let exam = cohort.read(case, contrast).map_err(Error::from)?;
-        let named = |source| Error::Mask { case: case.name.clone(), source };
+    let total = cases.iter().map(|(_, case)| case.scans.len()).sum();
+    let (mut scores, mut done) = (Vec::with_capacity(total), 0);
+    for &(_, case) in &cases {
+        progress(done, total);
+        done += case.scans.len();
+        // A bad case is set aside and says so in the log.
+        let Some(exam) = cohort.read(case) else { continue };
         let lesion = exam.lesion.as_deref();
-        let masks = inpaint::evaluation_masks(&exam.image, lesion, &case.patient, options.seed);
-        let masks = masks.map_err(named)?;
-        let result = paint(weights, device, case, contrast, &exam, &masks, options)?;
-        scores.push(score(case, contrast, &exam, &masks, &result)?);
-        painted(&Painted { case, contrast, exam: &exam, masks: &masks, result: &result })?;
+        for (&contrast, image) in &exam.images {
+            let named = |source| Error::Mask { case: case.name.clone(), source };
+            let masks = inpaint::evaluation_masks(image, lesion, &case.patient, options.seed);
+            let masks = masks.map_err(named)?;
+            let scan = Held { case, contrast, image };
+            let result = paint(weights, device, &scan, &masks, options)?;
+            scores.push(score(&scan, &masks, &result)?);
+            let (masks, result, geometry) = (&masks, &result, &exam.geometry);
+            painted(&Painted { case, contrast, image, geometry, masks, result })?;
+        }
     }
-    progress(scans.len(), scans.len());
-    Ok(scores)
+    progress(total, total);
+    if scores.is_empty() { Err(Error::from(cohort.none_sound()).into()) } else { Ok(scores) }
+}
+
+/// A held-out scan.
+struct Held<'a> {
+    case: &'a Case,
+    contrast: Contrast,
+    image: &'a Volume,
 }
 
 /// Paints healthy tissue where the masks hide it. Slices that hide lesion alone stay void: there is
@@ -177,12 +194,11 @@ pub fn evaluate<E: From<Error>>(
 fn paint(
     weights: &Weights,
     device: &Device,
-    case: &Case,
-    contrast: Contrast,
-    exam: &Exam,
+    scan: &Held<'_>,
     masks: &EvaluationMasks,
     options: &Options,
 ) -> Result<Volume, Error> {
+    let Held { case, contrast, image } = *scan;
     let named = |source| Error::Inpaint { case: case.name.clone(), source };
     let task = Task {
         contrast: contrast as usize,
@@ -190,7 +206,7 @@ fn paint(
         is_lesion_visible: false,
         size: weights.spec().image_size,
     };
-    let job = InpaintJob::new(&exam.image, &masks.void, &task).map_err(named)?;
+    let job = InpaintJob::new(image, &masks.void, &task).map_err(named)?;
     let is_scored = |z: usize| masks.healthy.slice(z).iter().any(|&m| m != 0.0);
     let prompts: Vec<Prompt<'_>> = job
         .slices()
@@ -215,18 +231,13 @@ fn paint(
     job.paste(&predictions).map_err(named)
 }
 
-fn score(
-    case: &Case,
-    contrast: Contrast,
-    exam: &Exam,
-    masks: &EvaluationMasks,
-    result: &Volume,
-) -> Result<CaseScores, Error> {
-    let voxels = exam.image.voxels.iter().zip(&masks.void.voxels);
+fn score(scan: &Held<'_>, masks: &EvaluationMasks, result: &Volume) -> Result<CaseScores, Error> {
+    let Held { case, contrast, image } = *scan;
+    let voxels = image.voxels.iter().zip(&masks.void.voxels);
     let voided = voxels.map(|(&v, &hidden)| if hidden == 0.0 { v.max(0.0) } else { 0.0 }).collect();
-    let voided = exam.image.with_voxels(voided);
+    let voided = image.with_voxels(voided);
     let score = |prediction: &Volume| {
-        let (truth, mask) = (&exam.image, &masks.healthy);
+        let (truth, mask) = (image, &masks.healthy);
         metrics::score(&Scored { prediction, truth, voided: &voided, mask })
             .map_err(|source| Error::Score { case: case.name.clone(), source })
     };

@@ -3,18 +3,31 @@
 //! Every random draw follows from the plan's seed, the round's number and the site's name. The attempt
 //! has no part in it, so that a round that is tried again gives the same bytes.
 
+use std::error::Error as StdError;
 use std::ops::ControlFlow;
 
 use burn::tensor::Device;
 use fedpaint_proto::names::SiteName;
-use fedpaint_proto::plan::TrainingPlan;
+use fedpaint_proto::plan::{MaskAlgorithm, TrainingPlan};
 
 use crate::cohort::{self, Cohort};
-use crate::data::pool::BatchKey;
+use crate::data::example::{Example, REGIONS};
+use crate::data::mask::Mode;
+use crate::data::pool::{self, BatchKey};
+use crate::data::prefetch::{Ahead, ahead};
 use crate::data::scan::{MASKS_PER_CASE, SliceOptions};
 use crate::model::weights::Weights;
 use crate::pipe::{Failure, Progress, Report};
 use crate::train::{self, TrainError, TrainingOptions};
+
+/// The most threads that make batches ahead: one feeds thousands of slices a second.
+const PREFETCH_THREADS_MAX: usize = 4;
+
+/// The most batches that are made ahead.
+const PREFETCH_BATCHES_MAX: usize = 16;
+
+/// What batches made ahead may take of memory.
+const PREFETCH_BYTES_MAX: usize = 256 << 20;
 
 /// Which round of which run is trained where.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +80,7 @@ impl Error {
                 TrainError::NotFinite { .. } | TrainError::Weights(_) => Failure::NotFinite,
                 TrainError::Option { .. } => Failure::Plan,
                 TrainError::Device { .. } => Failure::Device,
+                TrainError::Examples { error, .. } if error.is::<pool::Error>() => Failure::NoData,
                 TrainError::Examples { .. } | TrainError::Example { .. } => Failure::Internal,
             },
         }
@@ -88,8 +102,12 @@ pub fn train_round(
     let seed = site_seed(plan.seed, site);
     let round = u64::from(number);
     let size = base.spec().image_size;
-    let options = SliceOptions { size, masks: MASKS_PER_CASE, seed, round };
-    let pool = cohort.pool(&options, watch.is_stopped)?;
+    let mode = match plan.masks {
+        MaskAlgorithm::Corrected => Mode::Corrected,
+        MaskAlgorithm::Compat => Mode::Compat,
+    };
+    let augment = plan.augment;
+    let slices = SliceOptions { size, masks: MASKS_PER_CASE, seed, round, mode, augment };
     let options = TrainingOptions {
         steps: plan.steps as usize,
         learning_rate: plan.learning_rate,
@@ -99,15 +117,22 @@ pub fn train_round(
         gradient_norm_max: plan.gradient_norm_max,
         seed: seed_of("fedpaint 2026 training noise", &[&seed.to_le_bytes(), &round.to_le_bytes()]),
     };
-    let batch = plan.batch as usize;
-    let mut next_batch =
-        |step: usize| Ok(pool.batch(BatchKey { seed, round, step: step as u64 }, batch));
+    let Watch { is_stopped, progress } = watch;
+    let is_stopped = *is_stopped;
     let mut progress = |report: train::StepReport| {
         let step = u32::try_from(report.step).unwrap_or(u32::MAX);
-        (watch.progress)(Progress { step, steps: plan.steps, loss: report.loss });
-        if (watch.is_stopped)() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        progress(Progress { step, steps: plan.steps, loss: report.loss });
+        if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let (weights, summary) = train::train(base, device, &options, &mut next_batch, &mut progress)?;
+    let (weights, summary) = cohort.with_pool(slices, is_stopped, |pool| {
+        let batch = plan.batch as usize;
+        let key = |step: usize| BatchKey { seed, round, step: step as u64 };
+        let make = |step| pool.batch(key(step), batch);
+        ahead(prefetch(batch, size), options.steps, make, |ready| {
+            let mut next_batch = |_| next(ready.take());
+            train::train(base, device, &options, &mut next_batch, &mut progress)
+        })
+    })??;
     let report = Report {
         steps: plan.steps,
         loss_mean: summary.loss_mean,
@@ -117,6 +142,22 @@ pub fn train_round(
         gradient_norm_p99: summary.gradient_norm_p99,
     };
     Ok(RoundResult { weights, examples: summary.examples, report })
+}
+
+/// What was made ahead, as training takes it.
+fn next(
+    made: Option<Result<Vec<Example>, pool::Error>>,
+) -> Result<Vec<Example>, Box<dyn StdError + Send + Sync>> {
+    Ok(made.ok_or("the thread that makes batches has died")??)
+}
+
+/// How far ahead batches are made: as the memory for them allows, on a part of the threads.
+fn prefetch(batch: usize, size: usize) -> Ahead {
+    // Besides the regions: the image, the mask, the loss mask.
+    let batch_bytes = batch * size * size * (REGIONS + 3) * size_of::<f32>();
+    let queue = (PREFETCH_BYTES_MAX / batch_bytes.max(1)).clamp(1, PREFETCH_BATCHES_MAX);
+    let threads = (rayon::current_num_threads() / 4).clamp(1, PREFETCH_THREADS_MAX);
+    Ahead { threads, queue }
 }
 
 /// The seed of a site in a run: no two sites draw the same numbers.

@@ -6,6 +6,7 @@
 //! painted: all tiles of a row share the original's window.
 
 mod raster;
+pub mod sheet;
 
 use std::io::Write;
 use std::path::Path;

@@ -6,7 +6,7 @@
 //! never reads a scan.
 //!
 //! The map: [`seed`] → [`warp`] + [`anatomy`] → [`growth`] → [`tumour`] → [`head`] → [`signal`] with
-//! [`scanner`] → [`acquire`] → files.
+//! [`scanner`] → [`acquire`] → files; [`sites`] makes a federation of cohorts.
 
 pub mod acquire;
 pub mod anatomy;
@@ -17,9 +17,11 @@ pub mod noise;
 pub mod scanner;
 pub mod seed;
 pub mod signal;
+pub mod sites;
 pub mod tumour;
 pub mod warp;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
@@ -33,19 +35,22 @@ use crate::phantom::acquire::Exam;
 use crate::phantom::anatomy::Template;
 use crate::phantom::grid::Grid;
 use crate::phantom::head::Head;
-use crate::phantom::scanner::Scanner;
+use crate::phantom::scanner::{Protocol, Scanner};
 use crate::phantom::seed::PatientSeed;
 
 /// The most patients of one cohort: at 1 mm this many take about 100 GB.
 pub const PATIENTS_MAX: usize = 10_000;
 
 /// The voxel edges that can be asked for.
-pub const SIZE_MM: std::ops::RangeInclusive<f64> = 1.0..=6.0;
+pub const SIZE_MM: std::ops::RangeInclusive<f64> = 1.0..=8.0;
 
 /// The frame of BraTS: voxels of 1 mm.
 const FRAME_MM: [f64; 3] = [240.0, 240.0, 155.0];
 
-/// The name of the folder that holds a patient's healthy counterpart.
+/// The name of the folder that holds a patient's healthy counterpart: the same exams of the same head
+/// before the tumour. It is the truth under the tumour. Nothing is pushed in it, so that beside the
+/// tumour it differs from the patient by the mass effect, too (up to 7 mm, fading over 30 mm): score
+/// inside the tumour's mask only.
 pub const HEALTHY: &str = "healthy";
 
 /// What goes into the header of every file.
@@ -72,8 +77,11 @@ pub enum Error {
     /// The number of patients is out of range.
     #[error("{0} patients were asked for, 1 to {PATIENTS_MAX} can be made")]
     Patients(usize),
+    /// A scale gives no cohort.
+    #[error("a scale of {0} was asked for, give a number above 0 such as 0.05")]
+    Scale(f64),
     /// The voxel size is out of range.
-    #[error("a voxel size of {0} mm was asked for, 1 to 6 mm can be made")]
+    #[error("a voxel size of {0} mm was asked for, 1 to 8 mm can be made")]
     Size(f64),
     /// The folder holds something.
     #[error("{path}: the folder is not empty, choose another", path = path.display())]
@@ -109,29 +117,63 @@ pub fn write_cohort(
     spec: &CohortSpec,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<String>, Error> {
-    if !(1..=PATIENTS_MAX).contains(&spec.patients) {
-        return Err(Error::Patients(spec.patients));
+    let source = Source {
+        out: spec.out.clone(),
+        scanner: spec.scanner,
+        protocol: spec.scanner.protocol(),
+        patients: 0..spec.patients,
+    };
+    write_sources(&spec.out, &[source], spec.seed, spec.size_mm, progress)
+}
+
+/// Where patients come from: one site.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// Their folder, which is made.
+    pub(crate) out: PathBuf,
+    /// Whose letter their names have.
+    pub(crate) scanner: Scanner,
+    /// How they are imaged.
+    pub(crate) protocol: Protocol,
+    /// Their numbers: with the cohort's seed and the letter they say who they are.
+    pub(crate) patients: Range<usize>,
+}
+
+/// Makes the patients of every source, all in parallel. Every source's folder is `out` or in it.
+pub(crate) fn write_sources(
+    out: &Path,
+    sources: &[Source],
+    seed: u64,
+    size_mm: f64,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<String>, Error> {
+    let total = sources.iter().map(|source| source.patients.len()).sum();
+    if !(1..=PATIENTS_MAX).contains(&total) {
+        return Err(Error::Patients(total));
     }
-    if !SIZE_MM.contains(&spec.size_mm) {
-        return Err(Error::Size(spec.size_mm));
+    if !SIZE_MM.contains(&size_mm) {
+        return Err(Error::Size(size_mm));
     }
-    prepare(&spec.out)?;
+    prepare(out)?;
+    sources.iter().try_for_each(|source| prepare(&source.out))?;
     let template = Template::new().map_err(Error::Template)?;
+    let work: Vec<(&Source, usize)> =
+        sources.iter().flat_map(|s| s.patients.clone().map(move |patient| (s, patient))).collect();
     let (sender, finished) = mpsc::channel();
-    let make = |sender: &mut mpsc::Sender<()>, patient| {
-        let name = write_patient(&template, spec, patient)?;
+    let make = |sender: &mut mpsc::Sender<()>, (source, patient): (&Source, usize)| {
+        let letter = source.scanner.letter();
+        let who = PatientSeed { cohort: seed, scanner: letter, patient: patient as u64 };
+        let images = patient_images(&template, &source.protocol, size_mm, &who);
+        let name = format!("Phantom-{letter}-{patient:05}-000");
+        write_patient(&source.out, &name, &images)?;
         // A receiver that is gone has only stopped to count.
         let _ = sender.send(());
         Ok(name)
     };
     std::thread::scope(|scope| {
         let work = scope.spawn(move || {
-            (0..spec.patients)
-                .into_par_iter()
-                .map_with(sender, make)
-                .collect::<Result<Vec<String>, Error>>()
+            work.into_par_iter().map_with(sender, make).collect::<Result<Vec<String>, Error>>()
         });
-        let total = spec.patients;
         finished.iter().enumerate().for_each(|(before, ())| progress(before + 1, total));
         // A panic in there is a bug, and goes on being one.
         work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -148,23 +190,20 @@ pub struct PatientImages {
     pub segmentation: Volume,
 }
 
-/// Makes one patient of a scanner. Pure: the same arguments give the same voxels.
+/// Makes one patient as a protocol images it. Pure: the same arguments give the same voxels.
 pub fn patient_images(
     template: &Template,
-    scanner: Scanner,
+    protocol: &Protocol,
     size_mm: f64,
     seed: &PatientSeed,
 ) -> PatientImages {
     let image = image_grid(size_mm);
     let head = Head::new(template, &image, seed);
-    let protocol = scanner.protocol();
     let pairs = Contrast::ALL.map(|contrast| {
         let mut rng = seed.stream(contrast.name());
-        let exam = Exam::new(&protocol, contrast, &head.grid, &head.brain, &mut rng);
-        [&head.patient, &head.healthy].map(|shares| {
-            let signals = head.signals(shares, &protocol, contrast);
-            framed(&image, &head, &exam.image(&head.brain, &signals))
-        })
+        let exam = Exam::new(protocol, contrast, &head.grid, &head.brain, &mut rng);
+        head.signals(protocol, contrast)
+            .map(|signals| framed(&image, &head, &exam.image(&head.brain, &signals)))
     });
     let mut labels = vec![0.0; head.grid.voxels()];
     head.brain.iter().zip(&head.labels).for_each(|(&i, &label)| labels[i] = label.into());
@@ -174,9 +213,10 @@ pub fn patient_images(
 }
 
 /// The grid of an image with voxels of `size_mm`: BraTS's own at 1 mm.
-fn image_grid(size_mm: f64) -> Grid {
+pub fn image_grid(size_mm: f64) -> Grid {
     Grid {
-        dims: FRAME_MM.map(|extent| (extent / size_mm).round() as usize),
+        // The small number keeps rounding from adding an empty slice.
+        dims: FRAME_MM.map(|extent| (extent / size_mm - 1e-6).ceil() as usize),
         edge_mm: size_mm as f32,
         // The frame's zero is the centre of a voxel of 1 mm, half a millimetre from the frame's edge.
         first_mm: [(size_mm as f32 - 1.0) / 2.0; 3],
@@ -198,16 +238,14 @@ fn framed(image: &Grid, head: &Head, values: &[f32]) -> Volume {
     Volume { dims: image.dims, spacing_mm: [edge; 3], origin_mm: [-width, 0.0, 0.0], voxels }
 }
 
-/// Makes and writes one patient.
-fn write_patient(template: &Template, spec: &CohortSpec, patient: usize) -> Result<String, Error> {
-    let letter = spec.scanner.letter();
-    let name = format!("Phantom-{letter}-{patient:05}-000");
-    let seed = PatientSeed { cohort: spec.seed, scanner: letter, patient: patient as u64 };
-    let images = patient_images(template, spec.scanner, spec.size_mm, &seed);
-    let failed = |source| Error::Io { path: spec.out.clone(), source };
+/// Writes one patient's folder into `out`, whole or not at all.
+///
+/// # Errors
+/// If the disk fails.
+pub fn write_patient(out: &Path, name: &str, images: &PatientImages) -> Result<(), Error> {
+    let failed = |source| Error::Io { path: out.to_path_buf(), source };
     // Hidden while it grows, so that no one takes it for a case; removed if anything fails.
-    let folder =
-        tempfile::Builder::new().prefix(".writing-").tempdir_in(&spec.out).map_err(failed)?;
+    let folder = tempfile::Builder::new().prefix(".writing-").tempdir_in(out).map_err(failed)?;
     let healthy = folder.path().join(HEALTHY);
     std::fs::create_dir(&healthy).map_err(failed)?;
     for (contrast, (ill, well)) in
@@ -219,11 +257,11 @@ fn write_patient(template: &Template, spec: &CohortSpec, patient: usize) -> Resu
     }
     let file = folder.path().join(format!("{name}-seg.nii.gz"));
     nifti::write_new(&file, &images.segmentation, Storage::U8, DESCRIPTION)?;
-    std::fs::rename(folder.path(), spec.out.join(&name)).map_err(failed)?;
+    std::fs::rename(folder.path(), out.join(name)).map_err(failed)?;
     // It has moved: nothing is left to remove.
     let _ = folder.keep();
-    std::fs::File::open(&spec.out).and_then(|out| out.sync_all()).map_err(failed)?;
-    Ok(name)
+    std::fs::File::open(out).and_then(|out| out.sync_all()).map_err(failed)?;
+    Ok(())
 }
 
 /// Makes the folder, or checks that it is empty.

@@ -102,6 +102,8 @@ pub struct CohortSummary {
     pub cases: u32,
     /// Patients.
     pub patients: u32,
+    /// Exams that are known to be unusable so far; all are read before the first round.
+    pub cases_set_aside: u32,
     /// Patients that never train.
     pub patients_held_out: u32,
     /// Scans of all contrasts that train.

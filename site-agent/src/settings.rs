@@ -11,6 +11,13 @@ use serde::{Deserialize, Serialize};
 /// The part of the patients that never trains unless the configuration says otherwise.
 pub const HELD_OUT_DEFAULT: f64 = 0.2;
 
+/// The most room that prepared scans take on the disk unless the configuration says otherwise, in MiB.
+/// A case at BraTS size takes about 30.
+pub const CACHE_MIB_DEFAULT: u64 = 32 << 10;
+
+/// The most room a limit may name, in MiB: 64 TiB.
+pub const CACHE_MIB_MAX: u64 = 64 << 20;
+
 /// The most threads a trainer may be given.
 pub const THREADS_MAX: u32 = 1024;
 
@@ -36,9 +43,10 @@ pub struct Error {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSettings {
-    /// The cohort's folder: one folder per case.
+    /// The data folder, or a manifest.
     pub path: PathBuf,
-    /// What the numbers of a segmentation mean; by default what the file names imply.
+    /// What the numbers of a segmentation mean where no manifest says so. Needed wherever there is a
+    /// segmentation: it is never guessed.
     #[serde(default)]
     pub label_scheme: Option<String>,
     /// The contrasts to use; by default every one that is there.
@@ -50,6 +58,13 @@ pub struct DataSettings {
     /// Another salt holds out other patients.
     #[serde(default)]
     pub split_salt: String,
+    /// Where prepared scans are kept between rounds; by default in the agent's workspace, and
+    /// nowhere for a verb without one. Only the trainer opens it.
+    #[serde(default)]
+    pub cache: Option<PathBuf>,
+    /// The most room they take, in MiB; 0 keeps none.
+    #[serde(default = "cache_mib_default")]
+    pub cache_mib_max: u64,
 }
 
 /// How the trainer computes.
@@ -74,10 +89,15 @@ fn held_out_default() -> f64 {
     HELD_OUT_DEFAULT
 }
 
+fn cache_mib_default() -> u64 {
+    CACHE_MIB_DEFAULT
+}
+
 impl DataSettings {
-    /// The same settings with a relative path taken from `folder`.
+    /// The same settings with relative paths taken from `folder`.
     pub fn relative_to(&self, folder: &Path) -> DataSettings {
-        DataSettings { path: folder.join(&self.path), ..self.clone() }
+        let cache = self.cache.as_ref().map(|cache| folder.join(cache));
+        DataSettings { path: folder.join(&self.path), cache, ..self.clone() }
     }
 
     /// Whether every value is in its range.
@@ -85,11 +105,15 @@ impl DataSettings {
     /// # Errors
     /// [`Error`] naming the field.
     pub fn validate(&self) -> Result<(), Error> {
-        if (0.0..1.0).contains(&self.held_out) {
-            return Ok(());
+        if !(0.0..1.0).contains(&self.held_out) {
+            let value = self.held_out.to_string();
+            return Err(Error { field: "data.held_out", value, must: "at least 0 and below 1" });
         }
-        let value = self.held_out.to_string();
-        Err(Error { field: "data.held_out", value, must: "at least 0 and below 1" })
+        if self.cache_mib_max > CACHE_MIB_MAX {
+            let value = self.cache_mib_max.to_string();
+            return Err(Error { field: "data.cache_mib_max", value, must: "at most 64 TiB" });
+        }
+        Ok(())
     }
 }
 
@@ -126,6 +150,8 @@ mod tests {
             let refused = DataSettings { held_out, ..data.clone() }.validate().unwrap_err();
             assert_eq!(refused.field, "data.held_out");
         }
+        let refused = DataSettings { cache_mib_max: u64::MAX, ..data }.validate().unwrap_err();
+        assert_eq!(refused.field, "data.cache_mib_max");
         let compute = ComputeSettings::default();
         assert_eq!(compute.validate(), Ok(()));
         let refused = ComputeSettings { threads: Some(0), ..compute.clone() }.validate();

@@ -27,6 +27,12 @@ use crate::pipe::{
 use crate::settings::ComputeSettings;
 use crate::workspace::{blob_of, model_path, new_update_path, update_path};
 
+/// The folder of the workspace that prepared scans are kept in, which the agent never opens.
+const SCANS_CACHE: &str = "scans-cache";
+
+/// The file of the workspace that says which scans trained.
+const SPLIT: &str = "split.json";
+
 /// Why the trainer cannot do what it was told. Texts may name files of the site.
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -156,13 +162,14 @@ fn listen(
 }
 
 fn prepare(first: ToTrainer) -> Result<Bench, Error> {
-    let Setup { workspace, data, compute } = match first {
+    let Setup { workspace, mut data, compute } = match first {
         ToTrainer::Hello { version: PIPE_VERSION, setup } => setup,
         ToTrainer::Hello { version, .. } => return Err(Error::Version(version)),
         ToTrainer::Train(_) | ToTrainer::Cancel => return Err(Error::NoHello),
     };
     limit(&compute)?;
     let device = device::open(compute.device.parse()?)?;
+    data.cache.get_or_insert_with(|| workspace.join(SCANS_CACHE));
     Ok(Bench { workspace, cohort: Cohort::discover(&data)?, device })
 }
 
@@ -190,6 +197,8 @@ fn train(bench: &Bench, assignment: &Assignment, watch: &mut Watch<'_>) -> Resul
     let key = RoundKey { plan: &plan.training, number: *number, site };
     let RoundResult { weights, examples, report } =
         train_round(&base, &bench.cohort, &bench.device, key, watch)?;
+    let split = bench.workspace.join(SPLIT);
+    bench.cohort.manifest().write(&split).map_err(|source| Error::Disk { path: split, source })?;
     let path = new_update_path(&bench.workspace);
     checkpoint::save(&weights, &path).map_err(Error::Update)?;
     let update = name_by_digest(&bench.workspace, &path)?;

@@ -23,7 +23,7 @@ pub const HEARTBEAT_MS: u64 = 100;
 /// More lines for an agent's config, by table.
 #[derive(Clone, Debug, Default)]
 pub struct AgentOptions {
-    /// Lines of `[data]`.
+    /// Lines of `[data]`; the path is there, and that labels are those of phantoms.
     pub data: String,
     /// Lines of `[trainer]`.
     pub trainer: String,
@@ -232,7 +232,8 @@ impl Lab {
         let config = format!(
             "coordinator = \"{}\"\nworkspace = \"workspace-{site}\"\n\n[tls]\n\
              ca = \"certificates/ca.pem\"\ncertificate = \"certificates/{site}.pem\"\n\
-             key = \"certificates/{site}.key\"\n\n[data]\npath = \"{data}\"\n{more_data}\n\
+             key = \"certificates/{site}.key\"\n\n[data]\npath = \"{data}\"\n\
+             label_scheme = \"brats2023\"\n{more_data}\n\
              [trainer]\ndevice = \"cpu\"\nthreads = 1\n{trainer}",
             self.address()
         );

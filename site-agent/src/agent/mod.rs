@@ -88,6 +88,7 @@ pub async fn run(
         cases = cohort.cases,
         patients = cohort.patients,
         held_out = cohort.patients_held_out,
+        set_aside = cohort.cases_set_aside,
         scans = cohort.scans_training,
         trainer = supervisor.process_id(),
         "the trainer is ready"

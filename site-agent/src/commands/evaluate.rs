@@ -113,11 +113,11 @@ impl Tile {
 }
 
 fn save(folder: &Path, painted: &Painted<'_>, show: bool) -> Result<Option<Tile>> {
-    let Painted { case, contrast, exam, masks, result } = painted;
+    let Painted { case, contrast, image, geometry, masks, result } = painted;
     let stem = format!("{}-{}", case.name, contrast.name());
     let write = |kind: &str, volume: &Volume, description: &str| {
         let path = folder.join(format!("{stem}-{kind}.nii.gz"));
-        nifti::write_like(&path, volume, &exam.geometry, description)
+        nifti::write_like(&path, volume, geometry, description)
     };
     write("inpainted", result, DESCRIPTION)?;
     write("mask", &masks.void, "fedpaint evaluation mask")?;
@@ -125,7 +125,7 @@ fn save(folder: &Path, painted: &Painted<'_>, show: bool) -> Result<Option<Tile>
     let z = panel::fullest_slice(&masks.healthy).filter(|_| show);
     Ok(z.map(|z| Tile {
         label: stem,
-        original: exam.image.clone(),
+        original: (*image).clone(),
         inpainted: (*result).clone(),
         mask: masks.void.clone(),
         z,

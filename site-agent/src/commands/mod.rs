@@ -2,6 +2,7 @@
 //! error; 0 is done, 1 failed, 2 misused.
 
 pub mod completions;
+pub mod data;
 pub mod doctor;
 pub mod evaluate;
 pub mod init_model;
@@ -27,11 +28,12 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  fedpaint-site-agent data check scans --label-scheme brats2023   what is there, what is wrong?
   fedpaint-site-agent doctor --config site-agent.toml    is this site ready?
   fedpaint-site-agent run --config site-agent.toml       take part until SIGTERM
   fedpaint-site-agent phantom --out scans --patients 8 --scanner A --seed 1 --size 2
   fedpaint-site-agent init-model --preset tiny --seed 1 --out initial.safetensors
-  fedpaint-site-agent evaluate --model final.safetensors --data scans
+  fedpaint-site-agent evaluate --model final.safetensors --data scans --label-scheme brats2023
   fedpaint-site-agent inpaint --model final.safetensors --image X-t1n.nii.gz --mask mask.nii.gz \\
       --out X-inpainted.nii.gz --panel panel.png";
 
@@ -49,6 +51,8 @@ enum Verb {
     Evaluate(evaluate::Args),
     /// Paint what a mask hides in a scan.
     Inpaint(inpaint::Args),
+    /// Look through a folder of scans.
+    Data(data::Args),
     /// Make a synthetic cohort to rehearse with.
     Phantom(phantom::Args),
     /// Print a completion script for a shell.
@@ -69,6 +73,7 @@ pub fn main() -> ExitCode {
         Verb::Train(args) => train::run(&args),
         Verb::Evaluate(args) => evaluate::run(&args),
         Verb::Inpaint(args) => inpaint::run(&args),
+        Verb::Data(args) => data::run(&args),
         Verb::Phantom(args) => phantom::run(&args),
         Verb::Completions(args) => completions::run(&args),
         Verb::Trainer => return crate::trainer::run(),

@@ -10,16 +10,16 @@ use fedpaint_proto::names::Digest;
 use crate::model::checkpoint::{self, CheckpointError};
 use crate::model::device;
 use crate::model::weights::Weights;
-use crate::settings::{DataSettings, HELD_OUT_DEFAULT};
+use crate::settings::{CACHE_MIB_DEFAULT, DataSettings, HELD_OUT_DEFAULT};
 use crate::trainer;
 
 /// Which scans there are and which of them train; as `[data]` of the configuration.
 #[derive(Clone, Debug, Args)]
 pub struct DataOptions {
-    /// The cohort's folder: one BraTS folder per case.
+    /// The data folder, or a manifest.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// What labels mean: brats2021, brats2023 or lesion. By default the file names tell.
+    /// What labels mean where no manifest says so: brats2021, brats2023, brats_post or lesion.
     #[arg(long, value_name = "SCHEME")]
     label_scheme: Option<String>,
     /// The contrasts to use, such as `t1n,t2f`. By default every one that is there.
@@ -31,6 +31,12 @@ pub struct DataOptions {
     /// Another salt holds out other patients.
     #[arg(long, value_name = "TEXT", default_value = "")]
     split_salt: String,
+    /// Keep prepared scans in this folder, so that they are read once. By default nothing is kept.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// The most room they take, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = CACHE_MIB_DEFAULT)]
+    cache_mib_max: u64,
 }
 
 /// How to compute; as `[trainer]` of the configuration.
@@ -56,6 +62,8 @@ impl DataOptions {
             contrasts: self.contrasts.clone(),
             held_out: self.held_out,
             split_salt: self.split_salt.clone(),
+            cache: self.cache.clone(),
+            cache_mib_max: self.cache_mib_max,
         };
         settings.validate()?;
         Ok(settings)

@@ -31,10 +31,19 @@ pub fn print(text: &str) -> io::Result<()> {
 
 /// Tells why nothing was done, on one line.
 pub fn failed(error: &anyhow::Error) -> ExitCode {
-    let line = format!("error: {error:#}").replace('\n', " ");
+    let line = format!("error: {}", told(error)).replace('\n', " ");
     // If even this cannot be said, the exit code still says it.
     let _ = writeln!(io::stderr(), "{line}");
     ExitCode::FAILURE
+}
+
+/// The error and its causes, but for a cause that the error before it has told already.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match line {
+        line if line.is_empty() => cause,
+        line if line.ends_with(&cause) => line,
+        line => format!("{line}: {cause}"),
+    })
 }
 
 /// Has the log go to standard error; `RUST_LOG` says which lines.

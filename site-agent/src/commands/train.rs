@@ -31,7 +31,7 @@ pub struct Args {
     /// How many rounds. By default as many as the plan has.
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
-    /// The trained model's file.
+    /// The trained model's file. Beside it, NAME.split.json says which scans trained.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]
@@ -49,6 +49,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let cohort = Cohort::discover(&args.data.settings()?)?;
     let (mut weights, _) = load_model(&args.model)?;
     let device = args.compute.open()?;
+    let bar = output::bar("scans");
+    cohort.survey(&|| false, &mut |done, total| output::advance(&bar, done, total))?;
+    bar.finish_and_clear();
     let bar = output::bar("training");
     for number in 1..=args.rounds.unwrap_or(plan.rounds) {
         let mut progress = |Progress { step, steps, .. }: Progress| {
@@ -66,6 +69,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     bar.finish_and_clear();
     checkpoint::save(&weights, &args.out)?;
+    let split = args.out.with_extension("split.json");
+    cohort.manifest().write(&split).with_context(|| split.display().to_string())?;
     output::print(&digest_of(&weights)?.to_string())?;
     Ok(ExitCode::SUCCESS)
 }

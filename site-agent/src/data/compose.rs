@@ -66,14 +66,28 @@ impl Cell {
 /// are `[ny * nx]`.
 pub(crate) fn cells(grid: &SliceGrid, slice: &[f32], codes: &[u8]) -> Vec<Cell> {
     let nx = grid.dims()[0];
-    let is_coded: Vec<bool> =
-        codes.chunks_exact(nx).map(|line| line.iter().any(|&c| c != KNOWN)).collect();
+    let coded = bounding_box([nx, codes.len() / nx, 1], |voxel| codes[voxel] != KNOWN);
+    let Some([across, down, _]) = coded else { return Vec::new() };
+    cells_within(grid, slice, codes, [across, down])
+}
+
+/// As [`cells`], where all codes but [`KNOWN`] lie in columns and lines that are known: the first and
+/// last of each.
+pub(crate) fn cells_within(
+    grid: &SliceGrid,
+    slice: &[f32],
+    codes: &[u8],
+    [across, down]: [(usize, usize); 2],
+) -> Vec<Cell> {
+    let nx = grid.dims()[0];
+    // Most pixels are far from every coded voxel: only those near are looked at.
+    let touches = |taps: &Taps, (first, last): (usize, usize)| {
+        taps.first <= last && taps.first + taps.weights.len() > first
+    };
     let mut cells = Vec::new();
-    for (row, tall) in grid.rows().iter().enumerate() {
-        if !is_coded[tall.first..tall.first + tall.weights.len()].contains(&true) {
-            continue;
-        }
-        for (column, wide) in grid.columns().iter().enumerate() {
+    for (row, tall) in grid.rows().iter().enumerate().filter(|(_, taps)| touches(taps, down)) {
+        let columns = grid.columns().iter().enumerate();
+        for (column, wide) in columns.filter(|(_, taps)| touches(taps, across)) {
             let pixel = (row * grid.size() + column) as u32;
             cells.extend(cell(pixel, [wide, tall], nx, slice, codes));
         }
@@ -107,6 +121,11 @@ fn cell(
     (hidden > 0.0).then_some(Cell { pixel, known, cover })
 }
 
+/// How many hidden pixels have a truth to learn from.
+pub(crate) fn learnable(cells: &[Cell]) -> usize {
+    cells.iter().filter(|cell| cell.is_hidden() && !cell.is_unknown()).count()
+}
+
 /// How the hidden pixels of a slice are painted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Brush {
@@ -136,11 +155,6 @@ pub(crate) struct Canvas<'a> {
 }
 
 impl Canvas<'_> {
-    /// How many hidden pixels have a truth to learn from.
-    pub(crate) fn learnable(&self) -> usize {
-        self.cells.iter().filter(|cell| cell.is_hidden() && !cell.is_unknown()).count()
-    }
-
     /// The example with its truth.
     pub(crate) fn paint(&self, brush: Brush, condition: [f32; CONDITIONS]) -> Example {
         let area = self.size * self.size;

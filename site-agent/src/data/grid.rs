@@ -92,19 +92,31 @@ impl SliceGrid {
         size: usize,
         is_brain: impl Fn(usize) -> bool,
     ) -> Result<SliceGrid, Error> {
+        check_geometry(volume)?;
+        let brain = bounding_box(volume.dims, is_brain).ok_or(Error::NoBrain)?;
+        SliceGrid::new(volume.dims, volume.spacing_mm, brain, size)
+    }
+
+    /// The grid around a brain whose first and last voxels along each axis are known.
+    ///
+    /// # Errors
+    /// [`Error::Size`] if the size is out of bounds.
+    pub(crate) fn new(
+        dims: [usize; 3],
+        spacing_mm: [f64; 3],
+        [x, y, z]: [(usize, usize); 3],
+        size: usize,
+    ) -> Result<SliceGrid, Error> {
         if !(SIZE_MIN..=SIZE_MAX).contains(&size) {
             return Err(Error::Size { size });
         }
-        check_geometry(volume)?;
-        let spacing_mm = volume.spacing_mm;
-        let [x, y, z] = bounding_box(volume.dims, is_brain).ok_or(Error::NoBrain)?;
         let extent = |(first, last): (usize, usize), mm: f64| (last - first + 1) as f64 * mm;
         let side_mm = extent(x, spacing_mm[0]).max(extent(y, spacing_mm[1])) + MARGIN_MM;
         let pixel_mm = side_mm / size as f64;
         let start = |(first, last): (usize, usize), mm: f64| {
             ((first + last + 1) as f64 * mm - side_mm) / 2.0
         };
-        let [nx, ny, _] = volume.dims;
+        let [nx, ny, _] = dims;
         let axis_x =
             Axis { voxels: nx, voxel_mm: spacing_mm[0], start_mm: start(x, spacing_mm[0]) };
         let axis_y =
@@ -112,7 +124,7 @@ impl SliceGrid {
         Ok(SliceGrid {
             size,
             pixel_mm,
-            dims: volume.dims,
+            dims,
             brain_z: z,
             columns: axis_x.taps(size, pixel_mm),
             rows: axis_y.taps(size, pixel_mm),
@@ -150,21 +162,34 @@ impl SliceGrid {
     /// One axial slice `[ny * nx]` as pixels `[size * size]`, rows from y low to y high: averages
     /// over each pixel's area, or interpolates linearly where pixels are finer than voxels.
     pub fn sample(&self, slice: &[f32]) -> Vec<f32> {
-        let nx = self.dims[0];
-        let mut pixels = vec![0.0; self.size * self.size];
-        let mut narrow = vec![0.0; self.size];
-        // Neighbouring rows of pixels share at most a row of voxels, so nothing is kept.
-        for (row, taps) in self.rows.iter().enumerate() {
-            let target = &mut pixels[row * self.size..(row + 1) * self.size];
-            for (offset, &weight) in taps.weights.iter().enumerate() {
-                let y = taps.first + offset;
-                self.narrow(&slice[y * nx..(y + 1) * nx], &mut narrow);
-                for (pixel, &value) in target.iter_mut().zip(&narrow) {
+        let mut pixels = Vec::new();
+        self.sample_into(slice, &mut Vec::new(), &mut pixels);
+        pixels
+    }
+
+    /// As [`SliceGrid::sample`], into buffers that are used again: `lines` of any content and the
+    /// `pixels`.
+    pub(crate) fn sample_into(&self, slice: &[f32], lines: &mut Vec<f32>, pixels: &mut Vec<f32>) {
+        let (nx, size) = (self.dims[0], self.size);
+        pixels.clear();
+        pixels.resize(size * size, 0.0);
+        // Each line of voxels is narrowed once, though two rows of pixels may share it.
+        let used = |taps: &Taps| (taps.first, taps.first + taps.weights.len());
+        let first = self.rows.iter().map(|taps| used(taps).0).min().unwrap_or(0);
+        let last = self.rows.iter().map(|taps| used(taps).1).max().unwrap_or(0);
+        lines.clear();
+        lines.resize((last - first) * size, 0.0);
+        for (y, narrow) in (first..last).zip(lines.chunks_exact_mut(size)) {
+            self.narrow(&slice[y * nx..(y + 1) * nx], narrow);
+        }
+        for (target, taps) in pixels.chunks_exact_mut(size).zip(&self.rows) {
+            let narrowed = lines[(taps.first - first) * size..].chunks_exact(size);
+            for (line, &weight) in narrowed.zip(&taps.weights) {
+                for (pixel, &value) in target.iter_mut().zip(line) {
                     *pixel += weight * value;
                 }
             }
         }
-        pixels
     }
 
     /// The value of a plane of pixels at the centre of voxel (x, y), interpolated linearly.

@@ -8,7 +8,6 @@ use super::example::{Example, Region};
 use super::grid::{SliceGrid, check_geometry};
 use super::mask::{self, EVALUATION_DIAMETER_MM, Room};
 use super::normalise::Window;
-use super::plan::clipped;
 use super::scan::{self, CONTRASTS, condition};
 use super::stream::stream;
 use super::volume::Volume;
@@ -172,6 +171,11 @@ fn check(image: &Volume, mask: &Volume, task: &Task) -> Result<(), Error> {
     Ok(())
 }
 
+/// Axial slice `z` without negative voxels.
+fn clipped(image: &Volume, z: usize) -> Vec<f32> {
+    image.slice(z).iter().map(|v| v.max(0.0)).collect()
+}
+
 /// The masks a held-out scan is judged with, 0 or 1 per voxel.
 pub struct EvaluationMasks {
     /// The healthy tissue that is hidden and scored.
@@ -181,7 +185,8 @@ pub struct EvaluationMasks {
 }
 
 /// The fixed masks of one held-out patient: the same for every model and round, other than any of
-/// training. `lesion` is as in [`super::scan::CaseScan`].
+/// training. `lesion` has one component
+/// per voxel, none where there is no lesion.
 ///
 /// # Errors
 /// [`mask::Error::NoRoom`] if no mask fits.

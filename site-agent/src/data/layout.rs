@@ -1,25 +1,31 @@
-//! Finds the cases in a folder laid out as BraTS lays out its own.
+//! Finds the cases in a folder: laid out as BraTS lays out its own, or listed in a manifest.
 //!
-//! A case is a folder `X` with files `X_t1.nii.gz` (names of 2021) or `X-t1n.nii.gz` (names since
-//! 2023). Only names are looked at: no scan is opened here, and nothing is guessed from voxels.
+//! Only names and links are looked at: no scan is opened here, and nothing is guessed from voxels. A
+//! case that cannot be used is set aside with its reason, and never stops the others.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+mod listed;
+mod names;
+mod walk;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::labels::LabelScheme;
+use crate::data::layout::names::Role;
+use crate::data::manifest;
+use crate::data::problem::{Kind, Problem};
 
-/// Entries of a cohort's folder that are looked at.
-pub const COHORT_ENTRIES_MAX: usize = 100_000;
+/// Entries that are looked at below a data folder: BraTS 2021 has 10,000.
+pub const ENTRIES_MAX: usize = 100_000;
 
-/// Entries of one case's folder that are looked at: BraTS has 5, the inpainting set 10.
-pub const CASE_ENTRIES_MAX: usize = 1_000;
+/// How many folders deep the folder of a case may lie in the data folder.
+pub const DEPTH_MAX: usize = 4;
 
 /// What a folder without cases should have looked like.
-const EXPECTED: &str = "folders X with files X-{t1n,t1c,t2w,t2f,seg}.nii.gz (BraTS 2023) or \
-                        X_{t1,t1ce,t2,flair,seg}.nii.gz (BraTS 2021)";
+const EXPECTED: &str = "files X-{t1n,t1c,t2w,t2f,seg}.nii.gz (BraTS 2023), \
+                        X_{t1,t1ce,t2,flair,seg}.nii.gz (BraTS 2021), or manifest.csv";
 
 /// An MRI contrast, in the order of the model's one-hot condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,51 +49,81 @@ impl Contrast {
     pub fn name(self) -> &'static str {
         ["t1n", "t1c", "t2w", "t2f"][self as usize]
     }
-
-    /// Its name in BraTS files of 2021.
-    fn name_of_2021(self) -> &'static str {
-        ["t1", "t1ce", "t2", "flair"][self as usize]
-    }
 }
 
-/// A convention of file names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Naming {
-    /// `X_{t1,t1ce,t2,flair,seg}`.
-    Brats2021,
-    /// `X-{t1n,t1c,t2w,t2f,seg}`.
-    Brats2023,
+/// A word that names no contrast.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("no contrast has this name, choose t1n, t1c, t2w or t2f")]
+pub struct NoSuchContrast;
+
+impl std::str::FromStr for Contrast {
+    type Err = NoSuchContrast;
+
+    fn from_str(word: &str) -> Result<Contrast, NoSuchContrast> {
+        Contrast::ALL.into_iter().find(|c| c.name() == word).ok_or(NoSuchContrast)
+    }
 }
 
 /// The files of one exam. Its name and patient may not leave the site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Case {
-    /// The folder's name.
+    /// What its files' names begin with, or its name in the manifest. No other case has it.
     pub name: String,
     /// The patient's key: equal for all exams of one patient.
     pub patient: String,
-    /// How its files are named.
-    pub naming: Naming,
-    /// The scans there are; at least one.
+    /// The scans there are, at least one: a NIfTI file, or a folder with one DICOM series.
     pub scans: BTreeMap<Contrast, PathBuf>,
     /// The segmentation, if there is one.
     pub segmentation: Option<PathBuf>,
+    /// What its labels mean, where the case itself says so.
+    pub label_scheme: Option<LabelScheme>,
 }
 
 impl Case {
-    /// The scheme of its labels: the configured one, else that of the year whose names it has.
-    pub fn label_scheme(&self, configured: Option<LabelScheme>) -> LabelScheme {
-        configured.unwrap_or(match self.naming {
-            Naming::Brats2021 => LabelScheme::Brats2021,
-            Naming::Brats2023 => LabelScheme::Brats2023,
-        })
+    /// The scheme of its labels: its own, else that of the whole cohort, if anybody gave one.
+    pub fn scheme(&self, configured: Option<LabelScheme>) -> Option<LabelScheme> {
+        self.label_scheme.or(configured)
     }
 }
 
-/// Why a folder yields no cases. Local: it names files.
+/// A case that is not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// Its name.
+    pub case: String,
+    /// Why.
+    pub problem: Problem,
+}
+
+/// What there is in a data folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Discovery {
+    /// The cases whose files are there, sorted by name.
+    pub cases: Vec<Case>,
+    /// The others, sorted by name.
+    pub set_aside: Vec<SetAside>,
+    /// NIfTI files that belong to no case by their names.
+    pub files_passed_over: usize,
+}
+
+impl Discovery {
+    /// Leaves the `wanted` contrasts; a case that has none of them is set aside.
+    pub fn keep_contrasts(&mut self, wanted: &BTreeSet<Contrast>) {
+        for case in &mut self.cases {
+            case.scans.retain(|contrast, _| wanted.contains(contrast));
+        }
+        let without = self.cases.extract_if(.., |case| case.scans.is_empty());
+        let problem = Problem::note(Kind::NoContrast, "none of the contrasts asked for is there");
+        let without = without.map(|case| SetAside { case: case.name, problem: problem.clone() });
+        self.set_aside.extend(without);
+        self.set_aside.sort_by(|a, b| a.case.cmp(&b.case));
+    }
+}
+
+/// Why a folder yields nothing at all. Local: it names files.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A folder or an entry cannot be read.
+    /// The folder or its manifest cannot be read.
     #[error("{path}: {source}", path = path.display())]
     Io {
         /// What was read.
@@ -96,66 +132,88 @@ pub enum Error {
         source: std::io::Error,
     },
     /// There are more entries than are looked at.
-    #[error("{path}: more than {limit} entries, split the folder", path = path.display())]
-    TooMany {
-        /// The folder.
-        path: PathBuf,
-        /// The limit.
-        limit: usize,
-    },
-    /// A name is not UTF-8, so no case can be named after it.
-    #[error("{path}: the name is not UTF-8, rename it", path = path.display())]
-    Name {
-        /// The entry.
-        path: PathBuf,
-    },
-    /// Two files claim to be the same image of one case.
     #[error(
-        "case {case}: {first} and {second} are the same image, keep one",
-        first = first.display(), second = second.display()
+        "{path}: more than {ENTRIES_MAX} files and folders, name a folder with fewer",
+        path = path.display()
     )]
-    Twice {
-        /// The case.
-        case: String,
-        /// One file.
-        first: PathBuf,
-        /// The other.
-        second: PathBuf,
+    TooMany {
+        /// The data folder.
+        path: PathBuf,
     },
-    /// The folder has no case.
-    #[error("{path}: no cases found, expected {EXPECTED}", path = path.display())]
+    /// There are two manifests.
+    #[error("{path}: there are a manifest.csv and a manifest.toml, keep one", path = path.display())]
+    TwoManifests {
+        /// The data folder.
+        path: PathBuf,
+    },
+    /// The manifest cannot be used.
+    #[error("{path}: {source}", path = path.display())]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: manifest::Error,
+    },
+    /// A file that is no manifest was named.
+    #[error(
+        "{path}: not a folder and not a manifest, name a folder or a .csv or .toml file",
+        path = path.display()
+    )]
+    NotAFolder {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// The folder has no case, good or bad.
+    #[error(
+        "{path}: no cases found within {DEPTH_MAX} folders, expected {EXPECTED}; DICOM comes in by \
+         `data import`",
+        path = path.display()
+    )]
     NoCases {
         /// The folder.
         path: PathBuf,
     },
 }
 
-/// The cases of a cohort, sorted by name. Folders without scans are passed over, as are hidden ones.
-/// Links are followed one level down, never further, so a loop of links ends.
+/// The cases of a data folder, or of a manifest that is named instead of one. A folder with a manifest
+/// holds what the manifest lists and nothing else.
+///
+/// A link that leads out of the folder sets its case aside; a link to a folder is not followed, since
+/// what lies inside is found where it is. Hidden entries are passed over.
 ///
 /// # Errors
-/// [`Error`] naming the folder, the entry or the case.
-pub fn discover(cohort: &Path) -> Result<Vec<Case>, Error> {
-    let mut cases = Vec::new();
-    for name in entries(cohort, COHORT_ENTRIES_MAX)? {
-        let folder = cohort.join(&name);
-        if name.starts_with('.') || !metadata(&folder)?.is_dir() {
-            continue;
-        }
-        let files = entries(&folder, CASE_ENTRIES_MAX)?;
-        let Some(case) = case_of(&folder, &name, &files)? else { continue };
-        for path in case.scans.values().chain(&case.segmentation) {
-            if !metadata(path)?.is_file() {
-                let source = std::io::Error::other("not a file");
-                return Err(Error::Io { path: path.clone(), source });
+/// [`Error`] if the folder as a whole cannot be used. What is wrong with a case sets it aside.
+pub fn discover(dir: &Path) -> Result<Discovery, Error> {
+    let (found, mut discovery) = match manifest_of(dir)? {
+        Some((path, format)) => (listed::found(&path, format)?, Discovery::default()),
+        None => walk::found(dir)?,
+    };
+    let mut places: BTreeMap<String, Vec<Found>> = BTreeMap::new();
+    for found in found {
+        places.entry(found.name.clone()).or_default().push(found);
+    }
+    for (name, mut of_name) in places {
+        let settled = match of_name.pop() {
+            Some(only) if of_name.is_empty() => settle(only),
+            last => {
+                let of_name: Vec<Found> = of_name.into_iter().chain(last).collect();
+                discovery.set_aside.extend(of_name.iter().map(|found| SetAside {
+                    case: name.clone(),
+                    problem: same_name(found, &of_name),
+                }));
+                continue;
             }
+        };
+        match settled {
+            Ok(case) => discovery.cases.push(case),
+            Err(problem) => discovery.set_aside.push(SetAside { case: name, problem }),
         }
-        cases.push(case);
     }
-    if cases.is_empty() {
-        return Err(Error::NoCases { path: cohort.to_path_buf() });
+    discovery.set_aside.sort_by(|a, b| a.case.cmp(&b.case));
+    if discovery.cases.is_empty() && discovery.set_aside.is_empty() {
+        return Err(Error::NoCases { path: dir.to_path_buf() });
     }
-    Ok(cases)
+    Ok(discovery)
 }
 
 /// The patient of a case: BraTS since 2023 ends a name in `-<patient>-<timepoint>`, so where the last
@@ -173,198 +231,94 @@ pub fn patient_of(case: &str) -> &str {
     }
 }
 
-/// What a file is to a case.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Role {
-    Scan(Contrast),
-    Segmentation,
+/// What was found of one case, before it is known whether it can be used.
+struct Found {
+    name: String,
+    /// The patient, where a manifest names one.
+    patient: Option<String>,
+    label_scheme: Option<LabelScheme>,
+    /// Where it is, in words for people.
+    place: String,
+    files: Vec<FoundFile>,
 }
 
-/// The role of `file` in the case `name`, or `None` for a file that is no part of it.
-fn role_of(name: &str, file: &str) -> Option<(Naming, Role)> {
-    let rest = file.strip_prefix(name)?;
-    let rest = rest.strip_suffix(".nii.gz").or_else(|| rest.strip_suffix(".nii"))?;
-    let find = |kind: &str, of: fn(Contrast) -> &'static str| match kind {
-        "seg" => Some(Role::Segmentation),
-        _ => Contrast::ALL.into_iter().find(|&c| of(c) == kind).map(Role::Scan),
+/// A file of a case.
+struct FoundFile {
+    role: Role,
+    path: PathBuf,
+    /// Why it cannot be used, if that is known without opening it.
+    flaw: Option<Problem>,
+}
+
+/// The manifest that `dir` is or holds.
+fn manifest_of(dir: &Path) -> Result<Option<(PathBuf, manifest::Format)>, Error> {
+    let failed = |source| Error::Io { path: dir.to_path_buf(), source };
+    let format = |path: &Path| match path.extension().and_then(|e| e.to_str()) {
+        Some("csv") => Some(manifest::Format::Csv),
+        Some("toml") => Some(manifest::Format::Toml),
+        _ => None,
     };
-    if let Some(kind) = rest.strip_prefix('-') {
-        find(kind, Contrast::name).map(|role| (Naming::Brats2023, role))
-    } else {
-        let kind = rest.strip_prefix('_')?;
-        find(kind, Contrast::name_of_2021).map(|role| (Naming::Brats2021, role))
+    if !std::fs::metadata(dir).map_err(failed)?.is_dir() {
+        let format = format(dir).ok_or_else(|| Error::NotAFolder { path: dir.to_path_buf() })?;
+        return Ok(Some((dir.to_path_buf(), format)));
+    }
+    let mut here = manifest::FILE_NAMES.map(|name| dir.join(name)).into_iter();
+    let mut here = here.by_ref().filter(|path| path.is_file());
+    match (here.next(), here.next()) {
+        (Some(_), Some(_)) => Err(Error::TwoManifests { path: dir.to_path_buf() }),
+        (Some(path), None) => Ok(format(&path).map(|format| (path, format))),
+        _ => Ok(None),
     }
 }
 
-/// The case in `folder`, or `None` if it has no scan of its own name.
-fn case_of(folder: &Path, name: &str, files: &[String]) -> Result<Option<Case>, Error> {
-    let mut found: BTreeMap<Role, (Naming, PathBuf)> = BTreeMap::new();
-    for file in files {
-        let Some((naming, role)) = role_of(name, file) else { continue };
-        if let Some((_, first)) = found.insert(role, (naming, folder.join(file))) {
-            let case = name.to_string();
-            return Err(Error::Twice { case, first, second: folder.join(file) });
-        }
-    }
-    let segmentation = found.remove(&Role::Segmentation).map(|(_, path)| path);
-    let mut naming = None;
-    let mut scans = BTreeMap::new();
-    for (role, (of, path)) in found {
-        if let Role::Scan(contrast) = role {
-            naming = naming.or(Some(of));
-            scans.insert(contrast, path);
-        }
-    }
-    Ok(naming.map(|naming| Case {
-        name: name.to_string(),
-        patient: patient_of(name).to_string(),
-        naming,
-        scans,
-        segmentation,
-    }))
+fn same_name(found: &Found, all: &[Found]) -> Problem {
+    let elsewhere = all.iter().map(|other| other.place.as_str()).find(|&p| p != found.place);
+    let detail = format!(
+        "the same case name is at {} and at {}, keep one or rename one",
+        found.place,
+        elsewhere.unwrap_or(&found.place)
+    );
+    Problem::error(Kind::Duplicate, detail)
 }
 
-/// The sorted names in a folder.
-fn entries(folder: &Path, limit: usize) -> Result<Vec<String>, Error> {
-    let failed = |source| Error::Io { path: folder.to_path_buf(), source };
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        if names.len() == limit {
-            return Err(Error::TooMany { path: folder.to_path_buf(), limit });
+/// The case, or why it cannot be used.
+fn settle(found: Found) -> Result<Case, Problem> {
+    let Found { name, patient, mut label_scheme, files, .. } = found;
+    let mut of_role: BTreeMap<Role, PathBuf> = BTreeMap::new();
+    for FoundFile { role, path, flaw } in files {
+        if !role.is_used() {
+            continue;
         }
-        let name = entry.map_err(failed)?.file_name();
-        let not_utf8 = |name: OsString| Error::Name { path: folder.join(name) };
-        names.push(name.into_string().map_err(not_utf8)?);
+        if let Some(flaw) = flaw {
+            return Err(flaw.in_file(&path));
+        }
+        if let Some(first) = of_role.insert(role, path.clone()) {
+            let first = first.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let detail = format!("it is the same image as {first}, keep one");
+            return Err(Problem::error(Kind::Duplicate, detail).in_file(&path));
+        }
     }
-    names.sort_unstable();
-    Ok(names)
-}
-
-/// What an entry is, behind a link if it is one.
-fn metadata(path: &Path) -> Result<std::fs::Metadata, Error> {
-    std::fs::metadata(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })
+    let is_voided = of_role.remove(&Role::Voided).is_some();
+    let unhealthy = of_role.remove(&Role::MaskUnhealthy);
+    let mut segmentation = of_role.remove(&Role::Segmentation);
+    if segmentation.is_none() && unhealthy.is_some() {
+        // The mask of the inpainting set says by its name what it is: tumour, of no known component.
+        segmentation = unhealthy;
+        label_scheme = Some(LabelScheme::Lesion);
+    }
+    let scans: BTreeMap<Contrast, PathBuf> =
+        of_role.into_iter().filter_map(|(role, path)| Some((role.contrast()?, path))).collect();
+    if scans.is_empty() {
+        return Err(if is_voided {
+            let detail = "only a voided scan: it can be inpainted, not trained on";
+            Problem::note(Kind::NoContrast, detail)
+        } else {
+            Problem::error(Kind::NoContrast, "none of its scans is there")
+        });
+    }
+    let patient = patient.unwrap_or_else(|| patient_of(&name).to_string());
+    Ok(Case { name, patient, scans, segmentation, label_scheme })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cohort(files: &[&str]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = folder.path().join(file);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, b"").unwrap();
-        }
-        folder
-    }
-
-    #[test]
-    fn names_of_2021_and_of_2023_are_found_sorted_and_bring_their_label_scheme() {
-        let folder = cohort(&[
-            "BraTS2021_00002/BraTS2021_00002_t1.nii.gz",
-            "BraTS2021_00002/BraTS2021_00002_t1ce.nii.gz",
-            "BraTS2021_00002/BraTS2021_00002_t2.nii",
-            "BraTS2021_00002/BraTS2021_00002_flair.nii.gz",
-            "BraTS2021_00002/BraTS2021_00002_seg.nii.gz",
-            "BraTS-GLI-00008-001/BraTS-GLI-00008-001-t2f.nii.gz",
-            "BraTS-GLI-00008-001/BraTS-GLI-00008-001-t1c.nii.gz",
-        ]);
-        let cases = discover(folder.path()).unwrap();
-        let [new, old] = &cases[..] else { panic!("{cases:?}") };
-        assert_eq!(new.name, "BraTS-GLI-00008-001");
-        assert_eq!(new.patient, "BraTS-GLI-00008");
-        assert!(new.scans.keys().eq(&[Contrast::T1c, Contrast::T2f]));
-        assert_eq!((new.segmentation.as_ref(), new.naming), (None, Naming::Brats2023));
-        assert_eq!(new.label_scheme(None), LabelScheme::Brats2023);
-        assert_eq!(new.label_scheme(Some(LabelScheme::Lesion)), LabelScheme::Lesion);
-        assert!(old.scans.keys().eq(&Contrast::ALL));
-        assert!(old.scans[&Contrast::T2w].ends_with("BraTS2021_00002_t2.nii"));
-        assert!(old.segmentation.is_some());
-        assert_eq!(old.label_scheme(None), LabelScheme::Brats2021);
-    }
-
-    #[test]
-    fn the_last_of_two_numeric_groups_is_a_timepoint() {
-        for (case, patient) in [
-            ("BraTS-GLI-00008-000", "BraTS-GLI-00008"),
-            ("LJL-01-2", "LJL-01"),
-            ("LJ-MS-07", "LJ-MS-07"),
-            ("LJ-MS-26", "LJ-MS-26"),
-            ("BraTS2021_00000", "BraTS2021_00000"),
-            ("12-3", "12-3"),
-            ("a--1", "a--1"),
-            ("", ""),
-        ] {
-            assert_eq!(patient_of(case), patient, "{case}");
-        }
-    }
-
-    #[test]
-    fn files_of_the_inpainting_set_and_of_other_names_are_passed_over() {
-        let folder = cohort(&[
-            "A-1/A-1-t1n.nii.gz",
-            "A-1/A-1-t1n-voided.nii.gz",
-            "A-1/A-1-mask.nii.gz",
-            "A-1/A-1-mask-healthy.nii.gz",
-            "A-1/notes.txt",
-            "A-1/B-1-t2w.nii.gz",
-            "A-1/healthy/A-1-t2w.nii.gz",
-            ".hidden/.hidden-t1n.nii.gz",
-            "empty/readme",
-            "loose-t1n.nii.gz",
-        ]);
-        let cases = discover(folder.path()).unwrap();
-        assert_eq!(cases.len(), 1);
-        assert!(cases[0].scans.keys().eq(&[Contrast::T1n]));
-    }
-
-    #[test]
-    fn two_files_of_the_same_image_are_refused() {
-        for second in ["A-1/A-1-t1n.nii", "A-1/A-1_t1.nii.gz"] {
-            let folder = cohort(&["A-1/A-1-t1n.nii.gz", second]);
-            let refused = discover(folder.path());
-            assert!(matches!(refused, Err(Error::Twice { .. })), "{refused:?}");
-        }
-    }
-
-    #[test]
-    fn a_folder_without_cases_says_what_was_expected() {
-        let folder = cohort(&["x/only-a-mask-seg.nii.gz", "x/x-seg.nii.gz"]);
-        let refused = discover(folder.path()).unwrap_err().to_string();
-        assert!(refused.contains("no cases found") && refused.contains("t1ce"), "{refused}");
-        assert!(matches!(discover(&folder.path().join("absent")), Err(Error::Io { .. })));
-    }
-
-    #[test]
-    fn a_crowded_case_folder_is_refused() {
-        let names: Vec<String> = (0..=CASE_ENTRIES_MAX).map(|i| format!("x/{i}")).collect();
-        let folder = cohort(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        assert!(matches!(discover(folder.path()), Err(Error::TooMany { .. })));
-    }
-
-    #[test]
-    fn real_cohorts_are_found_with_their_patients() {
-        let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-        if !shared.is_dir() {
-            println!("../shared/data is absent, so real cohorts are not looked for");
-            return;
-        }
-        let patients = |cohort: &str| -> Vec<(String, bool)> {
-            let cases = discover(&shared.join(cohort)).unwrap();
-            cases.into_iter().map(|case| (case.patient, case.segmentation.is_some())).collect()
-        };
-        let seen = |name: &str, segmented| (name.to_string(), segmented);
-        assert_eq!(patients("ljms"), [seen("LJ-MS-07", true), seen("LJ-MS-26", true)]);
-        let two = [seen("LJL-01", false), seen("LJL-01", false)];
-        assert_eq!(patients("ljl")[..2], two);
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_loop_of_links_ends() {
-        let folder = cohort(&["A-1/A-1-t1n.nii.gz"]);
-        std::os::unix::fs::symlink(folder.path(), folder.path().join("A-2")).unwrap();
-        assert_eq!(discover(folder.path()).unwrap().len(), 1);
-    }
-}
+mod tests;

@@ -62,6 +62,14 @@ impl Window {
         }
         let low = percentile(&mut positive, zeros, LOW_FRACTION);
         let high = percentile(&mut positive, zeros, HIGH_FRACTION);
+        Window::between(low, high)
+    }
+
+    /// The window between two percentiles.
+    ///
+    /// # Errors
+    /// [`Error::Flat`] if they coincide.
+    pub(crate) fn between(low: f64, high: f64) -> Result<Window, Error> {
         if high > low { Ok(Window { low, high }) } else { Err(Error::Flat { value: high }) }
     }
 
@@ -84,22 +92,45 @@ impl Window {
 /// The percentile at `fraction` of `zeros` zeros followed by the `positive` values, which are
 /// reordered. There must be at least one value.
 fn percentile(positive: &mut [f32], zeros: usize, fraction: f64) -> f64 {
-    let last = zeros + positive.len() - 1;
-    let position = fraction * last as f64;
-    let below = (position.floor() as usize).min(last);
-    let above = (below + 1).min(last);
-    if above < zeros {
+    let rank = Rank::of(fraction, zeros + positive.len());
+    if rank.above < zeros {
         return 0.0;
     }
-    let (value_below, value_above) = if below < zeros {
+    let (value_below, value_above) = if rank.below < zeros {
         (0.0, positive.iter().copied().fold(f32::INFINITY, f32::min))
     } else {
-        let (_, value, rest) = positive.select_nth_unstable_by(below - zeros, f32::total_cmp);
+        let (_, value, rest) = positive.select_nth_unstable_by(rank.below - zeros, f32::total_cmp);
         (*value, rest.iter().copied().fold(f32::INFINITY, f32::min))
     };
-    let value_below = f64::from(value_below);
-    let value_above = if above == below { value_below } else { f64::from(value_above) };
-    value_below + (value_above - value_below) * (position - below as f64)
+    rank.between(value_below, value_above)
+}
+
+/// Where a percentile lies among sorted values: between two ranks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rank {
+    /// The lower rank, from 0.
+    pub(crate) below: usize,
+    /// The upper rank; the lower one at the very end.
+    pub(crate) above: usize,
+    position: f64,
+}
+
+impl Rank {
+    /// The ranks around the percentile at `fraction` of `count` values (at least one).
+    pub(crate) fn of(fraction: f64, count: usize) -> Rank {
+        let last = count - 1;
+        let position = fraction * last as f64;
+        let below = (position.floor() as usize).min(last);
+        Rank { below, above: (below + 1).min(last), position }
+    }
+
+    /// The percentile, given the values at the two ranks.
+    pub(crate) fn between(self, value_below: f32, value_above: f32) -> f64 {
+        let value_below = f64::from(value_below);
+        let value_above =
+            if self.above == self.below { value_below } else { f64::from(value_above) };
+        value_below + (value_above - value_below) * (self.position - self.below as f64)
+    }
 }
 
 #[cfg(test)]

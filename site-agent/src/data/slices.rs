@@ -1,14 +1,15 @@
-//! One contrast of one patient as the slices it can teach: a few voids (healthy blobs, the tumour,
-//! its components) prepared once, then examples drawn from them at will.
+//! An example out of a planned scan: a task, a void and a slice by chance, painted.
 //!
-//! It holds pixels, not voxels: the volume can be dropped after [`CaseSlices::build`].
+//! It depends on the case, its plans and the random stream alone.
 
 use rand::{Rng, RngExt};
 
-use super::compose::{Brush, Canvas, Cell, mirrored};
+use super::augment::augmented;
+use super::compose::{Brush, mirrored};
 use super::example::{Example, Region};
-use super::plan::{Plan, Plane, Planner};
-use super::scan::{CaseScan, Error, SliceOptions, check, condition};
+use super::plan::{self, CasePlans, Plan, ScanPlans, Scratch};
+use super::prepared::Prepared;
+use super::scan::{SliceOptions, condition};
 
 /// How far the mask of a single component may grow, in millimetres.
 const SPREAD_MAX_MM: f64 = 3.0;
@@ -17,145 +18,100 @@ const SPREAD_MAX_MM: f64 = 3.0;
 /// box; each number is the upper end of its part of [0, 1).
 const TASKS_UP_TO: [f64; 5] = [0.40, 0.65, 0.80, 0.90, 1.00];
 
-/// The classes that can be painted one by one.
-const COMPONENTS: [Region; 3] = [Region::Necrosis, Region::Oedema, Region::Enhancing];
-
-/// The training slices of one scan.
-pub struct CaseSlices {
-    patient: String,
+/// An example of one scan, mirrored half the time; none if the scan teaches nothing.
+pub(crate) fn draw(
+    case: &Prepared,
+    plans: &CasePlans,
     contrast: usize,
-    size: usize,
-    spread_max: usize,
-    planes: Vec<Plane>,
-    heal: Vec<Plan>,
-    components: Vec<(Region, Plan)>,
-    whole: Option<Plan>,
+    options: &SliceOptions,
+    scratch: &mut Scratch,
+    rng: &mut impl Rng,
+) -> Option<Example> {
+    let (scan, grid) = (case.scan(contrast)?, plans.grid(contrast)?);
+    let spread_max = (SPREAD_MAX_MM / grid.pixel_mm()).round() as usize;
+    let (plan, brush) = task(plans.scan(case, contrast)?, spread_max, rng);
+    let mut left = plan.slices.clone();
+    let (z, look) = loop {
+        // One of them hides enough, so this ends before none is left.
+        if left.is_empty() {
+            return None;
+        }
+        let z = left.swap_remove(rng.random_range(0..left.len()));
+        if let Some(look) = plans.look(case, &scan, plan.void, z, scratch) {
+            break (z, look);
+        }
+    };
+    let condition = condition(contrast, grid.height(z), look.is_lesion_visible);
+    let example = plan::canvas(grid, &look, plan.window, scratch).paint(brush, condition);
+    let example = if rng.random_bool(0.5) { mirrored(example, options.size) } else { example };
+    Some(if options.augment { augmented(example, options.size, rng) } else { example })
 }
 
-impl CaseSlices {
-    /// Prepares the slices of one scan. The same arguments give the same slices.
-    ///
-    /// # Errors
-    /// [`Error`] if the inputs do not fit together, are unusable, or teach nothing.
-    pub fn build(scan: &CaseScan<'_>, options: &SliceOptions) -> Result<CaseSlices, Error> {
-        check(scan, options)?;
-        let mut planner = Planner::new(scan, options.size)?;
-        let heal = planner.heal(options)?;
-        let is_painted = scan.lesion.is_some_and(|lesion| !lesion.contains(&Some(Region::Mixed)));
-        let mut components = Vec::new();
-        let mut whole = None;
-        if is_painted {
-            for region in COMPONENTS {
-                components.extend(planner.tumour(|r| r == region)?.map(|plan| (region, plan)));
-            }
-            whole = planner.tumour(|_| true)?;
-        }
-        if heal.is_empty() && whole.is_none() {
-            return Err(Error::NothingToLearn);
-        }
-        let pixel_mm = planner.pixel_mm();
-        Ok(CaseSlices {
-            patient: scan.patient.to_owned(),
-            contrast: scan.contrast,
-            size: options.size,
-            spread_max: (SPREAD_MAX_MM / pixel_mm).round() as usize,
-            planes: planner.into_planes(),
-            heal,
-            components,
-            whole,
-        })
+/// What to hide and how to paint it.
+fn task<'a>(plans: &'a ScanPlans, spread_max: usize, rng: &mut impl Rng) -> (&'a Plan, Brush) {
+    // Without a whole tumour there is a healthy mask, or there would be no plans.
+    let Some(whole) = &plans.whole else { return (healing(plans, rng), Brush::Coded) };
+    let start = if plans.heal.is_empty() { TASKS_UP_TO[0] } else { 0.0 };
+    let roll = start + (1.0 - start) * rng.random::<f64>();
+    let spread = rng.random_range(0..=spread_max);
+    if roll < TASKS_UP_TO[0] {
+        return (healing(plans, rng), Brush::Coded);
     }
+    if (TASKS_UP_TO[1]..TASKS_UP_TO[2]).contains(&roll) {
+        return (whole, Brush::Coded);
+    }
+    if plans.components.is_empty() || (TASKS_UP_TO[2]..TASKS_UP_TO[3]).contains(&roll) {
+        return (whole, Brush::Spread { region: Region::Mixed, pixels: spread });
+    }
+    let (region, plan) = &plans.components[rng.random_range(0..plans.components.len())];
+    if roll < TASKS_UP_TO[1] {
+        (plan, Brush::Spread { region: *region, pixels: spread })
+    } else {
+        (plan, Brush::Boxed(*region))
+    }
+}
 
-    /// An example: a task, a void and a slice by chance, mirrored half the time.
-    pub fn draw(&self, rng: &mut impl Rng) -> Example {
-        let (plan, brush) = self.task(rng);
-        let slice = &plan.slices[rng.random_range(0..plan.slices.len())];
-        let plane = &self.planes[slice.plane];
-        let canvas = Canvas {
-            size: self.size,
-            plane: &plane.pixels,
-            cells: &slice.cells,
-            window: plan.window,
-        };
-        let condition = condition(self.contrast, plane.height, slice.is_lesion_visible);
-        let example = canvas.paint(brush, condition);
-        if rng.random_bool(0.5) { mirrored(example, self.size) } else { example }
-    }
-
-    /// The patient the slices are of.
-    pub fn patient(&self) -> &str {
-        &self.patient
-    }
-
-    /// Axial slices that can be drawn.
-    pub fn slices(&self) -> usize {
-        self.planes.len()
-    }
-
-    /// About how much memory the slices take.
-    pub fn bytes(&self) -> usize {
-        let plans = self.heal.iter().chain(self.components.iter().map(|(_, plan)| plan));
-        let cells: usize = plans
-            .chain(&self.whole)
-            .flat_map(|plan| &plan.slices)
-            .map(|slice| slice.cells.len())
-            .sum();
-        self.planes.len() * self.size * self.size * size_of::<f32>() + cells * size_of::<Cell>()
-    }
-
-    /// What to hide and how to paint it.
-    fn task(&self, rng: &mut impl Rng) -> (&Plan, Brush) {
-        let Some(whole) = &self.whole else { return (self.healing(rng), Brush::Coded) };
-        let start = if self.heal.is_empty() { TASKS_UP_TO[0] } else { 0.0 };
-        let roll = start + (1.0 - start) * rng.random::<f64>();
-        let spread = rng.random_range(0..=self.spread_max);
-        if roll < TASKS_UP_TO[0] {
-            return (self.healing(rng), Brush::Coded);
-        }
-        if (TASKS_UP_TO[1]..TASKS_UP_TO[2]).contains(&roll) {
-            return (whole, Brush::Coded);
-        }
-        if self.components.is_empty() || (TASKS_UP_TO[2]..TASKS_UP_TO[3]).contains(&roll) {
-            return (whole, Brush::Spread { region: Region::Mixed, pixels: spread });
-        }
-        let (region, plan) = &self.components[rng.random_range(0..self.components.len())];
-        if roll < TASKS_UP_TO[1] {
-            (plan, Brush::Spread { region: *region, pixels: spread })
-        } else {
-            (plan, Brush::Boxed(*region))
-        }
-    }
-
-    /// One of the healthy masks; there is one, or there would be a tumour to paint.
-    fn healing(&self, rng: &mut impl Rng) -> &Plan {
-        &self.heal[rng.random_range(0..self.heal.len())]
-    }
+/// One of the healthy masks.
+fn healing<'a>(plans: &'a ScanPlans, rng: &mut impl Rng) -> &'a Plan {
+    &plans.heal[rng.random_range(0..plans.heal.len())]
 }
 
 #[cfg(test)]
 mod tests {
-    use super::CaseSlices;
+    use super::draw;
     use crate::data::example::{Example, REGIONS, Region};
+    use crate::data::mask::{Masks, Mode};
     use crate::data::phantom_for_tests::{brain, tumour};
-    use crate::data::plan::HIDDEN_PIXELS_MIN;
-    use crate::data::scan::{CaseScan, Error, MASKS_PER_CASE, MASKS_PER_CASE_MAX, SliceOptions};
+    use crate::data::plan::{CasePlans, HIDDEN_PIXELS_MIN, Scratch};
+    use crate::data::prepared::{Prepared, Scan, build};
+    use crate::data::scan::{MASKS_PER_CASE, SliceOptions};
     use crate::data::stream::stream;
     use crate::data::volume::Volume;
 
     const SIZE: usize = 32;
 
     fn options() -> SliceOptions {
-        SliceOptions { size: SIZE, masks: MASKS_PER_CASE, seed: 7, round: 1 }
+        let mode = Mode::Corrected;
+        SliceOptions { size: SIZE, masks: MASKS_PER_CASE, seed: 7, round: 1, mode, augment: false }
     }
 
-    fn case(image: &Volume, lesion: Option<&[Option<Region>]>) -> CaseSlices {
-        let scan = CaseScan { patient: "p", image, lesion, contrast: 2 };
-        CaseSlices::build(&scan, &options()).unwrap()
+    fn case(image: &Volume, lesion: Option<&[Option<Region>]>) -> Prepared {
+        Prepared::open(Box::new(build(&[Scan { contrast: 2, image }], lesion).unwrap())).unwrap()
     }
 
-    fn examples(case: &CaseSlices, count: usize) -> Vec<Example> {
-        let mut rng = stream("test", &[]);
-        (0..count).map(|_| case.draw(&mut rng)).collect()
+    fn examples(case: &Prepared, count: usize) -> Vec<Example> {
+        examples_with(case, "p", &options(), count)
+    }
+
+    fn examples_with(
+        case: &Prepared,
+        patient: &str,
+        options: &SliceOptions,
+        count: usize,
+    ) -> Vec<Example> {
+        let plans = CasePlans::new(case, patient, options, &Masks::default());
+        let (mut rng, mut scratch) = (stream("test", &[]), Scratch::default());
+        (0..count).filter_map(|_| draw(case, &plans, 2, options, &mut scratch, &mut rng)).collect()
     }
 
     fn count(plane: &[f32]) -> usize {
@@ -256,11 +212,8 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_examples_and_another_round_others() {
-        let image = brain();
-        let scan = CaseScan { patient: "p", image: &image, lesion: None, contrast: 0 };
-        let drawn = |options: &SliceOptions, patient| {
-            examples(&CaseSlices::build(&CaseScan { patient, ..scan }, options).unwrap(), 8)
-        };
+        let case = case(&brain(), None);
+        let drawn = |options: &SliceOptions, patient| examples_with(&case, patient, options, 8);
         let here = drawn(&options(), "p");
         assert_eq!(here, drawn(&options(), "p"));
         assert_ne!(here, drawn(&SliceOptions { round: 2, ..options() }, "p"));
@@ -269,26 +222,11 @@ mod tests {
     }
 
     #[test]
-    fn inputs_that_do_not_fit_are_refused() {
-        let image = brain();
-        let scan = CaseScan { patient: "p", image: &image, lesion: None, contrast: 0 };
-        let refused = |scan: &CaseScan<'_>, options: &SliceOptions| {
-            CaseSlices::build(scan, options).err().unwrap()
-        };
-        let short = vec![None; 5];
-        let error = refused(&CaseScan { lesion: Some(&short), ..scan }, &options());
-        assert!(matches!(error, Error::Shape { what: "lesion map", found: 5, .. }), "{error}");
-        assert_eq!(refused(&CaseScan { contrast: 4, ..scan }, &options()), Error::Contrast(4));
-        let healthy = vec![Some(Region::Healthy); image.voxels.len()];
-        let error = refused(&CaseScan { lesion: Some(&healthy), ..scan }, &options());
-        assert_eq!(error, Error::Label(Region::Healthy));
-        let masks = MASKS_PER_CASE_MAX + 1;
-        assert_eq!(refused(&scan, &SliceOptions { masks, ..options() }), Error::Masks(masks));
-        assert_eq!(refused(&scan, &SliceOptions { masks: 0, ..options() }), Error::NothingToLearn);
-        let error = refused(&scan, &SliceOptions { size: 4, ..options() });
-        assert!(matches!(error, Error::Grid(_)));
-        let torn = Volume { dims: [1, 2, 3], ..image.clone() };
-        let error = refused(&CaseScan { image: &torn, ..scan }, &options());
-        assert!(matches!(error, Error::Grid(_)), "{error}");
+    fn a_scan_with_nothing_to_hide_gives_no_example() {
+        let case = case(&brain(), None);
+        let none = SliceOptions { masks: 0, ..options() };
+        assert!(examples_with(&case, "p", &none, 3).is_empty());
+        let tiny = SliceOptions { size: 4, ..options() };
+        assert!(examples_with(&case, "p", &tiny, 3).is_empty());
     }
 }

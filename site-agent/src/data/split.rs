@@ -2,6 +2,8 @@
 //!
 //! Pure: the same patients, salt and fraction give the same split on every machine.
 
+pub mod manifest;
+
 use std::collections::BTreeSet;
 
 /// The domain of the hash that ranks patients.

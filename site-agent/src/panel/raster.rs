@@ -21,6 +21,18 @@ impl Raster {
         Raster { width, height, pixels: background.repeat(width * height) }
     }
 
+    /// Images of one width below each other.
+    ///
+    /// # Panics
+    /// If their widths differ: that is a bug of the caller.
+    pub(crate) fn stacked(parts: &[Raster]) -> Raster {
+        let width = parts.first().map_or(0, |part| part.width);
+        assert!(parts.iter().all(|part| part.width == width), "images of one width");
+        let height = parts.iter().map(|part| part.height).sum();
+        let pixels = parts.iter().flat_map(|part| part.pixels.iter().copied()).collect();
+        Raster { width, height, pixels }
+    }
+
     /// Colours a pixel; what lies outside the image is left out.
     pub(crate) fn set(&mut self, x: usize, y: usize, colour: Rgb) {
         if x < self.width && y < self.height {

@@ -20,8 +20,14 @@ pub const FLUID: usize = 2;
 /// From this sum of fractions on, a voxel belongs to the brain.
 pub const BRAIN_FRACTION_MIN: f32 = 0.5;
 
-/// The grid of the template, 2 mm over the whole BraTS frame. Tumours grow on it, too.
+/// The grid of the template, 2 mm over the whole BraTS frame.
 pub const TEMPLATE_GRID: Grid = Grid { dims: [120, 120, 78], edge_mm: 2.0, first_mm: [0.5; 3] };
+
+/// A grid of half as many voxels along each axis, over the same frame.
+const COARSE_GRID: Grid = Grid { dims: [60, 60, 39], edge_mm: 4.0, first_mm: [1.5; 3] };
+
+/// From this voxel size on, an image shows nothing that the coarse grid does not.
+const COARSE_FROM_MM: f32 = 5.0;
 
 const WHITE_FILE: &[u8] = include_bytes!("../../assets/colin27-wm-2mm.nii.gz");
 const GREY_FILE: &[u8] = include_bytes!("../../assets/colin27-gm-2mm.nii.gz");
@@ -58,6 +64,11 @@ impl Template {
     }
 }
 
+/// The grid on which the tumour of an image with voxels of `edge_mm` grows.
+pub fn growth_grid(edge_mm: f32) -> Grid {
+    if edge_mm < COARSE_FROM_MM { TEMPLATE_GRID } else { COARSE_GRID }
+}
+
 /// The fractions of a patient on `grid`. `[grid.voxels()]`
 pub fn fractions(template: &Template, warp: &Warp, grid: &Grid) -> Vec<Fractions> {
     let at = |i| template.at(warp.template_point(grid.centre(grid.voxel(i))));
@@ -65,12 +76,17 @@ pub fn fractions(template: &Template, warp: &Warp, grid: &Grid) -> Vec<Fractions
 }
 
 /// The smallest part of `grid` that holds the brain, widened by `margin_mm` where the grid goes on,
-/// as its lowest and highest voxel. `patient` are the fractions on [`TEMPLATE_GRID`].
-pub fn brain_box(patient: &[Fractions], grid: &Grid, margin_mm: f32) -> ([usize; 3], [usize; 3]) {
+/// as its lowest and highest voxel. `patient` are the fractions on `coarse`.
+pub fn brain_box(
+    patient: &[Fractions],
+    coarse: &Grid,
+    grid: &Grid,
+    margin_mm: f32,
+) -> ([usize; 3], [usize; 3]) {
     let (mut low, mut high) = ([f32::INFINITY; 3], [f32::NEG_INFINITY; 3]);
     for (i, voxel) in patient.iter().enumerate() {
         if voxel.iter().sum::<f32>() >= BRAIN_FRACTION_MIN / 2.0 {
-            let place = grid.place(TEMPLATE_GRID.centre(TEMPLATE_GRID.voxel(i)));
+            let place = grid.place(coarse.centre(coarse.voxel(i)));
             for a in 0..3 {
                 low[a] = low[a].min(place[a]);
                 high[a] = high[a].max(place[a]);

@@ -57,6 +57,9 @@ impl Grid {
     /// Voxels outside the grid count as 0.
     pub fn around(&self, point: Point) -> Corners {
         let place = self.place(point);
+        if (0..3).all(|a| place[a] >= 0.0 && place[a] < (self.dims[a] - 1) as f32) {
+            return self.inside(place);
+        }
         let mut corners = Corners { indices: [0; 8], weights: [0.0; 8] };
         let low = place.map(f32::floor);
         if (0..3).any(|a| low[a] < -1.0 || low[a] >= self.dims[a] as f32) {
@@ -81,6 +84,31 @@ impl Grid {
             }
         }
         corners
+    }
+
+    /// [`Grid::around`] for a place between eight voxels of the grid.
+    fn inside(&self, place: [f32; 3]) -> Corners {
+        // A conversion to an integer cuts towards zero, which is down here.
+        let low = place.map(|p| p as i32);
+        let [x, y, z] = [0, 1, 2].map(|a: usize| place[a] - low[a] as f32);
+        let [u, v, w] = [1.0 - x, 1.0 - y, 1.0 - z];
+        let first = self.index(low.map(|l| l as usize));
+        let (row, plane) = (self.dims[0], self.dims[0] * self.dims[1]);
+        let quad = [first, first + row, first + plane, first + plane + row];
+        let [a, b, c, d] = quad;
+        Corners {
+            indices: [a, a + 1, b, b + 1, c, c + 1, d, d + 1],
+            weights: [
+                u * v * w,
+                x * v * w,
+                u * y * w,
+                x * y * w,
+                u * v * z,
+                x * v * z,
+                u * y * z,
+                x * y * z,
+            ],
+        }
     }
 }
 
@@ -125,20 +153,22 @@ pub fn blur_axis(values: &mut [f32], dims: [usize; 3], axis: usize, sigma: f32) 
     let weight = |k: usize| (-0.5 * (k as f32 / sigma).powi(2)).exp();
     let total = weight(0) + 2.0 * (1..=radius).map(weight).sum::<f32>();
     let kernel: Vec<f32> = (0..=radius).map(|k| weight(k) / total).collect();
+    // A block is all lines of the axis that lie beside each other: voxels that are neighbours along
+    // the axis are `stride` apart, so that whole blocks can be shifted and added.
     let stride: usize = dims[..axis].iter().product();
-    let n = dims[axis];
-    // A line with `radius` zeros at both ends, so that the kernel never leaves it.
-    let mut line = vec![0.0; n + 2 * radius];
-    for start in (0..values.len()).filter(|i| (i / stride).is_multiple_of(n)) {
-        for k in 0..n {
-            line[radius + k] = values[start + k * stride];
-        }
-        for k in 0..n {
-            let mut sum = kernel[0] * line[radius + k];
-            for (d, w) in kernel.iter().enumerate().skip(1) {
-                sum += w * (line[radius + k - d] + line[radius + k + d]);
+    let block = stride * dims[axis];
+    let margin = radius * stride;
+    // A block with zeros at both ends, so that no shift leaves it.
+    let mut padded = vec![0.0; block + 2 * margin];
+    for values in values.chunks_exact_mut(block) {
+        padded[margin..margin + block].copy_from_slice(values);
+        values.iter_mut().for_each(|v| *v *= kernel[0]);
+        for (d, w) in kernel.iter().enumerate().skip(1) {
+            let before = &padded[margin - d * stride..][..block];
+            let after = &padded[margin + d * stride..][..block];
+            for ((v, a), b) in values.iter_mut().zip(before).zip(after) {
+                *v += w * (a + b);
             }
-            values[start + k * stride] = sum;
         }
     }
 }
@@ -159,6 +189,30 @@ mod tests {
         for point in [[-1.1, 0.0, 1.0], [9.0, 0.0, 1.0], [1.0, f32::INFINITY, 1.0]] {
             assert_eq!(GRID.around(point).of(&values), 0.0);
         }
+    }
+
+    #[test]
+    fn a_blur_is_the_same_along_every_axis() {
+        let dims = [7, 7, 7];
+        let grid = Grid { dims, edge_mm: 1.0, first_mm: [0.0; 3] };
+        let value = |v: [usize; 3]| ((v[0] * 31 + v[1] * 17 + v[2] * 5) % 13) as f32;
+        let blurred = |axis: usize| {
+            let turned = |i: usize| {
+                let mut voxel = grid.voxel(i);
+                voxel.swap(0, axis);
+                value(voxel)
+            };
+            let mut values: Vec<f32> = (0..grid.voxels()).map(turned).collect();
+            blur_axis(&mut values, dims, axis, 1.1);
+            let back = |i: usize| {
+                let mut voxel = grid.voxel(i);
+                voxel.swap(0, axis);
+                values[grid.index(voxel)]
+            };
+            (0..grid.voxels()).map(back).collect::<Vec<f32>>()
+        };
+        assert_eq!(blurred(1), blurred(0));
+        assert_eq!(blurred(2), blurred(0));
     }
 
     #[test]

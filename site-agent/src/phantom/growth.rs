@@ -38,28 +38,31 @@ pub struct Grown {
 }
 
 /// Grows `density` until more than `voxels` voxels have passed 0.5 or `steps_max` steps are done.
-pub fn grow(medium: &Medium, mut density: Vec<f32>, voxels: usize, steps_max: usize) -> Grown {
+pub fn grow(medium: &Medium, density: Vec<f32>, voxels: usize, steps_max: usize) -> Grown {
     let mut arrival: Vec<f32> =
         density.iter().map(|&c| if c >= 0.5 { 0.0 } else { f32::INFINITY }).collect();
     let mut reached = arrival.iter().filter(|a| a.is_finite()).count();
+    let faces = Faces::of(medium);
+    let mut density = faces.padded(&density);
     let mut next = density.clone();
+    let [nx, ny, _] = medium.grid.dims;
     let mut work = None;
     let mut steps = 0;
     while reached < voxels && steps < steps_max {
         if steps % STEPS_PER_BOX == 0 {
-            work = occupied(medium.grid, &density);
+            work = occupied(medium.grid, &density[nx * ny..]);
         }
         let Some((low, high)) = work else { break };
-        for z in low[2]..=high[2] {
-            for y in low[1]..=high[1] {
-                for x in low[0]..=high[0] {
-                    let i = medium.grid.index([x, y, z]);
-                    next[i] = stepped(medium, &density, [x, y, z], i);
-                    if next[i] >= 0.5 && arrival[i] == f32::INFINITY {
-                        let part = (0.5 - density[i]) / (next[i] - density[i]);
-                        arrival[i] = steps as f32 + part;
-                        reached += 1;
-                    }
+        let length = high[0] - low[0] + 1;
+        for (y, z) in (low[2]..=high[2]).flat_map(|z| (low[1]..=high[1]).map(move |y| (y, z))) {
+            let first = medium.grid.index([low[0], y, z]);
+            let padded = first + nx * ny;
+            faces.step(&density, &mut next, padded, length);
+            let rows = density[padded..].iter().zip(&next[padded..padded + length]);
+            for (arrival, (&before, &after)) in arrival[first..].iter_mut().zip(rows) {
+                if after >= 0.5 && *arrival == f32::INFINITY {
+                    *arrival = steps as f32 + (0.5 - before) / (after - before);
+                    reached += 1;
                 }
             }
         }
@@ -67,46 +70,93 @@ pub fn grow(medium: &Medium, mut density: Vec<f32>, voxels: usize, steps_max: us
         steps += 1;
     }
     arrival.iter_mut().for_each(|a| *a = a.min(steps as f32));
+    let density = density[nx * ny..][..arrival.len()].to_vec();
     Grown { density, arrival, steps }
 }
 
-/// One explicit step of one voxel.
-fn stepped(medium: &Medium, density: &[f32], voxel: [usize; 3], i: usize) -> f32 {
-    let (here, own) = (density[i], medium.diffusivity[i]);
-    if own == 0.0 {
-        return here;
-    }
-    let mut flux = 0.0;
-    let mut stride = 1;
-    for (at, n) in voxel.into_iter().zip(medium.grid.dims) {
-        if at > 0 {
-            flux += face(own, medium.diffusivity[i - stride]) * (density[i - stride] - here);
+/// What a step needs of the medium, laid out so that whole rows are computed at once: every array
+/// has a plane of zeros at both ends, and what must not be crossed has diffusivity 0.
+struct Faces {
+    /// Steps to the next voxel along x, y and z.
+    strides: [usize; 3],
+    /// The diffusivity between a voxel and the next one along x, y and z.
+    between: [Vec<f32>; 3],
+    /// Growth rate; 0 where nothing grows.
+    rate: Vec<f32>,
+}
+
+impl Faces {
+    fn of(medium: &Medium) -> Faces {
+        let dims = medium.grid.dims;
+        let strides = [1, dims[0], dims[0] * dims[1]];
+        let mut faces = Faces { strides, between: [vec![], vec![], vec![]], rate: vec![] };
+        let own = medium.diffusivity;
+        let rate = own.iter().zip(medium.rate).map(|(&d, &r)| if d == 0.0 { 0.0 } else { r });
+        faces.rate = faces.padded(&rate.collect::<Vec<f32>>());
+        for axis in 0..3 {
+            let mut between = vec![0.0; own.len()];
+            for (i, face_to_next) in between.iter_mut().enumerate() {
+                if i / strides[axis] % dims[axis] + 1 < dims[axis] {
+                    *face_to_next = face(own[i], own[i + strides[axis]]);
+                }
+            }
+            faces.between[axis] = faces.padded(&between);
         }
-        if at + 1 < n {
-            flux += face(own, medium.diffusivity[i + stride]) * (density[i + stride] - here);
-        }
-        stride *= n;
+        faces
     }
-    (here + flux + medium.rate[i] * here * (1.0 - here)).clamp(0.0, 1.0)
+
+    /// The values with a plane of zeros at both ends.
+    fn padded(&self, values: &[f32]) -> Vec<f32> {
+        let plane = self.strides[2];
+        let mut padded = vec![0.0; values.len() + 2 * plane];
+        padded[plane..plane + values.len()].copy_from_slice(values);
+        padded
+    }
+
+    /// One explicit step of `length` voxels of a row from `first` on.
+    fn step(&self, density: &[f32], next: &mut [f32], first: usize, length: usize) {
+        let here = &density[first..first + length];
+        let rate = &self.rate[first..first + length];
+        let next = &mut next[first..first + length];
+        let [before, after] = [0, 1].map(|side| {
+            [0, 1, 2].map(|axis: usize| {
+                let stride = self.strides[axis];
+                let (voxel, wall) = if side == 0 {
+                    (first - stride, first - stride)
+                } else {
+                    (first + stride, first)
+                };
+                (&density[voxel..voxel + length], &self.between[axis][wall..wall + length])
+            })
+        });
+        for i in 0..length {
+            let c = here[i];
+            let mut flux = 0.0;
+            for axis in 0..3 {
+                flux += before[axis].1[i] * (before[axis].0[i] - c);
+                flux += after[axis].1[i] * (after[axis].0[i] - c);
+            }
+            next[i] = (c + flux + rate[i] * c * (1.0 - c)).clamp(0.0, 1.0);
+        }
+    }
 }
 
 /// The diffusivity between two voxels, their harmonic mean: 0 if nothing grows in one of them.
 fn face(a: f32, b: f32) -> f32 {
-    if b == 0.0 { 0.0 } else { 2.0 * a * b / (a + b) }
+    if a == 0.0 || b == 0.0 { 0.0 } else { 2.0 * a * b / (a + b) }
 }
 
 /// The part of the grid where there is density, widened by what the next steps can reach.
 fn occupied(grid: &Grid, density: &[f32]) -> Option<([usize; 3], [usize; 3])> {
     let (mut low, mut high) = (grid.dims, [0; 3]);
     let mut any = false;
-    for (i, &c) in density.iter().enumerate() {
-        if c > TRACE {
-            any = true;
-            for (a, at) in grid.voxel(i).into_iter().enumerate() {
-                low[a] = low[a].min(at);
-                high[a] = high[a].max(at);
-            }
-        }
+    for (row, values) in density[..grid.voxels()].chunks_exact(grid.dims[0]).enumerate() {
+        let Some(first) = values.iter().position(|&c| c > TRACE) else { continue };
+        let last = values.iter().rposition(|&c| c > TRACE).unwrap_or(first);
+        let (y, z) = (row % grid.dims[1], row / grid.dims[1]);
+        any = true;
+        low = [low[0].min(first), low[1].min(y), low[2].min(z)];
+        high = [high[0].max(last), high[1].max(y), high[2].max(z)];
     }
     let low = low.map(|v| v.saturating_sub(STEPS_PER_BOX));
     let high = [0, 1, 2].map(|a: usize| (high[a] + STEPS_PER_BOX).min(grid.dims[a] - 1));

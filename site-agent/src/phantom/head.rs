@@ -4,11 +4,9 @@
 use rand::RngExt;
 
 use crate::data::layout::Contrast;
-use crate::phantom::anatomy::{
-    self, BRAIN_FRACTION_MIN, FLUID, Fractions, GREY, TEMPLATE_GRID, Template, WHITE,
-};
+use crate::phantom::anatomy::{self, BRAIN_FRACTION_MIN, FLUID, Fractions, GREY, Template, WHITE};
 use crate::phantom::grid::{Grid, Point};
-use crate::phantom::noise::Noise;
+use crate::phantom::noise::{Noise, Row};
 use crate::phantom::scanner::Protocol;
 use crate::phantom::seed::PatientSeed;
 use crate::phantom::signal::{TISSUES, Tissue, relaxation, signal};
@@ -32,6 +30,9 @@ const TEXTURE: [[f32; 2]; TISSUES] = [
     [0.050, -0.090],
     [0.080, 0.090],
 ];
+
+/// The distances over which texture changes: two for the fine one, two for the coarse one.
+const TEXTURE_STEPS_MM: [f32; 4] = [1.6, 3.2, 6.0, 16.0];
 
 /// How much less T2 varies than T1.
 const TEXTURE_T2: f32 = 0.7;
@@ -72,12 +73,12 @@ impl Head {
     /// A patient with a tumour, on the part of `image` that holds the brain.
     pub fn new(template: &Template, image: &Grid, seed: &PatientSeed) -> Head {
         let warp = Warp::new(&mut seed.stream("warp"));
-        let coarse = anatomy::fractions(template, &warp, &TEMPLATE_GRID);
-        let tumour = Tumour::new(&coarse, &mut seed.stream("tumour"));
-        let (low, high) = anatomy::brain_box(&coarse, image, MARGIN_MM);
+        let whole = anatomy::growth_grid(image.edge_mm);
+        let coarse = anatomy::fractions(template, &warp, &whole);
+        let tumour = Tumour::new(&coarse, &whole, &mut seed.stream("tumour"));
+        let (low, high) = anatomy::brain_box(&coarse, &whole, image, MARGIN_MM);
         let grid = image.part(low, high);
-        let vessels = Vessels::new(&grid, seed);
-        let textures = Textures::new(&grid, seed);
+        let fields = Fields::new(&grid, seed);
         let mut head = Head {
             grid,
             low,
@@ -88,13 +89,20 @@ impl Head {
             texture: Vec::new(),
             rim_gadolinium_mm: seed.stream("gadolinium").random_range(RIM_GADOLINIUM_MM),
         };
+        let mut rows = None;
         for i in 0..grid.voxels() {
-            let point = grid.centre(grid.voxel(i));
+            let voxel = grid.voxel(i);
+            if voxel[0] == 0 {
+                rows = None;
+            }
+            let point = grid.centre(voxel);
             let before = template.at(warp.template_point(point));
             if before.iter().sum::<f32>() < BRAIN_FRACTION_MIN {
                 continue;
             }
-            let vessel = vessels.at(point);
+            // Rows without brain need none of these.
+            let rows = rows.get_or_insert_with(|| fields.row(point));
+            let vessel = rows.vessel(point);
             let healthy =
                 shares(before, vessel, Tumorous { core: 0.0, necrotic: 0.0, oedema: 0.0 });
             let (patient, label) = match &tumour {
@@ -110,22 +118,22 @@ impl Head {
             head.healthy.push(healthy);
             head.patient.push(patient);
             head.labels.push(label);
-            head.texture.push(textures.at(point));
+            head.texture.push(rows.texture(point));
         }
         head
     }
 
-    /// The signal of every brain voxel made of `shares`, white matter being 1. `[brain.len()]`
-    pub fn signals(&self, shares: &[Shares], protocol: &Protocol, contrast: Contrast) -> Vec<f32> {
+    /// The signals of every brain voxel, white matter being 1: of the patient, and of the same head
+    /// without the tumour. `[brain.len()]`
+    pub fn signals(&self, protocol: &Protocol, contrast: Contrast) -> [Vec<f32>; 2] {
         let sequence = protocol.sequence(contrast);
         let tissues = Tissue::ALL.map(|tissue| relaxation(tissue, protocol.field));
         let white = signal(sequence, tissues[Tissue::White as usize]);
-        let mut signals = Vec::with_capacity(shares.len());
-        for (voxel, &[fine, coarse]) in shares.iter().zip(&self.texture) {
+        let of = |shares: &Shares, [fine, coarse]: [f32; 2]| {
             let mut sum = 0.0;
             for tissue in Tissue::ALL {
                 let k = tissue as usize;
-                if voxel[k] == 0.0 {
+                if shares[k] == 0.0 {
                     continue;
                 }
                 let t1 = (1.0 + TEXTURE[k][0] * fine + TEXTURE[k][1] * coarse).clamp(0.5, 1.6);
@@ -133,11 +141,20 @@ impl Head {
                 if contrast == Contrast::T1c {
                     here = here.with_gadolinium(self.gadolinium(tissue, coarse));
                 }
-                sum += voxel[k] * signal(sequence, here);
+                sum += shares[k] * signal(sequence, here);
             }
-            signals.push(sum / white);
+            sum / white
+        };
+        let healthy: Vec<f32> =
+            self.healthy.iter().zip(&self.texture).map(|(s, &texture)| of(s, texture)).collect();
+        let mut patient = healthy.clone();
+        for (i, signal) in patient.iter_mut().enumerate() {
+            // The tumour has left most of the head as it was.
+            if self.patient[i] != self.healthy[i] {
+                *signal = of(&self.patient[i], self.texture[i]);
+            }
         }
-        signals
+        [patient, healthy]
     }
 
     /// The concentration of gadolinium in a tissue: only vessels and the rim let it in.
@@ -188,48 +205,59 @@ fn label(tumorous: Tumorous, tissue: Fractions) -> u8 {
     }
 }
 
-/// Two functions whose common zeros are the vessels.
-struct Vessels {
+/// The random functions of one head: two whose common zeros are the vessels, and fine and coarse
+/// texture, each of two scales.
+struct Fields {
     first_mm: Point,
-    pair: [Noise; 2],
+    vessels: [Noise; 2],
+    textures: [Noise; 4],
 }
 
-impl Vessels {
-    fn new(grid: &Grid, seed: &PatientSeed) -> Vessels {
-        let mut rng = seed.stream("vessels");
+impl Fields {
+    fn new(grid: &Grid, seed: &PatientSeed) -> Fields {
         let extent = grid.dims.map(|n| n as f32 * grid.edge_mm);
-        let pair = [(); 2].map(|()| Noise::new(extent, 13.0, &mut rng));
-        Vessels { first_mm: grid.first_mm, pair }
+        let mut rng = seed.stream("vessels");
+        let vessels = [(); 2].map(|()| Noise::new(extent, 13.0, &mut rng));
+        let mut rng = seed.stream("texture");
+        // Texture finer than a voxel would cost much and show nothing but noise.
+        let textures =
+            TEXTURE_STEPS_MM.map(|step_mm| Noise::new(extent, step_mm.max(grid.edge_mm), &mut rng));
+        Fields { first_mm: grid.first_mm, vessels, textures }
     }
 
+    /// The functions along the row of voxels through a point.
+    fn row(&self, point: Point) -> FieldRows {
+        let [_, y, z] = [0, 1, 2].map(|a: usize| point[a] - self.first_mm[a]);
+        FieldRows {
+            first_mm: self.first_mm[0],
+            vessels: [0, 1].map(|k: usize| self.vessels[k].row(y, z)),
+            textures: [0, 1, 2, 3].map(|k: usize| self.textures[k].row(y, z)),
+        }
+    }
+}
+
+/// [`Fields`] along one row of voxels.
+struct FieldRows {
+    first_mm: f32,
+    vessels: [Row; 2],
+    textures: [Row; 4],
+}
+
+impl FieldRows {
     /// How much of a voxel's fluid is vessel instead.
-    fn at(&self, point: Point) -> f32 {
-        let local = [0, 1, 2].map(|a: usize| point[a] - self.first_mm[a]);
-        let squared: f32 = self.pair.iter().map(|noise| noise.at(local).powi(2)).sum();
+    fn vessel(&self, point: Point) -> f32 {
+        let x = point[0] - self.first_mm;
+        let squared: f32 = self.vessels.iter().map(|row| row.at(x).powi(2)).sum();
         let share = (-0.5 * squared / (VESSEL_WIDTH * VESSEL_WIDTH)).exp();
         // A tail too thin to see would still cost a tissue in every voxel.
         if share > 0.02 { share } else { 0.0 }
     }
-}
 
-/// Fine and coarse texture, each of two scales.
-struct Textures {
-    first_mm: Point,
-    scales: [Noise; 4],
-}
-
-impl Textures {
-    fn new(grid: &Grid, seed: &PatientSeed) -> Textures {
-        let mut rng = seed.stream("texture");
-        let extent = grid.dims.map(|n| n as f32 * grid.edge_mm);
-        let scales = [1.6, 3.2, 6.0, 16.0].map(|step| Noise::new(extent, step, &mut rng));
-        Textures { first_mm: grid.first_mm, scales }
-    }
-
-    fn at(&self, point: Point) -> [f32; 2] {
-        let local = [0, 1, 2].map(|a: usize| point[a] - self.first_mm[a]);
-        let [a, b, c, d] = &self.scales;
-        let both = |x: f32, y: f32| (x + y) * std::f32::consts::FRAC_1_SQRT_2;
-        [both(a.at(local), b.at(local)), both(c.at(local), d.at(local))]
+    /// Fine and coarse texture.
+    fn texture(&self, point: Point) -> [f32; 2] {
+        let x = point[0] - self.first_mm;
+        let [a, b, c, d] = &self.textures;
+        let both = |a: f32, b: f32| (a + b) * std::f32::consts::FRAC_1_SQRT_2;
+        [both(a.at(x), b.at(x)), both(c.at(x), d.at(x))]
     }
 }

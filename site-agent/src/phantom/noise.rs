@@ -32,29 +32,57 @@ impl Noise {
     }
 
     /// The value at a point.
-    pub fn at(&self, point: Point) -> f32 {
-        let mut low = [0; 3];
-        let mut weights = [[0.0; 4]; 3];
-        for a in 0..3 {
-            let last = (self.dims[a] - 4) as f32;
-            let place = (point[a] / self.step_mm).clamp(0.0, last);
-            low[a] = place as usize;
-            if low[a] + 4 > self.dims[a] {
-                low[a] = self.dims[a] - 4;
-            }
-            weights[a] = spline(place - low[a] as f32);
-        }
-        let mut sum = 0.0;
-        for (dz, wz) in weights[2].iter().enumerate() {
-            for (dy, wy) in weights[1].iter().enumerate() {
-                let start = low[0] + self.dims[0] * (low[1] + dy + self.dims[1] * (low[2] + dz));
-                let row = &self.knots[start..start + 4];
-                let along: f32 = row.iter().zip(&weights[0]).map(|(k, w)| k * w).sum();
-                sum += wz * wy * along;
-            }
-        }
-        sum
+    pub fn at(&self, [x_mm, y_mm, z_mm]: Point) -> f32 {
+        let (first, [a, b, c, d]) = support(x_mm, self.step_mm, self.dims[0]);
+        let mut knots = [0.0; 4];
+        self.add_rows(y_mm, z_mm, first, &mut knots);
+        a * knots[0] + b * knots[1] + c * knots[2] + d * knots[3]
     }
+
+    /// The function along x at the given y and z: many points of one row cost little more than one.
+    pub fn row(&self, y_mm: f32, z_mm: f32) -> Row {
+        let mut knots = vec![0.0; self.dims[0]];
+        self.add_rows(y_mm, z_mm, 0, &mut knots);
+        Row { step_mm: self.step_mm, knots }
+    }
+
+    /// Adds the knots along x, from `first` on, of the sixteen rows that support (y, z).
+    fn add_rows(&self, y_mm: f32, z_mm: f32, first: usize, sums: &mut [f32]) {
+        let (low_y, weights_y) = support(y_mm, self.step_mm, self.dims[1]);
+        let (low_z, weights_z) = support(z_mm, self.step_mm, self.dims[2]);
+        for (dz, wz) in weights_z.iter().enumerate() {
+            for (dy, wy) in weights_y.iter().enumerate() {
+                let start = first + self.dims[0] * (low_y + dy + self.dims[1] * (low_z + dz));
+                let weight = wz * wy;
+                let row = &self.knots[start..start + sums.len()];
+                sums.iter_mut().zip(row).for_each(|(sum, knot)| *sum += weight * knot);
+            }
+        }
+    }
+}
+
+/// A random function along x.
+#[derive(Clone, Debug)]
+pub struct Row {
+    step_mm: f32,
+    knots: Vec<f32>,
+}
+
+impl Row {
+    /// The value at x.
+    pub fn at(&self, x_mm: f32) -> f32 {
+        let (first, [a, b, c, d]) = support(x_mm, self.step_mm, self.knots.len());
+        let knots = &self.knots[first..first + 4];
+        a * knots[0] + b * knots[1] + c * knots[2] + d * knots[3]
+    }
+}
+
+/// The first of the four knots out of `count` that support a place, and their weights.
+fn support(at_mm: f32, step_mm: f32, count: usize) -> (usize, [f32; 4]) {
+    let place = (at_mm / step_mm).clamp(0.0, (count - 4) as f32);
+    // A conversion to an integer cuts towards zero, which is down here.
+    let first = place as i32 as usize;
+    (first, spline(place - first as f32))
 }
 
 /// The four cubic B-spline weights at `t` in [0, 1] of a cell.
@@ -93,6 +121,17 @@ mod tests {
         let mean = values.iter().sum::<f32>() / values.len() as f32;
         let variance = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
         assert!(mean.abs() < 0.05 && (variance - 1.0).abs() < 0.1, "{mean} {variance}");
+    }
+
+    #[test]
+    fn a_row_of_a_noise_is_the_noise() {
+        let noise = noise(7.0);
+        for (y, z) in [(0.0, 0.0), (33.3, 71.0), (100.0, 250.0), (-4.0, 12.5)] {
+            let row = noise.row(y, z);
+            for x in [-3.0, 0.0, 0.1, 48.7, 99.9, 100.0, 140.0] {
+                assert_eq!(row.at(x), noise.at([x, y, z]));
+            }
+        }
     }
 
     #[test]

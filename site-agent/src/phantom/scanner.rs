@@ -3,6 +3,8 @@
 //! Numbers only. They span what hospitals have, so that the sites' images differ as those of
 //! hospitals do.
 
+use rand::{Rng, RngExt};
+
 use crate::data::layout::Contrast;
 use crate::phantom::signal::{Field, Sequence};
 
@@ -112,7 +114,32 @@ impl Scanner {
     }
 }
 
+/// How far a site's scanner is from the example it follows: half the width of the range of factors
+/// of times, of blur, of the bias field, of noise and of gain.
+const TIMES_JITTER: f32 = 0.05;
+const PSF_JITTER: f32 = 0.10;
+const BIAS_JITTER: f32 = 0.25;
+const NOISE_JITTER: f32 = 0.20;
+const GAIN_JITTER: f32 = 0.40;
+
 impl Protocol {
+    /// The protocol of another site with the same kind of scanner: every number a little different.
+    /// Slices keep their thickness, which comes in whole millimetres.
+    pub fn jittered(self, rng: &mut impl Rng) -> Protocol {
+        let mut factor = |jitter: f32| rng.random_range(1.0 - jitter..=1.0 + jitter);
+        let sequences = self.sequences;
+        // T1 and T1c are one sequence, before and after contrast agent.
+        let [t1, t2w, t2f] = [0, 2, 3].map(|i: usize| sequences[i].scaled(factor(TIMES_JITTER)));
+        Protocol {
+            sequences: [t1, t1, t2w, t2f],
+            psf_mm: self.psf_mm * factor(PSF_JITTER),
+            bias: self.bias * factor(BIAS_JITTER),
+            noise: self.noise * factor(NOISE_JITTER),
+            gain: self.gain * factor(GAIN_JITTER),
+            ..self
+        }
+    }
+
     /// The sequence of a contrast.
     pub fn sequence(&self, contrast: Contrast) -> Sequence {
         self.sequences[contrast as usize]
@@ -137,26 +164,32 @@ pub struct UnknownScanner(pub String);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::stream::stream;
     use crate::phantom::signal::{Tissue, relaxation, signal};
 
     #[test]
     fn every_scanner_shows_tissues_in_the_order_radiologists_know() {
         for scanner in Scanner::ALL {
-            let protocol = scanner.protocol();
-            let see = |contrast, tissue, gadolinium| {
-                let tissue = relaxation(tissue, protocol.field).with_gadolinium(gadolinium);
-                signal(protocol.sequence(contrast), tissue)
-            };
-            use Tissue::{Enhancing, Fluid, Grey, Oedema, White};
-            let t1 = |tissue| see(Contrast::T1n, tissue, 0.0);
-            assert!(t1(White) > t1(Grey) && t1(Grey) > t1(Fluid), "T1 of {scanner:?}");
-            let t2 = |tissue| see(Contrast::T2w, tissue, 0.0);
-            assert!(t2(Fluid) > t2(Grey) && t2(Grey) > t2(White), "T2 of {scanner:?}");
-            let flair = |tissue| see(Contrast::T2f, tissue, 0.0);
-            assert!(flair(Oedema) > 1.3 * flair(White), "FLAIR of {scanner:?}");
-            assert!(flair(Fluid) < flair(White) && flair(Fluid) > 0.0, "FLAIR of {scanner:?}");
-            let rim = see(Contrast::T1c, Enhancing, 0.3);
-            assert!(rim > 1.1 * see(Contrast::T1c, White, 0.0), "T1c of {scanner:?}");
+            let mut rng = stream("scanner tests", &[]);
+            for protocol in [scanner.protocol()]
+                .into_iter()
+                .chain((0..50).map(|_| scanner.protocol().jittered(&mut rng)))
+            {
+                let see = |contrast, tissue, gadolinium| {
+                    let tissue = relaxation(tissue, protocol.field).with_gadolinium(gadolinium);
+                    signal(protocol.sequence(contrast), tissue)
+                };
+                use Tissue::{Enhancing, Fluid, Grey, Oedema, White};
+                let t1 = |tissue| see(Contrast::T1n, tissue, 0.0);
+                assert!(t1(White) > t1(Grey) && t1(Grey) > t1(Fluid), "T1 of {scanner:?}");
+                let t2 = |tissue| see(Contrast::T2w, tissue, 0.0);
+                assert!(t2(Fluid) > t2(Grey) && t2(Grey) > t2(White), "T2 of {scanner:?}");
+                let flair = |tissue| see(Contrast::T2f, tissue, 0.0);
+                assert!(flair(Oedema) > 1.3 * flair(White), "FLAIR of {scanner:?}");
+                assert!(flair(Fluid) < flair(White) && flair(Fluid) > 0.0, "FLAIR of {scanner:?}");
+                let rim = see(Contrast::T1c, Enhancing, 0.3);
+                assert!(rim > 1.1 * see(Contrast::T1c, White, 0.0), "T1c of {scanner:?}");
+            }
         }
     }
 

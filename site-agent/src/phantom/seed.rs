@@ -5,7 +5,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 
 /// The domain of the hash that seeds a patient. A new recipe takes a new version.
-const DOMAIN: &str = "fedpaint phantom patient v1";
+const DOMAIN: &str = "fedpaint phantom patient v2";
 
 /// What a patient's random streams are derived from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -118,6 +118,19 @@ pub enum Sequence {
     },
 }
 
+impl Sequence {
+    /// The same sequence with all its times multiplied.
+    pub fn scaled(self, by: f32) -> Sequence {
+        match self {
+            Sequence::SpinEcho { tr, te } => Sequence::SpinEcho { tr: tr * by, te: te * by },
+            Sequence::Mprage { tr, ti } => Sequence::Mprage { tr: tr * by, ti: ti * by },
+            Sequence::Flair { tr, ti, te } => {
+                Sequence::Flair { tr: tr * by, ti: ti * by, te: te * by }
+            }
+        }
+    }
+}
+
 /// The magnitude of the signal of a tissue, relative to fully relaxed fluid.
 pub fn signal(sequence: Sequence, tissue: Relaxation) -> f32 {
     let Relaxation { t1_ms, t2_ms, density } = tissue;

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::data::labels::{LabelScheme, regions};
 use crate::data::layout;
+use crate::phantom::tumour::Tumour;
+use crate::phantom::warp::Warp;
 
 /// Coarse voxels keep these tests fast; the recipe is the same.
 const SIZE: f64 = 4.0;
@@ -57,7 +59,7 @@ fn the_same_seed_makes_the_same_files_whatever_is_made_beside_them() {
 fn a_cohort_is_found_by_the_loader_with_its_labels() {
     let folder = tempfile::tempdir().unwrap();
     write_cohort(&spec(folder.path(), 2), &mut |_, _| {}).unwrap();
-    let cases = layout::discover(folder.path()).unwrap();
+    let cases = layout::discover(folder.path()).unwrap().cases;
     assert_eq!(cases.len(), 2);
     let patients: BTreeSet<&str> = cases.iter().map(|c| c.patient.as_str()).collect();
     assert_eq!(patients.len(), 2);
@@ -68,8 +70,7 @@ fn a_cohort_is_found_by_the_loader_with_its_labels() {
         assert_eq!(scan.geometry.axis_codes(), "LPS");
         let labels = case.segmentation.as_ref().unwrap();
         let labels = nifti::read_like(labels, &scan.geometry).unwrap();
-        assert_eq!(case.label_scheme(None), LabelScheme::Brats2023);
-        regions(&labels, case.label_scheme(None), &case.name).unwrap();
+        regions(&labels, Some(LabelScheme::Brats2023), &case.name).unwrap();
     }
 }
 
@@ -79,9 +80,15 @@ fn at_1_mm_the_grid_is_that_of_brats() {
 }
 
 #[test]
+fn a_grid_of_coarse_voxels_covers_the_whole_frame() {
+    assert_eq!(image_grid(2.0).dims, [120, 120, 78]);
+    assert_eq!(image_grid(8.0).dims, [30, 30, 20]);
+}
+
+#[test]
 fn a_brain_has_the_volume_of_a_brain_and_the_files_origin_is_that_of_brats() {
     let template = Template::new().unwrap();
-    let images = patient_images(&template, Scanner::A, SIZE, &seed(0));
+    let images = patient_images(&template, &Scanner::A.protocol(), SIZE, &seed(0));
     // The file's first voxel is the canonical one at the far right and front: (0, 236, 0).
     assert_eq!(images.segmentation.origin_mm, [-236.0, 0.0, 0.0]);
     let brain = images.contrasts[0].voxels.iter().filter(|&&v| v != 0.0).count();
@@ -93,7 +100,7 @@ fn a_brain_has_the_volume_of_a_brain_and_the_files_origin_is_that_of_brats() {
 fn the_healthy_twin_differs_only_near_the_tumour() {
     let template = Template::new().unwrap();
     for scanner in [Scanner::A, Scanner::B] {
-        let images = patient_images(&template, scanner, SIZE, &seed(1));
+        let images = patient_images(&template, &scanner.protocol(), SIZE, &seed(1));
         let labels = &images.segmentation;
         let tumour: Vec<[usize; 3]> = voxels_where(labels, |label| label > 0.0);
         assert!(!tumour.is_empty());
@@ -119,6 +126,31 @@ fn the_healthy_twin_differs_only_near_the_tumour() {
 }
 
 #[test]
+fn a_tumour_pushes_tissue_by_at_most_7_mm_and_leaves_what_is_far_away() {
+    let template = Template::new().unwrap();
+    let grid = anatomy::growth_grid(SIZE as f32);
+    let mut large = 0;
+    for patient in 0..6 {
+        let seed = seed(patient);
+        let warp = Warp::new(&mut seed.stream("warp"));
+        let tissue = anatomy::fractions(&template, &warp, &grid);
+        let tumour = Tumour::new(&tissue, &grid, &mut seed.stream("tumour")).unwrap();
+        let push = |i: usize| {
+            let point = grid.centre(grid.voxel(i));
+            let origin = tumour.before_push(point);
+            (0..3).map(|a| (origin[a] - point[a]).powi(2)).sum::<f32>().sqrt()
+        };
+        let pushes: Vec<f32> = (0..grid.voxels()).map(push).collect();
+        let largest = pushes.iter().copied().fold(0.0, f32::max);
+        assert!((0.5..=7.01).contains(&largest), "{patient}: {largest} mm");
+        large += usize::from(largest >= 3.5);
+        let still = pushes.iter().filter(|&&mm| mm == 0.0).count();
+        assert!(still * 2 > pushes.len(), "{patient}: most of the frame has moved");
+    }
+    assert!(large >= 3, "only {large} of 6 push by 3.5 mm or more");
+}
+
+#[test]
 fn nearly_every_tumour_has_oedema_a_rim_and_necrosis_of_plausible_size() {
     let template = Template::new().unwrap();
     let mut complete = 0;
@@ -139,7 +171,7 @@ fn nearly_every_tumour_has_oedema_a_rim_and_necrosis_of_plausible_size() {
 fn each_part_of_the_tumour_looks_as_it_should() {
     let template = Template::new().unwrap();
     for scanner in Scanner::ALL {
-        let images = patient_images(&template, scanner, SIZE, &seed(2));
+        let images = patient_images(&template, &scanner.protocol(), SIZE, &seed(2));
         let mean = |contrast: Contrast, wanted: &dyn Fn(usize) -> bool, ill: bool| {
             let from = if ill { &images.contrasts } else { &images.healthy };
             let voxels = &from[contrast as usize].voxels;

@@ -1,13 +1,13 @@
 //! A glioma in one patient: a core with a necrotic middle, oedema along white matter, and tissue
 //! pushed aside.
 //!
-//! It grows on the template's 2 mm grid in the patient's own space. Lengths are millimetres; how the
+//! It grows on a grid of 2 mm (4 mm for coarse images) in the patient's own space. Lengths are millimetres; how the
 //! tumour looks in an MRI is not decided here.
 
 use rand::{Rng, RngExt};
 use rand_distr::StandardNormal;
 
-use crate::phantom::anatomy::{BRAIN_FRACTION_MIN, FLUID, Fractions, GREY, TEMPLATE_GRID, WHITE};
+use crate::phantom::anatomy::{BRAIN_FRACTION_MIN, FLUID, Fractions, GREY, WHITE};
 use crate::phantom::grid::{Grid, Point, blur_axis, smooth_step};
 use crate::phantom::growth::{DIFFUSIVITY_MAX, Grown, Medium, grow};
 use crate::phantom::noise::Noise;
@@ -41,6 +41,9 @@ const OEDEMA_RATE: f32 = 0.05;
 /// A core starts in this many places, this far apart.
 const FOCI: std::ops::Range<usize> = 1..4;
 const FOCI_SPREAD_MM: f32 = 7.0;
+
+/// The radius of a place where a core starts.
+const FOCUS_RADIUS_MM: f32 = 4.0;
 
 /// Growth ends after so many steps whatever its volume: it may be walled in.
 const STEPS_MAX: usize = 500;
@@ -86,18 +89,18 @@ pub struct Tumorous {
 }
 
 impl Tumour {
-    /// Grows a tumour in the patient whose tissue fractions on [`TEMPLATE_GRID`] are given. `None`
-    /// if no white matter lies where tumours start.
-    pub fn new(tissue: &[Fractions], rng: &mut impl Rng) -> Option<Tumour> {
-        let start = start_voxel(tissue, rng)?;
-        let reach = (REACH_MM / TEMPLATE_GRID.edge_mm) as usize;
+    /// Grows a tumour in the patient whose tissue fractions on `whole` are given. `None` if no white
+    /// matter lies where tumours start.
+    pub fn new(tissue: &[Fractions], whole: &Grid, rng: &mut impl Rng) -> Option<Tumour> {
+        let start = start_voxel(tissue, whole, rng)?;
+        let reach = (REACH_MM / whole.edge_mm) as usize;
         let low = start.map(|v| v.saturating_sub(reach));
-        let high = [0, 1, 2].map(|a: usize| (start[a] + reach).min(TEMPLATE_GRID.dims[a] - 1));
-        let grid = TEMPLATE_GRID.part(low, high);
+        let high = [0, 1, 2].map(|a: usize| (start[a] + reach).min(whole.dims[a] - 1));
+        let grid = whole.part(low, high);
         let tissue: Vec<Fractions> = (0..grid.voxels())
             .map(|i| {
                 let voxel = grid.voxel(i);
-                tissue[TEMPLATE_GRID.index([0, 1, 2].map(|a: usize| low[a] + voxel[a]))]
+                tissue[whole.index([0, 1, 2].map(|a: usize| low[a] + voxel[a]))]
             })
             .collect();
         let voxel_mm3 = grid.edge_mm.powi(3);
@@ -167,28 +170,29 @@ impl Tumour {
 }
 
 /// A random voxel of deep white matter in the cerebrum.
-fn start_voxel(tissue: &[Fractions], rng: &mut impl Rng) -> Option<[usize; 3]> {
+fn start_voxel(tissue: &[Fractions], whole: &Grid, rng: &mut impl Rng) -> Option<[usize; 3]> {
     let candidates: Vec<usize> = (0..tissue.len())
         .filter(|&i| tissue[i][WHITE] > 0.75)
-        .filter(|&i| TEMPLATE_GRID.centre(TEMPLATE_GRID.voxel(i))[2] > START_Z_MIN_MM)
+        .filter(|&i| whole.centre(whole.voxel(i))[2] > START_Z_MIN_MM)
         .collect();
     if candidates.is_empty() {
         return None;
     }
-    Some(TEMPLATE_GRID.voxel(candidates[rng.random_range(0..candidates.len())]))
+    Some(whole.voxel(candidates[rng.random_range(0..candidates.len())]))
 }
 
-/// Density 1 in a few balls of two voxels' radius about a voxel, so that the core is no ball itself.
+/// Density 1 in a few balls about a voxel, so that the core is no ball itself.
 fn foci(grid: &Grid, centre: [usize; 3], rng: &mut impl Rng) -> Vec<f32> {
     let spread = (FOCI_SPREAD_MM / grid.edge_mm) as usize;
     let centres: Vec<[usize; 3]> = (0..rng.random_range(FOCI))
         .map(|_| centre.map(|c| (c + rng.random_range(0..=2 * spread)).saturating_sub(spread)))
         .collect();
+    let radius = FOCUS_RADIUS_MM / grid.edge_mm;
     let inside = |i| {
         let voxel = grid.voxel(i);
         let squared =
             |c: &[usize; 3]| (0..3).map(|a| voxel[a].abs_diff(c[a]).pow(2)).sum::<usize>();
-        centres.iter().any(|c| squared(c) <= 4)
+        centres.iter().any(|c| squared(c) as f32 <= radius * radius)
     };
     (0..grid.voxels()).map(|i| if inside(i) { 1.0 } else { 0.0 }).collect()
 }
@@ -203,10 +207,12 @@ fn diffusivity(tissue: &[Fractions], white: f32, grey: f32) -> Vec<f32> {
 /// Growth rates with lobes of about `step_mm`.
 fn rates(grid: &Grid, rate: f32, step_mm: f32, rng: &mut impl Rng) -> Vec<f32> {
     let noise = Noise::new(extent(grid), step_mm, rng);
-    (0..grid.voxels())
-        .map(|i| {
-            let local = grid.voxel(i).map(|v| v as f32 * grid.edge_mm);
-            rate * (1.0 + 0.7 * noise.at(local)).clamp(0.15, 2.2)
+    let place = |voxel: usize| voxel as f32 * grid.edge_mm;
+    let [nx, ny, nz] = grid.dims;
+    (0..ny * nz)
+        .flat_map(|row| {
+            let lobes = noise.row(place(row % ny), place(row / ny));
+            (0..nx).map(move |x| rate * (1.0 + 0.7 * lobes.at(place(x))).clamp(0.15, 2.2))
         })
         .collect()
 }

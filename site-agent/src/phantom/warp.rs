@@ -28,7 +28,7 @@ const VELOCITY_GRID: Grid =
     Grid { dims: [33, 33, 23], edge_mm: 8.0, first_mm: [-8.0, -8.0, -12.0] };
 
 /// 2 to this power is the number of small steps the velocity field is integrated in.
-const SQUARINGS: usize = 6;
+const SQUARINGS: usize = 4;
 
 /// A backward map from a patient to the template.
 #[derive(Clone, Debug)]

@@ -86,6 +86,8 @@ async fn a_federated_round_is_the_same_training_as_alone_bit_for_bit() {
         &out,
         "--data",
         data,
+        "--label-scheme",
+        "brats2023",
         "--site",
         "mayo",
         "--contrasts",

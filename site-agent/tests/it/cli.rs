@@ -112,6 +112,8 @@ fn inpainting_keeps_to_the_mask_and_refuses_one_of_another_shape() {
         &model_file,
         "--data",
         data,
+        "--label-scheme",
+        "brats2023",
         "--held-out",
         "0.5",
         "--contrasts",

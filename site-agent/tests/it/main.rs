@@ -4,8 +4,11 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
 mod agent;
+mod cache;
 mod cli;
+mod data_check;
 mod fake;
+mod preview;
 mod site;
 mod trainer;
 mod wall;

@@ -10,7 +10,7 @@ use fedpaint_site_agent::model::spec::Preset;
 use fedpaint_site_agent::phantom::scanner::Scanner;
 use fedpaint_site_agent::phantom::{CohortSpec, write_cohort};
 use fedpaint_site_agent::pipe::Setup;
-use fedpaint_site_agent::settings::{ComputeSettings, DataSettings};
+use fedpaint_site_agent::settings::{CACHE_MIB_DEFAULT, ComputeSettings, DataSettings};
 use tempfile::TempDir;
 
 /// The program under test.
@@ -54,10 +54,12 @@ pub(crate) fn setup(workspace: &Path) -> Setup {
         workspace: workspace.to_owned(),
         data: DataSettings {
             path: scans().to_owned(),
-            label_scheme: None,
+            label_scheme: Some("brats2023".into()),
             contrasts: Some(vec!["t1n".into()]),
             held_out: 0.5,
             split_salt: String::new(),
+            cache: None,
+            cache_mib_max: CACHE_MIB_DEFAULT,
         },
         compute: ComputeSettings { device: "cpu".into(), threads: Some(1), memory_mib_max: None },
     }

@@ -21,8 +21,8 @@ struct Args {
     /// Take DIR/<site>/<patient>/... as the sites' scans instead of making synthetic ones.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// What the labels in --data mean: brats2021, brats2023 or lesion. A lesion is hidden and healthy
-    /// tissue is painted; its components are not told apart.
+    /// What the labels in --data mean: brats2021, brats2023, brats_post or lesion. A lesion is hidden
+    /// and healthy tissue is painted; its components are not told apart.
     #[arg(long, value_name = "SCHEME", default_value = "lesion")]
     label_scheme: String,
     /// How many rounds to train.

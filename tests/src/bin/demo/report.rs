@@ -111,7 +111,7 @@ fn evaluation(model: &Path, site: &Site, sampling: [&str; 4]) -> Vec<String> {
     let (model, data) = (model.display().to_string(), site.data.display().to_string());
     let args = ["evaluate", "--model", &model, "--data", &data, "--output", "json"];
     let compute = ["--device", "cpu", "--threads", "1", "--contrasts", CONTRAST];
-    let scheme = site.label_scheme.iter().flat_map(|scheme| ["--label-scheme", scheme]);
+    let scheme = ["--label-scheme", &site.label_scheme];
     let all = args.into_iter().chain(compute).chain(sampling).chain(scheme);
     all.map(str::to_owned).collect()
 }

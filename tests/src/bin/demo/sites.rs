@@ -13,6 +13,9 @@ const HOSPITALS: [(&str, &str, &str, &str); 3] =
 /// The edge of a synthetic voxel in millimetres.
 const VOXEL_MM: &str = "2";
 
+/// What the numbers of a synthetic segmentation mean.
+const SCHEME: &str = "brats2023";
+
 /// The one contrast the demo trains, because minutes on two cores do not teach four.
 pub(crate) const CONTRAST: &str = "t1n";
 
@@ -26,8 +29,8 @@ pub(crate) struct Site {
     pub(crate) name: String,
     /// Its patients' folder.
     pub(crate) data: PathBuf,
-    /// What the numbers of its segmentations mean; by default what the file names imply.
-    pub(crate) label_scheme: Option<String>,
+    /// What the numbers of its segmentations mean.
+    pub(crate) label_scheme: String,
     /// A word about it, for people.
     pub(crate) about: String,
 }
@@ -35,9 +38,7 @@ pub(crate) struct Site {
 impl Site {
     /// What its agent's `[data]` says beside the path.
     pub(crate) fn data_lines(&self) -> String {
-        let scheme =
-            self.label_scheme.iter().map(|scheme| format!("label_scheme = \"{scheme}\"\n"));
-        format!("contrasts = [\"{CONTRAST}\"]\n{}", scheme.collect::<String>())
+        format!("contrasts = [\"{CONTRAST}\"]\nlabel_scheme = \"{}\"\n", self.label_scheme)
     }
 }
 
@@ -78,7 +79,7 @@ fn site_of(folder: PathBuf, label_scheme: &str) -> anyhow::Result<Site> {
         .with_context(|| format!("rename the folder {} to name a site", folder.display()))?;
     let data = folder.canonicalize()?;
     let about = format!("scans in {}", folder.display());
-    Ok(Site { name: name.to_string(), data, label_scheme: Some(label_scheme.into()), about })
+    Ok(Site { name: name.to_string(), data, label_scheme: label_scheme.into(), about })
 }
 
 fn synthetic(
@@ -91,5 +92,5 @@ fn synthetic(
     let more = ["--seed", seed, "--size", VOXEL_MM];
     run("fedpaint-site-agent", &[&args[..], &more].concat())?;
     let about = format!("{patients} synthetic patients from scanner {scanner}");
-    Ok(Site { name: name.into(), data, label_scheme: None, about })
+    Ok(Site { name: name.into(), data, label_scheme: SCHEME.into(), about })
 }

@@ -1,0 +1,85 @@
+//! Looks at every case of a cohort once, several at a time, and says what became of each.
+//!
+//! A case that was found sound is not read again while its files stay as they are.
+
+use std::collections::BTreeMap;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::{Cohort, Error};
+use crate::data::exam;
+use crate::data::layout::{Case, Contrast};
+use crate::data::prefetch::{Ahead, ahead};
+use crate::data::problem::Problem;
+use crate::data::split::manifest::{Entry, Manifest, Part, patient_hash};
+
+/// The most cases that are read at a time.
+const READERS_MAX: usize = 4;
+
+/// About what reading a case at BraTS size takes, in bytes.
+const READER_BYTES: u64 = 512 << 20;
+
+impl Cohort {
+    /// Reads every case that is not known to be sound, and sets aside those that are not. `progress`
+    /// hears how many of how many are done.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if `is_stopped` says so.
+    pub fn survey(
+        &self,
+        is_stopped: &(dyn Fn() -> bool + Sync),
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(), Error> {
+        let cases = &self.cases;
+        let look = |index: usize| -> Option<Result<(), exam::Error>> {
+            let case: &Case = &cases[index];
+            (!is_stopped()).then(|| self.shelf.check(case, case.scheme(self.scheme)))
+        };
+        let readers = Ahead { threads: readers(), queue: 2 * READERS_MAX };
+        ahead(readers, cases.len(), look, |looked| {
+            for (index, case) in cases.iter().enumerate() {
+                progress(index, cases.len());
+                let found = looked.take().flatten().ok_or(Error::Stopped)?;
+                self.note(case, found);
+            }
+            progress(cases.len(), cases.len());
+            Ok(())
+        })
+    }
+
+    /// What became of each case, with the digests of its files; after [`Cohort::survey`].
+    pub fn manifest(&self) -> Manifest {
+        let salt = &self.settings.split_salt;
+        let aside = |name: &str| self.aside().get(name).map(Problem::to_string);
+        let entry = |case: &Case| {
+            let reason = aside(&case.name);
+            let part = match &reason {
+                Some(_) => Part::SetAside,
+                None if self.held_out.contains(&case.patient) => Part::HeldOut,
+                None => Part::Training,
+            };
+            let named = case.scans.iter().map(|(&contrast, path)| (Contrast::name(contrast), path));
+            let files = named.chain(case.segmentation.iter().map(|path| ("seg", path)));
+            let digested = files
+                .filter_map(|(name, path)| Some((name, self.shelf.digest(path).ok()?.to_string())));
+            let patient = Some(patient_hash(salt, &case.patient));
+            Entry { case: case.name.clone(), patient, part, reason, files: digested.collect() }
+        };
+        let mut entries: Vec<Entry> = self.cases.iter().map(entry).collect();
+        // Those whose files could not even be told apart.
+        for case in self.names() {
+            if !self.cases.iter().any(|found| found.name == case) {
+                let (reason, part, files) = (aside(&case), Part::SetAside, BTreeMap::new());
+                entries.push(Entry { case, patient: None, part, reason, files });
+            }
+        }
+        Manifest::new(self.settings.held_out, entries)
+    }
+}
+
+/// How many cases may be read at a time, in the threads and the memory there are.
+fn readers() -> usize {
+    let limit = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
+    let fit = usize::try_from(limit / READER_BYTES).unwrap_or(READERS_MAX);
+    rayon::current_num_threads().min(fit).clamp(1, READERS_MAX)
+}

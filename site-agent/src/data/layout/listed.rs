@@ -1,0 +1,43 @@
+//! The cases of a manifest, as far as they can be told without opening a scan.
+//!
+//! It never follows a path out of the manifest's folder.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::data::layout::names::Role;
+use crate::data::layout::walk::flaw_of_target;
+use crate::data::layout::{Contrast, Error, Found, FoundFile};
+use crate::data::manifest::{self, BYTES_MAX, Format, Row};
+
+/// The cases that the manifest at `path` lists.
+pub(super) fn found(path: &Path, format: Format) -> Result<Vec<Found>, Error> {
+    let failed = |source| Error::Io { path: path.to_path_buf(), source };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let manifest = manifest::parse(&bytes, format)
+        .map_err(|source| Error::Manifest { path: path.to_path_buf(), source })?;
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let root = folder.canonicalize().map_err(failed)?;
+    Ok(manifest.rows.into_iter().map(|row| found_row(row, folder, &root)).collect())
+}
+
+fn found_row(row: Row, folder: &Path, root: &Path) -> Found {
+    let Row { line, case, patient, scans, segmentation, labels } = row;
+    let scans = Contrast::ALL.into_iter().zip(scans);
+    let scans = scans.filter_map(|(contrast, path)| Some((Role::Scan(contrast), path?)));
+    let all = scans.chain(segmentation.map(|path| (Role::Segmentation, path)));
+    let files = all.map(|(role, path)| {
+        let path = folder.join(path);
+        let flaw = flaw_of_target(&path, root, role != Role::Segmentation);
+        FoundFile { role, path, flaw }
+    });
+    let files = files.collect();
+    let place = format!("line {line} of the manifest");
+    Found { name: case, patient, label_scheme: labels, place, files }
+}

@@ -1,0 +1,53 @@
+//! The cache of prepared scans and the manifest of a split, as the command line has them.
+
+use std::path::Path;
+
+use crate::site::{PLAN, model, program, scans};
+
+/// Trains alone and gives the model's digest.
+fn trained(folder: &Path, name: &str, more: &[&str]) -> String {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("plan.toml"), PLAN).unwrap();
+    std::fs::write(path("model.safetensors"), model()).unwrap();
+    let (plan, start, out) = (path("plan.toml"), path("model.safetensors"), path(name));
+    let data = scans().to_str().unwrap();
+    let mut args = vec!["train", "--plan", &plan, "--model", &start, "--out", &out, "--data", data];
+    args.extend(["--device", "cpu", "--label-scheme", "brats2023"]);
+    args.extend(more);
+    let output = program(&args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_model_is_the_same_bit_for_bit_cold_or_warm_with_one_thread_that_makes_batches_or_four() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache").to_str().unwrap().to_owned();
+    let expected = trained(folder.path(), "a.safetensors", &["--threads", "1"]);
+    for (name, threads) in [("b.safetensors", "16"), ("c.safetensors", "1")] {
+        let more = ["--threads", threads, "--cache", &cache];
+        assert_eq!(trained(folder.path(), name, &more), expected, "{threads} threads");
+    }
+    assert!(Path::new(&cache).join("prepared-v1").read_dir().unwrap().count() > 0);
+}
+
+#[test]
+fn a_training_and_data_split_write_the_same_manifest() {
+    let folder = tempfile::tempdir().unwrap();
+    trained(folder.path(), "a.safetensors", &["--held-out", "0.5", "--split-salt", "x"]);
+    let out = folder.path().join("split.json");
+    let (data, out) = (scans().to_str().unwrap(), out.to_str().unwrap());
+    let options = ["--held-out", "0.5", "--salt", "x", "--label-scheme", "brats2023"];
+    let output = program(&[&["data", "split", data, "--out", out], &options[..]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.trim(), "1 training, 1 held out, 0 set aside");
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let split = read(Path::new(out));
+    assert_eq!(read(&folder.path().join("a.split.json")), split);
+    let manifest: serde_json::Value = serde_json::from_str(&split).unwrap();
+    let case = &manifest["cases"][0];
+    let name = case["case"].as_str().unwrap();
+    let file = scans().join(name).join(format!("{name}-t1n.nii.gz"));
+    let digest = fedpaint_proto::names::Digest::of(&std::fs::read(file).unwrap()).to_string();
+    assert!(digest.ends_with(case["files"]["t1n"].as_str().unwrap()), "{digest}");
+}
