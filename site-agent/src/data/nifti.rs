@@ -280,4 +280,8 @@ fn write_file(path: &Path, header: &[u8], voxels: &[u8]) -> std::io::Result<()> 
 }
 
 #[cfg(test)]
+mod fixture_tests;
+#[cfg(test)]
+mod round_trip_tests;
+#[cfg(test)]
 mod tests;

@@ -5,14 +5,14 @@ use super::*;
 
 /// A file in parts, little-endian unless `big`.
 #[derive(Clone)]
-struct Raw {
+pub(super) struct Raw {
     big: bool,
     dim: Vec<i16>,
     data_type: i16,
     bits: i16,
     slope: f32,
     inter: f32,
-    sform: Option<[[f32; 4]; 3]>,
+    pub(super) sform: Option<[[f32; 4]; 3]>,
     offset: f32,
     voxels: Vec<u8>,
 }
@@ -20,7 +20,7 @@ struct Raw {
 const RAS: [[f32; 4]; 3] = [[1.0, 0.0, 0.0, -10.0], [0.0, 1.0, 0.0, -20.0], [0.0, 0.0, 2.0, -30.0]];
 
 impl Raw {
-    fn new(dim: &[i16], data_type: i16, bits: i16, voxels: Vec<u8>) -> Raw {
+    pub(super) fn new(dim: &[i16], data_type: i16, bits: i16, voxels: Vec<u8>) -> Raw {
         let (slope, inter) = (0.0, 0.0);
         Raw {
             big: false,
@@ -35,7 +35,7 @@ impl Raw {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         let mut raw = vec![0; 352];
         let mut put = |at: usize, bytes: [u8; 4], n: usize| {
             // `bytes` is big-endian, in its last `n` bytes.
