@@ -1,8 +1,9 @@
 """Writes the NIfTI fixtures of the site agent's reader with nibabel, and what a reader must see.
 
-    python3 make_nifti.py ../../site-agent/tests/fixtures/nifti
+    python3 make_nifti.py ../../site-agent/tests/fixtures/nifti ../../site-agent/fuzz/corpus/nifti
 
-Needs nibabel and numpy. Every file holds a few hundred bytes; `expected.json` holds for each file its
+The second folder gets some of them unpacked, as seeds of the fuzzer: in gzip nearly every change of a
+byte is the same fault. Needs nibabel and numpy. Every file holds a few hundred bytes; `expected.json` holds for each file its
 voxels in RAS+ (x fastest), and where nibabel says that they lie. The same run writes the same bytes.
 """
 
@@ -224,6 +225,22 @@ def wrong(folder):
     return {name: fault for name, (_, _, fault) in files.items()}
 
 
+def seeds(folder, corpus):
+    """What the fuzzer starts from: few files, small and different."""
+    corpus.mkdir(parents=True, exist_ok=True)
+    for name in [
+        "type-u1-le-nifti1", "type-i2-be-nifti1", "type-f4-le-nifti1", "type-f8-be-nifti1",
+        "type-u2-le-nifti2", "type-i4-be-nifti2", "type-f4-be-nifti2", "type-f8-le-nifti2",
+        "affine-oblique", "affine-qform-alone", "affine-qform-alone-nifti2", "scaled",
+        "scaled-nifti2-be", "four-dimensional", "four-dimensional-nifti2", "extension-nifti2",
+        "turn-SPR", "turn-ILA", "wrong-endless-nifti2", "wrong-dims-too-many",
+    ]:  # fmt: skip
+        packed = (folder / f"{name}.nii.gz").read_bytes()
+        (corpus / f"seed-{name}.nii").write_bytes(gzip.decompress(packed))
+    for name in ["type-i2-le-nifti1", "type-f4-le-nifti2"]:
+        (corpus / f"seed-{name}.nii.gz").write_bytes((folder / f"{name}.nii.gz").read_bytes())
+
+
 def main():
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
@@ -246,6 +263,7 @@ def main():
     report = {"nibabel": nib.__version__, "scans": scans, "refused": wrong(folder)}
     lines = json.dumps(report, separators=(",", ":")).replace('},"', '},\n"').replace(".0,", ",")
     (folder / "expected.json").write_text(lines.replace(".0]", "]") + "\n")
+    seeds(folder, Path(sys.argv[2]))
 
 
 main()

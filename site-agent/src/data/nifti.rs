@@ -120,7 +120,7 @@ pub fn read_mask(path: &Path, geometry: &FileGeometry) -> Result<Volume, Error> 
 /// ends in `.gz`. `description` goes into the header and should say that the image is synthetic.
 ///
 /// # Errors
-/// [`Fault::Shape`] if the volume has another grid, [`Fault::Io`]. The file appears whole or not.
+/// As [`encode_like`], and [`Fault::Io`]. The file appears whole or not.
 pub fn write_like(
     path: &Path,
     volume: &Volume,
@@ -128,16 +128,30 @@ pub fn write_like(
     description: &str,
 ) -> Result<(), Error> {
     let located = |fault| Error { path: path.to_path_buf(), fault };
+    let bytes = encode_like(volume, geometry, description).map_err(located)?;
+    write_file(path, &bytes).map_err(|e| located(e.into()))
+}
+
+/// The bytes of the file that [`write_like`] writes, before gzip.
+///
+/// # Errors
+/// [`Fault::Shape`] and [`Fault::Length`] if the volume has another grid, [`Fault::Description`] if
+/// the description is too long.
+pub fn encode_like(
+    volume: &Volume,
+    geometry: &FileGeometry,
+    description: &str,
+) -> Result<Vec<u8>, Fault> {
     if volume.dims != geometry.dims() {
         let (expected, found) = (geometry.dims(), volume.dims);
-        return Err(located(Fault::Shape { expected, found }));
+        return Err(Fault::Shape { expected, found });
     }
-    check_length(volume).map_err(located)?;
-    let header = writer::like(geometry, description).map_err(located)?;
+    check_length(volume)?;
+    let mut bytes = writer::like(geometry, description)?;
     let axes = &geometry.orientation.axes;
     let ordered = voxels::to_file_order(&volume.voxels, geometry.file_dims, axes);
-    let bytes = voxels::encode_f32(&ordered, geometry.big_endian);
-    write_file(path, &header, &bytes).map_err(|e| located(e.into()))
+    voxels::push_f32(&mut bytes, &ordered, geometry.big_endian);
+    Ok(bytes)
 }
 
 /// Writes `volume` as a new file whose axes run to the left, the back and the head (LPS), as those
@@ -161,16 +175,16 @@ pub fn write_new(
     };
     let flip = |file_axis, flipped| affine::Axis { file_axis, flipped };
     let axes = [flip(0, true), flip(1, true), flip(2, false)];
-    let bytes =
-        voxels::encode(&voxels::to_file_order(&volume.voxels, volume.dims, &axes), data_type)
-            .map_err(located)?;
+    let ordered = voxels::to_file_order(&volume.voxels, volume.dims, &axes);
     let far = |axis: usize| {
         volume.origin_mm[axis] + (volume.dims[axis] as f64 - 1.0) * volume.spacing_mm[axis]
     };
     let origin_mm = [far(0), far(1), volume.origin_mm[2]];
-    let header = writer::new_lps(volume.dims, volume.spacing_mm, origin_mm, data_type, description)
-        .map_err(located)?;
-    write_file(path, &header, &bytes).map_err(|e| located(e.into()))
+    let mut bytes =
+        writer::new_lps(volume.dims, volume.spacing_mm, origin_mm, data_type, description)
+            .map_err(located)?;
+    voxels::push(&mut bytes, &ordered, data_type).map_err(located)?;
+    write_file(path, &bytes).map_err(|e| located(e.into()))
 }
 
 /// Reads a scan from the bytes of a file, gzipped or not.
@@ -259,7 +273,7 @@ fn check_length(volume: &Volume) -> Result<(), Fault> {
 }
 
 /// Writes to a temporary file beside `path`, fsyncs, and renames.
-fn write_file(path: &Path, header: &[u8], voxels: &[u8]) -> std::io::Result<()> {
+fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -268,11 +282,10 @@ fn write_file(path: &Path, header: &[u8], voxels: &[u8]) -> std::io::Result<()> 
     if path.extension().is_some_and(|extension| extension == "gz") {
         // Scans are mostly background: the fastest level already takes that away.
         let mut gzip = GzEncoder::new(temporary.as_file_mut(), Compression::fast());
-        [header, voxels].iter().try_for_each(|part| gzip.write_all(part))?;
+        gzip.write_all(bytes)?;
         gzip.finish()?;
     } else {
-        let file = temporary.as_file_mut();
-        [header, voxels].iter().try_for_each(|part| file.write_all(part))?;
+        temporary.as_file_mut().write_all(bytes)?;
     }
     temporary.as_file().sync_all()?;
     temporary.persist(path)?;
