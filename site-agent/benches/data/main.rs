@@ -1,0 +1,25 @@
+//! Benchmarks of what happens to scans before training, one a file:
+//!
+//! ```text
+//! cargo bench --workspace --bench data -- read [--repetitions N] [--case DIR] [--python PATH]
+//! ```
+//!
+//! Each prints one JSON object. They measure and judge nothing.
+
+#![expect(clippy::expect_used, reason = "a benchmark that cannot go on panics")]
+
+mod read;
+
+use std::io::Write;
+
+fn main() {
+    // Cargo adds `--bench`.
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let report = match args.first().map(String::as_str) {
+        Some("read") => read::run(&args[1..]),
+        // `cargo test --all-targets` runs every benchmark without a name.
+        None => return,
+        Some(other) => panic!("there is no benchmark {other}: read"),
+    };
+    writeln!(std::io::stdout(), "{report:#}").expect("a report can be printed");
+}
