@@ -10,7 +10,7 @@ use crate::data::nifti::fault::Fault;
 
 /// The two versions of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
+pub(super) enum Version {
     /// 348 bytes, `f32` geometry.
     One,
     /// 540 bytes, `f64` geometry.
@@ -19,7 +19,7 @@ pub enum Version {
 
 impl Version {
     /// Bytes of a header.
-    pub fn header_bytes(self) -> usize {
+    pub(super) fn header_bytes(self) -> usize {
         match self {
             Version::One => 348,
             Version::Two => 540,
@@ -28,7 +28,7 @@ impl Version {
 
     /// Where the voxels of a file without extensions start: after the header and four bytes that
     /// say that there are none.
-    pub fn voxel_offset(self) -> usize {
+    pub(super) fn voxel_offset(self) -> usize {
         self.header_bytes() + 4
     }
 }
