@@ -23,7 +23,7 @@ const REPETITIONS: usize = 8;
 const AGREEMENT: f64 = 1e-3;
 
 /// Measures, compares, and reports seconds per case.
-pub fn run(args: &[String]) -> Value {
+pub(crate) fn run(args: &[String]) -> Value {
     let option = |name: &str| {
         let at = args.iter().position(|arg| arg == name)?;
         args.get(at + 1).cloned()
