@@ -6,6 +6,7 @@
 //! - [`tls`], [`channel`]: TLS 1.3 with a certificate on both ends, and the gRPC channel over it.
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
 //! - [`transfer`]: uploads and downloads that resume.
+//! - [`note`]: which run and round made an exported model.
 //!
 //! No type in this crate can hold a voxel, a path of a scan, or a patient.
 
@@ -13,6 +14,7 @@ pub mod channel;
 pub mod identity;
 pub mod limits;
 pub mod names;
+pub mod note;
 pub mod plan;
 pub mod reason;
 pub mod tls;

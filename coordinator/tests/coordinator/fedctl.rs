@@ -120,6 +120,11 @@ async fn an_operator_takes_a_run_from_its_plan_to_an_exported_model() {
     let exported = desk.json("model export t1 --out new.safetensors").await;
     assert_eq!(exported["round"], 1);
     assert_eq!(std::fs::read(folder.join("new.safetensors")).unwrap(), model(&[3.0, 4.0]));
+    let note = std::fs::read(folder.join("new.safetensors.json")).unwrap();
+    let note: serde_json::Value = serde_json::from_slice(&note).unwrap();
+    let digest = fedpaint_proto::names::Digest::of(&model(&[3.0, 4.0]));
+    let expected = serde_json::json!({ "run": "t1", "round": 1, "digest": digest });
+    assert_eq!(note, expected);
     desk.json("model export t1 --round 0 --out old.safetensors").await;
     assert_eq!(std::fs::read(folder.join("old.safetensors")).unwrap(), initial);
     let status = desk.json("status").await;

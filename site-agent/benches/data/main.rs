@@ -4,6 +4,7 @@
 //! cargo bench --workspace --bench data -- cache [--cases N] [--steps N] [--size PIXELS] [--augment]
 //! cargo bench --workspace --bench data -- masks
 //! cargo bench --workspace --bench data -- phantom [--patients N] [--size MM]
+//! cargo bench --workspace --bench data -- read [--repetitions N] [--case DIR] [--python PATH]
 //! ```
 //!
 //! Each prints one JSON object. They measure and judge nothing.
@@ -13,6 +14,7 @@
 mod cache;
 mod masks;
 mod phantom;
+mod read;
 
 use std::io::Write;
 
@@ -23,9 +25,10 @@ fn main() {
         Some("cache") => cache::run(&args[1..]),
         Some("masks") => masks::run(&args[1..]),
         Some("phantom") => phantom::run(&args[1..]),
+        Some("read") => read::run(&args[1..]),
         // `cargo test --all-targets` runs every benchmark without a name.
         None => return,
-        Some(other) => panic!("there is no benchmark {other}: cache, masks, phantom"),
+        Some(other) => panic!("there is no benchmark {other}: cache, masks, phantom, read"),
     };
     writeln!(std::io::stdout(), "{report:#}").expect("a report can be printed");
 }

@@ -1,5 +1,6 @@
 //! `inpaint`: paints what a mask hides in one scan and writes it over the scan's own grid.
 
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use fedpaint_proto::names::Digest;
+use fedpaint_proto::note::ModelNote;
 use serde::{Deserialize, Serialize};
 
 use super::evaluate::{DESCRIPTION, SLICES_PER_CALL};
@@ -56,6 +58,10 @@ pub struct Args {
     /// Samples that are averaged.
     #[arg(long, value_name = "K", default_value_t = 1)]
     samples: usize,
+    /// The round that made the model, for the .json. By default the note beside the model tells, as
+    /// `fedctl model export` writes it.
+    #[arg(long, value_name = "N")]
+    round: Option<u32>,
     /// Also draw original, voided, inpainted and difference.
     #[arg(long, value_name = "FILE.png")]
     panel: Option<PathBuf>,
@@ -90,6 +96,10 @@ struct Sidecar {
     program: &'static str,
     version: &'static str,
     model: Digest,
+    /// Null if nobody told.
+    round: Option<u32>,
+    /// The digest of the mask's file.
+    mask: Digest,
     contrast: Contrast,
     tissue: Tissue,
     lesion_visible: bool,
@@ -136,6 +146,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         program: env!("CARGO_PKG_NAME"),
         version: env!("CARGO_PKG_VERSION"),
         model,
+        round: round(args.round, &args.model, model),
+        mask: digest_of_file(&args.mask).with_context(|| args.mask.display().to_string())?,
         contrast,
         tissue: args.tissue,
         lesion_visible: args.lesion_visible,
@@ -188,6 +200,18 @@ fn guess(name: &str) -> Option<Contrast> {
     }
 }
 
+/// The round that made the model at `path`: what was asked for, else what the note beside it says.
+fn round(asked: Option<u32>, path: &Path, model: Digest) -> Option<u32> {
+    asked.or_else(|| ModelNote::beside(path, model).map(|note| note.round))
+}
+
+/// The digest of a file's bytes.
+fn digest_of_file(path: &Path) -> std::io::Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok(hasher.finalize().into())
+}
+
 fn sidecar_path(out: &Path) -> PathBuf {
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let stem = name.strip_suffix(".gz").unwrap_or(&name);
@@ -230,6 +254,19 @@ mod tests {
         ] {
             assert_eq!(guess(name), contrast, "{name}");
         }
+    }
+
+    #[test]
+    fn the_round_is_what_was_typed_else_what_the_note_of_this_model_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.safetensors");
+        let digest = Digest::of(b"m");
+        assert_eq!(round(None, &path, digest), None);
+        let note = ModelNote { run: "brain".parse().unwrap(), round: 12, digest };
+        std::fs::write(ModelNote::path_beside(&path), serde_json::to_vec(&note).unwrap()).unwrap();
+        assert_eq!(round(None, &path, digest), Some(12));
+        assert_eq!(round(Some(3), &path, digest), Some(3));
+        assert_eq!(round(None, &path, Digest::of(b"another")), None);
     }
 
     #[test]

@@ -45,21 +45,11 @@ impl Window {
     /// # Errors
     /// [`Error`] if the volume is empty, flat or not finite.
     pub fn of(voided: impl IntoIterator<Item = f32>) -> Result<Window, Error> {
-        // Most voxels are background: only the positive ones have to be ordered.
-        let mut positive = Vec::new();
-        let mut zeros = 0;
-        for voxel in voided {
-            if voxel > 0.0 && voxel.is_finite() {
-                positive.push(voxel);
-            } else if voxel <= 0.0 && voxel.is_finite() {
-                zeros += 1;
-            } else {
-                return Err(Error::NotFinite);
-            }
-        }
-        if zeros + positive.len() == 0 {
+        let (mut positive, voxels) = positive_of(voided.into_iter())?;
+        if voxels == 0 {
             return Err(Error::Empty);
         }
+        let zeros = voxels - positive.len();
         let low = percentile(&mut positive, zeros, LOW_FRACTION);
         let high = percentile(&mut positive, zeros, HIGH_FRACTION);
         Window::between(low, high)
@@ -75,7 +65,9 @@ impl Window {
 
     /// The intensity as a fraction of the window, clipped to [0, 1].
     pub fn to_unit(&self, intensity: f32) -> f64 {
-        (f64::from(intensity).clamp(self.low, self.high) - self.low) / (self.high - self.low)
+        // Unlike `clamp`, these are one instruction each and can be done for several voxels at once.
+        let within = f64::from(intensity).max(self.low).min(self.high);
+        (within - self.low) / (self.high - self.low)
     }
 
     /// The intensity in the model's range, clipped to [-1, 1].
@@ -86,6 +78,34 @@ impl Window {
     /// The intensity that the model's `value` stands for; the inverse of [`Window::to_model`].
     pub fn from_model(&self, value: f32) -> f32 {
         ((f64::from(value) + 1.0) / 2.0 * (self.high - self.low) + self.low) as f32
+    }
+}
+
+/// Voxels that are looked at in one go.
+const BLOCK: usize = 1024;
+
+/// The positive values of `voxels`, in order, and how many voxels there are. Most are background, so
+/// that only the positive ones have to be ordered. There is no branch per voxel: a brain's border is
+/// unpredictable, and this sees every voxel of every scan.
+fn positive_of(mut voxels: impl Iterator<Item = f32>) -> Result<(Vec<f32>, usize), Error> {
+    let mut positive = Vec::new();
+    let mut count = 0;
+    loop {
+        let (mut block, mut kept, mut seen, mut all_finite) = ([0.0; BLOCK], 0, 0, true);
+        for voxel in voxels.by_ref().take(BLOCK) {
+            block[kept % BLOCK] = voxel;
+            kept += usize::from(voxel > 0.0);
+            seen += 1;
+            all_finite &= voxel.is_finite();
+        }
+        if !all_finite {
+            return Err(Error::NotFinite);
+        }
+        positive.extend_from_slice(&block[..kept]);
+        count += seen;
+        if seen < BLOCK {
+            return Ok((positive, count));
+        }
     }
 }
 

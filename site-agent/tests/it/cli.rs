@@ -153,6 +153,13 @@ fn inpainting_keeps_to_the_mask_and_refuses_one_of_another_shape() {
     let sidecar = std::fs::read(folder.path().join("x.json")).unwrap();
     let sidecar: serde_json::Value = serde_json::from_slice(&sidecar).unwrap();
     assert_eq!(sidecar["synthetic"], true);
+    use fedpaint_proto::names::Digest;
+    let digest = |path: &str| Digest::of(&std::fs::read(path).unwrap()).to_string();
+    assert_eq!(sidecar["model"], digest(&model_file));
+    assert_eq!(sidecar["mask"], digest(&mask));
+    assert_eq!(sidecar["round"], serde_json::Value::Null);
+    assert_eq!((&sidecar["seed"], &sidecar["steps"]), (&1.into(), &2.into()));
+    assert_eq!(sidecar["sampler"], "ddim, eta 0");
     assert!(folder.path().join("x.png").exists());
 
     use fedpaint_site_agent::data::nifti;

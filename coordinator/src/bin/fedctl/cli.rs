@@ -268,7 +268,7 @@ pub(crate) enum ModelVerb {
         /// The run
         run: RunName,
     },
-    /// Download a model; an export that breaks is resumed by repeating it
+    /// Download a model, with a note of its run and round as FILE.json; repeat it if it breaks off
     Export {
         /// The run
         run: RunName,

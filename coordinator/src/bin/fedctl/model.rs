@@ -1,7 +1,12 @@
-//! `fedctl model`: the global models of a run, and bringing one home.
+//! `fedctl model`: the global models of a run, and bringing one home with a note of where it is from.
+
+use std::io::Write;
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use fedpaint_proto::names::{Blob, RunName};
+use fedpaint_proto::note::ModelNote;
+use fedpaint_proto::weights::sync_folder;
 use fedpaint_proto::{transfer, v1};
 
 use crate::cli::{Connection, ModelVerb};
@@ -36,10 +41,25 @@ pub(crate) async fn run(
             let moved = transfer::download(&session.channel, blob, &out, &mut progress).await;
             bar.finish_and_clear();
             moved?;
+            write_note(&out, &ModelNote { run, round: model.round, digest: blob.digest })?;
             let file = out.display().to_string();
             output.show(&Exported { model: Model::from(model), file })
         }
     }
+}
+
+/// Writes the note beside the model at `model`; it appears whole or not.
+fn write_note(model: &Path, note: &ModelNote) -> anyhow::Result<()> {
+    let path = ModelNote::path_beside(model);
+    let written = || -> std::io::Result<()> {
+        let folder = model.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+        file.write_all(&serde_json::to_vec_pretty(note)?)?;
+        file.as_file().sync_all()?;
+        file.persist(&path)?;
+        sync_folder(&path)
+    };
+    written().with_context(|| path.display().to_string())
 }
 
 async fn list(session: &mut Session, run: &RunName) -> anyhow::Result<Vec<v1::Model>> {

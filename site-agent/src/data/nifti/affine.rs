@@ -3,8 +3,7 @@
 //! Pure arithmetic. It never touches a voxel and never trusts the order in which a file stores its
 //! axes.
 
-use nifti::NiftiHeader;
-
+use crate::data::nifti::claims::Pose;
 use crate::data::nifti::fault::Fault;
 
 /// Rows of a 3x4 matrix that maps a voxel (i, j, k, 1) to RAS+ millimetres.
@@ -36,23 +35,36 @@ pub struct Orientation {
     pub affine: Affine,
 }
 
-/// The affine of `header`: sform, else qform, else voxel sizes alone (NIfTI-1 methods 3, 2 and 1).
+/// Which of a header's transforms says where the voxels lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A matrix (NIfTI-1 method 3).
+    Sform,
+    /// A quaternion (NIfTI-1 method 2).
+    Qform,
+    /// Only voxel sizes (NIfTI-1 method 1): the axes are taken to run as those of RAS+, which
+    /// nobody promised.
+    VoxelSizes,
+}
+
+/// The affine of a header: sform, else qform, else voxel sizes alone.
 ///
 /// # Errors
 /// [`Fault::Affine`] if the chosen transform is singular, strongly sheared or not finite.
-pub fn of_header(header: &NiftiHeader) -> Result<Affine, Fault> {
-    let affine = if header.sform_code > 0 {
-        [header.srow_x, header.srow_y, header.srow_z].map(|row| row.map(f64::from))
-    } else if header.qform_code > 0 {
-        from_quaternion(header)
+pub(super) fn of_pose(pose: &Pose) -> Result<(Affine, Source), Fault> {
+    let (affine, source) = if pose.sform_code > 0 {
+        (pose.sform, Source::Sform)
+    } else if pose.qform_code > 0 {
+        (from_quaternion(pose), Source::Qform)
     } else {
-        let [x, y, z] = voxel_sizes(header);
-        [[x, 0.0, 0.0, 0.0], [0.0, y, 0.0, 0.0], [0.0, 0.0, z, 0.0]]
+        let [x, y, z] = voxel_sizes(pose);
+        let sizes = [[x, 0.0, 0.0, 0.0], [0.0, y, 0.0, 0.0], [0.0, 0.0, z, 0.0]];
+        (sizes, Source::VoxelSizes)
     };
     let finite = affine.iter().flatten().all(|value| value.is_finite());
     let unit = unit_columns(&affine).0;
     if finite && determinant(&unit).abs() >= AXES_DETERMINANT_MIN {
-        Ok(affine)
+        Ok((affine, source))
     } else {
         Err(Fault::Affine)
     }
@@ -112,8 +124,8 @@ pub fn largest_distance_mm(a: &Affine, b: &Affine, dims: [usize; 3]) -> f64 {
 
 /// The qform: rotation by the unit quaternion (a, b, c, d), a >= 0, voxel sizes and qfac, the sign of
 /// the third axis (NIfTI-1 method 2).
-fn from_quaternion(header: &NiftiHeader) -> Affine {
-    let [b, c, d] = [header.quatern_b, header.quatern_c, header.quatern_d].map(f64::from);
+fn from_quaternion(pose: &Pose) -> Affine {
+    let [b, c, d] = pose.quaternion;
     let squared = b * b + c * c + d * d;
     // Rounding to f32 may leave a vector slightly longer than 1: then a is 0 and the rest unit.
     let (a, b, c, d) = if squared > 1.0 {
@@ -127,18 +139,18 @@ fn from_quaternion(header: &NiftiHeader) -> Affine {
         [2.0 * (b * c + a * d), a * a + c * c - b * b - d * d, 2.0 * (c * d - a * b)],
         [2.0 * (b * d - a * c), 2.0 * (c * d + a * b), a * a + d * d - b * b - c * c],
     ];
-    let [x, y, z] = voxel_sizes(header);
-    let z = if header.pixdim[0] < 0.0 { -z } else { z };
-    let origin = [header.quatern_x, header.quatern_y, header.quatern_z].map(f64::from);
+    let [x, y, z] = voxel_sizes(pose);
+    let z = if pose.pixdim[0] < 0.0 { -z } else { z };
     [0, 1, 2].map(|row: usize| {
         let r = rotation[row];
-        [r[0] * x, r[1] * y, r[2] * z, origin[row]]
+        [r[0] * x, r[1] * y, r[2] * z, pose.offset_mm[row]]
     })
 }
 
 /// The header's voxel sizes; the standard asks for positive ones, some writers leave a sign.
-fn voxel_sizes(header: &NiftiHeader) -> [f64; 3] {
-    [1, 2, 3].map(|axis: usize| f64::from(header.pixdim[axis]).abs())
+fn voxel_sizes(pose: &Pose) -> [f64; 3] {
+    let [_, x, y, z] = pose.pixdim;
+    [x, y, z].map(f64::abs)
 }
 
 /// The columns of the linear part scaled to length 1, and their lengths.
@@ -162,29 +174,28 @@ fn determinant(m: &[[f64; 3]; 3]) -> f64 {
 mod tests {
     use super::*;
 
-    fn header_with_quaternion(b: f32, c: f32, d: f32, qfac: f32) -> NiftiHeader {
-        NiftiHeader {
+    /// A pose whose sform is the identity and not meant.
+    fn pose(quaternion: [f64; 3], qfac: f64) -> Pose {
+        Pose {
             sform_code: 0,
+            sform: [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]],
             qform_code: 1,
-            quatern_b: b,
-            quatern_c: c,
-            quatern_d: d,
-            quatern_y: 239.0,
-            pixdim: [qfac, 1.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0],
-            ..NiftiHeader::default()
+            quaternion,
+            offset_mm: [0.0, 239.0, 0.0],
+            pixdim: [qfac, 1.0, 1.0, 2.0],
         }
     }
 
     #[test]
     fn the_quaternion_of_a_half_turn_about_z_is_the_brats_affine() {
-        let affine = of_header(&header_with_quaternion(0.0, 0.0, 1.0, 1.0)).unwrap();
+        let placed = of_pose(&pose([0.0, 0.0, 1.0], 1.0)).unwrap();
         let expected = [[-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 239.0], [0.0, 0.0, 2.0, 0.0]];
-        assert_eq!(affine, expected);
+        assert_eq!(placed, (expected, Source::Qform));
     }
 
     #[test]
     fn a_negative_qfac_turns_the_third_axis_round() {
-        let affine = of_header(&header_with_quaternion(0.0, 0.0, 0.0, -1.0)).unwrap();
+        let (affine, _) = of_pose(&pose([0.0, 0.0, 0.0], -1.0)).unwrap();
         assert_eq!(affine[2][2], -2.0);
     }
 
@@ -213,13 +224,14 @@ mod tests {
 
     #[test]
     fn a_singular_or_sheared_affine_is_refused() {
-        let mut header = NiftiHeader { sform_code: 1, ..NiftiHeader::default() };
-        header.srow_z = [0.0; 4];
-        assert!(matches!(of_header(&header), Err(Fault::Affine)));
-        header.srow_z = [0.0, 1.0, 0.2, 0.0];
-        assert!(matches!(of_header(&header), Err(Fault::Affine)));
-        header.srow_z = [0.0, 0.0, f32::NAN, 0.0];
-        assert!(matches!(of_header(&header), Err(Fault::Affine)));
+        let mut pose = Pose { sform_code: 1, ..pose([0.0; 3], 1.0) };
+        assert!(of_pose(&pose).is_ok());
+        for row in [[0.0; 4], [0.0, 1.0, 0.2, 0.0], [0.0, 0.0, f64::NAN, 0.0]] {
+            pose.sform[2] = row;
+            assert!(matches!(of_pose(&pose), Err(Fault::Affine)), "{row:?}");
+        }
+        pose.sform = [[0.0; 4]; 3];
+        assert!(matches!(of_pose(&pose), Err(Fault::Affine)));
     }
 
     #[test]

@@ -13,24 +13,27 @@ pub enum Fault {
     /// The file on disk is larger than [`FILE_BYTES_MAX`].
     #[error("the file has {0} bytes, at most {FILE_BYTES_MAX} are read")]
     FileTooLarge(u64),
-    /// The file does not start as a NIfTI-1 header does.
-    #[error("not a NIfTI-1 file, convert it to .nii or .nii.gz")]
+    /// The path leads to a folder, a pipe or a device.
+    #[error("not a regular file")]
+    NotAFile,
+    /// The gzip stream contradicts its own check sum or structure.
+    #[error("the gzip stream is damaged, copy the file anew")]
+    Corrupt,
+    /// The file does not start as a NIfTI header does.
+    #[error("not a NIfTI file, convert it to .nii or .nii.gz")]
     NotNifti,
-    /// The header is one of NIfTI-2.
-    #[error("NIfTI-2 is not read, convert it to NIfTI-1")]
-    NiftiTwo,
     /// The header belongs to a pair of .hdr and .img files.
     #[error("a .hdr/.img pair is not read, convert it to one .nii file")]
     Pair,
     /// The image is not one 3-D volume.
     #[error("the image has dimensions {0:?}, one 3-D volume is needed")]
-    NotThreeDimensional(Vec<u16>),
+    NotThreeDimensional(Vec<i64>),
     /// The header claims more voxels than are read.
     #[error(
         "the image has {0:?} voxels, at most {AXIS_VOXELS_MAX} along an axis and {VOXELS_MAX} in \
          all are read"
     )]
-    TooManyVoxels([usize; 3]),
+    TooManyVoxels([i64; 3]),
     /// The voxel type is not a real number.
     #[error("voxels of NIfTI type {0} are not read, convert them to an integer or a float type")]
     DataType(i16),
@@ -46,7 +49,7 @@ pub enum Fault {
     },
     /// The header's offset of the first voxel is impossible.
     #[error("the header places the first voxel at byte {0}, which is not possible")]
-    VoxelOffset(f32),
+    VoxelOffset(f64),
     /// The file ends before its last voxel.
     #[error("the file is truncated: {expected} bytes of voxels expected, {found} found")]
     Truncated {
@@ -55,6 +58,12 @@ pub enum Fault {
         /// What the file holds.
         found: usize,
     },
+    /// The file goes on for a slice or more where the header says that it ends.
+    #[error(
+        "the file goes on after the {0} bytes of voxels that its header claims, so the header is \
+         not of this image"
+    )]
+    Surplus(usize),
     /// Voxels are not a number or infinite.
     #[error("{0} voxels are not finite numbers, replace them (0 is background)")]
     NotFinite(usize),

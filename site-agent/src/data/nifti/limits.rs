@@ -16,3 +16,9 @@ pub const VOXEL_OFFSET_MAX: u64 = 16 << 20;
 /// rotations as `f32` quaternions or matrices, which differ by hundredths of a millimetre at the far
 /// corner; half a voxel of any scan is more.
 pub const AFFINE_TOLERANCE_MM: f64 = 0.1;
+
+/// How much larger than its file a gzip stream can be: deflate's best is 258 bytes in 2 bits.
+pub const GZIP_RATIO_MAX: u64 = 1032;
+
+/// Memory that is taken for voxels before any was seen.
+pub const FIRST_ALLOCATION_BYTES: usize = 1 << 20;

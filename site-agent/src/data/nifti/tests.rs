@@ -5,14 +5,14 @@ use super::*;
 
 /// A file in parts, little-endian unless `big`.
 #[derive(Clone)]
-struct Raw {
+pub(super) struct Raw {
     big: bool,
     dim: Vec<i16>,
     data_type: i16,
     bits: i16,
     slope: f32,
     inter: f32,
-    sform: Option<[[f32; 4]; 3]>,
+    pub(super) sform: Option<[[f32; 4]; 3]>,
     offset: f32,
     voxels: Vec<u8>,
 }
@@ -20,7 +20,7 @@ struct Raw {
 const RAS: [[f32; 4]; 3] = [[1.0, 0.0, 0.0, -10.0], [0.0, 1.0, 0.0, -20.0], [0.0, 0.0, 2.0, -30.0]];
 
 impl Raw {
-    fn new(dim: &[i16], data_type: i16, bits: i16, voxels: Vec<u8>) -> Raw {
+    pub(super) fn new(dim: &[i16], data_type: i16, bits: i16, voxels: Vec<u8>) -> Raw {
         let (slope, inter) = (0.0, 0.0);
         Raw {
             big: false,
@@ -35,7 +35,7 @@ impl Raw {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         let mut raw = vec![0; 352];
         let mut put = |at: usize, bytes: [u8; 4], n: usize| {
             // `bytes` is big-endian, in its last `n` bytes.
@@ -198,7 +198,49 @@ fn a_truncated_file_says_how_much_is_missing() {
 }
 
 #[test]
-fn bytes_that_are_no_nifti_one_file_are_refused_by_name() {
+fn a_gzip_stream_with_one_wrong_bit_is_damaged_wherever_the_bit_is() {
+    let voxels = (0..128_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let raw = Raw::new(&[4, 4, 4], 4, 16, voxels);
+    // Stored, not deflated, so that only the check sum can tell.
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::none());
+    encoder.write_all(&raw.bytes()).unwrap();
+    let mut stored = encoder.finish().unwrap();
+    assert!(decode(&stored).is_ok());
+    for at in [400, stored.len() - 8 - 1, stored.len() - 6] {
+        stored[at] ^= 4;
+        let refused = decode(&stored);
+        assert!(matches!(refused, Err(Fault::Corrupt)), "{at}: {refused:?}");
+        stored[at] ^= 4;
+    }
+    let refused = decode(&stored[..stored.len() - 3]);
+    assert!(matches!(refused, Err(Fault::Truncated { expected: 128, found: 128 })), "{refused:?}");
+}
+
+#[test]
+fn a_file_with_more_slices_than_its_header_says_is_refused_and_padding_is_not() {
+    let mut raw = Raw::new(&[3, 2, 2], 4, 16, ramp(24));
+    let whole = raw.read().unwrap();
+    raw.voxels.extend([0; 11]);
+    assert_eq!(raw.read().unwrap(), whole);
+    assert_eq!(decode(&gzip(&raw.bytes())).unwrap(), whole);
+    raw.voxels.push(0);
+    assert!(matches!(raw.read(), Err(Fault::Surplus(24))));
+    assert!(matches!(decode(&gzip(&raw.bytes())), Err(Fault::Surplus(24))));
+}
+
+#[test]
+fn a_folder_and_a_pipe_are_no_scans_and_are_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = read(folder.path()).unwrap_err();
+    assert!(matches!(refused.fault, Fault::NotAFile), "{refused}");
+    let pipe = folder.path().join("pipe.nii");
+    if std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|s| s.success()) {
+        assert!(matches!(read(&pipe).unwrap_err().fault, Fault::NotAFile));
+    }
+}
+
+#[test]
+fn bytes_that_are_no_nifti_file_are_refused_by_name() {
     assert!(matches!(decode(&b"hello"[..]), Err(Fault::NotNifti)));
     assert!(matches!(decode(&b""[..]), Err(Fault::NotNifti)));
     assert!(matches!(decode([0x41; 4000].as_slice()), Err(Fault::NotNifti)));
@@ -208,9 +250,12 @@ fn bytes_that_are_no_nifti_one_file_are_refused_by_name() {
     assert!(matches!(decode(magic.as_slice()), Err(Fault::NotNifti)));
     magic[344..348].copy_from_slice(b"ni1\0");
     assert!(matches!(decode(magic.as_slice()), Err(Fault::Pair)));
-    let mut two = good.clone();
+    // The length of a NIfTI-2 header alone makes none.
+    let mut two = [good.clone(), vec![0; 300]].concat();
     two[0..4].copy_from_slice(&540_i32.to_le_bytes());
-    assert!(matches!(decode(two.as_slice()), Err(Fault::NiftiTwo)));
+    assert!(matches!(decode(&two), Err(Fault::NotNifti)));
+    two[4..12].copy_from_slice(b"ni2\0\r\n\x1a\n");
+    assert!(matches!(decode(&two), Err(Fault::Pair)));
 }
 
 #[test]
@@ -294,7 +339,9 @@ fn a_new_file_has_the_affine_of_brats_and_keeps_its_voxels() {
     assert_eq!(back.geometry.axis_codes(), "LPS");
     // sform and qform agree.
     let mut bytes = Vec::new();
-    MultiGzDecoder::new(File::open(&path).unwrap()).read_to_end(&mut bytes).unwrap();
+    MultiGzDecoder::new(BufReader::new(File::open(&path).unwrap()))
+        .read_to_end(&mut bytes)
+        .unwrap();
     bytes[254..256].fill(0);
     assert_eq!(decode(bytes.as_slice()).unwrap().volume, volume);
     bytes[252..254].fill(0);
