@@ -2,8 +2,10 @@
 //! the network, or a key.
 
 mod compose;
+pub mod dicom;
 pub mod example;
 pub mod grid;
+pub mod image;
 pub mod inpaint;
 pub mod labels;
 pub mod layout;
