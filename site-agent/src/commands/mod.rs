@@ -2,6 +2,7 @@
 //! error; 0 is done, 1 failed, 2 misused.
 
 pub mod completions;
+pub mod data;
 pub mod doctor;
 pub mod evaluate;
 pub mod init_model;
@@ -45,6 +46,8 @@ enum Verb {
     InitModel(init_model::Args),
     /// Train at this site alone, as one round after the other of a federation of one.
     Train(train::Args),
+    /// Look at a folder of scans, or make one from DICOM files.
+    Data(data::Args),
     /// Score a model on held-out patients, inside fixed healthy masks.
     Evaluate(evaluate::Args),
     /// Paint what a mask hides in a scan.
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::run(&args),
         Verb::InitModel(args) => init_model::run(&args),
         Verb::Train(args) => train::run(&args),
+        Verb::Data(args) => data::run(&args),
         Verb::Evaluate(args) => evaluate::run(&args),
         Verb::Inpaint(args) => inpaint::run(&args),
         Verb::Phantom(args) => phantom::run(&args),

@@ -3,6 +3,7 @@
 //! Coordinates become RAS+, values become real values. It registers nothing, strips no skull, and
 //! nothing it says holds a name, an id, a UID, a date or a text of a file.
 
+pub mod cases;
 pub mod class;
 pub mod convert;
 mod decimal;
@@ -11,7 +12,7 @@ mod file;
 pub mod folder;
 pub mod frame;
 pub mod intake;
-mod key;
+pub mod key;
 pub mod limits;
 mod nesting;
 mod pixels;

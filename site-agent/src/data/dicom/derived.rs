@@ -12,6 +12,7 @@ use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 
+use crate::data::dicom::cases::publish;
 use crate::data::dicom::decimal::decimal;
 use crate::data::dicom::folder::Series;
 use crate::data::dicom::frame::Scale;
@@ -324,12 +325,5 @@ fn write_folder(out: &Path, slices: &Slices<'_>) -> Result<(), Refusal> {
         std::fs::write(&path, slices.file(slice)?)?;
         File::open(&path)?.sync_all()?;
     }
-    File::open(temporary.path())?.sync_all()?;
-    // From here on the folder is not ours to remove.
-    let made = temporary.keep();
-    if let Err(error) = std::fs::rename(&made, out) {
-        std::fs::remove_dir_all(&made)?;
-        return Err(error.into());
-    }
-    Ok(File::open(parent)?.sync_all()?)
+    publish(temporary, out)
 }

@@ -12,7 +12,7 @@ use crate::data::dicom::tags::{codes, integer};
 
 /// How the pixels of a file are stored (PS3.5 8.1.1).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Storage {
+pub(super) struct Storage {
     /// Bytes of a pixel: 1, 2 or 4.
     bytes: usize,
     /// Bits that carry the value.

@@ -109,6 +109,30 @@ fn a_list_repeats_nothing_of_what_headers_say_of_a_patient() {
 }
 
 #[test]
+fn a_case_is_written_whole_under_the_names_that_are_found_again_or_not_at_all() {
+    let (mut found, listed) = study();
+    let planned = intake::plan(&found, &listed, &BTreeMap::new(), &SALT).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    for case in &planned {
+        cases::write(out.path(), &found, case).unwrap();
+    }
+    let four = out.path().join(&planned[1].name);
+    for contrast in Contrast::ALL {
+        let path = four.join(format!("{}-{}.nii.gz", planned[1].name, contrast.name()));
+        assert_eq!(nifti::read(&path).unwrap().volume.dims.iter().product::<usize>(), 60);
+    }
+    let again = cases::write(out.path(), &found, &planned[0]).unwrap_err();
+    assert_eq!(again, cases::Error::Exists(planned[0].name.clone()));
+    // One series that cannot be read takes its case with it.
+    let elsewhere = tempfile::tempdir().unwrap();
+    found.series[5].instances[1].path = elsewhere.path().join("gone");
+    let error = cases::write(elsewhere.path(), &found, &planned[1]).unwrap_err();
+    assert!(matches!(error, cases::Error::Series { number: 6, contrast: Contrast::T2f, .. }));
+    assert_discreet(&error.to_string());
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn an_imported_file_is_the_series_and_holds_nothing_of_its_patient() {
     let found = folder::find(&fixture("signed"), &mut |_, _| {}).unwrap();
     let voxels = series::read(&found.series[0]).unwrap();
