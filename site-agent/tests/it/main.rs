@@ -5,6 +5,7 @@
 
 mod agent;
 mod cli;
+mod dicom;
 mod fake;
 mod site;
 mod trainer;
