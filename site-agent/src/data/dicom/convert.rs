@@ -7,7 +7,12 @@ use flate2::write::GzEncoder;
 
 use crate::data::dicom::series::Voxels;
 use crate::data::dicom::stack::Grid;
-use crate::data::nifti::header::{HEADER_BYTES, VOXEL_OFFSET};
+
+/// Bytes of a NIfTI-1 header.
+const HEADER_BYTES: usize = 348;
+
+/// Where the voxels start: the header and four zero bytes, no extensions.
+const VOXEL_OFFSET: usize = 352;
 
 /// NIfTI's numbers of the two types that are written, with their bits.
 const INT16: (i16, i16) = (4, 16);
