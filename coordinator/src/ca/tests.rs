@@ -212,8 +212,7 @@ fn tls_admits_who_was_issued_a_certificate_for_that_end_and_nobody_else() {
     // One that has expired.
     let hour = 3600;
     let past = |time: Timestamp| Timestamp::from_second(time.as_second() - 30 * hour).unwrap();
-    let expired =
-        Validity { not_before: past(today.not_before), not_after: past(today.not_after) };
+    let expired = Validity { not_before: past(today.not_before), not_after: past(today.not_after) };
     let late = end("late", &root, "site/mayo", expired);
     let (told, seen) = handshake(&late, &server);
     assert!(

@@ -17,8 +17,8 @@ use super::output;
 use crate::data::example::Region;
 use crate::data::inpaint::{InpaintJob, Task};
 use crate::data::layout::Contrast;
-use crate::data::nifti;
 use crate::data::volume::Volume;
+use crate::data::{dicom, image, nifti};
 use crate::model::sampler::{self, Prompt, SampleOptions};
 use crate::panel;
 
@@ -31,14 +31,14 @@ pub struct Args {
     /// The model.
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// The scan, .nii or .nii.gz.
-    #[arg(long, value_name = "FILE")]
+    /// The scan: .nii, .nii.gz, or a folder with one DICOM series.
+    #[arg(long, value_name = "FILE|DIR")]
     image: PathBuf,
     /// The mask on the scan's own grid: 0.5 and more is painted.
     #[arg(long, value_name = "FILE")]
     mask: PathBuf,
-    /// The painted scan; its settings go beside it as .json.
-    #[arg(long, value_name = "FILE")]
+    /// The painted scan, for a DICOM series a new folder; its settings go beside it as .json.
+    #[arg(long, value_name = "FILE|DIR")]
     out: PathBuf,
     /// The scan's contrast. By default the image's name tells, as in `X-t1n.nii.gz`.
     #[arg(long, value_enum)]
@@ -116,7 +116,9 @@ struct Sidecar {
 pub fn run(args: &Args) -> Result<ExitCode> {
     ensure!(args.out != args.image, "--out is the image itself: choose another name");
     let contrast = contrast(args)?;
-    let scan = nifti::read(&args.image)?;
+    let is_series = args.image.is_dir();
+    ensure!(!is_series || !args.out.exists(), "{} exists: name a new folder", args.out.display());
+    let scan = image::read(&args.image)?;
     let mask = nifti::read_mask(&args.mask, &scan.geometry)?;
     let (weights, model) = load_model(&args.model)?;
     let device = args.compute.open()?;
@@ -159,11 +161,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let beside = sidecar_path(&args.out);
     output::write_file(&beside, &serde_json::to_vec_pretty(&sidecar)?)
         .with_context(|| beside.display().to_string())?;
-    nifti::write_like(&args.out, &painted, &scan.geometry, DESCRIPTION)?;
+    if is_series {
+        let derivation = derivation(&sidecar);
+        dicom::derived::write(&args.out, &args.image, &painted, &derivation)?;
+    } else {
+        nifti::write_like(&args.out, &painted, &scan.geometry, DESCRIPTION)?;
+    }
     if let Some(path) = &args.panel {
         draw(path, &scan.volume, &painted, &mask)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How a DICOM series says that it was painted, and by what.
+fn derivation(sidecar: &Sidecar) -> String {
+    let Sidecar { program, version, model, seed, steps, samples, .. } = sidecar;
+    format!(
+        "SYNTHETIC: the tissue inside a mask was painted, not acquired, and is not for diagnosis. \
+         {program} {version}, model {model}, seed {seed}, {steps} steps, {samples} samples"
+    )
 }
 
 fn draw(path: &Path, original: &Volume, inpainted: &Volume, mask: &Volume) -> Result<()> {

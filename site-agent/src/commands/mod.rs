@@ -47,12 +47,12 @@ enum Verb {
     InitModel(init_model::Args),
     /// Train at this site alone, as one round after the other of a federation of one.
     Train(train::Args),
+    /// Look at a folder of scans, or make one from DICOM files.
+    Data(data::Args),
     /// Score a model on held-out patients, inside fixed healthy masks.
     Evaluate(evaluate::Args),
     /// Paint what a mask hides in a scan.
     Inpaint(inpaint::Args),
-    /// Look through a folder of scans.
-    Data(data::Args),
     /// Make a synthetic cohort to rehearse with.
     Phantom(phantom::Args),
     /// Print a completion script for a shell.
@@ -71,9 +71,9 @@ pub fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::run(&args),
         Verb::InitModel(args) => init_model::run(&args),
         Verb::Train(args) => train::run(&args),
+        Verb::Data(args) => data::run(&args),
         Verb::Evaluate(args) => evaluate::run(&args),
         Verb::Inpaint(args) => inpaint::run(&args),
-        Verb::Data(args) => data::run(&args),
         Verb::Phantom(args) => phantom::run(&args),
         Verb::Completions(args) => completions::run(&args),
         Verb::Trainer => return crate::trainer::run(),

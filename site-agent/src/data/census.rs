@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use crate::data::census::brain::{Brain, Extent};
 use crate::data::example::Region;
+use crate::data::image;
 use crate::data::labels::{self, LabelScheme};
 use crate::data::layout::{Case, Contrast};
-use crate::data::nifti;
 use crate::data::nifti::affine::largest_distance_mm;
 use crate::data::nifti::fault::Fault;
 use crate::data::nifti::header::FileGeometry;
@@ -267,7 +267,7 @@ impl Survey {
 
     /// A volume on the grid of the case, or a problem more.
     fn read(&mut self, path: &Path) -> Option<Volume> {
-        let problem = match nifti::read(path) {
+        let problem = match image::read(path) {
             Err(error) => Problem::from(error),
             Ok(scan) => match self.grid.as_ref().map(|grid| apart(grid, &scan.geometry)) {
                 None => {

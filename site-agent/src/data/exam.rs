@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use super::example::Region;
 use super::grid;
+use super::image;
 use super::labels::{self, LabelScheme};
 use super::layout::{Case, Contrast};
-use super::nifti::{self, header::FileGeometry};
+use super::nifti::{Scan as File, header::FileGeometry};
 use super::normalise;
 use super::prepared::{self, Scan};
 use super::problem::{Kind, Problem};
@@ -18,7 +19,7 @@ use super::volume::Volume;
 pub enum Error {
     /// A file is not a scan, or does not lie where the first of the case does.
     #[error(transparent)]
-    Nifti(#[from] nifti::Error),
+    Image(#[from] image::Error),
     /// The segmentation has labels without meaning.
     #[error(transparent)]
     Labels(#[from] labels::Error),
@@ -51,7 +52,7 @@ impl Error {
         use prepared::Error::{Contrasts, Grid, Label, Window};
         let text = self.to_string();
         let kind = match self {
-            Error::Nifti(error) => return error.into(),
+            Error::Image(error) => return error.into(),
             Error::Labels(error) => {
                 let problem = Problem::from(error.fault);
                 return match &case.segmentation {
@@ -94,15 +95,15 @@ pub fn read(case: &Case, scheme: Option<LabelScheme>) -> Result<Exam, Error> {
     let mut scans = case.scans.iter();
     let none = || Error::NoScan { case: case.name.clone() };
     let (&contrast, first) = scans.next().ok_or_else(none)?;
-    let nifti::Scan { volume, geometry } = nifti::read(first)?;
+    let File { volume, geometry } = image::read(first)?;
     let mut images = BTreeMap::from([(contrast, volume)]);
     for (&contrast, path) in scans {
-        images.insert(contrast, nifti::read_like(path, &geometry)?);
+        images.insert(contrast, image::read_like(path, &geometry)?);
     }
     let lesion = match &case.segmentation {
         None => None,
         Some(path) => {
-            let segmentation = nifti::read_like(path, &geometry)?;
+            let segmentation = image::read_like(path, &geometry)?;
             Some(labels::regions(&segmentation, scheme, &case.name)?)
         }
     };

@@ -89,17 +89,20 @@ pub fn read(path: &Path) -> Result<Scan, Error> {
 /// # Errors
 /// As [`read`], and [`Fault::Shape`] or [`Fault::Place`] for another grid.
 pub fn read_like(path: &Path, geometry: &FileGeometry) -> Result<Volume, Error> {
-    let located = |fault| Error { path: path.to_path_buf(), fault };
-    let scan = read(path)?;
+    on_grid(read(path)?, geometry).map_err(|fault| Error { path: path.to_path_buf(), fault })
+}
+
+/// The voxels of a scan that must lie on the grid of `geometry`.
+///
+/// # Errors
+/// [`Fault::Shape`] or [`Fault::Place`] for another grid.
+pub fn on_grid(scan: Scan, geometry: &FileGeometry) -> Result<Volume, Fault> {
     let (expected, found) = (geometry.dims(), scan.geometry.dims());
     if expected != found {
-        return Err(located(Fault::Shape { expected, found }));
+        return Err(Fault::Shape { expected, found });
     }
     let apart = affine::largest_distance_mm(geometry.affine(), scan.geometry.affine(), expected);
-    if apart > AFFINE_TOLERANCE_MM {
-        return Err(located(Fault::Place(apart)));
-    }
-    Ok(scan.volume)
+    if apart > AFFINE_TOLERANCE_MM { Err(Fault::Place(apart)) } else { Ok(scan.volume) }
 }
 
 /// Reads a mask on the grid of `geometry`: 1 where the file has 0.5 or more, else 0.

@@ -8,6 +8,8 @@ use std::{fmt, io};
 
 use serde::{Serialize, Serializer};
 
+use crate::data::dicom::{self, refusal::Refusal};
+use crate::data::image;
 use crate::data::labels;
 use crate::data::nifti;
 use crate::data::nifti::fault::Fault;
@@ -156,6 +158,7 @@ impl From<Fault> for Problem {
             Fault::Io(error) => return Problem::io(error),
             Fault::FileTooLarge(_) | Fault::TooManyVoxels(_) => Kind::TooLarge,
             Fault::NotNifti | Fault::Pair => Kind::NotNifti,
+            Fault::NotAFile | Fault::Corrupt => Kind::Unreadable,
             Fault::Truncated { .. } => Kind::Truncated,
             Fault::NotFinite(_) => Kind::NotFinite,
             Fault::Affine => Kind::Orientation,
@@ -171,6 +174,28 @@ impl From<Fault> for Problem {
 impl From<nifti::Error> for Problem {
     fn from(error: nifti::Error) -> Problem {
         Problem::from(error.fault).in_file(&error.path)
+    }
+}
+
+impl From<dicom::Error> for Problem {
+    fn from(error: dicom::Error) -> Problem {
+        let kind = match &error.refusal {
+            Refusal::Io(kind) => return Problem::io(&(*kind).into()).in_file(&error.path),
+            Refusal::Truncated { .. } => Kind::Truncated,
+            Refusal::TooManyVoxels(_) | Refusal::FileTooLarge(_) => Kind::TooLarge,
+            Refusal::NotFinite(_) => Kind::NotFinite,
+            _ => Kind::Dicom,
+        };
+        Problem::error(kind, error.refusal.to_string()).in_file(&error.path)
+    }
+}
+
+impl From<image::Error> for Problem {
+    fn from(error: image::Error) -> Problem {
+        match error {
+            image::Error::Nifti(error) => error.into(),
+            image::Error::Dicom(error) => error.into(),
+        }
     }
 }
 

@@ -163,7 +163,9 @@ impl Shelf {
     /// The path, if it does not read.
     pub fn digest(&self, path: &Path) -> Result<blake3::Hash, exam::Error> {
         let located = |error: io::Error| {
-            exam::Error::from(super::nifti::Error { path: path.to_path_buf(), fault: error.into() })
+            let fault = error.into();
+            super::image::Error::from(super::nifti::Error { path: path.to_path_buf(), fault })
+                .into()
         };
         let metadata = fs::metadata(path).map_err(located)?;
         if metadata.is_dir() {

@@ -216,6 +216,28 @@ fn of_1910_cases_exactly_the_48_damaged_ones_are_set_aside_each_for_its_reason()
     assert_eq!(summary["patients"], CASES - DAMAGED);
     assert_eq!(summary["tasks"]["heal"], CASES - DAMAGED);
     assert_eq!(summary["problems"]["error"], DAMAGED);
+    assert_training_goes_on(folder.path(), data, &damaged);
+}
+
+/// Trains on the cohort: what does not read is set aside. That two patients have one scan is seen by
+/// `data check` alone.
+fn assert_training_goes_on(folder: &Path, data: &str, damaged: &BTreeMap<String, &'static str>) {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (model, plan, out) = (path("m.safetensors"), path("plan.toml"), path("out.safetensors"));
+    let size = ["--image-size", "16", "--seed", "3", "--out", &model];
+    assert!(program(&[&["init-model", "--preset", "tiny"][..], &size].concat()).status.success());
+    std::fs::write(&plan, "version = 1\nrounds = 1\n[training]\nsteps = 2\nbatch = 2\n").unwrap();
+    let args = ["train", "--plan", &plan, "--model", &model, "--out", &out, "--data", data];
+    let output = program(&[&args[..], &["--label-scheme", "brats2023"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let split = std::fs::read(folder.join("out.split.json")).unwrap();
+    let split: Value = serde_json::from_slice(&split).unwrap();
+    let cases = split["cases"].as_array().unwrap().iter();
+    let aside = cases.filter(|case| case["part"] == "set_aside");
+    let aside: Vec<&str> = aside.map(|case| case["case"].as_str().unwrap()).collect();
+    let expected = damaged.iter().filter(|(_, kind)| **kind != "duplicate");
+    let expected: Vec<&str> = expected.map(|(case, _)| case.as_str()).collect();
+    assert_eq!(aside, expected);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod agent;
 mod cache;
 mod cli;
 mod data_check;
+mod dicom;
 mod fake;
 mod preview;
 mod site;

@@ -2,6 +2,7 @@
 //! files, for the site's own people; nothing of it leaves the site.
 
 pub mod check;
+pub mod import;
 pub mod preview;
 pub mod split;
 
@@ -25,6 +26,8 @@ enum Verb {
     Check(check::Args),
     /// Draw a contact sheet of some cases with labels and masks.
     Preview(preview::Args),
+    /// List the series of a DICOM export, and make cases of those whose contrast is certain.
+    Import(import::Args),
 }
 
 /// Does what the command line says.
@@ -36,5 +39,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Verb::Split(args) => split::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Preview(args) => preview::run(args),
+        Verb::Import(args) => import::run(args),
     }
 }

@@ -11,10 +11,10 @@ use anyhow::{Context, Result};
 
 use crate::commands::output;
 use crate::data::example::Region;
+use crate::data::image;
 use crate::data::labels::{self, LabelScheme};
 use crate::data::layout::{self, Case, Contrast, Discovery};
 use crate::data::mask::{HealthyMask, Room, TRAINING_DIAMETER_MM};
-use crate::data::nifti;
 use crate::data::problem::{Kind, Problem};
 use crate::data::stream::stream;
 use crate::data::volume::Volume;
@@ -124,17 +124,17 @@ impl Exam {
         for (&contrast, path) in &case.scans {
             let volume = match &geometry {
                 None => {
-                    let scan = nifti::read(path)?;
+                    let scan = image::read(path)?;
                     geometry = Some(scan.geometry);
                     scan.volume
                 }
-                Some(geometry) => nifti::read_like(path, geometry)?,
+                Some(geometry) => image::read_like(path, geometry)?,
             };
             scans.push((contrast, volume));
         }
         let lesion = match (&case.segmentation, &geometry) {
             (Some(path), Some(geometry)) => {
-                let volume = nifti::read_like(path, geometry)?;
+                let volume = image::read_like(path, geometry)?;
                 let regions = labels::regions(&volume, scheme, &case.name);
                 Some(regions.map_err(|error| Problem::from(error.fault).in_file(path))?)
             }

@@ -1,0 +1,226 @@
+//! Looks over a data set before the parser does: no element may claim more bytes than the file has,
+//! and no sequence may be nested deeper than any real one is.
+//!
+//! The parser allocates what an element claims and calls itself for each level of nesting, so a file
+//! of a few kilobytes could otherwise take gigabytes or the stack. It never keeps a value.
+
+use std::io::{BufRead, ErrorKind, Read, Seek, SeekFrom};
+
+use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry};
+use dicom_core::{Tag, VR};
+use dicom_dictionary_std::{StandardDataDictionary, tags, uids};
+
+use crate::data::dicom::refusal::Refusal;
+
+/// Levels of sequences: Enhanced MR has 4, structured reports somewhat more.
+const DEPTH_MAX: usize = 32;
+
+/// Elements of one file: an Enhanced file has about 200 for each of thousands of frames.
+const ELEMENTS_MAX: usize = 8_000_000;
+
+/// Retired, and still found in archives.
+const EXPLICIT_VR_BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
+
+/// A length that only a delimiter ends.
+const UNDEFINED: u32 = u32::MAX;
+
+const ITEM: Tag = Tag(0xFFFE, 0xE000);
+const ITEM_END: Tag = Tag(0xFFFE, 0xE00D);
+const SEQUENCE_END: Tag = Tag(0xFFFE, 0xE0DD);
+
+/// How the elements of a level are written.
+#[derive(Clone, Copy, PartialEq)]
+struct Encoding {
+    big_endian: bool,
+    implicit: bool,
+}
+
+/// A sequence or an item that is being read.
+struct Level {
+    /// Where it ends, or none if a delimiter ends it.
+    end: Option<u64>,
+    encoding: Encoding,
+}
+
+/// Whether a file of `bytes` bytes can be given to the parser.
+///
+/// # Errors
+/// [`Refusal::DataSet`] if it cannot; [`Refusal::Truncated`] if everything in front of the pixels can;
+/// [`Refusal::Io`].
+pub(super) fn check(input: impl BufRead + Seek, bytes: u64) -> Result<(), Refusal> {
+    let mut scan = Scan { input, position: 0, bytes };
+    match scan.run() {
+        Err(Refusal::Io(ErrorKind::UnexpectedEof)) => Err(Refusal::DataSet),
+        done => done,
+    }
+}
+
+struct Scan<R> {
+    input: R,
+    position: u64,
+    bytes: u64,
+}
+
+/// The head of an element.
+struct Head {
+    tag: Tag,
+    vr: Option<VR>,
+    length: u32,
+}
+
+impl<R: BufRead + Seek> Scan<R> {
+    fn run(&mut self) -> Result<(), Refusal> {
+        self.skip(132)?;
+        let Some(encoding) = self.meta()? else { return Ok(()) };
+        let mut levels: Vec<Level> = vec![Level { end: Some(self.bytes), encoding }];
+        for _ in 0..ELEMENTS_MAX {
+            while levels.last().is_some_and(|level| level.end.is_some_and(|e| self.position >= e)) {
+                levels.pop();
+            }
+            let Some(level) = levels.last() else { return Ok(()) };
+            let encoding = level.encoding;
+            let head = self.head(encoding)?;
+            match head.tag {
+                ITEM_END | SEQUENCE_END => {
+                    if levels.len() > 1 {
+                        levels.pop();
+                    }
+                    continue;
+                }
+                // Encapsulated pixels: fragments, each of its own length, up to a delimiter.
+                tags::PIXEL_DATA if head.length == UNDEFINED && levels.len() == 1 => {
+                    return self.fragments(encoding);
+                }
+                _ => {}
+            }
+            let defined = (head.length != UNDEFINED).then_some(u64::from(head.length));
+            let end = defined.map(|length| self.position + length);
+            if end.is_some_and(|end| end > self.bytes) {
+                return Err(if head.tag == tags::PIXEL_DATA && levels.len() == 1 {
+                    let found = (self.bytes - self.position) as usize;
+                    Refusal::Truncated { expected: head.length as usize, found }
+                } else {
+                    Refusal::DataSet
+                });
+            }
+            let is_sequence = head.vr == Some(VR::SQ) || head.tag == ITEM;
+            if is_sequence || end.is_none() {
+                // UN of undefined length holds a sequence in Implicit VR (PS3.5 6.2.2).
+                let implicit = encoding.implicit || head.vr == Some(VR::UN);
+                levels.push(Level { end, encoding: Encoding { implicit, ..encoding } });
+                if levels.len() > 2 * DEPTH_MAX {
+                    return Err(Refusal::DataSet);
+                }
+            } else {
+                self.skip(u64::from(head.length))?;
+            }
+        }
+        Err(Refusal::DataSet)
+    }
+
+    /// Reads the file meta group; the encoding of the rest, or none if that is not looked into.
+    fn meta(&mut self) -> Result<Option<Encoding>, Refusal> {
+        let explicit = Encoding { big_endian: false, implicit: false };
+        let mut syntax = String::new();
+        while self.position < self.bytes {
+            if self.peek_group()? != 2 {
+                break;
+            }
+            let head = self.head(explicit)?;
+            if u64::from(head.length) > self.bytes - self.position {
+                return Err(Refusal::DataSet);
+            }
+            if head.tag == tags::TRANSFER_SYNTAX_UID && head.length <= 64 {
+                let mut raw = vec![0; head.length as usize];
+                self.read(&mut raw)?;
+                syntax = String::from_utf8_lossy(&raw).trim_end_matches(['\0', ' ']).to_string();
+            } else {
+                self.skip(u64::from(head.length))?;
+            }
+        }
+        Ok(match syntax.as_str() {
+            uids::IMPLICIT_VR_LITTLE_ENDIAN => Some(Encoding { implicit: true, ..explicit }),
+            EXPLICIT_VR_BIG_ENDIAN => Some(Encoding { big_endian: true, ..explicit }),
+            // Refused by name later on: the parser does not enter it.
+            uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN => None,
+            _ => Some(explicit),
+        })
+    }
+
+    fn fragments(&mut self, encoding: Encoding) -> Result<(), Refusal> {
+        while self.position < self.bytes {
+            let head = self.head(encoding)?;
+            if head.tag != ITEM {
+                return Ok(());
+            }
+            let found = self.bytes - self.position;
+            if u64::from(head.length) > found {
+                let (expected, found) = (head.length as usize, found as usize);
+                return Err(Refusal::Truncated { expected, found });
+            }
+            self.skip(u64::from(head.length))?;
+        }
+        Ok(())
+    }
+
+    /// Reads tag, value representation and length (PS3.5 7.1).
+    fn head(&mut self, encoding: Encoding) -> Result<Head, Refusal> {
+        let tag = Tag(self.u16(encoding)?, self.u16(encoding)?);
+        if tag.group() == 0xFFFE {
+            return Ok(Head { tag, vr: None, length: self.u32(encoding)? });
+        }
+        if encoding.implicit {
+            let vr = StandardDataDictionary.by_tag(tag).and_then(|entry| entry.vr().exact());
+            return Ok(Head { tag, vr, length: self.u32(encoding)? });
+        }
+        let mut name = [0; 2];
+        self.read(&mut name)?;
+        let long = [
+            b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT",
+            b"UV",
+        ];
+        let vr = VR::from_binary(name);
+        // The parser reads an unknown representation as UN, which has a long length.
+        let length = if vr.is_none() || long.contains(&&name) {
+            self.u16(encoding)?;
+            self.u32(encoding)?
+        } else {
+            u32::from(self.u16(encoding)?)
+        };
+        Ok(Head { tag, vr, length })
+    }
+
+    fn peek_group(&mut self) -> Result<u16, Refusal> {
+        let seen = self.input.fill_buf()?;
+        Ok(if seen.len() >= 2 { u16::from_le_bytes([seen[0], seen[1]]) } else { 0 })
+    }
+
+    fn u16(&mut self, encoding: Encoding) -> Result<u16, Refusal> {
+        let mut raw = [0; 2];
+        self.read(&mut raw)?;
+        Ok(if encoding.big_endian { u16::from_be_bytes(raw) } else { u16::from_le_bytes(raw) })
+    }
+
+    fn u32(&mut self, encoding: Encoding) -> Result<u32, Refusal> {
+        let mut raw = [0; 4];
+        self.read(&mut raw)?;
+        Ok(if encoding.big_endian { u32::from_be_bytes(raw) } else { u32::from_le_bytes(raw) })
+    }
+
+    fn read(&mut self, raw: &mut [u8]) -> Result<(), Refusal> {
+        self.input.read_exact(raw)?;
+        self.position += raw.len() as u64;
+        Ok(())
+    }
+
+    /// Passes over bytes, through the buffer where they are few.
+    fn skip(&mut self, count: u64) -> Result<(), Refusal> {
+        self.position += count;
+        if count < 4096 {
+            std::io::copy(&mut self.input.by_ref().take(count), &mut std::io::sink())?;
+        } else {
+            self.input.seek(SeekFrom::Start(self.position))?;
+        }
+        Ok(())
+    }
+}

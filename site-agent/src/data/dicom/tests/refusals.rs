@@ -1,0 +1,165 @@
+//! What is refused, by which name, and that a refusal tells nothing of the patient.
+
+use dicom_core::{DataElement, PrimitiveValue, VR};
+use dicom_dictionary_std::tags;
+use rand::RngExt;
+
+use super::*;
+use crate::data::stream::stream;
+
+/// Why a folder is refused. The text is checked on the way.
+fn refused(folder: &Path) -> Refusal {
+    let refusal = read(folder).unwrap_err().refusal;
+    assert_discreet(&refusal.to_string());
+    refusal
+}
+
+/// Why the fixture is refused once `change` was made to its file `IM0002`.
+fn refused_with(change: impl Fn(&mut DefaultDicomObject)) -> Refusal {
+    let folder = altered(|object, index| {
+        if index == 2 {
+            change(object);
+        }
+    });
+    refused(folder.path())
+}
+
+#[test]
+fn each_defect_of_a_file_is_refused_by_its_own_name() {
+    let put = |tag, vr, value: &'static str| {
+        refused_with(move |object| drop(object.put_str(tag, vr, value)))
+    };
+    let drop_tag = |tag| refused_with(move |object| assert!(object.remove_element(tag)));
+    assert_eq!(put(tags::BURNED_IN_ANNOTATION, VR::CS, "YES"), Refusal::BurnedIn);
+    assert_eq!(put(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "YBR_FULL"), Refusal::Colour);
+    let slope = Refusal::Attribute("RescaleSlope");
+    assert_eq!(put(tags::RESCALE_SLOPE, VR::DS, "0"), slope);
+    assert_eq!(drop_tag(tags::PIXEL_SPACING), Refusal::Attribute("PixelSpacing"));
+    let position = Refusal::Attribute("ImagePositionPatient");
+    assert_eq!(drop_tag(tags::IMAGE_POSITION_PATIENT), position);
+    assert_eq!(put(tags::IMAGE_POSITION_PATIENT, VR::DS, "1\\2"), position);
+    assert_eq!(put(tags::IMAGE_POSITION_PATIENT, VR::DS, "1\\geheim\\2"), position);
+    let orientation = Refusal::Attribute("ImageOrientationPatient");
+    assert_eq!(drop_tag(tags::IMAGE_ORIENTATION_PATIENT), orientation);
+    assert_eq!(drop_tag(tags::PIXEL_DATA), Refusal::NoPixels);
+    assert_eq!(put(tags::PIXEL_SPACING, VR::DS, "0.9\\0.9"), Refusal::PixelSpacingChanges);
+    let turned = put(tags::IMAGE_ORIENTATION_PATIENT, VR::DS, "1\\0\\0\\0\\1\\0");
+    assert_eq!(turned, Refusal::OrientationChanges);
+    let rows = refused_with(|object| {
+        object.put(DataElement::new(tags::ROWS, VR::US, PrimitiveValue::from(11_u16)));
+    });
+    assert_eq!(rows, Refusal::SizeChanges);
+    // Without its identity a file belongs to no series.
+    assert_eq!(drop_tag(tags::SERIES_INSTANCE_UID), Refusal::Damaged(1));
+    assert_eq!(put(tags::SERIES_INSTANCE_UID, VR::UI, "1.2.3"), Refusal::SeveralSeries(2));
+}
+
+#[test]
+fn short_or_long_pixel_data_and_a_file_cut_anywhere_are_refused() {
+    let short = refused_with(|object| {
+        let pixels = PrimitiveValue::U16(vec![0; 100].into());
+        object.put(DataElement::new(tags::PIXEL_DATA, VR::OW, pixels));
+    });
+    assert_eq!(short, Refusal::Truncated { expected: 240, found: 200 });
+    let folder = altered(|_, _| {});
+    let path = folder.path().join("IM0003");
+    let whole = std::fs::read(&path).unwrap();
+    for length in (0..whole.len()).step_by(7) {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        match refused(folder.path()) {
+            Refusal::Truncated { expected: 240, .. } => assert!(length + 240 > whole.len()),
+            Refusal::Damaged(1) | Refusal::Attribute(_) | Refusal::NoPixels => {}
+            // Cut before its magic word it is no DICOM file, and its slice is missing.
+            Refusal::MissingSlices(1) => assert!(length < 132),
+            other => panic!("{length}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn copies_and_several_series_and_an_empty_folder_are_refused() {
+    let folder = altered(|_, _| {});
+    std::fs::copy(folder.path().join("IM0001"), folder.path().join("copy")).unwrap();
+    assert_eq!(refused(folder.path()), Refusal::DuplicatePosition(1));
+    assert_eq!(refused(tempfile::tempdir().unwrap().path()), Refusal::NoSeries);
+    assert_eq!(refused(&fixture("study")), Refusal::SeveralSeries(11));
+    assert!(matches!(refused(&fixture("absent")), Refusal::Io(std::io::ErrorKind::NotFound)));
+}
+
+#[test]
+fn transfer_syntaxes_without_a_decoder_are_refused_by_name() {
+    for (name, told) in [
+        ("MR_small_jpeg_ls_lossless", "JPEG-LS Lossless (1.2.840.10008.1.2.4.80)"),
+        ("MR_small_jp2klossless", "JPEG 2000 Lossless (1.2.840.10008.1.2.4.90)"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(fixture(&format!("real/{name}.dcm")), folder.path().join("a")).unwrap();
+        let text = refused(folder.path()).to_string();
+        assert!(text.contains(told) && text.contains("gdcmconv"), "{text}");
+    }
+    for uid in ["1.2.3.4", ""] {
+        assert_eq!(syntax::check(uid), Err(Refusal::UnknownSyntax));
+    }
+    let deflated = syntax::check("1.2.840.10008.1.2.1.99").unwrap_err().to_string();
+    assert!(deflated.contains("Deflated Explicit VR Little Endian"), "{deflated}");
+}
+
+#[test]
+fn a_real_file_that_is_cut_short_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("real/MR_truncated.dcm"), folder.path().join("a")).unwrap();
+    let refusal = refused(folder.path());
+    assert!(matches!(refusal, Refusal::Truncated { expected: 8192, .. }), "{refusal}");
+}
+
+#[test]
+fn nesting_and_lengths_that_no_file_has_are_refused_before_the_parser_sees_them() {
+    let meta = std::fs::read(fixture("plain/IM0000")).unwrap();
+    // The file meta group ends where group 0008 begins.
+    let end = meta.windows(4).position(|tag| tag == [8, 0, 5, 0]).unwrap();
+    let check = |body: &[u8]| {
+        let file = [&meta[..end], body].concat();
+        nesting::check(std::io::Cursor::new(&file), file.len() as u64)
+    };
+    assert_eq!(check(&[]), Ok(()));
+    let sequence = [0x40, 0x00, 0x30, 0xA7, b'S', b'Q', 0, 0, 255, 255, 255, 255];
+    let item = [0xFE, 0xFF, 0x00, 0xE0, 255, 255, 255, 255];
+    let level = [&sequence[..], &item[..]].concat();
+    assert_eq!(check(&level.repeat(100_000)), Err(Refusal::DataSet));
+    // Four gigabytes of a comment.
+    let claim = [0x10, 0x00, 0x00, 0x40, b'U', b'T', 0, 0, 0, 255, 255, 255];
+    assert_eq!(check(&claim), Err(Refusal::DataSet));
+}
+
+#[test]
+fn no_damage_to_a_file_makes_the_reader_panic_or_tell_of_the_patient() {
+    let mut rng = stream("tests: damaged DICOM", &[]);
+    for name in
+        ["plain/IM0000", "rle/IM0000", "jpeg_lossless/IM0000", "enhanced_rle/IM", "implicit/IM0001"]
+    {
+        let whole = std::fs::read(fixture(name)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..150 {
+            let mut bytes = whole.clone();
+            for _ in 0..rng.random_range(1..6) {
+                let at = rng.random_range(132..bytes.len());
+                bytes[at] = rng.random();
+            }
+            let path = folder.path().join("IM");
+            std::fs::write(&path, bytes).unwrap();
+            let Ok(found) = folder::find(folder.path(), &mut |_, _| {}) else { continue };
+            for series in &found.series {
+                let instance = series.first();
+                if let Ok(image) = &instance.image
+                    && let Ok(object) = file::whole(&instance.path)
+                {
+                    let area = image.frames[0].plane.rows * image.frames[0].plane.columns;
+                    let _ = pixels::bytes(&object, &image.storage, area * image.frames.len());
+                }
+                if let Err(refusal) = series::read(series) {
+                    assert_discreet(&refusal.to_string());
+                }
+            }
+        }
+    }
+}
