@@ -21,12 +21,18 @@ pub const FEDERATION: &str = "lab";
 pub const HEARTBEAT_MS: u64 = 100;
 
 /// More lines for an agent's config, by table.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct AgentOptions {
-    /// Lines of `[data]`; the path is there, and that labels are those of phantoms.
+    /// Lines of `[data]` beside the path. By default that labels are those of phantoms.
     pub data: String,
     /// Lines of `[trainer]`.
     pub trainer: String,
+}
+
+impl Default for AgentOptions {
+    fn default() -> AgentOptions {
+        AgentOptions { data: "label_scheme = \"brats2023\"\n".into(), trainer: String::new() }
+    }
 }
 
 /// A federation's files, and the coordinator while it runs.
@@ -233,7 +239,7 @@ impl Lab {
             "coordinator = \"{}\"\nworkspace = \"workspace-{site}\"\n\n[tls]\n\
              ca = \"certificates/ca.pem\"\ncertificate = \"certificates/{site}.pem\"\n\
              key = \"certificates/{site}.key\"\n\n[data]\npath = \"{data}\"\n\
-             label_scheme = \"brats2023\"\n{more_data}\n\
+             {more_data}\n\
              [trainer]\ndevice = \"cpu\"\nthreads = 1\n{trainer}",
             self.address()
         );

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use fedpaint_proto::names::{Blob, Digest};
@@ -22,6 +23,9 @@ const TRAINING: &str = "[training]\nsteps = 80\nbatch = 8\nlearning_rate = 2.5e-
 
 /// The model's input, pixels along a side.
 const IMAGE_SIZE: &str = "48";
+
+/// How often an agent that died by itself is looked for.
+const AGENTS_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 
 /// What training left behind.
 pub(crate) struct Trained {
@@ -61,7 +65,10 @@ pub(crate) async fn train(
         ));
     }
     stage(&format!("training {rounds} rounds at {count} sites"));
-    watch(&lab).await?;
+    tokio::select! {
+        done = watch(&lab) => done?,
+        ended = first_end(&mut agents) => bail!(ended?),
+    }
     let rounds = list_rounds(&lab).await?;
     let mut peaks = vec![("coordinator".to_owned(), peak(lab.coordinator()?))];
     for (site, agent) in &mut agents {
@@ -91,6 +98,19 @@ fn initial_model(path: &Path) -> anyhow::Result<Blob> {
     run("fedpaint-site-agent", &[&args[..], &["--out", &out]].concat())?;
     let bytes = std::fs::read(path)?;
     Ok(Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 })
+}
+
+/// Waits until an agent ends that nobody has stopped, and says which one and why.
+async fn first_end(agents: &mut [(&Site, Process)]) -> anyhow::Result<String> {
+    let mut ticks = tokio::time::interval(AGENTS_LOOKED_AT_EVERY);
+    loop {
+        ticks.tick().await;
+        for (site, agent) in &mut *agents {
+            if !agent.is_running()? {
+                return Ok(format!("the agent of {} has ended: {}", site.name, agent.log()?));
+            }
+        }
+    }
 }
 
 /// Shows the run live, as an operator would see it, until it ends.
