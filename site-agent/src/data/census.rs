@@ -17,10 +17,7 @@ use crate::data::example::Region;
 use crate::data::image;
 use crate::data::labels::{self, LabelScheme};
 use crate::data::layout::{Case, Contrast};
-use crate::data::nifti::affine::largest_distance_mm;
-use crate::data::nifti::fault::Fault;
 use crate::data::nifti::header::FileGeometry;
-use crate::data::nifti::limits::AFFINE_TOLERANCE_MM;
 use crate::data::problem::{Kind, Problem, Severity};
 use crate::data::volume::Volume;
 
@@ -267,30 +264,15 @@ impl Survey {
 
     /// A volume on the grid of the case, or a problem more.
     fn read(&mut self, path: &Path) -> Option<Volume> {
-        let problem = match image::read(path) {
-            Err(error) => Problem::from(error),
-            Ok(scan) => match self.grid.as_ref().map(|grid| apart(grid, &scan.geometry)) {
-                None => {
-                    self.grid = Some(scan.geometry);
-                    return Some(scan.volume);
-                }
-                Some(None) => return Some(scan.volume),
-                Some(Some(fault)) => Problem::from(fault).in_file(path),
-            },
+        let found = match &self.grid {
+            Some(grid) => image::read_like(path, grid),
+            None => image::read(path).map(|scan| {
+                self.grid = Some(scan.geometry);
+                scan.volume
+            }),
         };
-        self.problems.push(problem);
-        None
+        found.map_err(|error| self.problems.push(error.into())).ok()
     }
-}
-
-/// How a file's grid differs from that of the case, if it does.
-fn apart(grid: &FileGeometry, other: &FileGeometry) -> Option<Fault> {
-    let (expected, found) = (grid.dims(), other.dims());
-    if expected != found {
-        return Some(Fault::Shape { expected, found });
-    }
-    let mm = largest_distance_mm(grid.affine(), other.affine(), expected);
-    (mm > AFFINE_TOLERANCE_MM).then_some(Fault::Place(mm))
 }
 
 fn report_of_grid(geometry: &FileGeometry) -> GridReport {

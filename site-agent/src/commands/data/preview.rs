@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use crate::commands::output;
+use crate::data::exam::{self, Exam};
 use crate::data::example::Region;
-use crate::data::image;
-use crate::data::labels::{self, LabelScheme};
+use crate::data::labels::LabelScheme;
 use crate::data::layout::{self, Case, Contrast, Discovery};
 use crate::data::mask::{HealthyMask, Room, TRAINING_DIAMETER_MM};
 use crate::data::problem::{Kind, Problem};
@@ -111,43 +111,9 @@ fn reason(problem: &Problem) -> String {
     format!("{file}{}", problem.detail)
 }
 
-/// What is read of one case.
-struct Exam {
-    scans: Vec<(Contrast, Volume)>,
-    lesion: Option<Vec<Option<Region>>>,
-}
-
-impl Exam {
-    fn read(case: &Case, scheme: Option<LabelScheme>) -> Result<Exam, Problem> {
-        let mut geometry = None;
-        let mut scans = Vec::new();
-        for (&contrast, path) in &case.scans {
-            let volume = match &geometry {
-                None => {
-                    let scan = image::read(path)?;
-                    geometry = Some(scan.geometry);
-                    scan.volume
-                }
-                Some(geometry) => image::read_like(path, geometry)?,
-            };
-            scans.push((contrast, volume));
-        }
-        let lesion = match (&case.segmentation, &geometry) {
-            (Some(path), Some(geometry)) => {
-                let volume = image::read_like(path, geometry)?;
-                let regions = labels::regions(&volume, scheme, &case.name);
-                Some(regions.map_err(|error| Problem::from(error.fault).in_file(path))?)
-            }
-            _ => None,
-        };
-        Ok(Exam { scans, lesion })
-    }
-
-    /// The first of the wanted contrasts that is there.
-    fn first_of(&self, wanted: &[Contrast]) -> Option<&Volume> {
-        let find = |c: &Contrast| self.scans.iter().find(|(contrast, _)| contrast == c);
-        wanted.iter().find_map(find).map(|(_, volume)| volume)
-    }
+/// The first of the wanted contrasts that is there.
+fn first_of<'a>(exam: &'a Exam, wanted: &[Contrast]) -> Option<&'a Volume> {
+    wanted.iter().find_map(|contrast| exam.images.get(contrast))
 }
 
 /// Reads a case and draws its row.
@@ -158,20 +124,20 @@ fn draw(
     sheet: &mut Sheet,
 ) -> Result<(), Problem> {
     let empty = || Problem::error(Kind::Empty, "the scan is empty: every voxel is 0");
-    let exam = Exam::read(case, scheme)?;
-    let first = exam.first_of(&Contrast::ALL).ok_or_else(empty)?;
+    let exam = exam::read(case, scheme).map_err(|error| error.problem(case))?;
+    let first = first_of(&exam, &Contrast::ALL).ok_or_else(empty)?;
     let lesion = exam.lesion.as_deref();
     let z = best_slice(first, lesion).ok_or_else(empty)?;
     let mut tiles: Vec<Option<Tile<'_>>> = contrasts
         .iter()
         .map(|contrast| {
             let title = format!("{} z {z}", contrast.name());
-            let image = exam.first_of(&[*contrast])?;
+            let image = exam.images.get(contrast)?;
             Some(Tile { title, image, z, overlay: Overlay::None })
         })
         .collect();
     // A contrast that shows the parts of a tumour, if there is one.
-    let under = exam.first_of(&[Contrast::T1c, Contrast::T2f]).unwrap_or(first);
+    let under = first_of(&exam, &[Contrast::T1c, Contrast::T2f]).unwrap_or(first);
     tiles.push(lesion.map(|lesion| {
         let title = format!("labels z {z}");
         Tile { title, image: under, z, overlay: Overlay::Lesion(lesion) }
