@@ -176,19 +176,11 @@ impl Cohort {
         aside.iter().map(one).collect()
     }
 
-    /// Reads a whole case at its full size; none if it is, or now has to be, set aside.
+    /// Reads a whole case at its full size; none if it now has to be set aside.
     pub fn read(&self, case: &Case) -> Option<Exam> {
         let scheme = case.scheme(self.scheme);
-        match self.shelf.check(case, scheme).and_then(|()| exam::read(case, scheme)) {
-            Ok(exam) => {
-                self.note(case, Ok(()));
-                Some(exam)
-            }
-            Err(error) => {
-                self.note(case, Err(error));
-                None
-            }
-        }
+        let read = self.shelf.check(case, scheme).and_then(|()| exam::read(case, scheme));
+        read.map_err(|error| self.set_case_aside(&case.name, error.problem(case))).ok()
     }
 
     /// Has `used` draw from the training slices of one round, after every case was looked at.
@@ -233,14 +225,6 @@ impl Cohort {
         let aside = self.aside();
         let reasons = aside.values().take(REASONS_MAX).map(Problem::to_string).collect();
         Error::NoneSound { path: self.settings.path.clone(), cases: aside.len(), reasons }
-    }
-
-    /// Sets a case aside, or takes it back once it was repaired.
-    fn note(&self, case: &Case, found: Result<(), exam::Error>) {
-        match found {
-            Ok(()) => drop(self.aside().remove(&case.name)),
-            Err(error) => self.set_case_aside(&case.name, error.problem(case)),
-        }
     }
 
     /// Sets a case aside. Each reason is logged once.

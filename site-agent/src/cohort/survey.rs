@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use rustix::process::{Resource, getrlimit};
 
 use super::{Cohort, Error};
+use crate::data::duplicates::{self, Digests, Seen};
 use crate::data::exam;
 use crate::data::layout::{Case, Contrast};
 use crate::data::prefetch::{Ahead, ahead};
-use crate::data::problem::Problem;
+use crate::data::problem::{Problem, Severity};
 use crate::data::split::manifest::{Entry, Manifest, Part, patient_hash};
 
 /// The most cases that are read at a time.
@@ -20,8 +21,8 @@ const READERS_MAX: usize = 4;
 const READER_BYTES: u64 = 512 << 20;
 
 impl Cohort {
-    /// Reads every case that is not known to be sound, and sets aside those that are not. `progress`
-    /// hears how many of how many are done.
+    /// Reads every case that is not known to be sound, and sets aside those that are not, and those
+    /// that have another patient's scan. `progress` hears how many of how many are done.
     ///
     /// # Errors
     /// [`Error::Stopped`] if `is_stopped` says so.
@@ -31,20 +32,45 @@ impl Cohort {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<(), Error> {
         let cases = &self.cases;
-        let look = |index: usize| -> Option<Result<(), exam::Error>> {
+        let look = |index: usize| -> Option<Result<Digests, exam::Error>> {
             let case: &Case = &cases[index];
-            (!is_stopped()).then(|| self.shelf.check(case, case.scheme(self.scheme)))
+            (!is_stopped()).then(|| self.shelf.digests(case, case.scheme(self.scheme)))
         };
         let readers = Ahead { threads: readers(), queue: 2 * READERS_MAX };
-        ahead(readers, cases.len(), look, |looked| {
+        let mut sound: Vec<(&Case, Digests)> = Vec::new();
+        ahead(readers, cases.len(), look, |looked| -> Result<(), Error> {
             for (index, case) in cases.iter().enumerate() {
                 progress(index, cases.len());
-                let found = looked.take().flatten().ok_or(Error::Stopped)?;
-                self.note(case, found);
+                match looked.take().flatten().ok_or(Error::Stopped)? {
+                    Ok(digests) => sound.push((case, digests)),
+                    Err(error) => self.set_case_aside(&case.name, error.problem(case)),
+                }
             }
             progress(cases.len(), cases.len());
             Ok(())
-        })
+        })?;
+        self.note_sound(&sound);
+        Ok(())
+    }
+
+    /// Takes back cases that read again, except those that have another patient's scan.
+    fn note_sound(&self, sound: &[(&Case, Digests)]) {
+        let seen = sound.iter().map(|(case, digests)| Seen {
+            case: &case.name,
+            patient: &case.patient,
+            digests,
+        });
+        let duplicates = duplicates::find(&seen.collect::<Vec<_>>());
+        let mut wrong: BTreeMap<usize, Problem> = duplicates
+            .into_iter()
+            .filter(|(_, problem)| problem.severity == Severity::Error)
+            .collect();
+        for (index, (case, _)) in sound.iter().enumerate() {
+            match wrong.remove(&index) {
+                Some(problem) => self.set_case_aside(&case.name, problem),
+                None => drop(self.aside().remove(&case.name)),
+            }
+        }
     }
 
     /// What became of each case, with the digests of its files; after [`Cohort::survey`].

@@ -66,6 +66,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let device = args.compute.open()?;
     let &Args { all, steps, samples, seed, .. } = args;
     let options = Options { seed, steps, samples, batch: SLICES_PER_CALL, all };
+    let bar = output::bar("cases");
+    cohort.survey(&|| false, &mut |done, total| output::advance(&bar, done, total))?;
+    bar.finish_and_clear();
     let bar = output::bar("scans");
     let mut tiles = Vec::new();
     if let Some(folder) = &args.save {

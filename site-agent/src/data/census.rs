@@ -7,12 +7,12 @@
 mod brain;
 pub mod summary;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::data::census::brain::{Brain, Extent};
+use crate::data::duplicates::{self, Digests, Seen};
 use crate::data::example::Region;
 use crate::data::image;
 use crate::data::labels::{self, LabelScheme};
@@ -107,9 +107,9 @@ pub struct CaseReport {
     pub tasks: Vec<Task>,
     /// What is wrong, the worst first.
     pub problems: Vec<Problem>,
-    /// BLAKE3 of shape and voxels of each scan as read, to find one that is there twice.
+    /// Its scans as read, to find one that is there twice.
     #[serde(skip)]
-    pub digests: BTreeMap<Contrast, blake3::Hash>,
+    pub digests: Digests,
 }
 
 /// Reads every file of a case and reports. `scheme` is what its labels mean.
@@ -157,34 +157,22 @@ pub fn tasks(labels: &[LabelReport], scheme: Option<LabelScheme>) -> Vec<Task> {
     }
 }
 
-/// Sets aside each case that has a scan of another patient, voxel for voxel: of two the later in the
-/// order of names. Two exams of one patient that share a scan are both kept, with a warning.
+/// Sets aside each case that has a scan of another patient; see [`duplicates::find`].
 pub fn mark_duplicates(reports: &mut [CaseReport]) {
-    let mut order: Vec<usize> = (0..reports.len()).filter(|&i| reports[i].usable).collect();
-    order.sort_by(|&a, &b| reports[a].case.cmp(&reports[b].case));
-    let mut first_with: BTreeMap<[u8; 32], usize> = BTreeMap::new();
-    for later in order {
-        let digests: Vec<_> =
-            reports[later].digests.iter().map(|(c, d)| (*c, *d.as_bytes())).collect();
-        let seen = digests
-            .iter()
-            .find_map(|(contrast, digest)| first_with.get(digest).map(|&first| (*contrast, first)));
-        let Some((contrast, first)) = seen else {
-            first_with.extend(digests.iter().map(|(_, digest)| (*digest, later)));
-            continue;
-        };
-        let other = reports[first].case.clone();
-        let (is_same_patient, report) =
-            (reports[first].patient == reports[later].patient, &mut reports[later]);
-        let detail = format!("{} is that of {other}, voxel for voxel", contrast.name());
-        if is_same_patient {
-            report.problems.push(Problem::warning(Kind::Duplicate, detail));
-        } else {
-            let detail = format!("{detail}, which is another patient: keep the true one");
-            report.problems.push(Problem::error(Kind::Duplicate, detail));
+    let usable: Vec<usize> = (0..reports.len()).filter(|&i| reports[i].usable).collect();
+    let seen = usable.iter().map(|&i| &reports[i]).map(|report| Seen {
+        case: &report.case,
+        patient: &report.patient,
+        digests: &report.digests,
+    });
+    let found = duplicates::find(&seen.collect::<Vec<_>>());
+    for (index, problem) in found {
+        let report = &mut reports[usable[index]];
+        if problem.severity == Severity::Error {
             report.usable = false;
             report.tasks.clear();
         }
+        report.problems.push(problem);
         report.problems.sort_by_key(|problem| problem.severity);
     }
 }
@@ -197,13 +185,13 @@ struct Survey {
     /// The brain in the first scan that read.
     brain: Option<Brain>,
     problems: Vec<Problem>,
-    digests: BTreeMap<Contrast, blake3::Hash>,
+    digests: Digests,
 }
 
 impl Survey {
     fn scan(&mut self, contrast: Contrast, path: &Path) {
         let Some(volume) = self.read(path) else { return };
-        self.digests.insert(contrast, digest(&volume));
+        self.digests.insert(contrast, duplicates::digest(&volume));
         let extent = Extent::of(&volume.voxels);
         if extent.max <= 0.0 || extent.max <= extent.min {
             let what = if extent.min == extent.max { "the same value" } else { "0 or less" };
@@ -313,22 +301,6 @@ fn of_brain(brain: &Brain) -> impl Iterator<Item = Problem> {
 /// The volume of a voxel in millilitres.
 fn voxel_ml(volume: &Volume) -> f64 {
     volume.spacing_mm.iter().product::<f64>() / 1000.0
-}
-
-/// BLAKE3 of a volume's shape and voxels.
-fn digest(volume: &Volume) -> blake3::Hash {
-    const AT_ONCE: usize = 1 << 14;
-    let mut hasher = blake3::Hasher::new();
-    volume.dims.iter().for_each(|&dim| {
-        hasher.update(&(dim as u64).to_le_bytes());
-    });
-    let mut bytes = Vec::with_capacity(4 * AT_ONCE);
-    for voxels in volume.voxels.chunks(AT_ONCE) {
-        bytes.clear();
-        bytes.extend(voxels.iter().flat_map(|voxel| voxel.to_le_bytes()));
-        hasher.update(&bytes);
-    }
-    hasher.finalize()
 }
 
 #[cfg(test)]

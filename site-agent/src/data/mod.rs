@@ -6,6 +6,7 @@ pub mod cache;
 pub mod census;
 mod compose;
 pub mod dicom;
+pub mod duplicates;
 pub mod exam;
 pub mod example;
 pub mod grid;

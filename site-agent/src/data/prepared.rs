@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 pub use build::{Error, Scan, build};
 
+use super::duplicates::Digests;
+use super::layout::Contrast;
 use super::mask::bank::Shape;
 use super::mask::{Mode, Room};
 use super::normalise;
@@ -64,6 +66,8 @@ struct Header {
 #[derive(Debug, Serialize, Deserialize)]
 struct ScanHeader {
     contrast: usize,
+    /// BLAKE3 of the whole scan, see [`super::duplicates`].
+    digest: [u8; 32],
     storage: Storage,
     intensities: Section,
     /// The first and last voxel of brain along each axis.
@@ -218,6 +222,14 @@ impl Prepared {
     /// The contrasts there are, by index.
     pub fn contrasts(&self) -> impl Iterator<Item = usize> + '_ {
         self.header.scans.iter().map(|scan| scan.contrast)
+    }
+
+    /// The digests of its scans, to find one that another case has too.
+    pub fn digests(&self) -> Digests {
+        let scans = self.header.scans.iter();
+        let named =
+            scans.filter_map(|scan| Some((*Contrast::ALL.get(scan.contrast)?, scan.digest)));
+        named.map(|(contrast, digest)| (contrast, digest.into())).collect()
     }
 
     /// One of its scans.

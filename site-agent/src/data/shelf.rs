@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cache::{Cache, Key};
+use super::duplicates::Digests;
 use super::exam;
 use super::labels::LabelScheme;
 use super::layout::Case;
@@ -24,7 +25,7 @@ use super::prepared::Prepared;
 pub const OPEN_BYTES_DEFAULT: usize = 2 << 30;
 
 /// The domain of the keys; another format of blocks is another domain.
-const DOMAIN: &str = "fedpaint 2026 prepared case v1";
+const DOMAIN: &str = "fedpaint 2026 prepared case v2";
 
 /// Files in a folder that is one scan, such as the slices of a series.
 const FOLDER_FILES_MAX: usize = 10_000;
@@ -36,12 +37,17 @@ pub struct Shelf {
     open: Mutex<Lru<[u8; 32], Shared>>,
     /// Digests of files that have not changed since.
     digests: Mutex<BTreeMap<PathBuf, (Stamp, blake3::Hash)>>,
-    /// The cases that could be prepared, with their tumours' shapes: few kilobytes each.
-    sound: Mutex<BTreeMap<[u8; 32], Shapes>>,
+    /// The cases that could be prepared.
+    sound: Mutex<BTreeMap<[u8; 32], Arc<Sound>>>,
 }
 
-/// The shapes of a case's tumour, for either mode, as bytes.
-type Shapes = Arc<[(Mode, Vec<u8>)]>;
+/// What is kept of a case that could be prepared: few kilobytes.
+#[derive(Debug)]
+struct Sound {
+    /// The shapes of its tumour, for either mode, as bytes.
+    shapes: Vec<(Mode, Vec<u8>)>,
+    digests: Digests,
+}
 
 /// A prepared case in use.
 #[derive(Clone)]
@@ -86,7 +92,7 @@ impl Shelf {
             None => self.prepare(case, scheme, &key)?,
         };
         let (found, bytes) = (Arc::new(found), key.as_bytes());
-        locked(&self.sound).entry(*bytes).or_insert_with(|| shapes_of(&found));
+        locked(&self.sound).entry(*bytes).or_insert_with(|| Arc::new(Sound::of(&found)));
         locked(&self.open).insert(*bytes, Shared(Arc::clone(&found)), found.bytes());
         Ok(found)
     }
@@ -96,11 +102,7 @@ impl Shelf {
     /// # Errors
     /// As [`Shelf::case`].
     pub fn check(&self, case: &Case, scheme: Option<LabelScheme>) -> Result<(), exam::Error> {
-        let key = self.key(case, scheme)?;
-        if locked(&self.sound).contains_key(key.as_bytes()) {
-            return Ok(());
-        }
-        self.case(case, scheme).map(|_| ())
+        self.sound(case, scheme).map(|_| ())
     }
 
     /// The shapes of a case's tumour that masks of `mode` may take.
@@ -113,11 +115,30 @@ impl Shelf {
         scheme: Option<LabelScheme>,
         mode: Mode,
     ) -> Result<Vec<Shape>, exam::Error> {
-        self.check(case, scheme)?;
-        let key = self.key(case, scheme)?;
-        let shapes = locked(&self.sound).get(key.as_bytes()).cloned();
-        let of_mode = shapes.iter().flat_map(|shapes| shapes.iter()).filter(|(m, _)| *m == mode);
+        let sound = self.sound(case, scheme)?;
+        let of_mode = sound.shapes.iter().filter(|(m, _)| *m == mode);
         Ok(of_mode.filter_map(|(_, bytes)| Shape::from_bytes(bytes).ok()).collect())
+    }
+
+    /// The digests of a case's scans, to find one that another case has too.
+    ///
+    /// # Errors
+    /// As [`Shelf::case`].
+    pub fn digests(
+        &self,
+        case: &Case,
+        scheme: Option<LabelScheme>,
+    ) -> Result<Digests, exam::Error> {
+        Ok(self.sound(case, scheme)?.digests.clone())
+    }
+
+    /// What is kept of a case, which is opened unless it is known.
+    fn sound(&self, case: &Case, scheme: Option<LabelScheme>) -> Result<Arc<Sound>, exam::Error> {
+        let key = self.key(case, scheme)?;
+        if let Some(known) = locked(&self.sound).get(key.as_bytes()) {
+            return Ok(Arc::clone(known));
+        }
+        Ok(Arc::new(Sound::of(&*self.case(case, scheme)?)))
     }
 
     fn prepare(
@@ -205,9 +226,12 @@ impl Shelf {
     }
 }
 
-fn shapes_of(case: &Prepared) -> Shapes {
-    let of = |mode| case.shapes(mode).into_iter().map(move |shape| (mode, shape.to_bytes()));
-    [Mode::Corrected, Mode::Compat].into_iter().flat_map(of).collect()
+impl Sound {
+    fn of(case: &Prepared) -> Sound {
+        let of = |mode| case.shapes(mode).into_iter().map(move |shape| (mode, shape.to_bytes()));
+        let shapes = [Mode::Corrected, Mode::Compat].into_iter().flat_map(of).collect();
+        Sound { shapes, digests: case.digests() }
+    }
 }
 
 fn stamp(m: &fs::Metadata) -> Stamp {

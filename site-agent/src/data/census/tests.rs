@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use super::summary::Census;
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::data::layout::{Discovery, SetAside};
 use crate::data::nifti::{Storage, write_new};

@@ -2,6 +2,7 @@
 
 use super::{Header, LESION_CODES, LesionHeader, MODES, ScanHeader, Section, Storage};
 use crate::data::compose::code;
+use crate::data::duplicates;
 use crate::data::example::Region;
 use crate::data::grid::{self, bounding_box, check_geometry};
 use crate::data::mask::Room;
@@ -192,6 +193,7 @@ fn scan_header(
     };
     Ok(ScanHeader {
         contrast: scan.contrast,
+        digest: duplicates::digest(scan.image).into(),
         storage,
         intensities: add(sections, &bytes),
         brain,
