@@ -27,6 +27,7 @@ use std::sync::mpsc;
 
 use rayon::prelude::*;
 
+use crate::data::labels::LabelScheme;
 use crate::data::layout::Contrast;
 use crate::data::nifti::fault::Fault;
 use crate::data::nifti::{self, Storage};
@@ -52,6 +53,9 @@ const FRAME_MM: [f64; 3] = [240.0, 240.0, 155.0];
 /// tumour it differs from the patient by the mass effect, too (up to 7 mm, fading over 30 mm): score
 /// inside the tumour's mask only.
 pub const HEALTHY: &str = "healthy";
+
+/// The file in a cohort's folder that says what its labels mean.
+pub const MANIFEST: &str = "manifest.toml";
 
 /// What goes into the header of every file.
 const DESCRIPTION: &str = "SYNTHETIC fedpaint phantom, not a patient";
@@ -109,7 +113,8 @@ pub enum Error {
 /// patients' names.
 ///
 /// Each patient `X` is a folder with `X-{t1n,t1c,t2w,t2f,seg}.nii.gz` and, in [`HEALTHY`], the same
-/// four contrasts of the same exam without the tumour. A folder appears whole or not at all.
+/// four contrasts of the same exam without the tumour. A folder appears whole or not at all. A
+/// [`MANIFEST`] says what the labels mean.
 ///
 /// # Errors
 /// [`Error`]; patients finished before it are kept.
@@ -156,6 +161,7 @@ pub(crate) fn write_sources(
     }
     prepare(out)?;
     sources.iter().try_for_each(|source| prepare(&source.out))?;
+    sources.iter().try_for_each(|source| write_manifest(&source.out))?;
     let template = Template::new().map_err(Error::Template)?;
     let work: Vec<(&Source, usize)> =
         sources.iter().flat_map(|s| s.patients.clone().map(move |patient| (s, patient))).collect();
@@ -262,6 +268,15 @@ pub fn write_patient(out: &Path, name: &str, images: &PatientImages) -> Result<(
     let _ = folder.keep();
     std::fs::File::open(out).and_then(|out| out.sync_all()).map_err(failed)?;
     Ok(())
+}
+
+/// Says in the cohort's folder what its labels mean, so that nobody has to.
+fn write_manifest(out: &Path) -> Result<(), Error> {
+    let scheme = LabelScheme::Brats2023;
+    let text =
+        format!("# What the labels of every case in this folder mean.\nlabels = \"{scheme}\"\n");
+    let path = out.join(MANIFEST);
+    std::fs::write(&path, text).map_err(|source| Error::Io { path, source })
 }
 
 /// Makes the folder, or checks that it is empty.

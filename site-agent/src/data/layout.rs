@@ -175,8 +175,8 @@ pub enum Error {
     },
 }
 
-/// The cases of a data folder, or of a manifest that is named instead of one. A folder with a manifest
-/// holds what the manifest lists and nothing else.
+/// The cases of a data folder, or of a manifest that is named instead of one. A folder whose manifest
+/// lists cases holds these and nothing else.
 ///
 /// A link that leads out of the folder sets its case aside; a link to a folder is not followed, since
 /// what lies inside is found where it is. Hidden entries are passed over.
@@ -185,7 +185,7 @@ pub enum Error {
 /// [`Error`] if the folder as a whole cannot be used. What is wrong with a case sets it aside.
 pub fn discover(dir: &Path) -> Result<Discovery, Error> {
     let (found, mut discovery) = match manifest_of(dir)? {
-        Some((path, format)) => (listed::found(&path, format)?, Discovery::default()),
+        Some((path, format)) => listed::found(&path, format)?,
         None => walk::found(dir)?,
     };
     let mut places: BTreeMap<String, Vec<Found>> = BTreeMap::new();

@@ -1,4 +1,5 @@
-//! The manifest: a table that says which file is what, for data that no convention of names fits.
+//! The manifest: a table that says which file is what, for data that no convention of names fits, or
+//! only what the labels mean, for data that one does.
 //!
 //! Pure: bytes in, rows out. It opens no file, so whether a path exists or leads out of the data folder
 //! is found out by [`super::layout`].
@@ -36,7 +37,7 @@ const WORD_MAX: usize = 40;
 pub enum Format {
     /// A line of column names, then a line a case; commas, or semicolons as some spreadsheets write.
     Csv,
-    /// A table `[[cases]]` per case.
+    /// `labels` for all cases, and a table `[[cases]]` per case.
     Toml,
 }
 
@@ -45,6 +46,8 @@ pub enum Format {
 pub struct Manifest {
     /// The cases, in the file's order.
     pub rows: Vec<Row>,
+    /// What the labels of all cases mean that do not say otherwise; in `rows` it is told already.
+    pub labels: Option<LabelScheme>,
 }
 
 /// One case of a manifest. Paths are as written: relative to the manifest's folder.
@@ -136,11 +139,10 @@ pub fn parse(bytes: &[u8], format: Format) -> Result<Manifest, Error> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = std::str::from_utf8(bytes)
         .map_err(|e| Error::NotUtf8 { line: line_at(bytes, e.valid_up_to()) })?;
-    let rows = match format {
-        Format::Csv => csv_rows(text)?,
-        Format::Toml => toml_rows(text)?,
-    };
-    Ok(Manifest { rows })
+    match format {
+        Format::Csv => Ok(Manifest { rows: csv_rows(text)?, labels: None }),
+        Format::Toml => from_toml(text),
+    }
 }
 
 /// A case as it is written.
@@ -160,15 +162,21 @@ struct Written {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TomlFile {
+    labels: Option<Spanned<String>>,
     #[serde(default)]
     cases: Vec<Spanned<Written>>,
 }
 
-fn toml_rows(text: &str) -> Result<Vec<Row>, Error> {
+fn from_toml(text: &str) -> Result<Manifest, Error> {
     let file: TomlFile = toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_at(text.as_bytes(), span.start));
         Error::Syntax { line, message: shortened(error.message(), 4 * WORD_MAX) }
     })?;
+    let labels = file.labels.map(|word| {
+        let line = line_at(text.as_bytes(), word.span().start);
+        scheme(line, word.as_ref())
+    });
+    let labels = labels.transpose()?;
     let mut rows = Vec::new();
     let mut lines = Lines { text: text.as_bytes(), offset: 0, line: 1 };
     for written in file.cases {
@@ -176,9 +184,11 @@ fn toml_rows(text: &str) -> Result<Vec<Row>, Error> {
         if rows.len() == ROWS_MAX {
             return Err(Error::TooManyRows { line });
         }
-        rows.push(row(line, written.into_inner())?);
+        let row = row(line, written.into_inner())?;
+        let of_all = labels.filter(|_| row.segmentation.is_some());
+        rows.push(Row { labels: row.labels.or(of_all), ..row });
     }
-    Ok(rows)
+    Ok(Manifest { rows, labels })
 }
 
 fn csv_rows(text: &str) -> Result<Vec<Row>, Error> {
@@ -250,15 +260,16 @@ fn row(line: usize, written: Written) -> Result<Row, Error> {
         name(line, "patient", patient)?;
     }
     let path = |field, value: Option<String>| value.map(|v| path(line, field, v)).transpose();
-    let labels = match labels {
-        None => None,
-        Some(word) => Some(word.parse().map_err(|_| {
-            let must = "is no label scheme: brats2021, brats2023, brats_post or lesion";
-            Error::Field { line, field: "labels", value: shortened(&word, WORD_MAX), must }
-        })?),
-    };
+    let labels = labels.map(|word| scheme(line, &word)).transpose()?;
     let scans = [path("t1n", t1n)?, path("t1c", t1c)?, path("t2w", t2w)?, path("t2f", t2f)?];
     Ok(Row { line, case, patient, scans, segmentation: path("seg", seg)?, labels })
+}
+
+fn scheme(line: usize, word: &str) -> Result<LabelScheme, Error> {
+    word.parse().map_err(|_| {
+        let must = "is no label scheme: brats2021, brats2023, brats_post or lesion";
+        Error::Field { line, field: "labels", value: shortened(word, WORD_MAX), must }
+    })
 }
 
 /// Whether a name is one, and fit to name files.

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use fedpaint_site_agent::phantom::MANIFEST;
+
 use crate::site::program;
 
 fn phantom(out: &Path) {
@@ -38,7 +40,11 @@ fn a_sheet_shows_some_cases_of_a_federation_and_why_others_are_set_aside() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("2 of 2 cases, 0 of them set aside"));
     let output = preview(&data, &["--label-scheme", "brats2023", "--cases", "3"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("3 of 46 cases"));
-    // Nobody said what labels mean: every case says so, and there is a picture all the same.
+    // The cohort says what its labels mean. When nobody does, every case says so, and there is a
+    // picture all the same.
+    let output = preview(&site, &[]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("2 of 2 cases, 1 of them set aside"));
+    std::fs::remove_file(site.join(MANIFEST)).unwrap();
     let output = preview(&site, &[]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("2 of 2 cases, 2 of them set aside"));
     let nothing = preview(&folder.path().join("none"), &[]);

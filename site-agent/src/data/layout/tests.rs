@@ -253,6 +253,20 @@ mod manifests {
     }
 
     #[test]
+    fn a_manifest_without_cases_says_what_the_labels_of_all_in_its_folder_mean() {
+        let folder =
+            cohort(&["a/A-t1n.nii", "a/A-seg.nii", "b/B-t1n.nii", "b/B-mask-unhealthy.nii"]);
+        let manifest = folder.path().join("manifest.toml");
+        std::fs::write(&manifest, "labels = \"brats2021\"\n").unwrap();
+        let found = discover(folder.path()).unwrap();
+        let schemes: Vec<_> = found.cases.iter().map(|case| case.label_scheme).collect();
+        assert_eq!(schemes, [Some(LabelScheme::Brats2021), Some(LabelScheme::Lesion)]);
+        assert_eq!(discover(&manifest).unwrap(), found);
+        std::fs::write(&manifest, "").unwrap();
+        assert!(matches!(discover(folder.path()), Err(Error::NoCases { .. })));
+    }
+
+    #[test]
     fn a_row_that_leads_out_to_nothing_or_twice_sets_its_case_aside() {
         let (_folder, found) = listed(
             "case,t1n,seg\nA,x/1.nii.gz,\nB,../z.nii,\nC,none.nii,\nD,,x/2.nii\nE,x/2.nii,\n\

@@ -35,6 +35,21 @@ fn csv_and_toml_say_the_same() {
 }
 
 #[test]
+fn what_the_labels_of_all_cases_mean_is_said_once_and_a_case_may_say_otherwise() {
+    let text = "labels = \"brats2023\"\n[[cases]]\ncase = \"A\"\nseg = \"s\"\n\
+                [[cases]]\ncase = \"B\"\nlabels = \"lesion\"\n";
+    let labels: Vec<_> = toml(text).unwrap().into_iter().filter_map(|row| row.labels).collect();
+    assert_eq!(labels, [LabelScheme::Brats2023, LabelScheme::Lesion]);
+    let alone = parse(b"labels = \"lesion\"", Format::Toml).unwrap();
+    assert_eq!(alone, Manifest { rows: Vec::new(), labels: Some(LabelScheme::Lesion) });
+    let error = toml("# x\nlabels = \"brats\"").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "line 2, labels: \"brats\" is no label scheme: brats2021, brats2023, brats_post or lesion"
+    );
+}
+
+#[test]
 fn a_spreadsheets_marks_semicolons_quotes_and_comments_are_understood() {
     let table = "\u{feff}case;patient;t1n;t2f;seg;labels\r\n\
                  A-1;Anna;a/t1.nii.gz;a/flair;\"a/tumour.nii.gz\";brats2021\r\n# the end\r\n";
