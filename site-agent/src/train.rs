@@ -267,7 +267,7 @@ impl<'a> Trainer<'a> {
         let target = Tensor::<2>::from_data(TensorData::new(lesson.target, shape), &self.device);
         let weight = Tensor::<2>::from_data(TensorData::new(lesson.weight, shape), &self.device);
         let predicted =
-            lesson.batch.predict(&self.net, self.spec, &self.device, tape).reshape(shape);
+            self.net.predict(lesson.batch, self.spec, &self.device, tape).reshape(shape);
         let error = predicted - target;
         // Summed over one dimension, because a sum over all may split its work as threads are free.
         (error.clone() * error * weight).sum_dim(1)

@@ -8,9 +8,9 @@ use std::f64::consts::FRAC_PI_2;
 use rand::RngExt;
 use rand_chacha::ChaCha12Rng;
 
+use super::batch::Batch;
 use super::noise;
 use super::spec::{ModelSpec, NoiseRegion, Prediction, Schedule};
-use super::unet::Batch;
 use crate::data::example::{Example, REGIONS};
 
 /// The offset s of the cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17).
@@ -110,7 +110,7 @@ impl Diffusion {
         match self.prediction {
             Prediction::V => a * noise - s * sample,
             Prediction::Epsilon => noise,
-            Prediction::Sample => sample,
+            Prediction::Sample | Prediction::Direct => sample,
         }
     }
 
@@ -120,7 +120,7 @@ impl Diffusion {
         match self.prediction {
             Prediction::V => a * x_t - s * predicted,
             Prediction::Epsilon => (x_t - s * predicted) / a,
-            Prediction::Sample => predicted,
+            Prediction::Sample | Prediction::Direct => predicted,
         }
     }
 

@@ -1,9 +1,10 @@
 //! The inpainting model: its description, its network, its weights, its diffusion, its sampler.
 //!
-//! Arrows point down: `sampler` → `diffusion` → `unet` → `layers` → `tape` → `conv_grad`, and
-//! `checkpoint`, `layers` → `weights` → `blueprint` → `spec`; `device` and `noise` stand alone.
+//! Arrows point down: `sampler` → `unet` → `layers` → `tape` → `conv_grad`; `sampler` → `diffusion` →
+//! `batch`; `checkpoint`, `layers` → `weights` → `blueprint` → `spec`; `device` and `noise` stand alone.
 //! Nothing here opens a scan, knows a site, or decides when to train.
 
+pub mod batch;
 pub mod blueprint;
 pub mod checkpoint;
 pub mod conv_grad;

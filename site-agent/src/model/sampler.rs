@@ -8,11 +8,12 @@ use std::ops::ControlFlow;
 
 use burn::tensor::{Device, ExecutionError};
 
+use super::batch::Batch;
 use super::diffusion::{Diffusion, push_context};
 use super::noise;
 use super::spec::{CONDITION_LEN, NoiseRegion};
 use super::tape::Tape;
-use super::unet::{Batch, Unet};
+use super::unet::Unet;
 use super::weights::Weights;
 use crate::data::example::{Example, REGIONS};
 
@@ -136,7 +137,7 @@ pub fn sample(
             }
             done += 1;
             let batch = batch_of(prompts, jobs, x_t, t);
-            let predicted = batch.predict(&net, spec, &device, &mut Tape::off()).try_into_data()?;
+            let predicted = net.predict(batch, spec, &device, &mut Tape::off()).try_into_data()?;
             let predicted: Vec<f32> = predicted.convert::<f32>().try_into_vec().unwrap_or_default();
             let sound = predicted.len() == x_t.len() && predicted.iter().all(|v| v.is_finite());
             if sound { Ok(predicted) } else { Err(SampleError::NotFinite { timestep: t }) }

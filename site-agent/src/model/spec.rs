@@ -17,7 +17,7 @@ pub const OUT_CHANNELS: usize = 1;
 /// The length of the condition vector y.
 pub const CONDITION_LEN: usize = CONDITIONS;
 /// The revision of [`ModelSpec`]'s meaning; another revision is refused.
-pub const SPEC_VERSION: u32 = 1;
+pub const SPEC_VERSION: u32 = 2;
 /// The longest JSON text of a spec, in bytes.
 pub const MAX_SPEC_BYTES: usize = 4096;
 /// The smallest image edge in pixels.
@@ -57,10 +57,24 @@ pub struct ModelSpec {
     pub heads: Heads,
     /// Groups of every group normalisation.
     pub groups: usize,
+    /// How the condition's embedding joins that of the step.
+    pub emb_mode: EmbMode,
+    /// Whether a second output channel predicts the variance of a reverse step (Nichol and Dhariwal
+    /// 2021, arXiv 2102.09672, eq. 15).
+    pub learn_sigma: bool,
+    /// Whether there is a learnt embedding for "no condition", which guidance needs (Ho and Salimans
+    /// 2022, arXiv 2207.12598).
+    pub null_condition: bool,
     /// The number of diffusion steps T.
     pub timesteps: usize,
+    /// The number of steps, evenly spaced from 0 to T - 1, that are trained and may be sampled at: T for
+    /// all, few for a few-step model (Jiang et al. 2024, Fast-DDPM, arXiv 2405.14802).
+    pub trained_timesteps: usize,
     /// How noise grows over the steps.
     pub schedule: Schedule,
+    /// Whether the schedule is shifted so that the last step is noise alone (Lin et al. 2024, arXiv
+    /// 2305.08891, algorithm 1).
+    pub zero_terminal_snr: bool,
     /// What the network predicts.
     pub prediction: Prediction,
     /// Where x_t carries noise.
@@ -75,6 +89,16 @@ pub enum Heads {
     Dim(usize),
     /// This many heads, whatever the width.
     Count(usize),
+}
+
+/// How the condition's embedding joins that of the step, before every residual block reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbMode {
+    /// One after the other, 8 times the base width (Rouzrokh et al. 2022, arXiv 2210.12113).
+    Concat,
+    /// Their sum, 4 times the base width, as guided-diffusion does.
+    Add,
 }
 
 /// How noise grows over the diffusion steps.
@@ -97,6 +121,9 @@ pub enum Prediction {
     Epsilon,
     /// The clean image x_0.
     Sample,
+    /// The clean image from its surroundings alone: there is no noise, x_t is the voided image, the step
+    /// is 0, one call paints. The regression twin of a diffusion model, with the same network.
+    Direct,
 }
 
 /// Where x_t carries noise.
@@ -174,8 +201,13 @@ impl ModelSpec {
             attention_ds: attention_ds.to_vec(),
             heads,
             groups,
+            emb_mode: EmbMode::Concat,
+            learn_sigma: false,
+            null_condition: true,
             timesteps: 1000,
+            trained_timesteps: 1000,
             schedule: Schedule::Cosine,
+            zero_terminal_snr: false,
             prediction: Prediction::V,
             noise_region: NoiseRegion::Masked,
         }
@@ -244,6 +276,12 @@ impl ModelSpec {
         }
         in_range("res_blocks", self.res_blocks, 1, MAX_RES_BLOCKS)?;
         in_range("timesteps", self.timesteps, 2, MAX_TIMESTEPS)?;
+        in_range("trained_timesteps", self.trained_timesteps, 1, self.timesteps)?;
+        // Noise alone says nothing about the noise: x_0 cannot be had from it.
+        let can = !(self.zero_terminal_snr && self.prediction == Prediction::Epsilon);
+        check(can, "prediction", "epsilon", || {
+            "v or sample where zero_terminal_snr is set".into()
+        })?;
         in_range("image_size", self.image_size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)?;
         let ds = self.downsampling();
         check(self.image_size.is_multiple_of(ds), "image_size", self.image_size, || {
@@ -348,10 +386,11 @@ mod tests {
         let json = ModelSpec::preset(Preset::Tiny).to_json();
         assert_eq!(
             json,
-            "{\"version\":1,\"image_size\":32,\"channels\":16,\"channel_mult\":[1,2,2],\
+            "{\"version\":2,\"image_size\":32,\"channels\":16,\"channel_mult\":[1,2,2],\
              \"res_blocks\":1,\"attention_ds\":[4],\"heads\":{\"dim\":16},\"groups\":8,\
-             \"timesteps\":1000,\"schedule\":\"cosine\",\"prediction\":\"v\",\
-             \"noise_region\":\"masked\"}"
+             \"emb_mode\":\"concat\",\"learn_sigma\":false,\"null_condition\":true,\
+             \"timesteps\":1000,\"trained_timesteps\":1000,\"schedule\":\"cosine\",\
+             \"zero_terminal_snr\":false,\"prediction\":\"v\",\"noise_region\":\"masked\"}"
         );
     }
 
@@ -369,7 +408,7 @@ mod tests {
     fn a_spec_that_describes_no_network_is_refused_by_the_name_of_its_field() {
         type Spoil = fn(&mut ModelSpec);
         let cases: [(&str, Spoil); 10] = [
-            ("version", |s| s.version = 2),
+            ("version", |s| s.version = 1),
             ("channels", |s| s.channels = 15),
             ("channels", |s| s.channels = 1 << 40),
             ("channel_mult", |s| s.channel_mult = vec![1; 70]),

@@ -9,6 +9,7 @@ use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::batch::Batch;
 use super::blueprint::{Block, Blueprint};
 use super::layers::{Attention, Conv3x3, GroupNorm, Pointwise, Residual, Source};
 use super::spec::{CONDITION_LEN, IN_CHANNELS, ModelSpec, OUT_CHANNELS};
@@ -107,6 +108,27 @@ impl Unet {
         self.out_conv.forward(silu(self.out_norm.forward(h)), tape)
     }
 
+    /// The prediction for a batch, on `device`; `spec` is the network's. `[batch, 1, size, size]`
+    pub fn predict(
+        &self,
+        batch: Batch,
+        spec: &ModelSpec,
+        device: &Device,
+        tape: &mut Tape,
+    ) -> Tensor<4> {
+        let (count, size) = (batch.timesteps.len(), spec.image_size);
+        let time = embed_timesteps(&batch.timesteps, spec.channels);
+        let planes = TensorData::new(batch.planes, [count, IN_CHANNELS, size, size]);
+        let time = TensorData::new(time, [count, spec.channels]);
+        let conditions = TensorData::new(batch.conditions, [count, CONDITION_LEN]);
+        self.forward(
+            Tensor::from_data(planes, device),
+            Tensor::from_data(time, device),
+            Tensor::from_data(conditions, device),
+            tape,
+        )
+    }
+
     /// The network's parameters as weights of the model that `like` is.
     ///
     /// # Errors
@@ -146,40 +168,6 @@ pub fn embed_timesteps(timesteps: &[usize], channels: usize) -> Vec<f32> {
         embedded.extend((0..half).map(|k| angle(t, k).sin() as f32));
     }
     embedded
-}
-
-/// What one call of the network reads, on the host.
-#[derive(Clone, Debug, Default)]
-pub struct Batch {
-    /// x_t, voided image, mask, region planes of every slice. `[batch, 9, size, size]`
-    pub planes: Vec<f32>,
-    /// The step of every slice. `[batch]`
-    pub timesteps: Vec<usize>,
-    /// The condition of every slice. `[batch, 6]`
-    pub conditions: Vec<f32>,
-}
-
-impl Batch {
-    /// The prediction of `net`, whose spec is `spec`, on `device`. `[batch, 1, size, size]`
-    pub fn predict(
-        self,
-        net: &Unet,
-        spec: &ModelSpec,
-        device: &Device,
-        tape: &mut Tape,
-    ) -> Tensor<4> {
-        let (batch, size) = (self.timesteps.len(), spec.image_size);
-        let time = embed_timesteps(&self.timesteps, spec.channels);
-        let planes = TensorData::new(self.planes, [batch, IN_CHANNELS, size, size]);
-        let time = TensorData::new(time, [batch, spec.channels]);
-        let conditions = TensorData::new(self.conditions, [batch, CONDITION_LEN]);
-        net.forward(
-            Tensor::from_data(planes, device),
-            Tensor::from_data(time, device),
-            Tensor::from_data(conditions, device),
-            tape,
-        )
-    }
 }
 
 /// The blocks of one stage.
@@ -288,7 +276,7 @@ mod tests {
             conditions: vec![1., 0., 0., 0., 0.25, 0., 0., 0., 0., 1., 0.5, 1.],
         };
         let net = Unet::new(&weights, &device);
-        let out = batch.predict(&net, weights.spec(), &device, &mut Tape::off());
+        let out = net.predict(batch, weights.spec(), &device, &mut Tape::off());
         assert_eq!(out.dims(), [2, 1, 32, 32]);
         let out: Vec<f32> = out.into_data().try_into_vec().unwrap();
         let sum: f64 = out.iter().map(|&v| f64::from(v)).sum();
