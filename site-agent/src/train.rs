@@ -266,8 +266,9 @@ impl<'a> Trainer<'a> {
         let shape = [1, lesson.target.len()];
         let target = Tensor::<2>::from_data(TensorData::new(lesson.target, shape), &self.device);
         let weight = Tensor::<2>::from_data(TensorData::new(lesson.weight, shape), &self.device);
-        let predicted =
-            self.net.predict(lesson.batch, self.spec, &self.device, tape).reshape(shape);
+        let predicted = self.net.predict(lesson.batch, self.spec, &self.device, tape);
+        // The first channel is the prediction; a learnt variance has no part in this loss.
+        let predicted = predicted.narrow(1, 0, 1).reshape(shape);
         let error = predicted - target;
         // Summed over one dimension, because a sum over all may split its work as threads are free.
         (error.clone() * error * weight).sum_dim(1)

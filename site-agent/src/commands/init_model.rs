@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use super::model::choices::Choices;
 use super::options::digest_of;
 use super::output;
 use crate::model::checkpoint;
 use crate::model::spec::Preset;
+use crate::model::weights::Weights;
 
 /// Options of `init-model`.
 #[derive(Debug, clap::Args)]
@@ -16,9 +18,8 @@ pub struct Args {
     /// The size of the model: tiny, small, base or mayo.
     #[arg(long)]
     preset: Preset,
-    /// Pixels along a side of a slice, instead of the preset's.
-    #[arg(long, value_name = "PIXELS")]
-    image_size: Option<usize>,
+    #[command(flatten)]
+    choices: Choices,
     /// The same seed gives the same weights.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -30,9 +31,9 @@ pub struct Args {
 /// Writes the model and prints its digest.
 ///
 /// # Errors
-/// If the size does not fit the preset or the file cannot be written.
+/// If the choices do not go together or the file cannot be written.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let weights = checkpoint::initial(args.preset, args.image_size, args.seed)?;
+    let weights = Weights::init(&args.choices.spec(args.preset)?, args.seed)?;
     checkpoint::save(&weights, &args.out)?;
     let (digest, parameters) = (digest_of(&weights)?, weights.parameters());
     tracing::info!(parameters, image_size = weights.spec().image_size, "{}", args.out.display());

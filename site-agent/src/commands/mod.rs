@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod evaluate;
 pub mod init_model;
 pub mod inpaint;
+pub mod model;
 pub mod options;
 pub mod output;
 pub mod phantom;
@@ -33,6 +34,7 @@ Examples:
   fedpaint-site-agent run --config site-agent.toml       take part until SIGTERM
   fedpaint-site-agent phantom --out scans --patients 8 --scanner A --seed 1 --size 2
   fedpaint-site-agent init-model --preset tiny --seed 1 --out initial.safetensors
+  fedpaint-site-agent model export --model final.safetensors --out for-pytorch.safetensors
   fedpaint-site-agent evaluate --model final.safetensors --data scans --label-scheme brats2023
   fedpaint-site-agent inpaint --model final.safetensors --image X-t1n.nii.gz --mask mask.nii.gz \\
       --out X-inpainted.nii.gz --panel panel.png";
@@ -45,6 +47,8 @@ enum Verb {
     Doctor(doctor::Args),
     /// Write a new model with random weights.
     InitModel(init_model::Args),
+    /// Exchange a model with PyTorch, or run its bare network.
+    Model(model::Args),
     /// Train at this site alone, as one round after the other of a federation of one.
     Train(train::Args),
     /// Look at a folder of scans, or make one from DICOM files.
@@ -70,6 +74,7 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::InitModel(args) => init_model::run(&args),
+        Verb::Model(args) => model::run(&args),
         Verb::Train(args) => train::run(&args),
         Verb::Data(args) => data::run(&args),
         Verb::Evaluate(args) => evaluate::run(&args),

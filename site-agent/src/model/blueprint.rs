@@ -3,9 +3,12 @@
 //! Pure arithmetic, so that a received file is checked against it before any tensor library sees
 //! a byte. The structure and the names are those of guided-diffusion's `UNetModel`
 //! (Dhariwal and Nichol 2021, arXiv 2105.05233), with the condition embedding concatenated to the
-//! time embedding (Rouzrokh et al. 2022, arXiv 2210.12113).
+//! time embedding (Rouzrokh et al. 2022, arXiv 2210.12113) unless the spec says to add them.
 
-use super::spec::{CONDITION_LEN, IN_CHANNELS, ModelSpec, OUT_CHANNELS};
+use super::spec::{CONDITION_LEN, IN_CHANNELS, ModelSpec};
+
+/// The embedding that stands for "no condition"; guided-diffusion's own network has no such tensor.
+pub const NULL_CONDITION: &str = "null_cls_embed";
 
 /// The blocks of a U-Net, in the order in which they run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +78,8 @@ pub enum Init {
     Zeros,
     /// All one: the scale of a normalisation.
     Ones,
+    /// N(0, 1): an embedding that no linear map precedes.
+    Normal,
 }
 
 impl Blueprint {
@@ -121,7 +126,7 @@ impl Blueprint {
 /// Every tensor of a model of this spec, in the order in which the network uses them.
 pub fn tensors(spec: &ModelSpec) -> Vec<TensorSpec> {
     let blueprint = Blueprint::new(spec);
-    let mut list = List { tensors: Vec::new(), embedding: 2 * spec.embedding() };
+    let mut list = List { tensors: Vec::new(), embedding: spec.joint_embedding() };
     for (name, input) in [("time_embed", spec.channels), ("label_emb", CONDITION_LEN)] {
         list.affine(&format!("{name}.0"), &[spec.embedding(), input]);
         list.affine(&format!("{name}.2"), &[spec.embedding(), spec.embedding()]);
@@ -134,7 +139,11 @@ pub fn tensors(spec: &ModelSpec) -> Vec<TensorSpec> {
         list.stage(&format!("output_blocks.{k}"), stage);
     }
     list.norm("out.0", blueprint.out_width);
-    list.zeroed("out.2", &[OUT_CHANNELS, blueprint.out_width, 3, 3]);
+    list.zeroed("out.2", &[spec.out_channels(), blueprint.out_width, 3, 3]);
+    if spec.null_condition {
+        let (name, shape) = (NULL_CONDITION.to_owned(), vec![spec.embedding()]);
+        list.tensors.push(TensorSpec { name, shape, init: Init::Normal });
+    }
     list.tensors
 }
 
@@ -227,20 +236,36 @@ impl List {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::spec::Preset;
+    use super::super::spec::{EmbMode, Preset};
     use super::*;
 
     #[test]
     fn the_presets_have_the_parameter_counts_of_the_published_formula() {
-        let counts = Preset::ALL.map(|preset| parameters(&ModelSpec::preset(preset)));
-        assert_eq!(counts, [344_609, 7_133_217, 25_913_217, 135_866_113]);
+        let of = |null_condition| {
+            Preset::ALL.map(|p| parameters(&ModelSpec { null_condition, ..ModelSpec::preset(p) }))
+        };
+        let network = [344_609, 7_133_217, 25_913_217, 135_866_113];
+        assert_eq!(of(false), network);
+        let null = [64, 128, 256, 512];
+        assert_eq!(of(true), [0, 1, 2, 3].map(|i| network[i] + null[i]));
     }
 
     #[test]
-    fn tiny_has_170_tensors_with_distinct_names() {
+    fn the_variants_of_mayo_have_the_parameter_counts_of_the_published_formula() {
+        let mayo = ModelSpec::preset(Preset::Mayo);
+        let learnt = ModelSpec { learn_sigma: true, ..mayo };
+        assert_eq!(parameters(&learnt), 135_867_266 + 512);
+        // 9984 channels leave the residual blocks; each reads a half as wide embedding twice.
+        let added = ModelSpec { emb_mode: EmbMode::Add, ..learnt };
+        assert_eq!(parameters(&added), 125_644_162);
+        assert_eq!(135_867_266 + 512 - 125_644_162, 9984 * 2 * 512);
+    }
+
+    #[test]
+    fn tiny_has_171_tensors_with_distinct_names() {
         let tensors = tensors(&ModelSpec::preset(Preset::Tiny));
         let names: BTreeSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-        assert_eq!((tensors.len(), names.len()), (170, 170));
+        assert_eq!((tensors.len(), names.len()), (171, 171));
         for name in [
             "time_embed.0.weight",
             "label_emb.2.bias",
@@ -252,6 +277,7 @@ mod tests {
             "output_blocks.1.2.conv.weight",
             "output_blocks.3.1.conv.weight",
             "out.2.bias",
+            "null_cls_embed",
         ] {
             assert!(names.contains(name), "{name}");
         }

@@ -131,14 +131,25 @@ pub fn save(weights: &Weights, path: &Path) -> Result<(), CheckpointError> {
 /// # Errors
 /// [`CheckpointError::Safetensors`] if the tensors cannot be laid out; a complete [`Weights`] can.
 pub fn to_bytes(weights: &Weights) -> Result<Vec<u8>, CheckpointError> {
+    let metadata = HashMap::from([(SPEC_KEY.to_owned(), weights.spec().to_json())]);
+    Ok(serialise(weights, metadata)?)
+}
+
+/// The tensors as the bytes of a safetensors file with this metadata.
+///
+/// # Errors
+/// [`SafeTensorError`] if they cannot be laid out; a complete [`Weights`] can.
+pub fn serialise(
+    weights: &Weights,
+    metadata: HashMap<String, String>,
+) -> Result<Vec<u8>, SafeTensorError> {
     let data: Vec<Vec<u8>> = weights.iter().map(|(_, values)| little_endian(values)).collect();
     let mut views = Vec::with_capacity(data.len());
     for ((tensor, _), bytes) in weights.iter().zip(&data) {
         let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?;
         views.push((tensor.name.as_str(), view));
     }
-    let metadata = HashMap::from([(SPEC_KEY.to_owned(), weights.spec().to_json())]);
-    Ok(safetensors::serialize(views, Some(metadata))?)
+    safetensors::serialize(views, Some(metadata))
 }
 
 /// Reads a model from the bytes of its file and checks all of it.

@@ -87,7 +87,7 @@ impl<'a> Source<'a> {
     }
 
     /// The tensor `name` as a parameter of the given shape.
-    fn param<const D: usize>(&self, name: &str, shape: [usize; D]) -> Param<Tensor<D>> {
+    pub fn param<const D: usize>(&self, name: &str, shape: [usize; D]) -> Param<Tensor<D>> {
         // The blocks are built from the blueprint that `weights` was checked against, so that the
         // name exists and the shape holds its values: anything else is a bug of this folder.
         #[expect(clippy::expect_used, reason = "weights are complete by construction")]

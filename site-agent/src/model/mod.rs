@@ -1,7 +1,8 @@
 //! The inpainting model: its description, its network, its weights, its diffusion, its sampler.
 //!
 //! Arrows point down: `sampler` → `unet` → `layers` → `tape` → `conv_grad`; `sampler` → `diffusion` →
-//! `batch`; `checkpoint`, `layers` → `weights` → `blueprint` → `spec`; `device` and `noise` stand alone.
+//! `batch`; `state_dict` → `checkpoint`; `checkpoint`, `layers` → `weights` → `blueprint` → `spec`;
+//! `device` and `noise` stand alone.
 //! Nothing here opens a scan, knows a site, or decides when to train.
 
 pub mod batch;
@@ -14,6 +15,7 @@ pub mod layers;
 pub mod noise;
 pub mod sampler;
 pub mod spec;
+pub mod state_dict;
 pub mod tape;
 pub mod unet;
 pub mod weights;

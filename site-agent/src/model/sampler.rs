@@ -137,7 +137,8 @@ pub fn sample(
             }
             done += 1;
             let batch = batch_of(prompts, jobs, x_t, t);
-            let predicted = net.predict(batch, spec, &device, &mut Tape::off()).try_into_data()?;
+            let predicted = net.predict(batch, spec, &device, &mut Tape::off()).narrow(1, 0, 1);
+            let predicted = predicted.try_into_data()?;
             let predicted: Vec<f32> = predicted.convert::<f32>().try_into_vec().unwrap_or_default();
             let sound = predicted.len() == x_t.len() && predicted.iter().all(|v| v.is_finite());
             if sound { Ok(predicted) } else { Err(SampleError::NotFinite { timestep: t }) }

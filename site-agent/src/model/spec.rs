@@ -12,8 +12,6 @@ use crate::data::example::{CONDITIONS, REGIONS};
 
 /// Channels the network reads: x_t, the voided image, the mask, and one plane per region class.
 pub const IN_CHANNELS: usize = 3 + REGIONS;
-/// Channels the network predicts.
-pub const OUT_CHANNELS: usize = 1;
 /// The length of the condition vector y.
 pub const CONDITION_LEN: usize = CONDITIONS;
 /// The revision of [`ModelSpec`]'s meaning; another revision is refused.
@@ -234,6 +232,19 @@ impl ModelSpec {
         4 * self.channels
     }
 
+    /// The width of the two embeddings joined, which every residual block reads, in channels.
+    pub fn joint_embedding(&self) -> usize {
+        match self.emb_mode {
+            EmbMode::Concat => 2 * self.embedding(),
+            EmbMode::Add => self.embedding(),
+        }
+    }
+
+    /// Channels the network gives: the prediction, and the variance where it is learnt.
+    pub fn out_channels(&self) -> usize {
+        if self.learn_sigma { 2 } else { 1 }
+    }
+
     /// How many heads attend over `channels` channels.
     pub fn heads(&self, channels: usize) -> usize {
         match self.heads {
@@ -277,11 +288,7 @@ impl ModelSpec {
         in_range("res_blocks", self.res_blocks, 1, MAX_RES_BLOCKS)?;
         in_range("timesteps", self.timesteps, 2, MAX_TIMESTEPS)?;
         in_range("trained_timesteps", self.trained_timesteps, 1, self.timesteps)?;
-        // Noise alone says nothing about the noise: x_0 cannot be had from it.
-        let can = !(self.zero_terminal_snr && self.prediction == Prediction::Epsilon);
-        check(can, "prediction", "epsilon", || {
-            "v or sample where zero_terminal_snr is set".into()
-        })?;
+        self.validate_diffusion()?;
         in_range("image_size", self.image_size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)?;
         let ds = self.downsampling();
         check(self.image_size.is_multiple_of(ds), "image_size", self.image_size, || {
@@ -293,6 +300,22 @@ impl ModelSpec {
             })?;
         }
         self.validate_widths()
+    }
+
+    /// Whether what is predicted can be predicted with this noise.
+    fn validate_diffusion(&self) -> Result<(), SpecError> {
+        // Noise alone says nothing about the noise: x_0 cannot be had from it.
+        let can = !(self.zero_terminal_snr && self.prediction == Prediction::Epsilon);
+        check(can, "prediction", "epsilon", || {
+            "v or sample where zero_terminal_snr is set".into()
+        })?;
+        // Where there is no noise there is no variance to learn and no last step to shift.
+        let direct = self.prediction == Prediction::Direct;
+        let without = |field, set: bool| {
+            check(!(direct && set), field, set, || "false where prediction is direct".into())
+        };
+        without("learn_sigma", self.learn_sigma)?;
+        without("zero_terminal_snr", self.zero_terminal_snr)
     }
 
     /// Whether groups and heads divide the widths they must divide.
@@ -407,7 +430,7 @@ mod tests {
     #[test]
     fn a_spec_that_describes_no_network_is_refused_by_the_name_of_its_field() {
         type Spoil = fn(&mut ModelSpec);
-        let cases: [(&str, Spoil); 10] = [
+        let cases: [(&str, Spoil); 15] = [
             ("version", |s| s.version = 1),
             ("channels", |s| s.channels = 15),
             ("channels", |s| s.channels = 1 << 40),
@@ -418,6 +441,15 @@ mod tests {
             ("groups", |s| s.groups = 32),
             ("heads", |s| s.heads = Heads::Dim(0)),
             ("attention_ds", |s| s.attention_ds = vec![3]),
+            ("trained_timesteps", |s| s.trained_timesteps = 0),
+            ("trained_timesteps", |s| s.trained_timesteps = 1001),
+            ("prediction", |s| {
+                (s.zero_terminal_snr, s.prediction) = (true, Prediction::Epsilon);
+            }),
+            ("learn_sigma", |s| (s.learn_sigma, s.prediction) = (true, Prediction::Direct)),
+            ("zero_terminal_snr", |s| {
+                (s.zero_terminal_snr, s.prediction) = (true, Prediction::Direct);
+            }),
         ];
         for (field, spoil) in cases {
             let mut spec = ModelSpec::preset(Preset::Tiny);

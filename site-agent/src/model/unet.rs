@@ -1,7 +1,9 @@
-//! The U-Net: guided-diffusion's, with the condition embedding concatenated to the time embedding.
+//! The U-Net: guided-diffusion's, with the condition embedding concatenated to the time embedding
+//! or added to it.
 //!
 //! It maps x_t, its context planes, the step and the condition to a prediction. It knows nothing
-//! of diffusion, and its weights come in and go out as [`Weights`].
+//! of diffusion, and its weights come in and go out as [`Weights`]. All of it computes in f32,
+//! norms and softmax included; no part runs at a lower precision.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::activation::silu;
@@ -10,9 +12,9 @@ use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::batch::Batch;
-use super::blueprint::{Block, Blueprint};
+use super::blueprint::{Block, Blueprint, NULL_CONDITION};
 use super::layers::{Attention, Conv3x3, GroupNorm, Pointwise, Residual, Source};
-use super::spec::{CONDITION_LEN, IN_CHANNELS, ModelSpec, OUT_CHANNELS};
+use super::spec::{CONDITION_LEN, EmbMode, IN_CHANNELS, ModelSpec};
 use super::tape::Tape;
 use super::weights::{Weights, WeightsError};
 
@@ -24,6 +26,10 @@ const MAX_PERIOD: f64 = 10_000.0;
 pub struct Unet {
     time_embed: [Pointwise; 2],
     label_emb: [Pointwise; 2],
+    /// What stands for a withheld condition. `[4 * channels]`
+    null_cls_embed: Option<Param<Tensor<1>>>,
+    /// Whether the embeddings of step and condition are joined by a sum.
+    adds_embeddings: bool,
     input: Vec<Stage>,
     middle: Stage,
     output: Vec<Stage>,
@@ -69,19 +75,22 @@ impl Unet {
         Unet {
             time_embed: mlp("time_embed", spec.channels),
             label_emb: mlp("label_emb", CONDITION_LEN),
+            null_cls_embed: spec.null_condition.then(|| source.param(NULL_CONDITION, [embedding])),
+            adds_embeddings: spec.emb_mode == EmbMode::Add,
             input: stages("input_blocks", &blueprint.input),
             middle: stage(&source, spec, "middle_block", &blueprint.middle),
             output: stages("output_blocks", &blueprint.output),
             out_norm: source.norm("out.0", width, spec.groups),
-            out_conv: source.conv3x3("out.2", width, OUT_CHANNELS, 1),
+            out_conv: source.conv3x3("out.2", width, spec.out_channels(), 1),
         }
     }
 
-    /// The prediction. `[batch, 1, size, size]`
+    /// The prediction, and the learnt variance if there is one.
+    /// `[batch, spec.out_channels(), size, size]`
     ///
     /// `x` is `[batch, 9, size, size]`: x_t, the voided image, the mask, the region planes.
-    /// `time` is [`embed_timesteps`]' `[batch, channels]`, `condition` `[batch, 6]`; `tape` is off
-    /// unless this pass is one of training.
+    /// `time` is [`embed_timesteps`]' `[batch, channels]`, `condition` [`Self::condition`]'s;
+    /// `tape` is off unless this pass is one of training.
     pub fn forward(
         &self,
         x: Tensor<4>,
@@ -90,9 +99,13 @@ impl Unet {
         tape: &mut Tape,
     ) -> Tensor<4> {
         let time = mlp(&self.time_embed, time);
-        let condition = mlp(&self.label_emb, condition);
+        let joint = if self.adds_embeddings {
+            time + condition // [batch, 4 * channels]
+        } else {
+            Tensor::cat(vec![time, condition], 1) // [batch, 8 * channels]
+        };
         // Every residual block begins with the same SiLU of the embedding, so it is taken once.
-        let embedding = silu(Tensor::cat(vec![time, condition], 1)); // [batch, 8 * channels]
+        let embedding = silu(joint);
         let mut kept = Vec::with_capacity(self.input.len());
         let mut h = x;
         for stage in &self.input {
@@ -108,7 +121,22 @@ impl Unet {
         self.out_conv.forward(silu(self.out_norm.forward(h)), tape)
     }
 
-    /// The prediction for a batch, on `device`; `spec` is the network's. `[batch, 1, size, size]`
+    /// The embedding of the conditions. `[batch, 4 * channels]`
+    ///
+    /// `conditions` is `[batch, 6]`. `withheld` is `[batch, 1]`, 1 where the null condition stands for
+    /// the slice's own and 0 elsewhere; a network without one knows no withheld condition.
+    pub fn condition(&self, conditions: Tensor<2>, withheld: Tensor<2>) -> Tensor<2> {
+        let own = mlp(&self.label_emb, conditions);
+        // A product with 0 or 1 and not a choice of rows: the null condition is then part of every
+        // pass, so that its gradient is there, zero where nothing was withheld.
+        match &self.null_cls_embed {
+            Some(null) => own * (-withheld.clone() + 1.0) + withheld.matmul(null.val().unsqueeze()),
+            None => own,
+        }
+    }
+
+    /// The prediction for a batch, on `device`, and the learnt variance if there is one; `spec` is the
+    /// network's. `[batch, spec.out_channels(), size, size]`
     pub fn predict(
         &self,
         batch: Batch,
@@ -117,16 +145,18 @@ impl Unet {
         tape: &mut Tape,
     ) -> Tensor<4> {
         let (count, size) = (batch.timesteps.len(), spec.image_size);
-        let time = embed_timesteps(&batch.timesteps, spec.channels);
+        let timesteps: Vec<f64> = batch.timesteps.iter().map(|&t| t as f64).collect();
+        let time = embed_timesteps(&timesteps, spec.channels);
+        let mut withheld: Vec<f32> = batch.unconditional.into_iter().map(f32::from).collect();
+        withheld.resize(count, 0.0);
         let planes = TensorData::new(batch.planes, [count, IN_CHANNELS, size, size]);
         let time = TensorData::new(time, [count, spec.channels]);
         let conditions = TensorData::new(batch.conditions, [count, CONDITION_LEN]);
-        self.forward(
-            Tensor::from_data(planes, device),
-            Tensor::from_data(time, device),
-            Tensor::from_data(conditions, device),
-            tape,
-        )
+        let withheld = TensorData::new(withheld, [count, 1]);
+        let condition = self
+            .condition(Tensor::from_data(conditions, device), Tensor::from_data(withheld, device));
+        let (planes, time) = (Tensor::from_data(planes, device), Tensor::from_data(time, device));
+        self.forward(planes, time, condition, tape)
     }
 
     /// The network's parameters as weights of the model that `like` is.
@@ -156,12 +186,12 @@ impl Stage {
     }
 }
 
-/// The sinusoidal embedding of timesteps, cosines first. `[batch, channels]`
+/// The sinusoidal embedding of timesteps, whole or between two, cosines first. `[batch, channels]`
 ///
 /// With half = channels / 2 and f_k = exp(-ln(10000) k / half): cos(t f_k), then sin(t f_k).
-pub fn embed_timesteps(timesteps: &[usize], channels: usize) -> Vec<f32> {
+pub fn embed_timesteps(timesteps: &[f64], channels: usize) -> Vec<f32> {
     let half = channels / 2;
-    let angle = |t: usize, k: usize| t as f64 * (-MAX_PERIOD.ln() * k as f64 / half as f64).exp();
+    let angle = |t: f64, k: usize| t * (-MAX_PERIOD.ln() * k as f64 / half as f64).exp();
     let mut embedded = Vec::with_capacity(timesteps.len() * channels);
     for &t in timesteps {
         embedded.extend((0..half).map(|k| angle(t, k).cos() as f32));
@@ -172,7 +202,7 @@ pub fn embed_timesteps(timesteps: &[usize], channels: usize) -> Vec<f32> {
 
 /// The blocks of one stage.
 fn stage(source: &Source<'_>, spec: &ModelSpec, prefix: &str, blocks: &[Block]) -> Stage {
-    let (embedding, groups) = (2 * spec.embedding(), spec.groups);
+    let (embedding, groups) = (spec.joint_embedding(), spec.groups);
     let build = |(i, block): (usize, &Block)| {
         let name = format!("{prefix}.{i}");
         match *block {
@@ -215,86 +245,4 @@ impl ModuleVisitor for Collect {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::blueprint;
-    use super::super::spec::Preset;
-    use super::*;
-
-    #[test]
-    fn the_timestep_embedding_has_the_reference_values() {
-        let expected = [
-            0.753_902_25,
-            0.764_842_2,
-            0.997_551,
-            0.999_975_5,
-            0.656_986_6,
-            0.644_217_7,
-            0.069_942_85,
-            0.006_999_94,
-        ];
-        for (found, expected) in embed_timesteps(&[7], 8).iter().zip(expected) {
-            assert!((found - expected as f32).abs() < 1e-6, "{found} {expected}");
-        }
-    }
-
-    #[test]
-    fn weights_pass_through_the_network_unchanged() {
-        let weights = Weights::init(&ModelSpec::preset(Preset::Tiny), 3).unwrap();
-        for device in [Device::flex(), Device::flex().autodiff()] {
-            assert_eq!(Unet::new(&weights, &device).weights(&weights).unwrap(), weights);
-        }
-    }
-
-    /// The weights of the reference run: value j (from 1) of a tensor is a sine of j and of its
-    /// name's bytes, scaled by what kind of tensor it is.
-    fn reference_weights() -> Weights {
-        let spec = ModelSpec::preset(Preset::Tiny);
-        let start = Weights::init(&spec, 0).unwrap();
-        let value = |tensor: &blueprint::TensorSpec, j: usize| {
-            let name: u64 = tensor.name.bytes().map(u64::from).sum();
-            let s = (0.7 * j as f64 + (name % 97) as f64 / 10.0).sin();
-            let bias = tensor.name.ends_with("bias");
-            let norm = tensor.shape.len() == 1;
-            let fan_in: usize = tensor.shape[1..].iter().product();
-            (match (bias, norm) {
-                (true, _) => 0.02 * s,
-                (false, true) => 1.0 + 0.1 * s,
-                (false, false) => s / (fan_in as f64).sqrt(),
-            }) as f32
-        };
-        let values = start.iter().map(|(t, v)| (1..=v.len()).map(|j| value(t, j)).collect());
-        start.with_values(values.collect()).unwrap()
-    }
-
-    #[test]
-    fn the_network_equals_the_reference_implementation() {
-        let weights = reference_weights();
-        let device = Device::flex();
-        let batch = Batch {
-            planes: (1..=2 * 9 * 32 * 32).map(|i| (0.05 * f64::from(i)).sin() as f32).collect(),
-            timesteps: vec![7, 500],
-            conditions: vec![1., 0., 0., 0., 0.25, 0., 0., 0., 0., 1., 0.5, 1.],
-        };
-        let net = Unet::new(&weights, &device);
-        let out = net.predict(batch, weights.spec(), &device, &mut Tape::off());
-        assert_eq!(out.dims(), [2, 1, 32, 32]);
-        let out: Vec<f32> = out.into_data().try_into_vec().unwrap();
-        let sum: f64 = out.iter().map(|&v| f64::from(v)).sum();
-        let magnitude = out.iter().map(|&v| f64::from(v.abs())).sum::<f64>() / 2048.0;
-        let square: f64 = out.iter().map(|&v| f64::from(v).powi(2)).sum();
-        assert!((magnitude - 0.617_362_027_4).abs() < 2e-5, "{magnitude}");
-        assert!((sum + 13.720_816_470_6).abs() < 2e-2, "{sum}");
-        assert!((square - 1_508.217_804_24).abs() < 5e-2, "{square}");
-        for (n, y, x, expected) in [
-            (0, 0, 0, -1.051_696_439_2),
-            (0, 16, 16, 0.403_516_465_0),
-            (0, 31, 5, 0.268_155_572_5),
-            (1, 0, 31, -0.220_726_252_7),
-            (1, 10, 20, 1.819_130_789_3),
-            (1, 31, 31, 0.025_630_538_5),
-        ] {
-            let found = f64::from(out[n * 1024 + y * 32 + x]);
-            assert!((found - expected).abs() < 2e-4, "{n} {y} {x}: {found} {expected}");
-        }
-    }
-}
+mod tests;

@@ -147,16 +147,20 @@ impl Weights {
 }
 
 /// The starting values of one tensor, from a stream of its own.
-fn initial(tensor: &TensorSpec, seed: u64) -> Vec<f32> {
+pub fn initial(tensor: &TensorSpec, seed: u64) -> Vec<f32> {
+    let stream = || {
+        let inputs: [&[u8]; 2] = [&seed.to_le_bytes(), tensor.name.as_bytes()];
+        noise::stream("fedpaint initial weights v1", &inputs)
+    };
     match tensor.init {
         Init::Zeros => vec![0.0; tensor.len()],
         Init::Ones => vec![1.0; tensor.len()],
         Init::Uniform { fan_in } => {
-            let inputs: [&[u8]; 2] = [&seed.to_le_bytes(), tensor.name.as_bytes()];
-            let mut rng = noise::stream("fedpaint initial weights v1", &inputs);
             let bound = 1.0 / (fan_in as f32).sqrt();
+            let mut rng = stream();
             (0..tensor.len()).map(|_| rng.random_range(-bound..bound)).collect()
         }
+        Init::Normal => noise::normal(&mut stream(), tensor.len()),
     }
 }
 
@@ -183,9 +187,17 @@ mod tests {
     fn weights_start_uniform_within_the_bound_of_their_fan_in() {
         let weights = tiny();
         for (tensor, values) in weights.iter() {
-            let Init::Uniform { fan_in } = tensor.init else {
-                assert!(values.iter().all(|&v| v == values[0] && (v == 0.0 || v == 1.0)));
-                continue;
+            let fan_in = match tensor.init {
+                Init::Uniform { fan_in } => fan_in,
+                Init::Normal => {
+                    let square = values.iter().map(|v| v * v).sum::<f32>();
+                    assert!((square / values.len() as f32 - 1.0).abs() < 0.5, "{square}");
+                    continue;
+                }
+                Init::Zeros | Init::Ones => {
+                    assert!(values.iter().all(|&v| v == values[0] && (v == 0.0 || v == 1.0)));
+                    continue;
+                }
             };
             let bound = 1.0 / (fan_in as f32).sqrt();
             assert!(values.iter().all(|v| v.abs() <= bound), "{}", tensor.name);

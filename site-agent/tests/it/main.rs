@@ -9,6 +9,8 @@ mod cli;
 mod data_check;
 mod dicom;
 mod fake;
+mod model;
+mod overfit;
 mod preview;
 mod site;
 mod trainer;
