@@ -9,4 +9,7 @@ pub struct Batch {
     pub timesteps: Vec<usize>,
     /// The condition of every slice. `[batch, 6]`
     pub conditions: Vec<f32>,
+    /// Which slices are read without their condition, whose region planes are zero; empty for none.
+    /// `[batch]`
+    pub unconditional: Vec<bool>,
 }

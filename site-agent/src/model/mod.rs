@@ -1,7 +1,7 @@
 //! The inpainting model: its description, its network, its weights, its diffusion, its sampler.
 //!
 //! Arrows point down: `sampler` → `unet` → `layers` → `tape` → `conv_grad`; `sampler` → `diffusion` →
-//! `batch`; `checkpoint`, `layers` → `weights` → `blueprint` → `spec`; `device` and `noise` stand alone.
+//! `batch`; `loss` → `diffusion`; `checkpoint`, `layers` → `weights` → `blueprint` → `spec`; `device` and `noise` stand alone.
 //! Nothing here opens a scan, knows a site, or decides when to train.
 
 pub mod batch;
@@ -11,6 +11,7 @@ pub mod conv_grad;
 pub mod device;
 pub mod diffusion;
 pub mod layers;
+pub mod loss;
 pub mod noise;
 pub mod sampler;
 pub mod spec;
