@@ -94,6 +94,25 @@ pub struct TrainingPlan {
     pub augment: bool,
     /// Which algorithm draws the masks of healthy tissue.
     pub masks: MaskAlgorithm,
+    /// How much the error at each diffusion step counts.
+    pub loss_weight: LossWeight,
+    /// How often a slice is learnt without its condition, so that painting can be guided by it; without
+    /// effect for a model that has no null condition.
+    pub condition_drop: f64,
+    /// How strongly a site's weights are pulled back to the round's base model: FedProx's mu (Li et al.
+    /// 2020, arXiv 1812.06127).
+    pub proximal_mu: f64,
+}
+
+/// How much the error at each diffusion step counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossWeight {
+    /// Every step alike.
+    #[default]
+    Uniform,
+    /// By the signal-to-noise ratio, at most 5 (Hang et al. 2023, arXiv 2303.09556).
+    MinSnr,
 }
 
 /// Which algorithm draws the masks of healthy tissue.
@@ -120,6 +139,9 @@ impl Default for TrainingPlan {
             seed: 1,
             augment: false,
             masks: MaskAlgorithm::Corrected,
+            loss_weight: LossWeight::Uniform,
+            condition_drop: 0.1,
+            proximal_mu: 0.0,
         }
     }
 }
@@ -220,6 +242,10 @@ impl RunPlan {
         real("training.weight_decay", decay, (0.0..=1.0).contains(&decay), "from 0 to 1")?;
         let norm = t.gradient_norm_max;
         real("training.gradient_norm_max", norm, norm > 0.0, "above 0")?;
+        let drop = t.condition_drop;
+        real("training.condition_drop", drop, (0.0..=1.0).contains(&drop), "from 0 to 1")?;
+        let mu = t.proximal_mu;
+        real("training.proximal_mu", mu, (0.0..=100.0).contains(&mu), "from 0 to 100")?;
         // TOML has no larger whole number.
         let fits = i64::try_from(t.seed).is_ok();
         in_range("training.seed", t.seed.to_string(), fits, "at most 2^63 - 1")
@@ -256,6 +282,18 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_says_how_errors_are_weighed_conditions_dropped_and_weights_pulled() {
+        let text = "version = 1\nrounds = 1\n[training]\nloss_weight = \"min_snr\"\n\
+                    condition_drop = 0.25\nproximal_mu = 0.01";
+        let plan = RunPlan::from_toml(text).unwrap();
+        let TrainingPlan { loss_weight, condition_drop, proximal_mu, .. } = plan.training;
+        assert_eq!((loss_weight, condition_drop), (LossWeight::MinSnr, 0.25));
+        assert_eq!(proximal_mu, 0.01);
+        assert_eq!(RunPlan::from_toml(&plan.to_toml()).unwrap(), plan);
+        assert!(RunPlan::from_toml(&text.replace("min_snr", "snr")).is_err());
+    }
+
+    #[test]
     fn a_plan_out_of_range_is_refused_by_the_name_of_the_field() {
         for (text, field) in [
             ("version = 1\nrounds = 0", "rounds"),
@@ -263,6 +301,9 @@ mod tests {
             ("version = 1\nrounds = 1\n[training]\nbatch = 0", "training.batch"),
             ("version = 1\nrounds = 1\n[training]\nlearning_rate = nan", "learning_rate"),
             ("version = 1\nrounds = 1\n[training]\nlearningrate = 1", "learningrate"),
+            ("version = 1\nrounds = 1\n[training]\ncondition_drop = 1.5", "condition_drop"),
+            ("version = 1\nrounds = 1\n[training]\nproximal_mu = -1.0", "proximal_mu"),
+            ("version = 1\nrounds = 1\n[training]\nproximal_mu = inf", "proximal_mu"),
             ("version = 2\nrounds = 1", "version"),
         ] {
             let error = RunPlan::from_toml(text).unwrap_err().to_string();

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use burn::tensor::Device;
 use fedpaint_proto::names::SiteName;
-use fedpaint_proto::plan::{MaskAlgorithm, TrainingPlan};
+use fedpaint_proto::plan::{self, MaskAlgorithm, TrainingPlan};
 
 use crate::cohort::{self, Cohort};
 use crate::data::example::{Example, REGIONS};
@@ -16,8 +16,10 @@ use crate::data::mask::Mode;
 use crate::data::pool::{self, BatchKey};
 use crate::data::prefetch::{Ahead, ahead};
 use crate::data::scan::{MASKS_PER_CASE, SliceOptions};
+use crate::model::diffusion::weight::LossWeight;
 use crate::model::weights::Weights;
 use crate::pipe::{Failure, Progress, Report};
+use crate::train::report::{StepReport, TrainingSummary};
 use crate::train::{self, TrainError, TrainingOptions};
 
 /// The most threads that make batches ahead: one feeds thousands of slices a second.
@@ -57,6 +59,8 @@ pub struct RoundResult {
     pub examples: u64,
     /// Aggregates over the steps.
     pub report: Report,
+    /// The mean loss in each quarter of the diffusion, least noise first; it stays at the site.
+    pub loss_by_noise: [Option<f64>; 4],
 }
 
 /// Why a round has no result. Texts may name files of the site.
@@ -108,18 +112,12 @@ pub fn train_round(
     };
     let augment = plan.augment;
     let slices = SliceOptions { size, masks: MASKS_PER_CASE, seed, round, mode, augment };
-    let options = TrainingOptions {
-        steps: plan.steps as usize,
-        learning_rate: plan.learning_rate,
-        warmup_steps: plan.warmup_steps as usize,
-        decay_steps: plan.decay_steps as usize,
-        weight_decay: plan.weight_decay as f32,
-        gradient_norm_max: plan.gradient_norm_max,
-        seed: seed_of("fedpaint 2026 training noise", &[&seed.to_le_bytes(), &round.to_le_bytes()]),
-    };
+    let noise = [seed.to_le_bytes(), round.to_le_bytes()];
+    let noise = seed_of("fedpaint 2026 training noise", &noise.each_ref().map(<[u8; 8]>::as_slice));
+    let options = options(plan, noise);
     let Watch { is_stopped, progress } = watch;
     let is_stopped = *is_stopped;
-    let mut progress = |report: train::StepReport| {
+    let mut progress = |report: StepReport| {
         let step = u32::try_from(report.step).unwrap_or(u32::MAX);
         progress(Progress { step, steps: plan.steps, loss: report.loss });
         if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -141,7 +139,27 @@ pub fn train_round(
         gradient_norm_p50: summary.gradient_norm_p50,
         gradient_norm_p99: summary.gradient_norm_p99,
     };
-    Ok(RoundResult { weights, examples: summary.examples, report })
+    let TrainingSummary { examples, loss_by_noise, .. } = summary;
+    Ok(RoundResult { weights, examples, report, loss_by_noise })
+}
+
+/// What the plan asks of training; `seed` names the round's noise at this site.
+fn options(plan: &TrainingPlan, seed: u64) -> TrainingOptions {
+    TrainingOptions {
+        steps: plan.steps as usize,
+        learning_rate: plan.learning_rate,
+        warmup_steps: plan.warmup_steps as usize,
+        decay_steps: plan.decay_steps as usize,
+        weight_decay: plan.weight_decay as f32,
+        gradient_norm_max: plan.gradient_norm_max,
+        seed,
+        loss_weight: match plan.loss_weight {
+            plan::LossWeight::Uniform => LossWeight::Uniform,
+            plan::LossWeight::MinSnr => LossWeight::MinSnr,
+        },
+        condition_drop: plan.condition_drop,
+        proximal_mu: plan.proximal_mu,
+    }
 }
 
 /// What was made ahead, as training takes it.

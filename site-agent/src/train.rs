@@ -3,17 +3,24 @@
 //! The same weights, examples, options and seed give the same bytes. Nothing here opens a scan,
 //! reads a clock, or lets a number that is not finite out.
 
+pub mod gradients;
+pub mod report;
+
 use std::error::Error;
 use std::ops::ControlFlow;
 
-use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, ExecutionError, Tensor, TensorData};
+use burn::tensor::{Device, ExecutionError, Tensor};
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
 
+use self::gradients::Anchor;
+use self::report::{Quarters, StepReport, TrainingSummary};
 use crate::data::example::Example;
-use crate::model::diffusion::{Diffusion, ExampleError, Lesson};
+use crate::model::diffusion::Diffusion;
+use crate::model::diffusion::lesson::{ExampleError, Lesson, LessonOptions};
+use crate::model::diffusion::weight::LossWeight;
+use crate::model::loss::{self, Score};
 use crate::model::noise;
 use crate::model::spec::ModelSpec;
 use crate::model::tape::Tape;
@@ -44,6 +51,13 @@ pub struct TrainingOptions {
     pub gradient_norm_max: f64,
     /// Names the noise and the diffusion steps that are drawn.
     pub seed: u64,
+    /// How much each diffusion step's error counts.
+    pub loss_weight: LossWeight,
+    /// How often a slice is learnt without its condition, where the model can be.
+    pub condition_drop: f64,
+    /// FedProx's mu: how strongly weights are pulled back to where they began. It shows in the
+    /// gradient's norm and not in the loss.
+    pub proximal_mu: f64,
 }
 
 impl Default for TrainingOptions {
@@ -56,42 +70,11 @@ impl Default for TrainingOptions {
             weight_decay: 0.0,
             gradient_norm_max: 1.0,
             seed: 0,
+            loss_weight: LossWeight::Uniform,
+            condition_drop: 0.1,
+            proximal_mu: 0.0,
         }
     }
-}
-
-/// One step, as it is told to whoever watches.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepReport {
-    /// Steps done, from 1.
-    pub step: usize,
-    /// Steps to do.
-    pub steps: usize,
-    /// Examples seen so far.
-    pub examples: u64,
-    /// The loss of this step.
-    pub loss: f64,
-    /// The norm of the gradient before it was scaled.
-    pub gradient_norm: f64,
-}
-
-/// A whole training in a few numbers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TrainingSummary {
-    /// Steps done.
-    pub steps: usize,
-    /// Examples seen, with repetition: the weight of this update in an average.
-    pub examples: u64,
-    /// The mean loss of all steps.
-    pub loss_mean: f64,
-    /// The mean loss of the first quarter of the steps.
-    pub loss_first_quarter: f64,
-    /// The mean loss of the last quarter of the steps.
-    pub loss_last_quarter: f64,
-    /// The median norm of the gradient before it was scaled.
-    pub gradient_norm_p50: f64,
-    /// The norm that 99 of 100 gradients stay below.
-    pub gradient_norm_p99: f64,
 }
 
 /// Why there are no new weights.
@@ -189,7 +172,7 @@ pub fn train(
             return Err(TrainError::Stopped { steps: step + 1 });
         }
     }
-    Ok((trainer.net.weights(start)?, summary(&reports)))
+    Ok((trainer.net.weights(start)?, report::summary(&reports, &trainer.quarters)))
 }
 
 /// A network with its optimiser.
@@ -200,6 +183,9 @@ struct Trainer<'a> {
     diffusion: Diffusion,
     net: Unet,
     optimiser: ModuleOptimizer,
+    /// Where it began, if it is pulled back there.
+    anchor: Option<Anchor>,
+    quarters: Quarters,
 }
 
 impl<'a> Trainer<'a> {
@@ -213,13 +199,16 @@ impl<'a> Trainer<'a> {
             .with_epsilon(1e-8)
             .with_weight_decay(options.weight_decay)
             .init();
+        let net = Unet::new(start, &device);
         Trainer {
             spec: start.spec(),
             options,
             diffusion: Diffusion::new(start.spec()),
-            net: Unet::new(start, &device),
+            anchor: (options.proximal_mu > 0.0).then(|| Anchor::new(&net)),
+            net,
             device,
             optimiser,
+            quarters: Quarters::default(),
         }
     }
 
@@ -229,49 +218,49 @@ impl<'a> Trainer<'a> {
         let mut rng = step_stream(self.options.seed, step);
         let lesson = self
             .diffusion
-            .lesson(examples, self.spec.image_size, &mut rng)
+            .lesson(examples, self.spec.image_size, &self.options.lesson(), &mut rng)
             .map_err(|error| TrainError::Example { step: number, error })?;
-        let (loss, mut gradients) = self
+        let slices: Vec<(usize, f64)> =
+            lesson.batch.timesteps.iter().copied().zip(lesson.shares.iter().copied()).collect();
+        let (losses, mut gradients) = self
             .differentiate(lesson, Tape::for_training(&self.device))
             .map_err(|error| TrainError::Device { step: number, error })?;
-        let value = finite(number, "loss", scalar(number, loss)?)?;
-        let squares = square_norm(&self.net, &gradients, &self.device);
-        let norm = finite(number, "gradient norm", scalar(number, squares)?.sqrt())?;
+        let losses = numbers(number, losses)?;
+        let value = finite(number, "loss", losses.iter().sum())?;
+        for (&(t, share), &loss) in slices.iter().zip(&losses) {
+            self.quarters.add(t, self.diffusion.timesteps(), loss, share);
+        }
+        if let Some(anchor) = &self.anchor {
+            anchor.pull(&self.net, &mut gradients, self.options.proximal_mu);
+        }
+        let squares = gradients::square_norm(&self.net, &gradients, &self.device);
+        let square = numbers(number, squares)?.iter().sum::<f64>();
+        let norm = finite(number, "gradient norm", square.sqrt())?;
         if norm > self.options.gradient_norm_max {
             let factor = self.options.gradient_norm_max / norm;
-            self.net.visit(&mut Scale { gradients: &mut gradients, factor });
+            gradients::scale(&self.net, &mut gradients, factor);
         }
         let rate = self.options.rate(step);
         self.net = self.optimiser.step(rate, self.net.clone(), gradients);
         Ok((value, norm))
     }
 
-    /// The loss, on the plain device, and the gradients of all parameters. `[1, 1]`
+    /// The loss of every slice, on the plain device, and the gradients of all parameters with respect
+    /// to their sum. `[batch, 1]`
     fn differentiate(
         &self,
         lesson: Lesson,
         mut tape: Tape,
     ) -> Result<(Tensor<2>, GradientsParams), ExecutionError> {
-        let loss = self.loss(lesson, &mut tape);
-        let gradients = loss.backward();
+        let Lesson { batch, target, weight, variance, .. } = lesson;
+        let predicted = self.net.predict(batch, self.spec, &self.device, &mut tape);
+        let losses = loss::losses(predicted, Score { target, weight, variance }, &self.device);
+        let gradients = losses.clone().sum_dim(0).backward();
         let mut convolutions = GradientsParams::new();
         tape.finish(&gradients, &mut convolutions)?;
         let mut params = GradientsParams::from_grads(gradients, &self.net);
-        self.net.visit(&mut Move { from: &mut convolutions, to: &mut params });
-        Ok((loss.inner(), params))
-    }
-
-    /// The weighted sum of squared errors. `[1, 1]`
-    fn loss(&self, lesson: Lesson, tape: &mut Tape) -> Tensor<2> {
-        let shape = [1, lesson.target.len()];
-        let target = Tensor::<2>::from_data(TensorData::new(lesson.target, shape), &self.device);
-        let weight = Tensor::<2>::from_data(TensorData::new(lesson.weight, shape), &self.device);
-        let predicted = self.net.predict(lesson.batch, self.spec, &self.device, tape);
-        // The first channel is the prediction; a learnt variance has no part in this loss.
-        let predicted = predicted.narrow(1, 0, 1).reshape(shape);
-        let error = predicted - target;
-        // Summed over one dimension, because a sum over all may split its work as threads are free.
-        (error.clone() * error * weight).sum_dim(1)
+        gradients::transfer(&self.net, &mut convolutions, &mut params);
+        Ok((losses.inner(), params))
     }
 }
 
@@ -295,7 +284,16 @@ impl TrainingOptions {
         let decay = (0.0..=1.0).contains(&self.weight_decay);
         check(decay, "weight_decay", self.weight_decay.to_string(), "0 to 1")?;
         let norm = self.gradient_norm_max > 0.0 && self.gradient_norm_max.is_finite();
-        check(norm, "gradient_norm_max", self.gradient_norm_max.to_string(), "above 0 and finite")
+        check(norm, "gradient_norm_max", self.gradient_norm_max.to_string(), "above 0 and finite")?;
+        let drop = (0.0..=1.0).contains(&self.condition_drop);
+        check(drop, "condition_drop", self.condition_drop.to_string(), "0 to 1")?;
+        let mu = self.proximal_mu >= 0.0 && self.proximal_mu.is_finite();
+        check(mu, "proximal_mu", self.proximal_mu.to_string(), "at least 0 and finite")
+    }
+
+    /// What lessons are made with.
+    fn lesson(&self) -> LessonOptions {
+        LessonOptions { loss_weight: self.loss_weight, condition_drop: self.condition_drop }
     }
 
     /// The learning rate of step `step`, from 0: a linear rise, constant, a linear fall.
@@ -313,63 +311,10 @@ fn step_stream(seed: u64, step: usize) -> ChaCha12Rng {
     noise::stream("fedpaint training step v1", &words.each_ref().map(<[u8; 8]>::as_slice))
 }
 
-/// The sum of the squares of all gradients. `[1, 1]` on the plain device.
-fn square_norm(net: &Unet, gradients: &GradientsParams, device: &Device) -> Tensor<2> {
-    let total = Tensor::zeros([1, 1], &device.clone().inner());
-    let mut squares = Squares { gradients, total };
-    net.visit(&mut squares);
-    squares.total
-}
-
-/// Adds up the squares of the gradients.
-struct Squares<'a> {
-    gradients: &'a GradientsParams,
-    total: Tensor<2>,
-}
-
-impl ModuleVisitor for Squares<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            let count = gradient.shape().num_elements();
-            let flat: Tensor<2> = gradient.reshape([1, count]);
-            self.total = self.total.clone() + (flat.clone() * flat).sum_dim(1);
-        }
-    }
-}
-
-/// Multiplies every gradient by one factor.
-struct Scale<'a> {
-    gradients: &'a mut GradientsParams,
-    factor: f64,
-}
-
-impl ModuleVisitor for Scale<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            self.gradients.register(param.id, gradient * self.factor);
-        }
-    }
-}
-
-/// Moves the gradients that `from` has to `to`.
-struct Move<'a> {
-    from: &'a mut GradientsParams,
-    to: &'a mut GradientsParams,
-}
-
-impl ModuleVisitor for Move<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.from.remove::<D>(param.id) {
-            self.to.register(param.id, gradient);
-        }
-    }
-}
-
-/// The one value of a tensor; a value that cannot be read as a number is not finite.
-fn scalar(step: usize, tensor: Tensor<2>) -> Result<f64, TrainError> {
+/// The values of a tensor; what cannot be read as numbers is not finite.
+fn numbers(step: usize, tensor: Tensor<2>) -> Result<Vec<f64>, TrainError> {
     let data = tensor.try_into_data().map_err(|error| TrainError::Device { step, error })?;
-    let value = data.convert::<f64>().try_into_vec::<f64>().ok();
-    Ok(value.and_then(|values| values.first().copied()).unwrap_or(f64::NAN))
+    Ok(data.convert::<f64>().try_into_vec::<f64>().unwrap_or_else(|_| vec![f64::NAN]))
 }
 
 /// `value` if it is finite.
@@ -377,29 +322,5 @@ fn finite(step: usize, quantity: &'static str, value: f64) -> Result<f64, TrainE
     if value.is_finite() { Ok(value) } else { Err(TrainError::NotFinite { step, quantity, value }) }
 }
 
-/// What the steps come to; there is at least one.
-fn summary(reports: &[StepReport]) -> TrainingSummary {
-    let mean = |part: &[StepReport]| {
-        part.iter().map(|report| report.loss).sum::<f64>() / part.len().max(1) as f64
-    };
-    let quarter = reports.len().div_ceil(4);
-    let mut norms: Vec<f64> = reports.iter().map(|report| report.gradient_norm).collect();
-    norms.sort_by(f64::total_cmp);
-    let rank = |percent: usize| {
-        let rank = (norms.len() * percent).div_ceil(100).max(1);
-        norms.get(rank - 1).copied().unwrap_or_default()
-    };
-    TrainingSummary {
-        steps: reports.len(),
-        examples: reports.last().map_or(0, |report| report.examples),
-        loss_mean: mean(reports),
-        loss_first_quarter: mean(&reports[..quarter]),
-        loss_last_quarter: mean(&reports[reports.len() - quarter..]),
-        gradient_norm_p50: rank(50),
-        gradient_norm_p99: rank(99),
-    }
-}
-
 #[cfg(test)]
-#[path = "train_tests.rs"]
 mod tests;

@@ -195,7 +195,7 @@ fn train(bench: &Bench, assignment: &Assignment, watch: &mut Watch<'_>) -> Resul
     // Everything about the file is checked before a network is made of it.
     let base = checkpoint::load(&model_path(&bench.workspace, base.digest)).map_err(Error::Base)?;
     let key = RoundKey { plan: &plan.training, number: *number, site };
-    let RoundResult { weights, examples, report } =
+    let RoundResult { weights, examples, report, .. } =
         train_round(&base, &bench.cohort, &bench.device, key, watch)?;
     let split = bench.workspace.join(SPLIT);
     bench.cohort.manifest().write(&split).map_err(|source| Error::Disk { path: split, source })?;

@@ -63,7 +63,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             .with_context(|| format!("round {number}"))?;
         bar.suspend(|| {
             let (first, last) = (done.report.loss_first, done.report.loss_last);
-            tracing::info!(round = number, examples = done.examples, first, last, "trained");
+            let by_noise = done
+                .loss_by_noise
+                .map(|loss| loss.map_or("none".into(), |loss| format!("{loss:.4}")))
+                .join(" ");
+            tracing::info!(
+                round = number,
+                examples = done.examples,
+                first,
+                last,
+                by_noise,
+                "trained"
+            );
         });
         weights = done.weights;
     }

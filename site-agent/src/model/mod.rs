@@ -1,8 +1,8 @@
 //! The inpainting model: its description, its network, its weights, its diffusion, its sampler.
 //!
 //! Arrows point down: `sampler` → `unet` → `layers` → `tape` → `conv_grad`; `sampler` → `diffusion` →
-//! `batch`; `state_dict` → `checkpoint`; `checkpoint`, `layers` → `weights` → `blueprint` → `spec`;
-//! `device` and `noise` stand alone.
+//! `batch`; `loss` → `diffusion`; `state_dict` → `checkpoint`; `checkpoint`, `layers` → `weights` →
+//! `blueprint` → `spec`; `device` and `noise` stand alone.
 //! Nothing here opens a scan, knows a site, or decides when to train.
 
 pub mod batch;
@@ -12,6 +12,7 @@ pub mod conv_grad;
 pub mod device;
 pub mod diffusion;
 pub mod layers;
+pub mod loss;
 pub mod noise;
 pub mod sampler;
 pub mod spec;

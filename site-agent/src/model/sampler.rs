@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use burn::tensor::{Device, ExecutionError};
 
 use super::batch::Batch;
+use super::diffusion::schedule::spaced;
 use super::diffusion::{Diffusion, push_context};
 use super::noise;
 use super::spec::{CONDITION_LEN, NoiseRegion};
@@ -116,7 +117,8 @@ pub fn sample(
     let device = device.clone().inner();
     let net = Unet::new(weights, &device);
     let diffusion = Diffusion::new(spec);
-    let timesteps = spaced(options.steps, spec.timesteps);
+    let mut timesteps = spaced(options.steps, spec.timesteps);
+    timesteps.reverse();
     let jobs: Vec<(usize, usize)> =
         (0..options.samples).flat_map(|k| (0..prompts.len()).map(move |i| (i, k))).collect();
     let total = jobs.len().div_ceil(options.batch) * timesteps.len();
@@ -202,18 +204,6 @@ fn ddim<E>(
     Ok(x)
 }
 
-/// `steps` steps from T - 1 down to 0, evenly spaced, without repetition.
-fn spaced(steps: usize, timesteps: usize) -> Vec<usize> {
-    let last = (timesteps - 1) as f64;
-    let at = |k: usize| {
-        let fraction = if steps > 1 { k as f64 / (steps - 1) as f64 } else { 0.0 };
-        ((1.0 - fraction) * last).round() as usize
-    };
-    let mut spaced: Vec<usize> = (0..steps).map(at).collect();
-    spaced.dedup();
-    spaced
-}
-
 /// The noise that sample `k` of a prompt starts from.
 fn start(prompt: &Prompt<'_>, seed: u64, k: usize) -> Vec<f32> {
     let words = [seed, prompt.key, k as u64].map(u64::to_le_bytes);
@@ -294,15 +284,6 @@ mod tests {
     }
 
     #[test]
-    fn steps_run_from_the_last_to_the_first() {
-        assert_eq!(spaced(1, 1000), [999]);
-        let five = spaced(25, 1000);
-        assert_eq!((five[0], five[24], five.len()), (999, 0, 25));
-        assert_eq!(five[23], 42);
-        assert_eq!(spaced(1000, 1000).len(), 1000);
-    }
-
-    #[test]
     fn a_perfect_network_paints_the_truth_and_the_known_region_is_untouched() {
         for region in [NoiseRegion::Masked, NoiseRegion::Full] {
             let diffusion = Diffusion::new(&spec(Schedule::Cosine, Prediction::Sample, region));
@@ -310,7 +291,8 @@ mod tests {
             let mask: Vec<f32> = (0..16).map(|i| f32::from(u8::from(i % 3 == 0))).collect();
             let known = Known { image: &truth, mask: &mask };
             let noise = noise::normal(&mut noise::stream("test", &[]), 16);
-            let painted = ddim(&diffusion, &spaced(10, 1000), known, noise, |x, _| {
+            let steps: Vec<usize> = spaced(10, 1000).into_iter().rev().collect();
+            let painted = ddim(&diffusion, &steps, known, noise, |x, _| {
                 if region == NoiseRegion::Masked {
                     for i in 0..16 {
                         assert!(mask[i] > 0.5 || x[i] == truth[i], "the known region is clean");

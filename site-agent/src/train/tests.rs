@@ -1,10 +1,12 @@
 //! What training promises, on slices small enough to train on in a second.
 
+use burn::module::{Module, ModuleVisitor, Param};
+
 use super::*;
 use crate::data::example::{CONDITIONS, REGIONS};
 use crate::model::checkpoint;
 use crate::model::sampler::{self, Prompt, SampleOptions};
-use crate::model::spec::Preset;
+use crate::model::spec::{NoiseRegion, Prediction, Preset};
 
 fn weights(size: usize) -> Weights {
     // These batches withhold no condition, so the null condition would have no gradient.
@@ -49,6 +51,15 @@ fn go(_: StepReport) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
+/// Two slices, one of them without its condition, so that every tensor of a model has a gradient.
+fn lesson(trainer: &Trainer<'_>, size: usize) -> Lesson {
+    let (batch, mut rng) = ([example(size, 0), example(size, 1)], step_stream(0, 0));
+    let options = LessonOptions::default();
+    let mut lesson = trainer.diffusion.lesson(&batch, size, &options, &mut rng).unwrap();
+    lesson.batch.unconditional = vec![false, true];
+    lesson
+}
+
 /// Trains on eight slices that change with the step.
 fn run(size: usize, options: &TrainingOptions) -> (Weights, TrainingSummary) {
     let mut next =
@@ -65,7 +76,9 @@ fn the_same_seed_and_examples_give_the_same_bytes_and_another_seed_does_not() {
 
 #[test]
 fn a_training_says_how_many_examples_it_saw_and_changes_every_tensor() {
-    let (trained, summary) = run(16, &options(4));
+    let (trained, summary) = run(16, &TrainingOptions { condition_drop: 0.5, ..options(4) });
+    let by_noise = summary.loss_by_noise.map(Option::unwrap_or_default);
+    assert!(by_noise.into_iter().all(|loss| loss >= 0.0) && by_noise != [0.0; 4]);
     assert_eq!((summary.steps, summary.examples), (4, 8));
     assert!(summary.loss_mean.is_finite() && summary.gradient_norm_p50 > 0.0);
     assert!(summary.gradient_norm_p50 <= summary.gradient_norm_p99);
@@ -119,14 +132,13 @@ fn gradients_are_clipped_by_their_joint_norm() {
     let device = Device::flex();
     let options = options(1);
     let trainer = Trainer::new(&start, &device, &options);
-    let mut rng = step_stream(0, 0);
-    let lesson = trainer.diffusion.lesson(&[example(16, 0)], 16, &mut rng).unwrap();
-    let (_, mut gradients) = trainer.differentiate(lesson, Tape::off()).unwrap();
+    let (_, mut gradients) = trainer.differentiate(lesson(&trainer, 16), Tape::off()).unwrap();
     let norm = |gradients: &GradientsParams| {
-        scalar(1, square_norm(&trainer.net, gradients, &trainer.device)).unwrap().sqrt()
+        numbers(1, gradients::square_norm(&trainer.net, gradients, &trainer.device)).unwrap()[0]
+            .sqrt()
     };
     let before = norm(&gradients);
-    trainer.net.visit(&mut Scale { gradients: &mut gradients, factor: 0.5 / before });
+    gradients::scale(&trainer.net, &mut gradients, 0.5 / before);
     assert!((norm(&gradients) - 0.5).abs() < 1e-5);
 }
 
@@ -143,14 +155,13 @@ fn the_gradient_is_the_slope_of_the_loss() {
     let start = start.with_values(start.iter().map(jitter).collect()).unwrap();
     let loss_of = |weights: &Weights| {
         let trainer = Trainer::new(weights, &device, &options);
-        let lesson = trainer.diffusion.lesson(&[example(8, 0)], 8, &mut step_stream(0, 0)).unwrap();
-        trainer.differentiate(lesson, Tape::off()).unwrap().0
+        let losses = trainer.differentiate(lesson(&trainer, 8), Tape::off()).unwrap().0;
+        numbers(1, losses).unwrap().iter().sum::<f64>()
     };
     let trainer = Trainer::new(&start, &device, &options);
-    let lesson = trainer.diffusion.lesson(&[example(8, 0)], 8, &mut step_stream(0, 0)).unwrap();
     let tape = Tape::for_training(&trainer.device);
     assert!(tape.records());
-    let (_, gradients) = trainer.differentiate(lesson, tape).unwrap();
+    let (_, gradients) = trainer.differentiate(lesson(&trainer, 8), tape).unwrap();
     let mut flat = Flat { gradients: &gradients, values: vec![Vec::new(); start.iter().len()] };
     trainer.net.visit(&mut flat);
     // Along its own direction the loss changes by the square of the gradient's norm, tensor by
@@ -169,7 +180,7 @@ fn the_gradient_is_the_slope_of_the_loss() {
                     values.to_vec()
                 }
             });
-            scalar(1, loss_of(&start.with_values(values.collect()).unwrap())).unwrap()
+            loss_of(&start.with_values(values.collect()).unwrap())
         };
         let slope = (moved(1.0) - moved(-1.0)) / (2.0 * step);
         assert!((slope / square - 1.0).abs() < 0.05, "{}: {slope} {square}", tensor.name);
@@ -184,9 +195,7 @@ fn the_tape_gives_the_gradients_that_burn_gives() {
     let start = start.with_values(moved.collect()).unwrap();
     let trainer = Trainer::new(&start, &device, &options);
     let gradients = |tape: Tape| {
-        let batch = [example(16, 0), example(16, 1)];
-        let lesson = trainer.diffusion.lesson(&batch, 16, &mut step_stream(0, 0)).unwrap();
-        let (_, gradients) = trainer.differentiate(lesson, tape).unwrap();
+        let (_, gradients) = trainer.differentiate(lesson(&trainer, 16), tape).unwrap();
         let values = vec![Vec::new(); start.iter().len()];
         let mut flat = Flat { gradients: &gradients, values };
         trainer.net.visit(&mut flat);
@@ -245,4 +254,79 @@ fn the_learning_rate_rises_stays_and_falls() {
     assert_eq!(rates, [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]);
     let constant = TrainingOptions { learning_rate: 1.0, ..self::options(3) };
     assert_eq!([0, 1, 2].map(|step| constant.rate(step)), [1.0; 3]);
+}
+
+#[test]
+fn a_proximal_term_adds_mu_times_the_way_gone_to_every_gradient() {
+    let (start, device) = (weights(8), Device::flex());
+    let options = TrainingOptions { proximal_mu: 0.5, ..options(1) };
+    let moved = start.iter().map(|(_, v)| v.iter().map(|v| v * 1.5 + 0.25).collect());
+    let moved = start.with_values(moved.collect()).unwrap();
+    let mut trainer = Trainer::new(&start, &device, &options);
+    trainer.net = Unet::new(&moved, &trainer.device);
+    let flat = |gradients: &GradientsParams| {
+        let mut flat = Flat { gradients, values: vec![Vec::new(); start.iter().len()] };
+        trainer.net.visit(&mut flat);
+        flat.values
+    };
+    let (_, mut gradients) = trainer.differentiate(lesson(&trainer, 8), Tape::off()).unwrap();
+    let plain = flat(&gradients);
+    trainer.anchor.as_ref().unwrap().pull(&trainer.net, &mut gradients, 0.5);
+    for ((plain, pulled), (_, base)) in plain.iter().zip(flat(&gradients)).zip(start.iter()) {
+        for ((plain, pulled), base) in plain.iter().zip(pulled).zip(base) {
+            let expected = plain + 0.5 * (base * 0.5 + 0.25);
+            assert!((pulled - expected).abs() < 1e-5 * expected.abs().max(1.0));
+        }
+    }
+    // What the step did not use is pulled too.
+    let mut none = GradientsParams::new();
+    trainer.anchor.as_ref().unwrap().pull(&trainer.net, &mut none, 0.5);
+    assert!(flat(&none).iter().flatten().any(|&pull| pull != 0.0));
+}
+
+#[test]
+fn a_proximal_term_keeps_a_training_near_its_start_and_shows_from_the_second_step() {
+    let way = |proximal_mu: f64, steps: usize| {
+        let options = TrainingOptions { proximal_mu, gradient_norm_max: 1e6, ..options(steps) };
+        let trained = run(16, &options).0;
+        let start = weights(16);
+        let pairs = trained.iter().zip(start.iter()).flat_map(|((_, a), (_, b))| a.iter().zip(b));
+        pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
+    };
+    assert_eq!(way(50.0, 1), way(0.0, 1));
+    assert!(way(50.0, 8) < 0.5 * way(0.0, 8), "{} {}", way(50.0, 8), way(0.0, 8));
+}
+
+#[test]
+fn every_kind_of_prediction_and_weight_trains_and_the_same_bytes_come_again() {
+    for (prediction, loss_weight) in [
+        (Prediction::Epsilon, LossWeight::MinSnr),
+        (Prediction::Sample, LossWeight::Uniform),
+        (Prediction::Direct, LossWeight::MinSnr),
+    ] {
+        let spec = weights(16).spec().clone();
+        let spec = ModelSpec { prediction, noise_region: NoiseRegion::Full, ..spec };
+        let start = Weights::init(&spec, 5).unwrap();
+        let options = TrainingOptions { loss_weight, condition_drop: 0.5, ..options(3) };
+        let trained = || {
+            let mut next = |step: usize| Ok(vec![example(16, step as u64), example(16, 9)]);
+            train(&start, &Device::flex(), &options, &mut next, &mut go).unwrap()
+        };
+        let (weights, summary) = trained();
+        assert!(summary.loss_mean.is_finite());
+        assert_eq!(summary.loss_by_noise[3].is_none(), prediction == Prediction::Direct);
+        assert_eq!(
+            checkpoint::to_bytes(&trained().0).unwrap(),
+            checkpoint::to_bytes(&weights).unwrap()
+        );
+    }
+}
+
+#[test]
+fn options_out_of_range_are_refused_by_name() {
+    let refuse = |options: TrainingOptions| options.validate().unwrap_err().to_string();
+    let drop = TrainingOptions { condition_drop: 1.1, ..options(1) };
+    assert!(refuse(drop).contains("condition_drop"));
+    let mu = TrainingOptions { proximal_mu: f64::NAN, ..options(1) };
+    assert!(refuse(mu).contains("proximal_mu"));
 }

@@ -1,0 +1,124 @@
+//! What is done to all gradients of a step together, before the optimiser has them.
+//!
+//! Visitors over the network's parameters: nothing here knows a loss or an optimiser.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor};
+
+use crate::model::unet::Unet;
+
+/// The sum of the squares of all gradients. `[1, 1]` on the plain device.
+pub fn square_norm(net: &Unet, gradients: &GradientsParams, device: &Device) -> Tensor<2> {
+    let total = Tensor::zeros([1, 1], &device.clone().inner());
+    let mut squares = Squares { gradients, total };
+    net.visit(&mut squares);
+    squares.total
+}
+
+/// Multiplies every gradient by one factor.
+pub fn scale(net: &Unet, gradients: &mut GradientsParams, factor: f64) {
+    net.visit(&mut Scale { gradients, factor });
+}
+
+/// Moves the gradients that `from` has to `to`.
+pub fn transfer(net: &Unet, from: &mut GradientsParams, to: &mut GradientsParams) {
+    net.visit(&mut Transfer { from, to });
+}
+
+/// Where a round began: the parameters of its base model, on the plain device.
+#[derive(Debug)]
+pub struct Anchor {
+    parameters: Vec<Tensor<1>>,
+}
+
+impl Anchor {
+    /// The parameters of `net` as they are.
+    pub fn new(net: &Unet) -> Anchor {
+        let mut collect = Collect { parameters: Vec::new() };
+        net.visit(&mut collect);
+        Anchor { parameters: collect.parameters }
+    }
+
+    /// Adds the gradient of mu / 2 |w - w_base|^2, which keeps a site near the model that all began
+    /// from (FedProx: Li et al. 2020, arXiv 1812.06127, eq. 2).
+    pub fn pull(&self, net: &Unet, gradients: &mut GradientsParams, mu: f64) {
+        net.visit(&mut Pull { base: self.parameters.iter(), gradients, mu });
+    }
+}
+
+struct Squares<'a> {
+    gradients: &'a GradientsParams,
+    total: Tensor<2>,
+}
+
+impl ModuleVisitor for Squares<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            let count = gradient.shape().num_elements();
+            let flat: Tensor<2> = gradient.reshape([1, count]);
+            self.total = self.total.clone() + (flat.clone() * flat).sum_dim(1);
+        }
+    }
+}
+
+struct Scale<'a> {
+    gradients: &'a mut GradientsParams,
+    factor: f64,
+}
+
+impl ModuleVisitor for Scale<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+            self.gradients.register(param.id, gradient * self.factor);
+        }
+    }
+}
+
+struct Transfer<'a> {
+    from: &'a mut GradientsParams,
+    to: &'a mut GradientsParams,
+}
+
+impl ModuleVisitor for Transfer<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.from.remove::<D>(param.id) {
+            self.to.register(param.id, gradient);
+        }
+    }
+}
+
+struct Collect {
+    parameters: Vec<Tensor<1>>,
+}
+
+impl ModuleVisitor for Collect {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let values = param.val().inner();
+        let count = values.shape().num_elements();
+        self.parameters.push(values.reshape([count]));
+    }
+}
+
+/// Visits parameters in the order in which [`Collect`] did.
+struct Pull<'a> {
+    base: std::slice::Iter<'a, Tensor<1>>,
+    gradients: &'a mut GradientsParams,
+    mu: f64,
+}
+
+impl ModuleVisitor for Pull<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(base) = self.base.next() {
+            let here = param.val().inner();
+            let shape = here.dims();
+            let pull = (here - base.clone().reshape(shape)) * self.mu;
+            // A parameter that the step did not use has no gradient, and is pulled all the same.
+            let gradient = match self.gradients.remove::<D>(param.id) {
+                Some(gradient) => gradient + pull,
+                None => pull,
+            };
+            self.gradients.register(param.id, gradient);
+        }
+    }
+}

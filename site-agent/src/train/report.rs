@@ -1,0 +1,104 @@
+//! What a training came to, in numbers that may leave a site: no number here belongs to one slice.
+
+use serde::{Deserialize, Serialize};
+
+/// One step, as it is told to whoever watches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Steps done, from 1.
+    pub step: usize,
+    /// Steps to do.
+    pub steps: usize,
+    /// Examples seen so far.
+    pub examples: u64,
+    /// The loss of this step.
+    pub loss: f64,
+    /// The norm of the gradient before it was scaled.
+    pub gradient_norm: f64,
+}
+
+/// A whole training in a few numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingSummary {
+    /// Steps done.
+    pub steps: usize,
+    /// Examples seen, with repetition: the weight of this update in an average.
+    pub examples: u64,
+    /// The mean loss of all steps.
+    pub loss_mean: f64,
+    /// The mean loss of the first quarter of the steps.
+    pub loss_first_quarter: f64,
+    /// The mean loss of the last quarter of the steps.
+    pub loss_last_quarter: f64,
+    /// The mean loss by how noisy x_t was: the quarters of the diffusion's T steps, least noise first;
+    /// none where no slice was drawn.
+    pub loss_by_noise: [Option<f64>; 4],
+    /// The median norm of the gradient before it was scaled.
+    pub gradient_norm_p50: f64,
+    /// The norm that 99 of 100 gradients stay below.
+    pub gradient_norm_p99: f64,
+}
+
+/// The losses of slices, added up by the quarter of the diffusion that their step is in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quarters {
+    losses: [f64; 4],
+    shares: [f64; 4],
+}
+
+impl Quarters {
+    /// Adds a slice's part of a batch's loss; `share` is the part of the batch's pixels it has.
+    pub fn add(&mut self, timestep: usize, timesteps: usize, loss: f64, share: f64) {
+        let quarter = (4 * timestep / timesteps.max(1)).min(3);
+        self.losses[quarter] += loss;
+        self.shares[quarter] += share;
+    }
+
+    /// The mean loss of each quarter, none where no pixel counted.
+    pub fn means(&self) -> [Option<f64>; 4] {
+        let mean = |i: usize| (self.shares[i] > 0.0).then(|| self.losses[i] / self.shares[i]);
+        [0, 1, 2, 3].map(mean)
+    }
+}
+
+/// What the steps come to; there is at least one.
+pub fn summary(reports: &[StepReport], quarters: &Quarters) -> TrainingSummary {
+    let mean = |part: &[StepReport]| {
+        part.iter().map(|report| report.loss).sum::<f64>() / part.len().max(1) as f64
+    };
+    let quarter = reports.len().div_ceil(4);
+    let mut norms: Vec<f64> = reports.iter().map(|report| report.gradient_norm).collect();
+    norms.sort_by(f64::total_cmp);
+    let rank = |percent: usize| {
+        let rank = (norms.len() * percent).div_ceil(100).max(1);
+        norms.get(rank - 1).copied().unwrap_or_default()
+    };
+    TrainingSummary {
+        steps: reports.len(),
+        examples: reports.last().map_or(0, |report| report.examples),
+        loss_mean: mean(reports),
+        loss_first_quarter: mean(&reports[..quarter]),
+        loss_last_quarter: mean(&reports[reports.len() - quarter..]),
+        loss_by_noise: quarters.means(),
+        gradient_norm_p50: rank(50),
+        gradient_norm_p99: rank(99),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_averaged_by_quarters_of_the_diffusion_and_by_pixels_that_count() {
+        let mut quarters = Quarters::default();
+        for (t, loss, share) in
+            [(0, 0.5, 0.25), (249, 0.1, 0.75), (250, 0.2, 0.1), (999, 0.3, 0.5), (999, 0.0, 0.0)]
+        {
+            quarters.add(t, 1000, loss, share);
+        }
+        let [first, second, third, last] = quarters.means();
+        assert!((first.unwrap() - 0.6).abs() < 1e-12 && (second.unwrap() - 2.0).abs() < 1e-12);
+        assert!(third.is_none() && (last.unwrap() - 0.6).abs() < 1e-12);
+    }
+}
