@@ -156,8 +156,8 @@ proptest! {
                 Baseline::Harmonic | Baseline::Mean | Baseline::Mirror => lowest,
                 Baseline::Zero | Baseline::Biharmonic => 0.0,
             };
-            for i in 0..hidden.len() {
-                if hidden[i] {
+            for (i, &is_hidden) in hidden.iter().enumerate() {
+                if is_hidden {
                     let value = found.voxels[i];
                     prop_assert!(least - 1e-2 <= value && value <= highest + 1e-2, "{value}");
                 } else {

@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(overall[0].scores.psnr.mean, 5.0);
         assert_eq!(overall[0].scores.mae.sd, 6_f64.sqrt());
         let [low, high] = overall[1].scores.mse.interval_95.unwrap();
-        assert!(4.0 <= low && low < 10.0 && 10.0 < high && high <= 16.0);
+        assert!((4.0..10.0).contains(&low) && 10.0 < high && high <= 16.0);
     }
 
     #[test]

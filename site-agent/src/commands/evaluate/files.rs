@@ -1,5 +1,8 @@
 //! `evaluate --prediction`: scores one scan that any tool has inpainted, by its files alone. It needs
 //! no model and knows no cohort.
+//!
+//! The challenge's package casts voxels to the type of the file first, so it cuts off the fractions
+//! that a file of integers has by its slope; here a voxel is what its file says.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
