@@ -37,9 +37,10 @@ fn a_study_that_lost_results_makes_those_again_and_says_the_same_to_the_byte() {
     let first = study(out);
     let summary: serde_json::Value = serde_json::from_str(&first).unwrap();
     let arms = summary["arms"].as_array().unwrap();
-    assert_eq!(arms.iter().map(|a| a["name"].as_str().unwrap()).collect::<Vec<_>>(), [
-        "pooled", "fedavg", "alone"
-    ]);
+    assert_eq!(
+        arms.iter().map(|a| a["name"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["pooled", "fedavg", "alone"]
+    );
     for arm in arms {
         // The initial model and two rounds, at two sites.
         let curve = arm["curve"].as_array().unwrap();
@@ -48,7 +49,8 @@ fn a_study_that_lost_results_makes_those_again_and_says_the_same_to_the_byte() {
         assert!(scores.map(|s| s.as_f64().unwrap()).filter(|s| *s > 0.0).count() == 6, "{arm}");
     }
     let outputs = ["report.md", "scores.csv", "summary.json", "curves.png", "sites.png"];
-    let before: Vec<Vec<u8>> = outputs.iter().map(|o| std::fs::read(out.join(o)).unwrap()).collect();
+    let before: Vec<Vec<u8>> =
+        outputs.iter().map(|o| std::fs::read(out.join(o)).unwrap()).collect();
     assert!(before[3].starts_with(b"\x89PNG") && before[4].starts_with(b"\x89PNG"));
     // An initial model, and two of each model: pooled, federated, one per site.
     assert_eq!(files(&models).len(), 9);

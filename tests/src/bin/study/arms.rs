@@ -170,7 +170,8 @@ async fn federated_round(
         parts.extend([site.name.as_str(), site.training.key.as_str()]);
     }
     let key = Key::of("federated round", &parts);
-    let path = study.shop.result("models", &format!("{}-r{round:04}", plan.name), &key, "safetensors");
+    let path =
+        study.shop.result("models", &format!("{}-r{round:04}", plan.name), &key, "safetensors");
     if path.exists() {
         let sites = study.data.sites.len() as u64;
         study.shop.advance(u64::from(run.training.steps) * sites, false);
@@ -193,16 +194,17 @@ async fn federated_round(
         contributions.push(done??);
     }
     let (from, to) = (base.path.clone(), path.clone());
+    let updates: Vec<PathBuf> = contributions.iter().map(|c| c.weights.clone()).collect();
     tokio::task::spawn_blocking(move || aggregate(&from, &contributions, &to)).await??;
+    for update in updates {
+        std::fs::remove_file(&update).with_context(|| update.display().to_string())?;
+    }
     Ok(Model { path, key })
 }
 
-/// Makes the round's model of its updates as the coordinator does, and removes them.
+/// Makes the round's model of its updates as the coordinator does.
 fn aggregate(base: &Path, contributions: &[Contribution], out: &Path) -> anyhow::Result<()> {
     fedavg::average(base, contributions, out)?;
-    for Contribution { weights, .. } in contributions {
-        std::fs::remove_file(weights).with_context(|| weights.display().to_string())?;
-    }
     Ok(())
 }
 
@@ -271,8 +273,7 @@ pub(crate) fn data_args(study: &Study) -> Vec<String> {
     let DataPlan { contrasts, label_scheme, .. } = &study.plan.data;
     let cache = text(&study.shop.path("cache"));
     let contrasts = contrasts.join(",");
-    let args =
-        ["--contrasts", &contrasts, "--label-scheme", label_scheme, "--cache", &cache];
+    let args = ["--contrasts", &contrasts, "--label-scheme", label_scheme, "--cache", &cache];
     args.map(str::to_owned).to_vec()
 }
 

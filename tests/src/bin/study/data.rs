@@ -151,7 +151,8 @@ async fn split(
         part: String,
     }
     let out = shop.scratch(&format!("{name}-split"), &Key::of("split", &[name.as_str()]));
-    let mut args = ["data", "split", &text(folder), "--out", &text(&out)].map(str::to_owned).to_vec();
+    let mut args =
+        ["data", "split", &text(folder), "--out", &text(&out)].map(str::to_owned).to_vec();
     let (held_out, contrasts) = (plan.held_out.to_string(), plan.contrasts.join(","));
     let more = ["--held-out", &held_out, "--salt", &plan.split_salt, "--contrasts", &contrasts];
     args.extend(more.iter().chain(&["--label-scheme", &plan.label_scheme]).map(|&s| s.to_owned()));

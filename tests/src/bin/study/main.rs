@@ -16,6 +16,7 @@ mod results;
 mod shop;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -71,10 +72,11 @@ async fn main() -> ExitCode {
         )),
     };
     match outcome {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(text) => match writeln!(std::io::stdout(), "{text}") {
+            Ok(()) => ExitCode::SUCCESS,
+            // A reader that has seen enough has closed the pipe.
+            Err(_) => ExitCode::FAILURE,
+        },
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -27,34 +27,55 @@ const TITLE: u32 = 20;
 /// The part of a site's room that its bars take.
 const BARS: f64 = 0.8;
 
+/// Colours that people who see few of them tell apart, too (Okabe and Ito 2008).
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(120, 120, 120),
+];
+
+/// Marks of the axis of rounds.
+const ROUND_MARKS_MAX: usize = 11;
+
 type Canvas<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
 /// The mean over sites of every arm by round, on a logarithmic axis, and the mean fill for comparison.
 pub(crate) fn curves(title: &str, results: &Results) -> anyhow::Result<Vec<u8>> {
-    let curves = results.arms.iter().map(|arm| {
-        let points = arm.curve.iter().map(|(round, scores)| (f64::from(*round), scores.mean));
-        (arm.name.as_str(), points.collect::<Vec<_>>())
-    });
-    let curves: Vec<(&str, Vec<(f64, f64)>)> = curves.collect();
-    let errors = || curves.iter().flat_map(|(_, points)| points.iter().map(|(_, e)| *e));
-    let fill = results.mean_fill.mean;
     // A logarithm needs something above 0.
-    let low = errors().fold(fill, f64::min).max(1e-9) * 0.8;
-    let high = errors().fold(fill, f64::max).max(1e-8) * 1.25;
-    let rounds = curves.iter().flat_map(|(_, p)| p.iter().map(|(r, _)| *r)).fold(1.0, f64::max);
+    let log = |error: f64| error.max(1e-9).log10();
+    let curves: Vec<(&str, Vec<(f64, f64)>)> = results
+        .arms
+        .iter()
+        .map(|arm| {
+            let points = arm.curve.iter().map(|(r, scores)| (f64::from(*r), log(scores.mean)));
+            (arm.name.as_str(), points.collect())
+        })
+        .collect();
+    let points = || curves.iter().flat_map(|(_, points)| points.iter().copied());
+    let fill = log(results.mean_fill.mean);
+    let low = points().map(|(_, error)| error).fold(fill, f64::min) - 0.05;
+    let high = points().map(|(_, error)| error).fold(fill, f64::max) + 0.05;
+    let rounds = points().map(|(round, _)| round).fold(1.0, f64::max);
     draw(|canvas| {
         let mut chart = ChartBuilder::on(canvas)
             .caption(title, (FONT, TITLE))
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(84)
-            .build_cartesian_2d(0.0..rounds, (low..high).log_scale())?;
+            .build_cartesian_2d(0.0..rounds, low..high)?;
         chart
             .configure_mesh()
             .label_style((FONT, TEXT))
+            .max_light_lines(0)
+            .x_labels((rounds as usize + 1).min(ROUND_MARKS_MAX))
+            .x_label_formatter(&|round| format!("{round:.0}"))
             .x_desc("round")
             .y_desc("error: masked MSE, mean over sites")
-            .y_label_formatter(&|error| format!("{error:.4}"))
+            .y_label_formatter(&|error| format!("{:.4}", 10_f64.powf(*error)))
             .draw()?;
         let dashes = [(0.0, fill), (rounds, fill)];
         chart
@@ -62,8 +83,9 @@ pub(crate) fn curves(title: &str, results: &Results) -> anyhow::Result<Vec<u8>> 
             .label("mean fill")
             .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], BLACK));
         for (i, (name, points)) in curves.iter().enumerate() {
-            let colour = Palette99::pick(i).to_rgba();
-            let line = LineSeries::new(points.iter().copied(), colour.stroke_width(2)).point_size(3);
+            let colour = COLOURS[i % COLOURS.len()];
+            let line =
+                LineSeries::new(points.iter().copied(), colour.stroke_width(2)).point_size(3);
             chart.draw_series(line)?.label(*name).legend(move |(x, y)| {
                 PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
             });
@@ -89,13 +111,14 @@ pub(crate) fn sites(title: &str, results: &Results) -> anyhow::Result<Vec<u8>> {
             .configure_mesh()
             .label_style((FONT, TEXT))
             .disable_x_mesh()
+            .max_light_lines(0)
             .x_labels(0)
             .y_desc("error: masked MSE")
             .y_label_formatter(&|error| format!("{error:.4}"))
             .draw()?;
         let width = BARS / results.arms.len() as f64;
         for (i, arm) in results.arms.iter().enumerate() {
-            let colour = Palette99::pick(i).to_rgba();
+            let colour = COLOURS[i % COLOURS.len()];
             let bars = arm.last().mse.iter().enumerate().map(|(site, error)| {
                 let left = site as f64 + (1.0 - BARS) / 2.0 + width * i as f64;
                 Rectangle::new([(left, 0.0), (left + width, *error)], colour.filled())
@@ -105,7 +128,8 @@ pub(crate) fn sites(title: &str, results: &Results) -> anyhow::Result<Vec<u8>> {
             });
         }
         let fills = fill.mse.iter().enumerate().map(|(site, error)| {
-            let (left, right) = (site as f64 + (1.0 - BARS) / 2.0, site as f64 + (1.0 + BARS) / 2.0);
+            let (left, right) =
+                (site as f64 + (1.0 - BARS) / 2.0, site as f64 + (1.0 + BARS) / 2.0);
             PathElement::new([(left, *error), (right, *error)], BLACK.stroke_width(2))
         });
         let line = |(x, y)| PathElement::new([(x, y), (x + 18, y)], BLACK.stroke_width(2));

@@ -42,7 +42,7 @@ pub(crate) fn markdown(plan: &StudyPlan, results: &Results, sites: &[String]) ->
         &format!(
             "{} rounds; model `{}` at {} pixels; contrasts {}; every held-out scan judged in {masks} \
              masks with {} sampling steps. The error is the mean squared error inside the mask, of \
-             intensities in [0, 1]; less is better. In brackets: 95 % bootstrap interval over patients.",
+             intensities in [0, 1]; less is better. In brackets: 95 % bootstrap interval over held-out cases.",
             plan.rounds,
             plan.model.preset,
             plan.model.image_size,
@@ -70,8 +70,7 @@ fn main_table(text: &mut String, results: &Results) {
     let fixed = ["arm", "steps", "mean error", "against pooled", "worst site"];
     let last = ["rounds to 95 % of the gain", "rounds to within 5 %", "MB per round and site"];
     let sites = results.sites.iter().map(String::as_str);
-    let head: Vec<String> =
-        fixed.into_iter().chain(sites).chain(last).map(str::to_owned).collect();
+    let head: Vec<String> = fixed.into_iter().chain(sites).chain(last).map(str::to_owned).collect();
     let plain = |name: &str, scores: &PerSite| {
         let mut cells = vec![name.to_owned(), String::new(), error(scores.mean), String::new()];
         cells.push(worst(results, scores));
@@ -79,7 +78,8 @@ fn main_table(text: &mut String, results: &Results) {
         cells.extend(last.map(|_| String::new()));
         cells
     };
-    let start = [plain("(initial model)", &results.initial), plain("(mean fill)", &results.mean_fill)];
+    let start =
+        [plain("(initial model)", &results.initial), plain("(mean fill)", &results.mean_fill)];
     let arms = results.arms.iter().map(|arm| arm_row(results, arm));
     grid(text, &head, arms.chain(start));
 }
@@ -87,9 +87,10 @@ fn main_table(text: &mut String, results: &Results) {
 fn arm_row(results: &Results, arm: &ArmResult) -> Vec<String> {
     let scores = arm.last();
     let round = |round: Option<u32>| round.map_or("never".to_owned(), |round| round.to_string());
-    let against = arm.excess.map_or(String::new(), |Interval { value, low, high }| {
+    let against = arm.excess.map_or(String::new(), |Interval { value, bounds }| {
         let percent = |part: f64| format!("{:+.1}", part * 100.0);
-        format!("{} % [{}, {}]", percent(value), percent(low), percent(high))
+        let bounds = bounds.map(|(low, high)| format!(" [{}, {}]", percent(low), percent(high)));
+        format!("{} %{}", percent(value), bounds.unwrap_or_default())
     });
     let mut cells = vec![
         arm.name.clone(),

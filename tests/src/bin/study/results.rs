@@ -17,6 +17,9 @@ const TOLERANCE: f64 = 0.05;
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 2_000;
 
+/// The fewest held-out cases of a site that an interval is drawn from.
+const CASES_MIN: usize = 3;
+
 /// The part of the resamples outside of an interval, on either side.
 const TAIL: f64 = 0.025;
 
@@ -72,13 +75,13 @@ pub(crate) struct ArmResult {
     pub(crate) rounds_to_equal: Option<u32>,
 }
 
-/// A value and where it lies with 95 % confidence: patients of every site drawn again with
-/// replacement, the same for both arms (paired, percentile bootstrap).
+/// A value and where it lies with 95 % confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Interval {
     pub(crate) value: f64,
-    pub(crate) low: f64,
-    pub(crate) high: f64,
+    /// Of the percentile bootstrap: held-out cases of every site drawn again with replacement, the
+    /// same for both arms. None where a site has fewer than [`CASES_MIN`], which say nothing of others.
+    pub(crate) bounds: Option<(f64, f64)>,
 }
 
 impl ArmResult {
@@ -104,9 +107,8 @@ pub(crate) fn results(
     judged: &[Judged],
 ) -> Results {
     let start: Vec<&Judged> = judged.iter().filter(|j| j.arm.is_none()).collect();
-    let per_site = |of: fn(&Scan) -> f64| {
-        PerSite::of(start.iter().map(|j| mean_of(&j.scans, of)).collect())
-    };
+    let per_site =
+        |of: fn(&Scan) -> f64| PerSite::of(start.iter().map(|j| mean_of(&j.scans, of)).collect());
     let (initial, mean_fill) = (per_site(|s| s.mse), per_site(|s| s.mse_mean_fill));
     let curves: Vec<_> = (0..arms.len()).map(|arm| curve(&initial, judged, arm)).collect();
     let pooled = reference.map(|arm| &curves[arm][curves[arm].len() - 1].1);
@@ -142,9 +144,9 @@ fn curve(initial: &PerSite, judged: &[Judged], arm: usize) -> Vec<(u32, PerSite)
     for j in judged.iter().filter(|j| j.arm == Some(arm) && serves(j)) {
         rounds.entry(j.round).or_default().insert(j.site, mean_of(&j.scans, |s| s.mse));
     }
-    let later = rounds.into_iter().map(|(round, sites)| {
-        (round, PerSite::of(sites.into_values().collect()))
-    });
+    let later = rounds
+        .into_iter()
+        .map(|(round, sites)| (round, PerSite::of(sites.into_values().collect())));
     [(0, initial.clone())].into_iter().chain(later).collect()
 }
 
@@ -183,19 +185,22 @@ fn excess(arm: &[&[Scan]], reference: &[&[Scan]]) -> Interval {
         arm.iter().zip(reference).map(|(a, r)| by_case(a, r)).collect();
     let all = pairs.iter().map(|site| (0..site.len()).collect()).collect::<Vec<Vec<usize>>>();
     let value = ratio(&pairs, &all) - 1.0;
+    let is_enough = pairs.iter().all(|site| site.len() >= CASES_MIN);
+    Interval { value, bounds: is_enough.then(|| bounds(&pairs)) }
+}
+
+/// The middle 95 % of what resampled cases say.
+fn bounds(pairs: &[Vec<(f64, f64)>]) -> (f64, f64) {
     let mut random = SplitMix(1);
+    let mut draw = |site: &Vec<(f64, f64)>| -> Vec<usize> {
+        site.iter().map(|_| random.below(site.len())).collect()
+    };
     let mut resampled: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            let drawn: Vec<Vec<usize>> = pairs
-                .iter()
-                .map(|site| site.iter().map(|_| random.below(site.len())).collect())
-                .collect();
-            ratio(&pairs, &drawn) - 1.0
-        })
+        .map(|_| ratio(pairs, &pairs.iter().map(&mut draw).collect::<Vec<_>>()) - 1.0)
         .collect();
     resampled.sort_by(f64::total_cmp);
     let quantile = |part: f64| resampled[((RESAMPLES - 1) as f64 * part).round() as usize];
-    Interval { value, low: quantile(TAIL), high: quantile(1.0 - TAIL) }
+    (quantile(TAIL), quantile(1.0 - TAIL))
 }
 
 /// The mean error of every case under both, over its scans and masks.

@@ -148,7 +148,12 @@ impl Shop {
         let output = command.args(args).stdin(Stdio::null()).kill_on_drop(true).output().await?;
         if !output.status.success() {
             let (verb, stderr) = (args.first(), String::from_utf8_lossy(&output.stderr));
-            bail!("{TOOL} {} ended with {}: {}", verb.map_or("", |v| v), output.status, stderr.trim_end());
+            bail!(
+                "{TOOL} {} ended with {}: {}",
+                verb.map_or("", |v| v),
+                output.status,
+                stderr.trim_end()
+            );
         }
         Ok(String::from_utf8(output.stdout)?)
     }

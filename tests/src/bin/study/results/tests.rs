@@ -12,7 +12,13 @@ fn scans(values: &[f64]) -> Vec<Scan> {
     values.iter().enumerate().map(scan).collect()
 }
 
-fn judged(arm: Option<usize>, owner: Option<usize>, round: u32, site: usize, mse: &[f64]) -> Judged {
+fn judged(
+    arm: Option<usize>,
+    owner: Option<usize>,
+    round: u32,
+    site: usize,
+    mse: &[f64],
+) -> Judged {
     Judged { arm, owner, round, site, scans: scans(mse) }
 }
 
@@ -72,12 +78,21 @@ fn a_site_alone_counts_with_its_own_model_and_the_others_are_in_a_table_of_their
 
 #[test]
 fn an_interval_holds_the_value_and_is_a_point_where_every_patient_says_the_same() {
-    let same = excess(&[&scans(&[0.2, 0.4])], &[&scans(&[0.1, 0.2])]);
-    assert!(close(same.low, 1.0) && close(same.high, 1.0) && close(same.value, 1.0), "{same:?}");
+    let same = excess(&[&scans(&[0.2, 0.4, 0.6])], &[&scans(&[0.1, 0.2, 0.3])]);
+    let (low, high) = same.bounds.unwrap();
+    assert!(close(low, 1.0) && close(high, 1.0) && close(same.value, 1.0), "{same:?}");
     let arm: Vec<f64> = (0..20).map(|i| 0.1 + 0.01 * f64::from(i % 7)).collect();
     let reference: Vec<f64> = (0..20).map(|i| 0.1 + 0.01 * f64::from(i % 5)).collect();
-    let Interval { value, low, high } = excess(&[&scans(&arm)], &[&scans(&reference)]);
+    let Interval { value, bounds } = excess(&[&scans(&arm)], &[&scans(&reference)]);
+    let (low, high) = bounds.unwrap();
     assert!(low < value && value < high, "{low} {value} {high}");
     // The standard error of the mean difference is about 0.006 of 0.12.
     assert!((0.05..0.4).contains(&(high - low)), "{low} {high}");
+}
+
+#[test]
+fn two_cases_of_a_site_are_too_few_for_an_interval() {
+    let (two, three) = (scans(&[0.2, 0.4]), scans(&[0.1, 0.2, 0.3]));
+    assert!(excess(&[&three], &[&three]).bounds.is_some());
+    assert!(excess(&[&three, &two], &[&three, &two]).bounds.is_none());
 }
