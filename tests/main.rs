@@ -9,6 +9,7 @@ mod agents;
 mod aggregation;
 mod house;
 mod refusals;
+mod study;
 mod trainer;
 
 /// A plan of `rounds` rounds for `sites` sites, with the limits tests need.

@@ -28,7 +28,10 @@ pub struct Args {
     /// The site's name, from which random draws follow.
     #[arg(long, default_value = "alone")]
     site: SiteName,
-    /// How many rounds. By default as many as the plan has.
+    /// The number of the first round, to go on from the model of the round before it.
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    first_round: u32,
+    /// How many rounds. By default those that the plan has from the first on.
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
     /// The trained model's file. Beside it, NAME.split.json says which scans trained.
@@ -53,7 +56,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     cohort.survey(&|| false, &mut |done, total| output::advance(&bar, done, total))?;
     bar.finish_and_clear();
     let bar = output::bar("training");
-    for number in 1..=args.rounds.unwrap_or(plan.rounds) {
+    let first = args.first_round;
+    let rounds = args.rounds.unwrap_or(plan.rounds.saturating_sub(first - 1));
+    for number in first..first.saturating_add(rounds) {
         let mut progress = |Progress { step, steps, .. }: Progress| {
             output::advance(&bar, step as usize, steps as usize);
         };

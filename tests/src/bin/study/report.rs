@@ -1,0 +1,130 @@
+//! What people and programs get: a CSV of every score, a Markdown table, a JSON summary. No patient is
+//! named in any of them.
+
+use std::fmt::Write;
+
+use anyhow::Context;
+
+use crate::judge::Judged;
+use crate::plan::{ArmKind, StudyPlan};
+use crate::results::{ArmResult, Interval, PerSite, Results};
+
+/// Every score: a row per model and site.
+pub(crate) fn csv(plan: &StudyPlan, judged: &[Judged]) -> anyhow::Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let head = ["arm", "owner", "round", "site", "scans", "mse", "ssim", "mse_mean_fill"];
+    writer.write_record(head)?;
+    for Judged { arm, owner, round, site, scans } in judged {
+        let mean = |of: fn(&crate::judge::Scan) -> f64| {
+            (scans.iter().map(of).sum::<f64>() / scans.len().max(1) as f64).to_string()
+        };
+        let name = |site: usize| plan.sites[site].name.to_string();
+        writer.write_record([
+            arm.map_or("initial".to_owned(), |arm| plan.arms[arm].name.to_string()),
+            owner.map_or(String::new(), name),
+            round.to_string(),
+            name(*site),
+            scans.len().to_string(),
+            mean(|s| s.mse),
+            mean(|s| s.ssim),
+            mean(|s| s.mse_mean_fill),
+        ])?;
+    }
+    writer.into_inner().context("the CSV")
+}
+
+/// The report, with the plots beside it.
+pub(crate) fn markdown(plan: &StudyPlan, results: &Results, sites: &[String]) -> String {
+    let mut text = format!("# {}\n\n", plan.title);
+    let masks = plan.evaluation.masks.len();
+    line(
+        &mut text,
+        &format!(
+            "{} rounds; model `{}` at {} pixels; contrasts {}; every held-out scan judged in {masks} \
+             masks with {} sampling steps. The error is the mean squared error inside the mask, of \
+             intensities in [0, 1]; less is better. In brackets: 95 % bootstrap interval over held-out cases.",
+            plan.rounds,
+            plan.model.preset,
+            plan.model.image_size,
+            plan.data.contrasts.join(", "),
+            plan.evaluation.steps,
+        ),
+    );
+    line(&mut text, &format!("Sites: {}.", sites.join("; ")));
+    main_table(&mut text, results);
+    for (arm, table) in &results.elsewhere {
+        line(&mut text, &format!("What a model of `{arm}` is worth at the other sites:"));
+        let head: Vec<String> = [vec!["model of".to_owned()], results.sites.clone()].concat();
+        let rows = table.iter().enumerate().map(|(owner, errors)| {
+            let cells = errors.iter().map(|e| error(*e));
+            [results.sites[owner].clone()].into_iter().chain(cells).collect()
+        });
+        grid(&mut text, &head, rows);
+    }
+    line(&mut text, "![error by round](curves.png)");
+    line(&mut text, "![error by site](sites.png)");
+    text
+}
+
+fn main_table(text: &mut String, results: &Results) {
+    let fixed = ["arm", "steps", "mean error", "against pooled", "worst site"];
+    let last = ["rounds to 95 % of the gain", "rounds to within 5 %", "MB per round and site"];
+    let sites = results.sites.iter().map(String::as_str);
+    let head: Vec<String> = fixed.into_iter().chain(sites).chain(last).map(str::to_owned).collect();
+    let plain = |name: &str, scores: &PerSite| {
+        let mut cells = vec![name.to_owned(), String::new(), error(scores.mean), String::new()];
+        cells.push(worst(results, scores));
+        cells.extend(scores.mse.iter().map(|e| error(*e)));
+        cells.extend(last.map(|_| String::new()));
+        cells
+    };
+    let start =
+        [plain("(initial model)", &results.initial), plain("(mean fill)", &results.mean_fill)];
+    let arms = results.arms.iter().map(|arm| arm_row(results, arm));
+    grid(text, &head, arms.chain(start));
+}
+
+fn arm_row(results: &Results, arm: &ArmResult) -> Vec<String> {
+    let scores = arm.last();
+    let round = |round: Option<u32>| round.map_or("never".to_owned(), |round| round.to_string());
+    let against = arm.excess.map_or(String::new(), |Interval { value, bounds }| {
+        let percent = |part: f64| format!("{:+.1}", part * 100.0);
+        let bounds = bounds.map(|(low, high)| format!(" [{}, {}]", percent(low), percent(high)));
+        format!("{} %{}", percent(value), bounds.unwrap_or_default())
+    });
+    let mut cells = vec![
+        arm.name.clone(),
+        arm.steps.to_string(),
+        error(scores.mean),
+        against,
+        worst(results, scores),
+    ];
+    cells.extend(scores.mse.iter().map(|e| error(*e)));
+    let mb = if arm.kind == ArmKind::Federated { arm.mb_per_round } else { 0.0 };
+    cells.extend([round(arm.rounds_to_gain), round(arm.rounds_to_equal), format!("{mb:.1}")]);
+    cells
+}
+
+fn worst(results: &Results, scores: &PerSite) -> String {
+    format!("{} {}", results.sites[scores.worst], error(scores.mse[scores.worst]))
+}
+
+fn error(mse: f64) -> String {
+    format!("{mse:.5}")
+}
+
+/// A paragraph.
+fn line(text: &mut String, paragraph: &str) {
+    text.push_str(paragraph);
+    text.push_str("\n\n");
+}
+
+/// A Markdown table.
+fn grid(text: &mut String, head: &[String], rows: impl Iterator<Item = Vec<String>>) {
+    let rule = vec!["---".to_owned(); head.len()];
+    for cells in [head.to_vec(), rule].into_iter().chain(rows) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+    text.push('\n');
+}

@@ -1,0 +1,248 @@
+//! What the scores say: per site, on average, at the worst site, against pooling. Pure: numbers in,
+//! numbers out; the bootstrap's draws follow from a fixed seed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::judge::{Judged, Scan};
+use crate::plan::ArmKind;
+
+/// The part of the pooled model's gain that counts as having learnt what there is.
+const GAIN: f64 = 0.95;
+
+/// How much worse than pooled counts as equal.
+const TOLERANCE: f64 = 0.05;
+
+/// Resamples of the bootstrap.
+const RESAMPLES: usize = 2_000;
+
+/// The fewest held-out cases of a site that an interval is drawn from.
+const CASES_MIN: usize = 3;
+
+/// The part of the resamples outside of an interval, on either side.
+const TAIL: f64 = 0.025;
+
+/// What an arm is, as far as its results need it.
+#[derive(Clone, Debug)]
+pub(crate) struct ArmFacts {
+    pub(crate) name: String,
+    pub(crate) kind: ArmKind,
+    /// Optimiser steps of each model, or of each site's part of one.
+    pub(crate) steps: u64,
+    /// What every site receives and sends in a round.
+    pub(crate) bytes_per_round: u64,
+}
+
+/// A study's results.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Results {
+    /// The sites, in the plan's order.
+    pub(crate) sites: Vec<String>,
+    /// The model that all arms begin from.
+    pub(crate) initial: PerSite,
+    /// Painting the mean of the brain around.
+    pub(crate) mean_fill: PerSite,
+    pub(crate) arms: Vec<ArmResult>,
+    /// Arms of one model per site: `elsewhere[arm][owner][site]`, after the last round.
+    pub(crate) elsewhere: BTreeMap<String, Vec<Vec<f64>>>,
+}
+
+/// One number per site: the mean squared error on a scale of 0 to 1, inside the mask.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct PerSite {
+    pub(crate) mse: Vec<f64>,
+    /// Mean over the sites, each the same.
+    pub(crate) mean: f64,
+    /// The worst site's place.
+    pub(crate) worst: usize,
+}
+
+/// What came of an arm.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ArmResult {
+    pub(crate) name: String,
+    pub(crate) kind: ArmKind,
+    pub(crate) steps: u64,
+    pub(crate) mb_per_round: f64,
+    /// After which round, and how good then; the first is the initial model, round 0.
+    pub(crate) curve: Vec<(u32, PerSite)>,
+    /// How much worse than the pooled arm in the end, of its error: 0.05 is 5 %.
+    pub(crate) excess: Option<Interval>,
+    /// The first judged round with 95 % of the pooled arm's gain over the initial model.
+    pub(crate) rounds_to_gain: Option<u32>,
+    /// The first judged round within 5 % of the pooled arm's last error.
+    pub(crate) rounds_to_equal: Option<u32>,
+}
+
+/// A value and where it lies with 95 % confidence.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Interval {
+    pub(crate) value: f64,
+    /// Of the percentile bootstrap: held-out cases of every site drawn again with replacement, the
+    /// same for both arms. None where a site has fewer than [`CASES_MIN`], which say nothing of others.
+    pub(crate) bounds: Option<(f64, f64)>,
+}
+
+impl ArmResult {
+    /// How good it is in the end.
+    pub(crate) fn last(&self) -> &PerSite {
+        // A curve has at least the initial model.
+        &self.curve[self.curve.len() - 1].1
+    }
+}
+
+impl PerSite {
+    fn of(mse: Vec<f64>) -> PerSite {
+        let worst = (0..mse.len()).max_by(|&a, &b| mse[a].total_cmp(&mse[b])).unwrap_or(0);
+        PerSite { mean: mean(&mse), worst, mse }
+    }
+}
+
+/// The results of the arms from the judgements of their models.
+pub(crate) fn results(
+    sites: Vec<String>,
+    arms: &[ArmFacts],
+    reference: Option<usize>,
+    judged: &[Judged],
+) -> Results {
+    let start: Vec<&Judged> = judged.iter().filter(|j| j.arm.is_none()).collect();
+    let per_site =
+        |of: fn(&Scan) -> f64| PerSite::of(start.iter().map(|j| mean_of(&j.scans, of)).collect());
+    let (initial, mean_fill) = (per_site(|s| s.mse), per_site(|s| s.mse_mean_fill));
+    let curves: Vec<_> = (0..arms.len()).map(|arm| curve(&initial, judged, arm)).collect();
+    let pooled = reference.map(|arm| &curves[arm][curves[arm].len() - 1].1);
+    let results = arms.iter().enumerate().map(|(arm, facts)| {
+        let first = |limit: f64| {
+            curves[arm].iter().find(|(_, scores)| scores.mean <= limit).map(|(round, _)| *round)
+        };
+        let ArmFacts { name, kind, steps, bytes_per_round } = facts.clone();
+        ArmResult {
+            name,
+            kind,
+            steps,
+            mb_per_round: bytes_per_round as f64 / 1e6,
+            curve: curves[arm].clone(),
+            excess: reference.map(|reference| excess(&own(judged, arm), &own(judged, reference))),
+            rounds_to_gain: pooled
+                .and_then(|p| first(initial.mean - GAIN * (initial.mean - p.mean))),
+            rounds_to_equal: pooled.and_then(|p| first(p.mean * (1.0 + TOLERANCE))),
+        }
+    });
+    let arms_results = results.collect();
+    let elsewhere = elsewhere(&sites, arms, judged);
+    Results { sites, initial, mean_fill, arms: arms_results, elsewhere }
+}
+
+/// Whether a judgement is of the model that serves the site: the one of all, or the site's own.
+fn serves(judged: &Judged) -> bool {
+    judged.owner.is_none_or(|owner| owner == judged.site)
+}
+
+fn curve(initial: &PerSite, judged: &[Judged], arm: usize) -> Vec<(u32, PerSite)> {
+    let mut rounds: BTreeMap<u32, BTreeMap<usize, f64>> = BTreeMap::new();
+    for j in judged.iter().filter(|j| j.arm == Some(arm) && serves(j)) {
+        rounds.entry(j.round).or_default().insert(j.site, mean_of(&j.scans, |s| s.mse));
+    }
+    let later = rounds
+        .into_iter()
+        .map(|(round, sites)| (round, PerSite::of(sites.into_values().collect())));
+    [(0, initial.clone())].into_iter().chain(later).collect()
+}
+
+/// The last judgement of an arm at every site, by the model that serves it.
+fn own(judged: &[Judged], arm: usize) -> Vec<&[Scan]> {
+    let all = || judged.iter().filter(|j| j.arm == Some(arm) && serves(j));
+    let last = all().map(|j| j.round).max();
+    let mut found: Vec<&Judged> = all().filter(|j| Some(j.round) == last).collect();
+    found.sort_by_key(|j| j.site);
+    found.into_iter().map(|j| j.scans.as_slice()).collect()
+}
+
+fn elsewhere(
+    sites: &[String],
+    arms: &[ArmFacts],
+    judged: &[Judged],
+) -> BTreeMap<String, Vec<Vec<f64>>> {
+    let mut tables = BTreeMap::new();
+    for (arm, facts) in arms.iter().enumerate().filter(|(_, facts)| facts.kind == ArmKind::Alone) {
+        let all = || judged.iter().filter(|j| j.arm == Some(arm));
+        let last = all().map(|j| j.round).max();
+        let mut table = vec![vec![f64::NAN; sites.len()]; sites.len()];
+        for j in all().filter(|j| Some(j.round) == last) {
+            if let Some(owner) = j.owner {
+                table[owner][j.site] = mean_of(&j.scans, |s| s.mse);
+            }
+        }
+        tables.insert(facts.name.clone(), table);
+    }
+    tables
+}
+
+/// How much worse `arm` is than `reference`, both by site, of the reference's error.
+fn excess(arm: &[&[Scan]], reference: &[&[Scan]]) -> Interval {
+    let pairs: Vec<Vec<(f64, f64)>> =
+        arm.iter().zip(reference).map(|(a, r)| by_case(a, r)).collect();
+    let all = pairs.iter().map(|site| (0..site.len()).collect()).collect::<Vec<Vec<usize>>>();
+    let value = ratio(&pairs, &all) - 1.0;
+    let is_enough = pairs.iter().all(|site| site.len() >= CASES_MIN);
+    Interval { value, bounds: is_enough.then(|| bounds(&pairs)) }
+}
+
+/// The middle 95 % of what resampled cases say.
+fn bounds(pairs: &[Vec<(f64, f64)>]) -> (f64, f64) {
+    let mut random = SplitMix(1);
+    let mut draw = |site: &Vec<(f64, f64)>| -> Vec<usize> {
+        site.iter().map(|_| random.below(site.len())).collect()
+    };
+    let mut resampled: Vec<f64> = (0..RESAMPLES)
+        .map(|_| ratio(pairs, &pairs.iter().map(&mut draw).collect::<Vec<_>>()) - 1.0)
+        .collect();
+    resampled.sort_by(f64::total_cmp);
+    let quantile = |part: f64| resampled[((RESAMPLES - 1) as f64 * part).round() as usize];
+    (quantile(TAIL), quantile(1.0 - TAIL))
+}
+
+/// The mean error of every case under both, over its scans and masks.
+fn by_case(arm: &[Scan], reference: &[Scan]) -> Vec<(f64, f64)> {
+    let cases: BTreeSet<&str> = arm.iter().map(|s| s.case.as_str()).collect();
+    let of = |scans: &[Scan], case: &str| {
+        mean(&scans.iter().filter(|s| s.case == case).map(|s| s.mse).collect::<Vec<_>>())
+    };
+    cases.into_iter().map(|case| (of(arm, case), of(reference, case))).collect()
+}
+
+/// The means over sites of means over the `drawn` cases, one by the other.
+fn ratio(pairs: &[Vec<(f64, f64)>], drawn: &[Vec<usize>]) -> f64 {
+    let side = |of: fn(&(f64, f64)) -> f64| {
+        let site = |(site, drawn): (&Vec<(f64, f64)>, &Vec<usize>)| {
+            mean(&drawn.iter().map(|&i| of(&site[i])).collect::<Vec<_>>())
+        };
+        mean(&pairs.iter().zip(drawn).map(site).collect::<Vec<_>>())
+    };
+    side(|pair| pair.0) / side(|pair| pair.1)
+}
+
+fn mean_of(scans: &[Scan], value: fn(&Scan) -> f64) -> f64 {
+    mean(&scans.iter().map(value).collect::<Vec<_>>())
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014): enough to draw cases, the same on every machine.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        // The bias of a remainder by a few hundred is below 1e-16.
+        ((z ^ (z >> 31)) % bound.max(1) as u64) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests;

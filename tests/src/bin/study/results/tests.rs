@@ -1,0 +1,98 @@
+//! Results of scores that were made up so that the answer is known.
+
+use super::*;
+
+fn scans(values: &[f64]) -> Vec<Scan> {
+    let scan = |(i, mse): (usize, &f64)| Scan {
+        case: format!("P-{i}"),
+        ssim: 0.5,
+        mse: *mse,
+        mse_mean_fill: 0.2,
+    };
+    values.iter().enumerate().map(scan).collect()
+}
+
+fn judged(
+    arm: Option<usize>,
+    owner: Option<usize>,
+    round: u32,
+    site: usize,
+    mse: &[f64],
+) -> Judged {
+    Judged { arm, owner, round, site, scans: scans(mse) }
+}
+
+fn facts(name: &str, kind: ArmKind) -> ArmFacts {
+    ArmFacts { name: name.into(), kind, steps: 10, bytes_per_round: 2_500_000 }
+}
+
+/// Two sites; pooled, federated, alone; initial 1.0 everywhere.
+fn study() -> Results {
+    let arms = [
+        facts("pooled", ArmKind::Pooled),
+        facts("fedavg", ArmKind::Federated),
+        facts("alone", ArmKind::Alone),
+    ];
+    let mut all = vec![judged(None, None, 0, 0, &[1.0, 1.0]), judged(None, None, 0, 1, &[1.0])];
+    for (round, pooled, fed) in [(5, 0.2, 0.5), (10, 0.1, 0.12), (15, 0.1, 0.104)] {
+        for site in 0..2 {
+            all.push(judged(Some(0), None, round, site, &[pooled, pooled]));
+            all.push(judged(Some(1), None, round, site, &[fed, fed]));
+        }
+    }
+    for owner in 0..2 {
+        for site in 0..2 {
+            let mse = if owner == site { 0.15 + 0.1 * site as f64 } else { 0.9 };
+            all.push(judged(Some(2), Some(owner), 15, site, &[mse]));
+        }
+    }
+    results(vec!["north".into(), "south".into()], &arms, Some(0), &all)
+}
+
+fn close(a: f64, b: f64) -> bool {
+    (a - b).abs() < 1e-12
+}
+
+#[test]
+fn rounds_to_the_gain_and_to_equality_are_the_first_judged_ones_that_reach_them() {
+    let results = study();
+    // 95 % of a gain of 0.9 is an error of 0.145; 5 % above pooled is 0.105.
+    let fed = &results.arms[1];
+    assert_eq!((fed.rounds_to_gain, fed.rounds_to_equal), (Some(10), Some(15)));
+    let pooled = &results.arms[0];
+    assert_eq!((pooled.rounds_to_gain, pooled.rounds_to_equal), (Some(10), Some(10)));
+    let alone = &results.arms[2];
+    assert_eq!((alone.rounds_to_gain, alone.rounds_to_equal), (None, None));
+    assert!(close(fed.excess.unwrap().value, 0.04) && close(fed.mb_per_round, 2.5));
+    assert!(close(results.mean_fill.mean, 0.2));
+}
+
+#[test]
+fn a_site_alone_counts_with_its_own_model_and_the_others_are_in_a_table_of_their_own() {
+    let results = study();
+    let alone = results.arms[2].last();
+    assert!(close(alone.mse[0], 0.15) && close(alone.mse[1], 0.25) && close(alone.mean, 0.2));
+    assert_eq!(alone.worst, 1);
+    assert_eq!(results.elsewhere["alone"][0][1], 0.9);
+}
+
+#[test]
+fn an_interval_holds_the_value_and_is_a_point_where_every_patient_says_the_same() {
+    let same = excess(&[&scans(&[0.2, 0.4, 0.6])], &[&scans(&[0.1, 0.2, 0.3])]);
+    let (low, high) = same.bounds.unwrap();
+    assert!(close(low, 1.0) && close(high, 1.0) && close(same.value, 1.0), "{same:?}");
+    let arm: Vec<f64> = (0..20).map(|i| 0.1 + 0.01 * f64::from(i % 7)).collect();
+    let reference: Vec<f64> = (0..20).map(|i| 0.1 + 0.01 * f64::from(i % 5)).collect();
+    let Interval { value, bounds } = excess(&[&scans(&arm)], &[&scans(&reference)]);
+    let (low, high) = bounds.unwrap();
+    assert!(low < value && value < high, "{low} {value} {high}");
+    // The standard error of the mean difference is about 0.006 of 0.12.
+    assert!((0.05..0.4).contains(&(high - low)), "{low} {high}");
+}
+
+#[test]
+fn two_cases_of_a_site_are_too_few_for_an_interval() {
+    let (two, three) = (scans(&[0.2, 0.4]), scans(&[0.1, 0.2, 0.3]));
+    assert!(excess(&[&three], &[&three]).bounds.is_some());
+    assert!(excess(&[&three, &two], &[&three, &two]).bounds.is_none());
+}

@@ -1,0 +1,103 @@
+//! The study: it goes on where it was, says the same again, and its federated arm is a federation.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fedpaint_proto::names::{Blob, Digest};
+use fedpaint_proto::v1;
+use fedpaint_tests::lab::{AgentOptions, Lab};
+use fedpaint_tests::process::run;
+
+const SMOKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/studies/smoke.toml");
+
+/// Runs the smoke study in `out` and gives its summary.
+fn study(out: &Path) -> String {
+    let out = out.display().to_string();
+    run("study", &["--plan", SMOKE, "--out", &out, "--jobs", "2", "--json"]).unwrap()
+}
+
+/// The files of a folder of the study, by name.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|p| p.is_file()).map(|p| (p.clone(), std::fs::read(p).unwrap())).collect()
+}
+
+/// The one file in `folder` whose name begins so.
+fn one(folder: &Path, begins: &str) -> PathBuf {
+    let is_it = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with(begins);
+    let found: Vec<PathBuf> = files(folder).into_keys().filter(is_it).collect();
+    assert_eq!(found.len(), 1, "{begins}: {found:?}");
+    found[0].clone()
+}
+
+#[test]
+fn a_study_that_lost_results_makes_those_again_and_says_the_same_to_the_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, models) = (folder.path(), folder.path().join("models"));
+    let first = study(out);
+    let summary: serde_json::Value = serde_json::from_str(&first).unwrap();
+    let arms = summary["arms"].as_array().unwrap();
+    assert_eq!(
+        arms.iter().map(|a| a["name"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["pooled", "fedavg", "alone"]
+    );
+    for arm in arms {
+        // The initial model and two rounds, at two sites.
+        let curve = arm["curve"].as_array().unwrap();
+        assert_eq!(curve.len(), 3, "{arm}");
+        let scores = curve.iter().flat_map(|point| point[1]["mse"].as_array().unwrap());
+        assert!(scores.map(|s| s.as_f64().unwrap()).filter(|s| *s > 0.0).count() == 6, "{arm}");
+    }
+    let outputs = ["report.md", "scores.csv", "summary.json", "curves.png", "sites.png"];
+    let before: Vec<Vec<u8>> =
+        outputs.iter().map(|o| std::fs::read(out.join(o)).unwrap()).collect();
+    assert!(before[3].starts_with(b"\x89PNG") && before[4].starts_with(b"\x89PNG"));
+    // An initial model, and two of each model: pooled, federated, one per site.
+    assert_eq!(files(&models).len(), 9);
+    assert!(files(&out.join("updates")).is_empty(), "an average's updates are removed");
+
+    let all = files(&models);
+    std::fs::remove_file(one(&models, "fedavg-r0001-")).unwrap();
+    std::fs::remove_file(one(&models, "alone-north-r0002-")).unwrap();
+    std::fs::remove_dir_all(out.join("scores")).unwrap();
+    assert_eq!(study(out), first);
+    assert_eq!(files(&models), all);
+    for (output, before) in outputs.iter().zip(&before) {
+        assert!(std::fs::read(out.join(output)).unwrap() == *before, "{output} has changed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_federated_arm_makes_the_bytes_of_a_federation_of_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("study");
+    study(&out);
+    let models = out.join("models");
+    let initial = one(&models, "initial-");
+    let bytes = std::fs::read(&initial).unwrap();
+    let base = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
+    let plan = std::fs::read_to_string(one(&out.join("plans"), "fedavg-")).unwrap();
+
+    let lab = Lab::start(&folder.path().join("lab")).unwrap();
+    let sites = ["north", "south"];
+    for site in sites {
+        lab.enroll(site).unwrap();
+    }
+    lab.create_run("brain", &plan, &initial, base).await.unwrap();
+    let data = "label_scheme = \"brats2023\"\ncontrasts = [\"t1n\"]\nheld_out = 0.0\n";
+    let options = AgentOptions { data: data.into(), ..AgentOptions::default() };
+    let cases = std::fs::read_dir(out.join("data")).unwrap().map(|entry| entry.unwrap().path());
+    let cases: Vec<PathBuf> = cases.collect();
+    let mut agents = Vec::new();
+    for site in sites {
+        let begins = format!("{site}-training-");
+        let is_its = |p: &&PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with(&begins);
+        let patients = cases.iter().find(is_its).unwrap();
+        agents.push(lab.start_agent(site, patients, &options).unwrap());
+    }
+    let finished = lab.watch("brain", |run, _| run.state() == v1::RunState::Finished).await;
+    let (done, _) = finished.unwrap_or_else(|e| panic!("{e}\n{}", agents[0].log().unwrap()));
+    let published = Blob::try_from(&done.model.unwrap()).unwrap().digest;
+    let studied = std::fs::read(one(&models, "fedavg-r0002-")).unwrap();
+    assert_eq!(published, Digest::of(&studied));
+}
