@@ -147,8 +147,10 @@ impl Unet {
         let (count, size) = (batch.timesteps.len(), spec.image_size);
         let timesteps: Vec<f64> = batch.timesteps.iter().map(|&t| t as f64).collect();
         let time = embed_timesteps(&timesteps, spec.channels);
-        let mut withheld: Vec<f32> = batch.unconditional.into_iter().map(f32::from).collect();
-        withheld.resize(count, 0.0);
+        let withheld = match batch.unconditional {
+            none if none.is_empty() => vec![0.0; count],
+            some => some.into_iter().map(f32::from).collect(),
+        };
         let planes = TensorData::new(batch.planes, [count, IN_CHANNELS, size, size]);
         let time = TensorData::new(time, [count, spec.channels]);
         let conditions = TensorData::new(batch.conditions, [count, CONDITION_LEN]);

@@ -15,7 +15,8 @@ pub struct Args {
     /// The model's file.
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// The state dict's file, for safetensors.torch.load_file.
+    /// The state dict's file, for safetensors.torch.load_file. A network that has no null condition loads
+    /// it with strict=False.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
