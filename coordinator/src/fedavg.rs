@@ -117,10 +117,10 @@ pub fn average(base: &Path, contributions: &[Contribution], out: &Path) -> Resul
 /// If there are no examples, a file does not fit the base, a number is not finite, or the disk fails.
 pub fn aggregate(job: &Job, out: &Path) -> Result<Aggregate<Written>, Error> {
     let files = files(&job.plan, out);
-    let made = write(job, &files);
+    let made = write(job, &files)?.finish();
     if made.is_err() {
         for file in files.parts() {
-            // Most of them were never there; if one stays, the next start empties the folder.
+            // Not all of them came to be, and the disk fails: the error that is told is the first.
             let _ = std::fs::remove_file(file);
         }
     }
@@ -150,7 +150,8 @@ fn files(plan: &AggregationPlan, out: &Path) -> Aggregate<PathBuf> {
     }
 }
 
-fn write(job: &Job, files: &Aggregate<PathBuf>) -> Result<Aggregate<Written>, Error> {
+/// Computes every tensor; no file has its name yet.
+fn write(job: &Job, files: &Aggregate<PathBuf>) -> Result<Outputs, Error> {
     let mut base = Tensors::open(&job.previous.model, "the base model")?;
     let mut sites = Sites::open(&job.contributions)?;
     let Aggregate { ema, momentum, second_moment, .. } = &job.previous;
@@ -192,7 +193,7 @@ fn write(job: &Job, files: &Aggregate<PathBuf>) -> Result<Aggregate<Written>, Er
             }
         }
     }
-    outputs.finish()
+    Ok(outputs)
 }
 
 /// A file in the making.

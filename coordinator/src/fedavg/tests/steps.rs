@@ -175,11 +175,11 @@ fn an_average_of_one_site_is_its_bytes_whatever_is_kept_beside_it() {
     let base = base(folder.path(), 4);
     let part = contribution(folder.path(), "mayo", &[0.1, -0.0, 1e-42, f32::MAX], 3);
     let plan = AggregationPlan::default();
-    let previous = Aggregate::of(base.clone());
+    let previous = Aggregate::of(base);
     let job = Job { plan, committed: 4, previous, contributions: vec![part] };
     let made = aggregate(&job, &folder.path().join("out")).unwrap();
     let bits = |values: Vec<f64>| values.iter().map(|v| (*v as f32).to_bits()).collect::<Vec<_>>();
-    let expected = [0.1, -0.0, 1e-42, f32::MAX].map(|v| f64::from(v)).to_vec();
+    let expected = [0.1, -0.0, 1e-42, f32::MAX].map(f64::from).to_vec();
     assert_eq!(bits(read(&made.model.path)), bits(expected));
     assert_ne!(made.ema.unwrap().blob, made.model.blob);
 }
