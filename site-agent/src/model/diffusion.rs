@@ -81,11 +81,11 @@ impl Diffusion {
             Some(*kept)
         };
         let alpha_bar = betas(spec.schedule, spec.timesteps).into_iter().scan(1.0, product);
-        Diffusion {
-            alpha_bar: alpha_bar.collect(),
-            prediction: spec.prediction,
-            region: spec.noise_region,
+        let mut alpha_bar: Vec<f64> = alpha_bar.collect();
+        if spec.zero_terminal_snr {
+            end_in_noise(&mut alpha_bar);
         }
+        Diffusion { alpha_bar, prediction: spec.prediction, region: spec.noise_region }
     }
 
     /// The number of steps T.
@@ -201,6 +201,15 @@ fn betas(schedule: Schedule, timesteps: usize) -> Vec<f64> {
         }
     };
     (0..timesteps).map(beta).collect()
+}
+
+/// Shifts and stretches sqrt(ab) so that the last is 0 and the first stays (Lin et al. 2024, arXiv
+/// 2305.08891, algorithm 1).
+fn end_in_noise(alpha_bar: &mut [f64]) {
+    let (first, last) = (alpha_bar[0].sqrt(), alpha_bar[alpha_bar.len() - 1].sqrt());
+    for value in alpha_bar {
+        *value = ((value.sqrt() - last) * first / (first - last)).powi(2);
+    }
 }
 
 /// One step per example: example i draws from the i-th part of `0..timesteps`, so that every batch
