@@ -16,7 +16,10 @@ use crate::data::mask;
 use crate::data::nifti::header::FileGeometry;
 use crate::data::volume::Volume;
 use crate::metrics::{self, Scored, Scores};
-use crate::model::sampler::{self, Prompt, SampleError, SampleOptions};
+use crate::model::sampler;
+use crate::model::sampler::options::SampleOptions;
+use crate::model::sampler::paint::SampleError;
+use crate::model::sampler::prompt::Prompt;
 use crate::model::weights::Weights;
 
 /// Why a model cannot be judged. Texts name files and cases of the site.
@@ -60,14 +63,8 @@ pub enum Error {
 /// Whom a model is judged on, and how it paints.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Names the masks and the noise.
-    pub seed: u64,
-    /// Sampling steps.
-    pub steps: usize,
-    /// Samples that are averaged.
-    pub samples: usize,
-    /// Slices per network call.
-    pub batch: usize,
+    /// How it paints. The seed names the masks too.
+    pub sampling: SampleOptions,
     /// Judges on every patient and not only on those held out.
     pub all: bool,
 }
@@ -169,7 +166,8 @@ pub fn evaluate<E: From<Error>>(
         let lesion = exam.lesion.as_deref();
         for (&contrast, image) in &exam.images {
             let named = |source| Error::Mask { case: case.name.clone(), source };
-            let masks = inpaint::evaluation_masks(image, lesion, &case.patient, options.seed);
+            let masks =
+                inpaint::evaluation_masks(image, lesion, &case.patient, options.sampling.seed);
             let masks = masks.map_err(named)?;
             let scan = Held { case, contrast, image };
             let result = paint(weights, device, &scan, &masks, options)?;
@@ -215,10 +213,9 @@ fn paint(
         .filter(|(z, _)| is_scored(**z))
         .map(|(&z, example)| Prompt::of(example, z as u64))
         .collect();
-    let Options { seed, steps, samples, batch, .. } = *options;
-    let sampling = SampleOptions { steps, samples, seed, batch };
     let mut go_on = |_, _| ControlFlow::Continue(());
-    let mut slices = sampler::sample(weights, device, &prompts, &sampling, &mut go_on)?.into_iter();
+    let mut slices =
+        sampler::sample(weights, device, &prompts, &options.sampling, &mut go_on)?.into_iter();
     let predictions: Vec<Vec<f32>> = job
         .slices()
         .iter()

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::options::{ComputeOptions, DataOptions, load_model};
 use super::output::{self, Format};
+use super::sampling::SamplingArgs;
 use crate::cohort::Cohort;
 use crate::data::nifti::{self};
 use crate::data::volume::Volume;
@@ -28,15 +29,6 @@ pub struct Args {
     /// Judge on every patient, also on those that train.
     #[arg(long)]
     all: bool,
-    /// Sampling steps.
-    #[arg(long, default_value_t = 25)]
-    steps: usize,
-    /// Samples that are averaged.
-    #[arg(long, value_name = "K", default_value_t = 1)]
-    samples: usize,
-    /// Names masks and noise: two models are judged on the same masks.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
     /// Also write every inpainted scan, its mask, and `panel.png` into this folder.
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
@@ -45,6 +37,8 @@ pub struct Args {
     output: Format,
     #[command(flatten)]
     data: DataOptions,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     #[command(flatten)]
     compute: ComputeOptions,
 }
@@ -64,8 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let cohort = Cohort::discover(&args.data.settings()?)?;
     let (weights, model) = load_model(&args.model)?;
     let device = args.compute.open()?;
-    let &Args { all, steps, samples, seed, .. } = args;
-    let options = Options { seed, steps, samples, batch: SLICES_PER_CALL, all };
+    let options = Options { sampling: args.sampling.options(), all: args.all };
     let bar = output::bar("cases");
     cohort.survey(&|| false, &mut |done, total| output::advance(&bar, done, total))?;
     bar.finish_and_clear();
@@ -95,9 +88,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
-
-/// Slices per network call.
-pub const SLICES_PER_CALL: usize = 16;
 
 /// A row of the panel, kept until all are there.
 struct Tile {

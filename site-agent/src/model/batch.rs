@@ -9,4 +9,7 @@ pub struct Batch {
     pub timesteps: Vec<usize>,
     /// The condition of every slice. `[batch, 6]`
     pub conditions: Vec<f32>,
+    /// Whether a slice's condition is withheld, so that the model's null condition stands for it; empty
+    /// where none is. Whoever withholds it also clears the slice's region planes. `[batch]`
+    pub unconditional: Vec<bool>,
 }

@@ -274,6 +274,7 @@ mod tests {
             planes: (1..=2 * 9 * 32 * 32).map(|i| (0.05 * f64::from(i)).sin() as f32).collect(),
             timesteps: vec![7, 500],
             conditions: vec![1., 0., 0., 0., 0.25, 0., 0., 0., 0., 1., 0.5, 1.],
+            unconditional: Vec::new(),
         };
         let net = Unet::new(&weights, &device);
         let out = net.predict(batch, weights.spec(), &device, &mut Tape::off());

@@ -9,6 +9,7 @@ mod cli;
 mod data_check;
 mod dicom;
 mod fake;
+mod inpaint;
 mod preview;
 mod site;
 mod trainer;
