@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let cohort = Cohort::discover(&args.data.settings()?)?;
     let (weights, model) = load_model(&args.model)?;
     let device = args.compute.open()?;
-    let options = Options { sampling: args.sampling.options(), all: args.all };
+    let options = Options { sampling: args.sampling.options(weights.spec()), all: args.all };
     let bar = output::bar("cases");
     cohort.survey(&|| false, &mut |done, total| output::advance(&bar, done, total))?;
     bar.finish_and_clear();

@@ -92,7 +92,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let (map, mask_path) = paint_map(args, &scan.geometry)?;
     let tissues = map.regions().into_iter().filter_map(Tissue::of).collect();
     let (weights, model) = load_model(&args.model)?;
-    let options = args.sampling.options();
+    let options = args.sampling.options(weights.spec());
     options.check(weights.spec())?;
     let device = args.compute.open()?;
     let view = View {
@@ -162,7 +162,7 @@ fn check_outputs(args: &Args, is_series: bool) -> Result<()> {
         std.display()
     );
     ensure!(
-        args.sampling.options().samples > 1,
+        args.sampling.samples > 1,
         "one sample has no standard deviation: give --samples 2 or more"
     );
     Ok(())

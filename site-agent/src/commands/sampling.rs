@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::model::sampler::options::{Jumps, SampleOptions, Sampler, Spacing};
+use crate::model::spec::ModelSpec;
 
 /// Slices per network call.
 pub const SLICES_PER_CALL: usize = 16;
@@ -14,7 +15,8 @@ pub struct SamplingArgs {
     /// The way from noise to an image.
     #[arg(long, value_enum, default_value = "dpm-solver")]
     sampler: SamplerName,
-    /// Sampling steps. By default 10 of dpm-solver, 25 of ddim, 250 of repaint, 1000 of ddpm.
+    /// Sampling steps. By default 10 of dpm-solver, 25 of ddim, 250 of repaint, 1000 of ddpm, or as many
+    /// as a few-step model has.
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// Which steps of the diffusion these are. By default lambda for dpm-solver, else even.
@@ -22,7 +24,7 @@ pub struct SamplingArgs {
     spacing: Option<SpacingName>,
     /// Samples, whose mean is the result.
     #[arg(long, value_name = "K", default_value_t = 1)]
-    samples: usize,
+    pub samples: usize,
     /// How strongly to follow what is asked for: 1 is as trained, more exaggerates.
     #[arg(long, value_name = "W", default_value_t = 1.0)]
     guidance: f64,
@@ -68,11 +70,12 @@ enum SpacingName {
 }
 
 impl SamplingArgs {
-    /// The options that were typed, on top of those that the sampler commonly has.
-    pub fn options(&self) -> SampleOptions {
+    /// The options that were typed, on top of those that the sampler commonly has, in no more steps than
+    /// a model of this spec was trained at.
+    pub fn options(&self, spec: &ModelSpec) -> SampleOptions {
         let common = self.sampler.sampler().options();
         SampleOptions {
-            steps: self.steps.unwrap_or(common.steps),
+            steps: self.steps.unwrap_or(common.steps.min(spec.trained_timesteps)),
             spacing: self.spacing.map_or(common.spacing, SpacingName::spacing),
             samples: self.samples,
             seed: self.seed,
@@ -113,6 +116,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::model::spec::Preset;
 
     #[derive(Parser)]
     struct Typed {
@@ -121,7 +125,17 @@ mod tests {
     }
 
     fn typed(words: &[&str]) -> SampleOptions {
-        Typed::parse_from([&["x"], words].concat()).sampling.options()
+        let spec = ModelSpec::preset(Preset::Tiny);
+        Typed::parse_from([&["x"], words].concat()).sampling.options(&spec)
+    }
+
+    #[test]
+    fn a_few_step_model_is_painted_with_in_its_few_steps() {
+        let spec = ModelSpec { trained_timesteps: 4, ..ModelSpec::preset(Preset::Tiny) };
+        for name in ["ddpm", "ddim", "dpm-solver", "repaint"] {
+            let sampling = Typed::parse_from(["x", "--sampler", name]).sampling;
+            assert_eq!(sampling.options(&spec).steps, 4);
+        }
     }
 
     #[test]

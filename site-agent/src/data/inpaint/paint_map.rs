@@ -3,7 +3,6 @@
 
 use crate::data::compose::{KNOWN, code};
 use crate::data::example::Region;
-use crate::data::grid::bounding_box;
 use crate::data::labels;
 use crate::data::volume::Volume;
 
@@ -150,12 +149,9 @@ fn region_of(label: f32) -> Option<Region> {
 
 /// Grows each connected part of the boxes of one slice to its bounding box, until none grows.
 fn fill_boxes(codes: &mut [u8], boxed: &mut [bool], nx: usize, box_code: u8) {
-    let ny = codes.len() / nx;
     loop {
         let mut grows = false;
-        for part in parts(boxed, nx) {
-            let bounds = bounding_box([nx, ny, 1], |voxel| part[voxel]);
-            let Some([(left, right), (low, high), _]) = bounds else { continue };
+        for [(left, right), (low, high)] in bounds_of_parts(boxed, nx) {
             for voxel in (low..=high).flat_map(|y| y * nx + left..=y * nx + right) {
                 if codes[voxel] == KNOWN {
                     (codes[voxel], boxed[voxel], grows) = (box_code, true, true);
@@ -168,30 +164,31 @@ fn fill_boxes(codes: &mut [u8], boxed: &mut [bool], nx: usize, box_code: u8) {
     }
 }
 
-/// The parts of a plane that are connected by sides or corners.
-fn parts(plane: &[bool], nx: usize) -> Vec<Vec<bool>> {
+/// The first and last column and line of each part of a plane that is connected by sides or corners.
+fn bounds_of_parts(plane: &[bool], nx: usize) -> Vec<[(usize, usize); 2]> {
     let ny = plane.len() / nx;
     let mut left = plane.to_vec();
     let mut parts = Vec::new();
+    let mut waiting = Vec::new();
     for start in 0..plane.len() {
-        if !left[start] {
+        if !std::mem::take(&mut left[start]) {
             continue;
         }
-        let mut part = vec![false; plane.len()];
-        let mut waiting = vec![start];
-        left[start] = false;
-        while let Some(at) = waiting.pop() {
-            part[at] = true;
-            let (x, y) = (at % nx, at / nx);
+        let (x, y) = (start % nx, start / nx);
+        let [mut across, mut down] = [(x, x), (y, y)];
+        waiting.push((x, y));
+        while let Some((x, y)) = waiting.pop() {
+            across = (across.0.min(x), across.1.max(x));
+            down = (down.0.min(y), down.1.max(y));
             for y in y.saturating_sub(1)..=(y + 1).min(ny - 1) {
                 for x in x.saturating_sub(1)..=(x + 1).min(nx - 1) {
                     if std::mem::take(&mut left[y * nx + x]) {
-                        waiting.push(y * nx + x);
+                        waiting.push((x, y));
                     }
                 }
             }
         }
-        parts.push(part);
+        parts.push([across, down]);
     }
     parts
 }
