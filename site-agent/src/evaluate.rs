@@ -20,7 +20,10 @@ use crate::data::nifti::header::FileGeometry;
 use crate::data::volume::Volume;
 use crate::evaluate::report::{MethodScores, ScanScores};
 use crate::metrics::{self, Reference};
-use crate::model::sampler::{self, Prompt, SampleError, SampleOptions};
+use crate::model::sampler;
+use crate::model::sampler::options::SampleOptions;
+use crate::model::sampler::paint::SampleError;
+use crate::model::sampler::prompt::Prompt;
 use crate::model::spec::Prediction;
 use crate::model::weights::Weights;
 
@@ -71,14 +74,8 @@ pub enum Error {
 /// Whom a model is judged on, and how it paints.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Names the masks and the noise.
-    pub seed: u64,
-    /// Sampling steps.
-    pub steps: usize,
-    /// Samples that are averaged.
-    pub samples: usize,
-    /// Slices per network call.
-    pub batch: usize,
+    /// How it paints. The seed names the masks too.
+    pub sampling: SampleOptions,
     /// Judges on every patient and not only on those held out.
     pub all: bool,
     /// What the model is compared with.
@@ -145,7 +142,8 @@ pub fn evaluate<E: From<Error>>(
         let lesion = exam.lesion.as_deref();
         for (&contrast, image) in &exam.images {
             let named = |source| Error::Mask { case: case.name.clone(), source };
-            let masks = inpaint::evaluation_masks(image, lesion, &case.patient, options.seed);
+            let masks =
+                inpaint::evaluation_masks(image, lesion, &case.patient, options.sampling.seed);
             let masks = masks.map_err(named)?;
             let scan = Held { case, contrast, image };
             let (scored, result) = judge(painters, &scan, &masks, options)?;
@@ -181,7 +179,7 @@ fn judge(
     };
     let mut result = None;
     if let Some(model) = painters.model {
-        let painted = paint(model, painters.device, scan, masks, options)?;
+        let painted = paint(model, painters.device, scan, masks, &options.sampling)?;
         add(report::MODEL, &painted)?;
         result = Some(painted);
     }
@@ -189,8 +187,9 @@ fn judge(
         add(baseline.name(), &baselines::fill(baseline, &voided, &masks.void))?;
     }
     if let Some(twin) = painters.twin {
-        // It has no noise, so that a second sample would be the first again.
-        let once = Options { samples: 1, ..options.clone() };
+        // It has no noise: how to sample means nothing to it.
+        let SampleOptions { seed, batch, .. } = options.sampling;
+        let once = SampleOptions { seed, batch, ..SampleOptions::default() };
         add(report::TWIN, &paint(twin, painters.device, scan, masks, &once)?)?;
     }
     let (case, patient) = (case.name.clone(), case.patient.clone());
@@ -212,7 +211,7 @@ fn paint(
     device: &Device,
     scan: &Held<'_>,
     masks: &EvaluationMasks,
-    options: &Options,
+    sampling: &SampleOptions,
 ) -> Result<Volume, Error> {
     let Held { case, contrast, image } = *scan;
     let named = |source| Error::Inpaint { case: case.name.clone(), source };
@@ -231,10 +230,8 @@ fn paint(
         .filter(|(z, _)| is_scored(**z))
         .map(|(&z, example)| Prompt::of(example, z as u64))
         .collect();
-    let &Options { seed, steps, samples, batch, .. } = options;
-    let sampling = SampleOptions { steps, samples, seed, batch };
     let mut go_on = |_, _| ControlFlow::Continue(());
-    let mut slices = sampler::sample(weights, device, &prompts, &sampling, &mut go_on)?.into_iter();
+    let mut slices = sampler::sample(weights, device, &prompts, sampling, &mut go_on)?.into_iter();
     let predictions: Vec<Vec<f32>> = job
         .slices()
         .iter()

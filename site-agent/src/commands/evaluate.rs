@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::options::{ComputeOptions, DataOptions, load_model};
 use super::output::{self, Format};
+use super::sampling::SamplingArgs;
 use crate::baselines::Baseline;
 use crate::cohort::Cohort;
 use crate::data::nifti::{self};
@@ -58,15 +59,6 @@ pub struct Args {
     /// Judge on every patient, also on those that train.
     #[arg(long)]
     all: bool,
-    /// Sampling steps.
-    #[arg(long, default_value_t = 25)]
-    steps: usize,
-    /// Samples that are averaged.
-    #[arg(long, value_name = "K", default_value_t = 1)]
-    samples: usize,
-    /// Names masks and noise: two models are judged on the same masks.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
     /// Also write every inpainted scan, its mask, and `panel.png` into this folder.
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
@@ -77,6 +69,8 @@ pub struct Args {
     output: Format,
     #[command(flatten)]
     data: Option<DataOptions>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     #[command(flatten)]
     compute: ComputeOptions,
 }
@@ -120,9 +114,9 @@ fn run_on_cohort(args: &Args) -> Result<ExitCode> {
         model: model.as_ref().map(|(weights, _)| weights),
         twin: twin.as_ref().map(|(weights, _)| weights),
     };
-    let &Args { all, steps, samples, seed, .. } = args;
     let baselines = if args.no_baselines { Vec::new() } else { args.baselines.clone() };
-    let options = Options { seed, steps, samples, batch: SLICES_PER_CALL, all, baselines };
+    let sampling = args.sampling.options(painters.model.map(Weights::spec));
+    let options = Options { sampling, all: args.all, baselines };
     let scans = judge(&painters, &cohort, &options, args.save.as_deref())?;
     let patients = report::patients(&scans);
     let evaluation = Evaluation {

@@ -1,29 +1,37 @@
-//! `inpaint`: paints what a mask hides in one scan and writes it over the scan's own grid.
+//! `inpaint`: paints what a mask hides in one scan, or what a map of labels asks for, and writes it over
+//! the scan's own grid.
 
-use std::fs::File;
+mod names;
+mod sidecar;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::ValueEnum;
-use fedpaint_proto::names::Digest;
-use fedpaint_proto::note::ModelNote;
-use serde::{Deserialize, Serialize};
 
-use super::evaluate::{DESCRIPTION, SLICES_PER_CALL};
+use self::names::{ContrastName, Tissue, guess};
+use self::sidecar::{Sampling, Sidecar, digest_of_file};
+use super::evaluate::DESCRIPTION;
 use super::options::{ComputeOptions, load_model};
 use super::output;
-use crate::data::example::Region;
-use crate::data::inpaint::{InpaintJob, Task};
+use super::sampling::SamplingArgs;
+use crate::data::inpaint::paint_map::PaintMap;
+use crate::data::inpaint::spread::Spread;
+use crate::data::inpaint::{InpaintJob, View};
 use crate::data::layout::Contrast;
+use crate::data::nifti::header::FileGeometry;
 use crate::data::volume::Volume;
 use crate::data::{dicom, image, nifti};
-use crate::model::sampler::{self, Prompt, SampleOptions};
+use crate::model::sampler;
+use crate::model::sampler::prompt::Prompt;
 use crate::panel;
 
 /// Rows of the panel.
 const PANEL_ROWS: usize = 3;
+
+/// What goes into the header of a file of standard deviations.
+const STD_DESCRIPTION: &str = "SYNTHETIC standard deviation, fedpaint";
 
 /// Options of `inpaint`.
 #[derive(Debug, clap::Args)]
@@ -35,29 +43,30 @@ pub struct Args {
     #[arg(long, value_name = "FILE|DIR")]
     image: PathBuf,
     /// The mask on the scan's own grid: 0.5 and more is painted.
-    #[arg(long, value_name = "FILE")]
-    mask: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "labels")]
+    mask: Option<PathBuf>,
+    /// What to paint where, on the scan's own grid: 0 nothing, 1 healthy, 2 necrosis, 3 oedema,
+    /// 4 enhancing, 5 mixed, 6 a box in which the model draws the contour of --box-class itself.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["mask", "tissue"])]
+    labels: Option<PathBuf>,
     /// The painted scan, for a DICOM series a new folder; its settings go beside it as .json.
     #[arg(long, value_name = "FILE|DIR")]
     out: PathBuf,
+    /// Also write the standard deviation between the samples, voxel by voxel, in the scan's own units.
+    #[arg(long, value_name = "FILE")]
+    std: Option<PathBuf>,
     /// The scan's contrast. By default the image's name tells, as in `X-t1n.nii.gz`.
     #[arg(long, value_enum)]
     contrast: Option<ContrastName>,
-    /// What to paint.
+    /// What to paint under the mask.
     #[arg(long, value_enum, default_value = "healthy")]
     tissue: Tissue,
+    /// What the model draws in boxes. Models see boxes of one component in training, never of mixed.
+    #[arg(long, value_name = "TISSUE", value_enum, requires = "labels")]
+    box_class: Option<Tissue>,
     /// A lesion is visible outside the mask.
     #[arg(long)]
     lesion_visible: bool,
-    /// Sampling steps.
-    #[arg(long, default_value_t = 50)]
-    steps: usize,
-    /// Names the noise.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Samples that are averaged.
-    #[arg(long, value_name = "K", default_value_t = 1)]
-    samples: usize,
     /// The round that made the model, for the .json. By default the note beside the model tells, as
     /// `fedctl model export` writes it.
     #[arg(long, value_name = "N")]
@@ -66,106 +75,74 @@ pub struct Args {
     #[arg(long, value_name = "FILE.png")]
     panel: Option<PathBuf>,
     #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
     compute: ComputeOptions,
 }
 
-/// A contrast as it is typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ContrastName {
-    T1n,
-    T1c,
-    T2w,
-    T2f,
-}
-
-/// A tissue as it is typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Tissue {
-    Healthy,
-    Necrosis,
-    Oedema,
-    Enhancing,
-    Mixed,
-}
-
-/// What is written beside the painted scan.
-#[derive(Serialize)]
-struct Sidecar {
-    synthetic: bool,
-    program: &'static str,
-    version: &'static str,
-    model: Digest,
-    /// Null if nobody told.
-    round: Option<u32>,
-    /// The digest of the mask's file.
-    mask: Digest,
-    contrast: Contrast,
-    tissue: Tissue,
-    lesion_visible: bool,
-    seed: u64,
-    sampler: &'static str,
-    steps: usize,
-    samples: usize,
-}
-
-/// Paints and writes the scan, its sidecar and the panel.
+/// Paints and writes the scan, its sidecar, the deviation and the panel.
 ///
 /// # Errors
-/// If a file cannot be used or the mask does not lie on the scan's grid.
+/// If a file cannot be used, the model cannot paint so, or mask or map do not lie on the scan's grid.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    ensure!(args.out != args.image, "--out is the image itself: choose another name");
     let contrast = contrast(args)?;
     let is_series = args.image.is_dir();
-    ensure!(!is_series || !args.out.exists(), "{} exists: name a new folder", args.out.display());
+    check_outputs(args, is_series)?;
     let scan = image::read(&args.image)?;
-    let mask = nifti::read_mask(&args.mask, &scan.geometry)?;
+    let (map, mask_path) = paint_map(args, &scan.geometry)?;
+    let tissues = map.regions().into_iter().filter_map(Tissue::of).collect();
     let (weights, model) = load_model(&args.model)?;
+    let options = args.sampling.options(Some(weights.spec()));
+    options.check(weights.spec())?;
     let device = args.compute.open()?;
-    let task = Task {
+    let view = View {
         contrast: contrast as usize,
-        region: args.tissue.region(),
         is_lesion_visible: args.lesion_visible,
         size: weights.spec().image_size,
     };
     let job =
-        InpaintJob::new(&scan.volume, &mask, &task).context("the scan cannot be inpainted")?;
+        InpaintJob::of_map(&scan.volume, map, &view).context("the scan cannot be inpainted")?;
     let prompts = job.slices().iter().zip(job.examples());
     let prompts: Vec<Prompt<'_>> =
         prompts.map(|(&z, example)| Prompt::of(example, z as u64)).collect();
-    let &Args { steps, samples, seed, .. } = args;
-    let options = SampleOptions { steps, samples, seed, batch: SLICES_PER_CALL };
     let bar = output::bar("painting");
     let mut progress = |done, total| {
         output::advance(&bar, done, total);
         ControlFlow::Continue(())
     };
-    let slices = sampler::sample(&weights, &device, &prompts, &options, &mut progress)?;
+    let mask = job.mask();
+    let mut spread = Spread::under(&mask);
+    let mut add = |_, slices: Vec<Vec<f32>>| -> Result<()> {
+        spread.add(&job.paste(&slices)?);
+        Ok(())
+    };
+    sampler::sample_each(&weights, &device, &prompts, &options, &mut progress, &mut add)?;
     bar.finish_and_clear();
-    let painted = job.paste(&slices)?;
+    let painted = spread.mean(&scan.volume);
     let sidecar = Sidecar {
         synthetic: true,
         program: env!("CARGO_PKG_NAME"),
         version: env!("CARGO_PKG_VERSION"),
         model,
-        round: round(args.round, &args.model, model),
-        mask: digest_of_file(&args.mask).with_context(|| args.mask.display().to_string())?,
+        round: sidecar::round(args.round, &args.model, model),
+        mask: digest_of_file(mask_path).with_context(|| mask_path.display().to_string())?,
         contrast,
-        tissue: args.tissue,
+        tissues,
+        box_class: args.box_class,
         lesion_visible: args.lesion_visible,
-        seed,
-        sampler: "ddim, eta 0",
-        steps,
-        samples,
+        sampling: Sampling::of(&options),
     };
-    let beside = sidecar_path(&args.out);
+    let beside = sidecar::path(&args.out);
     output::write_file(&beside, &serde_json::to_vec_pretty(&sidecar)?)
         .with_context(|| beside.display().to_string())?;
     if is_series {
-        let derivation = derivation(&sidecar);
-        dicom::derived::write(&args.out, &args.image, &painted, &derivation)?;
+        dicom::derived::write(&args.out, &args.image, &painted, &sidecar.derivation())?;
     } else {
         nifti::write_like(&args.out, &painted, &scan.geometry, DESCRIPTION)?;
+    }
+    if let Some(path) = &args.std {
+        let deviation = spread.deviation(&scan.volume);
+        nifti::write_like(path, &deviation, &scan.geometry, STD_DESCRIPTION)?;
     }
     if let Some(path) = &args.panel {
         draw(path, &scan.volume, &painted, &mask)?;
@@ -173,13 +150,38 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How a DICOM series says that it was painted, and by what.
-fn derivation(sidecar: &Sidecar) -> String {
-    let Sidecar { program, version, model, seed, steps, samples, .. } = sidecar;
-    format!(
-        "SYNTHETIC: the tissue inside a mask was painted, not acquired, and is not for diagnosis. \
-         {program} {version}, model {model}, seed {seed}, {steps} steps, {samples} samples"
-    )
+/// Whether what is to be written overwrites nothing that is read, and says something.
+fn check_outputs(args: &Args, is_series: bool) -> Result<()> {
+    ensure!(args.out != args.image, "--out is the image itself: choose another name");
+    ensure!(!is_series || !args.out.exists(), "{} exists: name a new folder", args.out.display());
+    let Some(std) = &args.std else { return Ok(()) };
+    let inputs = [Some(&args.image), Some(&args.out), args.mask.as_ref(), args.labels.as_ref()];
+    ensure!(
+        !inputs.contains(&Some(std)),
+        "--std is {}, another file of this call: choose another name",
+        std.display()
+    );
+    ensure!(
+        args.sampling.samples > 1,
+        "one sample has no standard deviation: give --samples 2 or more"
+    );
+    Ok(())
+}
+
+/// What to paint, and the file that says it.
+fn paint_map<'a>(args: &'a Args, geometry: &FileGeometry) -> Result<(PaintMap, &'a Path)> {
+    match (&args.labels, &args.mask) {
+        (Some(path), _) => {
+            let labels = nifti::read_like(path, geometry)?;
+            let map = PaintMap::of_labels(&labels, args.box_class.map(Tissue::region));
+            Ok((map.with_context(|| path.display().to_string())?, path))
+        }
+        (None, Some(path)) => {
+            let mask = nifti::read_mask(path, geometry)?;
+            Ok((PaintMap::under(&mask, args.tissue.region()), path))
+        }
+        (None, None) => bail!("nothing says where to paint: give --mask or --labels"),
+    }
 }
 
 fn draw(path: &Path, original: &Volume, inpainted: &Volume, mask: &Volume) -> Result<()> {
@@ -201,94 +203,5 @@ fn contrast(args: &Args) -> Result<Contrast> {
             "the name of {} does not tell its contrast: give --contrast",
             args.image.display()
         ),
-    }
-}
-
-/// The contrast that a file's name ends in.
-fn guess(name: &str) -> Option<Contrast> {
-    let stem = name.strip_suffix(".gz").unwrap_or(name).strip_suffix(".nii")?;
-    match stem.rsplit(['-', '_']).next()?.to_ascii_lowercase().as_str() {
-        "t1n" | "t1" => Some(Contrast::T1n),
-        "t1c" | "t1ce" => Some(Contrast::T1c),
-        "t2w" | "t2" => Some(Contrast::T2w),
-        "t2f" | "flair" => Some(Contrast::T2f),
-        _ => None,
-    }
-}
-
-/// The round that made the model at `path`: what was asked for, else what the note beside it says.
-fn round(asked: Option<u32>, path: &Path, model: Digest) -> Option<u32> {
-    asked.or_else(|| ModelNote::beside(path, model).map(|note| note.round))
-}
-
-/// The digest of a file's bytes.
-fn digest_of_file(path: &Path) -> std::io::Result<Digest> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?)?;
-    Ok(hasher.finalize().into())
-}
-
-fn sidecar_path(out: &Path) -> PathBuf {
-    let name = out.file_name().unwrap_or_default().to_string_lossy();
-    let stem = name.strip_suffix(".gz").unwrap_or(&name);
-    let stem = stem.strip_suffix(".nii").unwrap_or(stem);
-    out.with_file_name(format!("{stem}.json"))
-}
-
-impl ContrastName {
-    fn contrast(self) -> Contrast {
-        Contrast::ALL[self as usize]
-    }
-}
-
-impl Tissue {
-    fn region(self) -> Region {
-        match self {
-            Tissue::Healthy => Region::Healthy,
-            Tissue::Necrosis => Region::Necrosis,
-            Tissue::Oedema => Region::Oedema,
-            Tissue::Enhancing => Region::Enhancing,
-            Tissue::Mixed => Region::Mixed,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_contrast_is_guessed_from_the_end_of_the_name_alone() {
-        for (name, contrast) in [
-            ("BraTS-GLI-00008-000-t1c.nii.gz", Some(Contrast::T1c)),
-            ("BraTS2021_00002_flair.nii.gz", Some(Contrast::T2f)),
-            ("x_T1.nii", Some(Contrast::T1n)),
-            ("t2w.nii", Some(Contrast::T2w)),
-            ("t1n-mask.nii.gz", None),
-            ("scan.nii.gz", None),
-            ("x-t1n.png", None),
-        ] {
-            assert_eq!(guess(name), contrast, "{name}");
-        }
-    }
-
-    #[test]
-    fn the_round_is_what_was_typed_else_what_the_note_of_this_model_says() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("m.safetensors");
-        let digest = Digest::of(b"m");
-        assert_eq!(round(None, &path, digest), None);
-        let kind = fedpaint_proto::note::ModelKind::Raw;
-        let note = ModelNote { run: "brain".parse().unwrap(), round: 12, kind, digest };
-        std::fs::write(ModelNote::path_beside(&path), serde_json::to_vec(&note).unwrap()).unwrap();
-        assert_eq!(round(None, &path, digest), Some(12));
-        assert_eq!(round(Some(3), &path, digest), Some(3));
-        assert_eq!(round(None, &path, Digest::of(b"another")), None);
-    }
-
-    #[test]
-    fn the_sidecar_lies_beside_the_painted_scan() {
-        assert_eq!(sidecar_path(Path::new("a/x.nii.gz")), Path::new("a/x.json"));
-        assert_eq!(sidecar_path(Path::new("x.nii")), Path::new("x.json"));
     }
 }

@@ -12,6 +12,7 @@ pub mod options;
 pub mod output;
 pub mod phantom;
 pub mod run;
+pub mod sampling;
 pub mod train;
 
 use std::process::ExitCode;
@@ -56,7 +57,7 @@ enum Verb {
     Data(data::Args),
     /// Score a model on held-out patients, inside fixed healthy masks, or one scan by its files.
     Evaluate(evaluate::Args),
-    /// Paint what a mask hides in a scan.
+    /// Paint what a mask hides in a scan, or what a map of labels asks for.
     Inpaint(inpaint::Args),
     /// Make a synthetic cohort to rehearse with.
     Phantom(phantom::Args),

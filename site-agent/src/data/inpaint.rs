@@ -3,7 +3,13 @@
 //!
 //! It never reads an intensity under the mask.
 
-use super::compose::{self, Canvas, KNOWN, code};
+#[cfg(test)]
+mod map_tests;
+pub mod paint_map;
+pub mod spread;
+
+use self::paint_map::PaintMap;
+use super::compose::{self, Canvas};
 use super::example::{Example, Region};
 use super::grid::{SliceGrid, check_geometry};
 use super::mask::{self, EVALUATION_DIAMETER_MM, Room};
@@ -59,10 +65,21 @@ pub struct Task {
     pub size: usize,
 }
 
+/// How a scan is shown to the model, whatever is painted in it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct View {
+    /// The contrast's index: 0 t1n, 1 t1c, 2 t2w, 3 t2f.
+    pub contrast: usize,
+    /// Whether a lesion is visible outside of what is painted.
+    pub is_lesion_visible: bool,
+    /// Pixels along a side, the model's image size.
+    pub size: usize,
+}
+
 /// One scan being inpainted.
 pub struct InpaintJob<'a> {
     image: &'a Volume,
-    mask: &'a Volume,
+    map: PaintMap,
     grid: SliceGrid,
     window: Window,
     slices: Vec<usize>,
@@ -70,31 +87,56 @@ pub struct InpaintJob<'a> {
 }
 
 impl<'a> InpaintJob<'a> {
-    /// Prepares every axial slice that `mask` (not 0 is hidden) touches.
+    /// Prepares every axial slice that `mask` (not 0 is hidden) touches, one tissue under all of it.
     ///
     /// # Errors
     /// [`Error`] if the inputs do not fit together, the mask is empty or the image unusable.
-    pub fn new(image: &'a Volume, mask: &'a Volume, task: &Task) -> Result<InpaintJob<'a>, Error> {
-        check(image, mask, task)?;
-        let is_hidden = |i: usize| mask.voxels[i] != 0.0;
-        let grid = SliceGrid::around(image, task.size, |i| is_hidden(i) || image.voxels[i] > 0.0)
-            .map_err(scan::Error::from)?;
-        let voided = image.voxels.iter().zip(&mask.voxels);
-        let window = Window::of(voided.map(|(&v, &m)| if m == 0.0 { v } else { 0.0 }))
-            .map_err(scan::Error::from)?;
-        let mut slices = Vec::new();
-        let mut examples = Vec::new();
-        for z in (0..image.dims[2]).filter(|&z| mask.slice(z).iter().any(|&m| m != 0.0)) {
-            let paint = |&m: &f32| if m == 0.0 { KNOWN } else { code(task.region) };
-            let codes: Vec<u8> = mask.slice(z).iter().map(paint).collect();
-            let slice = clipped(image, z);
-            let (plane, cells) = (grid.sample(&slice), compose::cells(&grid, &slice, &codes));
-            let canvas = Canvas { size: task.size, plane: &plane, cells: &cells, window };
-            let condition = condition(task.contrast, grid.height(z), task.is_lesion_visible);
-            examples.push(canvas.void(condition));
-            slices.push(z);
+    pub fn new(image: &'a Volume, mask: &Volume, task: &Task) -> Result<InpaintJob<'a>, Error> {
+        let &Task { contrast, region, is_lesion_visible, size } = task;
+        if region == Region::Box {
+            return Err(Error::Region(region));
         }
-        Ok(InpaintJob { image, mask, grid, window, slices, examples })
+        let map = PaintMap::under(mask, region);
+        InpaintJob::of_map(image, map, &View { contrast, is_lesion_visible, size })
+    }
+
+    /// Prepares every axial slice in which `map` has something painted.
+    ///
+    /// # Errors
+    /// As [`InpaintJob::new`].
+    pub fn of_map(image: &'a Volume, map: PaintMap, view: &View) -> Result<InpaintJob<'a>, Error> {
+        check(image, &map, view)?;
+        let grid =
+            SliceGrid::around(image, view.size, |i| map.is_hidden(i) || image.voxels[i] > 0.0);
+        let grid = grid.map_err(scan::Error::from)?;
+        let known = |(i, &v): (usize, &f32)| if map.is_hidden(i) { 0.0 } else { v };
+        let window = Window::of(image.voxels.iter().enumerate().map(known));
+        let window = window.map_err(scan::Error::from)?;
+        let slices: Vec<usize> = (0..image.dims[2]).filter(|&z| map.touches(z)).collect();
+        let show = |&z: &usize| {
+            let slice = clipped(image, z);
+            let plane = grid.sample(&slice);
+            let condition = condition(view.contrast, grid.height(z), view.is_lesion_visible);
+            let void = |codes: &[u8]| {
+                let cells = compose::cells(&grid, &slice, codes);
+                Canvas { size: view.size, plane: &plane, cells: &cells, window }.void(condition)
+            };
+            let mut example = void(map.codes(z));
+            if let Some(codes) = map.boxes(z) {
+                // As training has it: the flag lies over every pixel of a box, beside its class.
+                let flags = Region::Box as usize * view.size * view.size;
+                example.regions[flags..].copy_from_slice(&void(&codes).mask);
+            }
+            example
+        };
+        let examples = slices.iter().map(show).collect();
+        Ok(InpaintJob { image, map, grid, window, slices, examples })
+    }
+
+    /// Everything that is painted: 1 where it is, else 0.
+    pub fn mask(&self) -> Volume {
+        let hidden = |i| f32::from(u8::from(self.map.is_hidden(i)));
+        self.image.with_voxels((0..self.image.voxels.len()).map(hidden).collect())
     }
 
     /// What the model is given, one example per slice of [`InpaintJob::slices`]: the image is -1
@@ -141,7 +183,7 @@ impl<'a> InpaintJob<'a> {
             for y in 0..ny {
                 for x in 0..nx {
                     let index = painted.index(x, y, z);
-                    if self.mask.voxels[index] != 0.0 {
+                    if self.map.is_hidden(index) {
                         let value = self.grid.value_at(&pixels, x, y);
                         painted.voxels[index] = self.window.from_model(value);
                     }
@@ -152,20 +194,16 @@ impl<'a> InpaintJob<'a> {
     }
 }
 
-fn check(image: &Volume, mask: &Volume, task: &Task) -> Result<(), Error> {
+fn check(image: &Volume, map: &PaintMap, view: &View) -> Result<(), Error> {
     check_geometry(image).map_err(scan::Error::from)?;
-    let expected = image.voxels.len();
-    if mask.dims != image.dims || mask.voxels.len() != expected {
-        let found = mask.voxels.len();
+    let (expected, found) = (image.voxels.len(), map.voxels());
+    if map.dims() != image.dims || found != expected {
         return Err(scan::Error::Shape { what: "mask", expected, found }.into());
     }
-    if task.contrast >= CONTRASTS {
-        return Err(scan::Error::Contrast(task.contrast).into());
+    if view.contrast >= CONTRASTS {
+        return Err(scan::Error::Contrast(view.contrast).into());
     }
-    if task.region == Region::Box {
-        return Err(Error::Region(task.region));
-    }
-    if mask.voxels.iter().all(|&m| m == 0.0) {
+    if (0..image.dims[2]).all(|z| !map.touches(z)) {
         return Err(Error::EmptyMask);
     }
     Ok(())
@@ -213,154 +251,4 @@ pub fn evaluation_masks(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Error, InpaintJob, Task, evaluation_masks};
-    use crate::data::example::Region;
-    use crate::data::phantom_for_tests::{brain, tumour};
-    use crate::data::scan;
-    use crate::data::volume::Volume;
-
-    const TASK: Task =
-        Task { contrast: 0, region: Region::Healthy, is_lesion_visible: false, size: 48 };
-
-    fn mask() -> Volume {
-        let image = brain();
-        evaluation_masks(&image, Some(&tumour(&image)), "p", 1).unwrap().void
-    }
-
-    #[test]
-    fn outside_the_mask_every_voxel_is_the_scans_own() {
-        let mut image = brain();
-        image.voxels[3] = -136.0;
-        let mask = mask();
-        let job = InpaintJob::new(&image, &mask, &TASK).unwrap();
-        let predictions = vec![vec![0.5; 48 * 48]; job.slices().len()];
-        let painted = job.paste(&predictions).unwrap();
-        let mut changed = 0;
-        for (i, &hidden) in mask.voxels.iter().enumerate() {
-            if hidden == 0.0 {
-                assert_eq!(painted.voxels[i].to_bits(), image.voxels[i].to_bits());
-            } else {
-                changed += usize::from(painted.voxels[i] != image.voxels[i]);
-            }
-        }
-        assert!(changed > 100);
-    }
-
-    #[test]
-    fn the_truth_at_the_models_resolution_comes_back_as_the_scan() {
-        let image = brain();
-        let masks = evaluation_masks(&image, Some(&tumour(&image)), "p", 1).unwrap();
-        let job = InpaintJob::new(&image, &masks.void, &TASK).unwrap();
-        let predictions: Vec<Vec<f32>> = job
-            .slices()
-            .iter()
-            .map(|&z| {
-                let pixels = job.grid.sample(image.slice(z));
-                pixels.into_iter().map(|v| job.window().to_model(v)).collect()
-            })
-            .collect();
-        let painted = job.paste(&predictions).unwrap();
-        let errors: Vec<f64> = (0..image.voxels.len())
-            .filter(|&i| masks.healthy.voxels[i] == 1.0 && image.voxels[i] > 0.0)
-            .map(|i| f64::from(painted.voxels[i] - image.voxels[i]).abs())
-            .collect();
-        let mean = errors.iter().sum::<f64>() / errors.len() as f64;
-        assert!(mean < 25.0, "{mean} of 600");
-    }
-
-    #[test]
-    fn nothing_under_the_mask_reaches_the_model() {
-        let image = brain();
-        let mask = mask();
-        let mut voided = image.clone();
-        for (voxel, &hidden) in voided.voxels.iter_mut().zip(&mask.voxels) {
-            if hidden != 0.0 {
-                *voxel = 0.0;
-            }
-        }
-        let whole = InpaintJob::new(&image, &mask, &TASK).unwrap();
-        let void = InpaintJob::new(&voided, &mask, &TASK).unwrap();
-        assert_eq!(whole.examples(), void.examples());
-        assert_eq!(whole.window(), void.window());
-        assert!(whole.slices().is_sorted());
-    }
-
-    #[test]
-    fn what_a_model_says_about_known_pixels_is_not_pasted() {
-        let (image, mask) = (brain(), mask());
-        let job = InpaintJob::new(&image, &mask, &TASK).unwrap();
-        let pasted = |elsewhere: f32| {
-            let fill = |hidden: &f32| if *hidden == 1.0 { 0.25 } else { elsewhere };
-            let predictions: Vec<Vec<f32>> =
-                job.examples().iter().map(|e| e.mask.iter().map(fill).collect()).collect();
-            job.paste(&predictions).unwrap()
-        };
-        assert_eq!(pasted(-1.0), pasted(1.0));
-    }
-
-    #[test]
-    fn the_region_asked_for_is_the_region_shown() {
-        let image = brain();
-        let mask = mask();
-        let task = Task { region: Region::Oedema, is_lesion_visible: true, ..TASK };
-        let job = InpaintJob::new(&image, &mask, &task).unwrap();
-        for example in job.examples() {
-            let area = 48 * 48;
-            let channel = Region::Oedema as usize * area;
-            assert_eq!(example.regions[channel..channel + area], example.mask);
-            assert_eq!(example.condition[5], 1.0);
-            assert!(example.loss_mask.iter().all(|&v| v == 0.0));
-        }
-    }
-
-    #[test]
-    fn evaluation_masks_are_fixed_by_patient_and_seed_and_keep_off_the_lesion() {
-        let image = brain();
-        let lesion = tumour(&image);
-        let masks = |patient, seed| evaluation_masks(&image, Some(&lesion), patient, seed).unwrap();
-        let here = masks("p", 1);
-        assert_eq!(here.healthy, masks("p", 1).healthy);
-        assert_ne!(here.healthy, masks("q", 1).healthy);
-        assert_ne!(here.healthy, masks("p", 2).healthy);
-        for (i, region) in lesion.iter().enumerate() {
-            assert!(region.is_none() || here.healthy.voxels[i] == 0.0);
-            let hidden = here.healthy.voxels[i] == 1.0 || region.is_some();
-            assert_eq!(here.void.voxels[i] == 1.0, hidden);
-        }
-    }
-
-    #[test]
-    fn inputs_that_do_not_fit_are_refused() {
-        let image = brain();
-        let mask = mask();
-        let refused =
-            |mask: &Volume, task: &Task| InpaintJob::new(&image, mask, task).err().unwrap();
-        let empty = image.with_voxels(vec![0.0; image.voxels.len()]);
-        assert_eq!(refused(&empty, &TASK), Error::EmptyMask);
-        let [x, y, z] = mask.dims;
-        let turned = Volume { dims: [y, x, z], ..mask.clone() };
-        let error = refused(&turned, &TASK);
-        assert!(matches!(error, Error::Scan(scan::Error::Shape { what: "mask", .. })));
-        let task = Task { region: Region::Box, ..TASK };
-        assert_eq!(refused(&mask, &task), Error::Region(Region::Box));
-        let task = Task { contrast: 9, ..TASK };
-        assert_eq!(refused(&mask, &task), Error::Scan(scan::Error::Contrast(9)));
-    }
-
-    #[test]
-    fn predictions_that_are_not_of_the_job_are_refused() {
-        let image = brain();
-        let mask = mask();
-        let job = InpaintJob::new(&image, &mask, &TASK).unwrap();
-        let expected = job.slices().len();
-        assert_eq!(job.paste(&[]).err(), Some(Error::Count { expected, found: 0 }));
-        let mut predictions = vec![vec![0.0; 48 * 48]; expected];
-        predictions[2][5] = f32::NAN;
-        let error = job.paste(&predictions).err();
-        assert!(matches!(error, Some(Error::Prediction { index: 2, .. })), "{error:?}");
-        predictions[2].truncate(7);
-        let error = job.paste(&predictions).err();
-        assert!(matches!(error, Some(Error::Prediction { index: 2, found: 7, .. })), "{error:?}");
-    }
-}
+mod tests;

@@ -5,7 +5,9 @@ use burn::module::{Module, ModuleVisitor, Param};
 use super::*;
 use crate::data::example::{CONDITIONS, REGIONS};
 use crate::model::checkpoint;
-use crate::model::sampler::{self, Prompt, SampleOptions};
+use crate::model::sampler;
+use crate::model::sampler::options::{SampleOptions, Sampler};
+use crate::model::sampler::prompt::Prompt;
 use crate::model::spec::{NoiseRegion, Prediction, Preset};
 
 fn weights(size: usize) -> Weights {
@@ -233,7 +235,7 @@ fn one_slice_can_be_learnt_by_heart() {
     let options = TrainingOptions { learning_rate: 2e-3, ..options(150) };
     let (trained, _) = train(&start, &Device::flex(), &options, &mut next, &mut go).unwrap();
     let error = |weights: &Weights| {
-        let options = SampleOptions { steps: 10, samples: 4, seed: 0, batch: 4 };
+        let options = SampleOptions { steps: 10, samples: 4, seed: 0, ..Sampler::Ddim.options() };
         let prompts = [Prompt::of(&slice, 0)];
         let mut go = |_, _| ControlFlow::Continue(());
         let painted =

@@ -158,8 +158,10 @@ fn inpainting_keeps_to_the_mask_and_refuses_one_of_another_shape() {
     assert_eq!(sidecar["model"], digest(&model_file));
     assert_eq!(sidecar["mask"], digest(&mask));
     assert_eq!(sidecar["round"], serde_json::Value::Null);
-    assert_eq!((&sidecar["seed"], &sidecar["steps"]), (&1.into(), &2.into()));
-    assert_eq!(sidecar["sampler"], "ddim, eta 0");
+    let sampling = &sidecar["sampling"];
+    assert_eq!((&sampling["seed"], &sampling["steps"]), (&1.into(), &2.into()));
+    assert_eq!(sampling["sampler"], "dpm-solver");
+    assert_eq!(sidecar["tissues"], serde_json::json!(["healthy"]));
     assert!(folder.path().join("x.png").exists());
 
     use fedpaint_site_agent::data::nifti;

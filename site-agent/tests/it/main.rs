@@ -10,6 +10,7 @@ mod data_check;
 mod dicom;
 mod evaluate;
 mod fake;
+mod inpaint;
 mod model;
 mod overfit;
 mod preview;

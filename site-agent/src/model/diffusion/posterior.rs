@@ -35,6 +35,15 @@ pub struct Bound {
     pub is_first: bool,
 }
 
+impl Posterior {
+    /// The standard deviation of a reverse step: the least, or, for a learnt v, the geometric mean of
+    /// least and most that v weighs, -1 the least and 1 the most (arXiv 2102.09672, eq. 15).
+    pub fn deviation(&self, v: Option<f64>) -> f64 {
+        let most = v.map_or(0.0, |v| (v + 1.0) / 2.0);
+        (0.5 * (most * self.log_beta + (1.0 - most) * self.log_variance_clipped)).exp()
+    }
+}
+
 impl Diffusion {
     /// The posterior of the step from `t` to `previous`, an earlier step, or to x_0 where there is none.
     ///

@@ -18,7 +18,7 @@ const EVALUATIONS_AT_ONCE: usize = 2;
 
 /// How a model paints when it is judged: one sample of few steps. The noise is the same for every
 /// model.
-const SAMPLING: [&str; 4] = ["--steps", "5", "--samples", "1"];
+const SAMPLING: [&str; 4] = ["--sampler", "ddim", "--steps", "5"];
 
 /// Each held-out scan is judged in these masks, because one mask alone says little.
 const MASKS: [&str; 3] = ["1", "2", "3"];
@@ -104,7 +104,7 @@ fn row(trained: &Trained, model: usize, site: &Site) -> anyhow::Result<Row> {
 }
 
 /// How the model paints what people look at: one sample of many steps, as real as it gets.
-const SAMPLING_TO_SEE: [&str; 4] = ["--steps", "25", "--samples", "1"];
+const SAMPLING_TO_SEE: [&str; 4] = ["--sampler", "ddim", "--steps", "25"];
 
 /// The command line of an evaluation.
 fn evaluation(model: &Path, site: &Site, sampling: [&str; 4]) -> Vec<String> {
