@@ -97,8 +97,12 @@ fn phase_change(round: &Round) -> Entry {
             Entry::new("round_reporting", format!("round {id}: {sites} sites until {until}"))
         }
         Phase::Aggregating => Entry::new("round_aggregating", format!("round {id}")),
-        Phase::Committed { model } => {
-            Entry::new("round_committed", format!("round {id}: model {}", model.digest.short()))
+        Phase::Committed(made) => {
+            let mut detail = format!("round {id}: model {}", made.model.digest.short());
+            if let Some(ema) = made.ema {
+                detail.push_str(&format!(", moving average {}", ema.digest.short()));
+            }
+            Entry::new("round_committed", detail)
         }
         Phase::Abandoned { reason } => {
             Entry::new("round_abandoned", format!("round {id}: {reason}"))

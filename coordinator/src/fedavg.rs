@@ -1,14 +1,28 @@
 //! Federated averaging over files: the mean of the sites' weights, weighted by examples seen
-//! (McMahan et al. 2017, algorithm 1: `w <- sum_k (n_k / n) w_k`).
+//! (McMahan et al. 2017, algorithm 1: `w <- sum_k (n_k / n) w_k`), the server's optimiser step along
+//! it, and the moving average of what comes out.
 //!
+//! What is made is a function of the files and the plan alone, so it can be made again after a crash.
 //! One tensor of one site is in memory at a time, beside that tensor's sums. The sums are in f64 and
 //! run over the sites in the order of their names, so the result is the same to the byte whatever
 //! the order in which the updates came. It blocks on the disk and draws no conclusion from a weight.
 
+mod mean;
+mod optimizer;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fedpaint_proto::names::{Blob, SiteName};
+use fedpaint_proto::plan::{AggregationPlan, ServerOptimizer};
 use fedpaint_proto::weights::{self, ModelFile, ModelWriter};
+
+use self::mean::{Sites, Tensors};
+use self::optimizer::{Moments, Stepped};
+use crate::aggregate::Aggregate;
+
+/// The description of a file that holds an optimiser's moments, so that none is taken for a model.
+const MOMENTS_KEY: &str = "fedpaint.server_state";
 
 /// A site's part of an average.
 #[derive(Clone, Debug)]
@@ -21,25 +35,47 @@ pub struct Contribution {
     pub examples: u64,
 }
 
+/// All that a round's models follow from.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// What to make.
+    pub plan: AggregationPlan,
+    /// How many rounds the run has committed before.
+    pub committed: u32,
+    /// The base model and what was kept beside it.
+    pub previous: Aggregate<PathBuf>,
+    /// The sites' updates, in any order.
+    pub contributions: Vec<Contribution>,
+}
+
+/// A file that was written, whole and on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is.
+    pub blob: Blob,
+}
+
 /// Why there is no average.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is nothing to average.
     #[error("there are no examples to average over")]
     NoExamples,
-    /// A site's model lacks a tensor of the base model.
-    #[error("the update of site {site} has no tensor {tensor}")]
+    /// A file lacks a tensor of the base model.
+    #[error("{whose} has no tensor {tensor}")]
     Missing {
-        /// Whose model.
-        site: SiteName,
+        /// Which file, as people call it.
+        whose: String,
         /// Which tensor.
         tensor: String,
     },
-    /// A site's tensor has another number of values than the base model's.
-    #[error("tensor {tensor} of site {site} has {found} values, the base model has {expected}")]
+    /// A tensor has another number of values than the base model's.
+    #[error("tensor {tensor} of {whose} has {found} values, the base model has {expected}")]
     Length {
-        /// Whose model.
-        site: SiteName,
+        /// Which file, as people call it.
+        whose: String,
         /// Which tensor.
         tensor: String,
         /// How many values it has.
@@ -47,9 +83,11 @@ pub enum Error {
         /// How many the base model has.
         expected: usize,
     },
-    /// The average of a tensor is not finite.
-    #[error("the average of tensor {tensor} is not a finite number")]
+    /// What was computed of a tensor is not finite.
+    #[error("tensor {tensor} of {what} is not made of finite numbers")]
     NotFinite {
+        /// The new model, or what is kept beside it.
+        what: &'static str,
         /// Which tensor.
         tensor: String,
     },
@@ -64,63 +102,153 @@ pub enum Error {
 /// # Errors
 /// If there are no examples, a model does not fit the base, a mean is not finite, or the disk fails.
 pub fn average(base: &Path, contributions: &[Contribution], out: &Path) -> Result<Blob, Error> {
-    let base = ModelFile::open(base)?;
-    let mut parts = open(contributions)?;
-    let total: f64 = contributions.iter().map(|c| c.examples as f64).sum();
-    if total <= 0.0 {
-        return Err(Error::NoExamples);
+    let plan = AggregationPlan { ema_decay: 0.0, ..AggregationPlan::default() };
+    let previous = Aggregate::of(base.to_owned());
+    let contributions = contributions.to_vec();
+    let job = Job { plan, committed: 0, previous, contributions };
+    Ok(aggregate(&job, out)?.model.blob)
+}
+
+/// Makes a round's model at `out`, and beside it, under names that begin alike, what the plan wants
+/// kept: the moving average, the optimiser's moments. Each file appears only when it is whole and on
+/// the disk; if one cannot be made none is left.
+///
+/// # Errors
+/// If there are no examples, a file does not fit the base, a number is not finite, or the disk fails.
+pub fn aggregate(job: &Job, out: &Path) -> Result<Aggregate<Written>, Error> {
+    let files = files(&job.plan, out);
+    let made = write(job, &files);
+    if made.is_err() {
+        for file in files.parts() {
+            // Most of them were never there; if one stays, the next start empties the folder.
+            let _ = std::fs::remove_file(file);
+        }
     }
-    let mut writer = ModelWriter::create(out, base.tensors().to_vec(), base.description())?;
-    for spec in base.tensors() {
-        let mut sums: Vec<f64> = Vec::new();
-        for part in &mut parts {
-            let values = part.read(&spec.name, spec.len())?;
-            // The first site sets the sums rather than adding to zero, so that -0.0 stays itself.
-            if sums.is_empty() {
-                sums = values.iter().map(|v| part.examples * f64::from(*v)).collect();
-            } else {
-                for (sum, value) in sums.iter_mut().zip(&values) {
-                    *sum += part.examples * f64::from(*value);
-                }
+    made
+}
+
+/// How much of the moving average stays in the round after `committed` others: less in the first
+/// rounds, so that the initial model is soon forgotten, as TensorFlow's
+/// `ExponentialMovingAverage(num_updates)` has it.
+fn ema_decay(plan: &AggregationPlan, committed: u32) -> f64 {
+    let rounds = f64::from(committed);
+    plan.ema_decay.min((1.0 + rounds) / (10.0 + rounds))
+}
+
+/// The files that a plan asks for.
+fn files(plan: &AggregationPlan, out: &Path) -> Aggregate<PathBuf> {
+    let beside = |part: &str, wanted: bool| {
+        let mut name = out.as_os_str().to_owned();
+        name.push(part);
+        wanted.then(|| PathBuf::from(name))
+    };
+    Aggregate {
+        model: out.to_owned(),
+        ema: beside(".ema", plan.ema_decay > 0.0),
+        momentum: beside(".momentum", plan.optimizer != ServerOptimizer::Average),
+        second_moment: beside(".second-moment", plan.optimizer == ServerOptimizer::Adam),
+    }
+}
+
+fn write(job: &Job, files: &Aggregate<PathBuf>) -> Result<Aggregate<Written>, Error> {
+    let mut base = Tensors::open(&job.previous.model, "the base model")?;
+    let mut sites = Sites::open(&job.contributions)?;
+    let Aggregate { ema, momentum, second_moment, .. } = &job.previous;
+    // Before there is an average, the base model stands for it.
+    let ema = ema.as_ref().unwrap_or(&job.previous.model);
+    let open_ema = || Tensors::open(ema, "the moving average");
+    let mut ema = files.ema.is_some().then(open_ema).transpose()?;
+    let open = |path: &Option<PathBuf>, wanted: bool, what| {
+        let path = path.as_ref().filter(|_| wanted);
+        path.map(|path| Tensors::open(path, what)).transpose()
+    };
+    let mut momentum = open(momentum, files.momentum.is_some(), "the server's momentum")?;
+    let wanted = files.second_moment.is_some();
+    let mut second_moment = open(second_moment, wanted, "the server's second moment")?;
+
+    let decay = ema_decay(&job.plan, job.committed);
+    let mut outputs = Outputs::create(base.model(), files)?;
+    for spec in base.model().tensors().to_vec() {
+        let mean = sites.mean(&spec)?;
+        let before = Moments {
+            momentum: momentum.as_mut().map(|m| m.read(&spec)).transpose()?,
+            second_moment: second_moment.as_mut().map(|m| m.read(&spec)).transpose()?,
+        };
+        let Stepped { model, moments } =
+            optimizer::step(&job.plan, || base.read(&spec), mean, before)?;
+        let average = match &mut ema {
+            Some(ema) => Some(optimizer::blend(decay, ema.read(&spec)?, &model)),
+            None => None,
+        };
+        outputs.model.write(&spec.name, &model)?;
+        let kept = [
+            (&mut outputs.ema, average),
+            (&mut outputs.momentum, moments.momentum),
+            (&mut outputs.second_moment, moments.second_moment),
+        ];
+        for (output, values) in kept {
+            if let (Some(output), Some(values)) = (output, values) {
+                output.write(&spec.name, &values)?;
             }
         }
-        let means: Vec<f32> = sums.iter().map(|sum| (sum / total) as f32).collect();
-        if means.iter().any(|mean| !mean.is_finite()) {
-            return Err(Error::NotFinite { tensor: spec.name.clone() });
-        }
-        writer.write(&means)?;
     }
-    Ok(writer.finish()?)
+    outputs.finish()
 }
 
-struct Part<'a> {
-    site: &'a SiteName,
-    model: ModelFile,
-    examples: f64,
+/// A file in the making.
+struct Output {
+    what: &'static str,
+    path: PathBuf,
+    writer: ModelWriter,
 }
 
-/// Opens the models of all sites that saw an example, in the order of the sites' names.
-fn open(contributions: &[Contribution]) -> Result<Vec<Part<'_>>, Error> {
-    let mut sorted: Vec<&Contribution> = contributions.iter().filter(|c| c.examples > 0).collect();
-    sorted.sort_by(|a, b| a.site.cmp(&b.site));
-    let part = |c: &&'_ Contribution| ModelFile::open(&c.weights);
-    let models: Vec<ModelFile> = sorted.iter().map(part).collect::<Result<_, _>>()?;
-    let parts = sorted.into_iter().zip(models);
-    Ok(parts.map(|(c, model)| Part { site: &c.site, model, examples: c.examples as f64 }).collect())
-}
+type Outputs = Aggregate<Output>;
 
-impl Part<'_> {
-    fn read(&mut self, tensor: &str, expected: usize) -> Result<Vec<f32>, Error> {
-        let (site, tensor_name) = (self.site.clone(), tensor.to_owned());
-        let Some(position) = self.model.position(tensor) else {
-            return Err(Error::Missing { site, tensor: tensor_name });
+impl Outputs {
+    fn create(base: &ModelFile, files: &Aggregate<PathBuf>) -> Result<Outputs, Error> {
+        let create = |what, path: &PathBuf, description: &BTreeMap<String, String>| {
+            let writer = ModelWriter::create(path, base.tensors().to_vec(), description)?;
+            Ok::<_, Error>(Output { what, path: path.clone(), writer })
         };
-        let values = self.model.read(position)?;
-        if values.len() == expected {
-            Ok(values)
-        } else {
-            Err(Error::Length { site, tensor: tensor_name, found: values.len(), expected })
+        let model = |what, path: &PathBuf| create(what, path, base.description());
+        let moments = |what, path: &PathBuf, kind: &str| {
+            create(what, path, &BTreeMap::from([(MOMENTS_KEY.to_owned(), kind.to_owned())]))
+        };
+        let Aggregate { model: new, ema, momentum, second_moment } = files;
+        let momentum = momentum.as_ref();
+        let second_moment = second_moment.as_ref();
+        Ok(Aggregate {
+            model: model("the new model", new)?,
+            ema: ema.as_ref().map(|path| model("the new moving average", path)).transpose()?,
+            momentum: momentum
+                .map(|path| moments("the server's momentum", path, "momentum"))
+                .transpose()?,
+            second_moment: second_moment
+                .map(|path| moments("the server's second moment", path, "second_moment"))
+                .transpose()?,
+        })
+    }
+
+    fn finish(self) -> Result<Aggregate<Written>, Error> {
+        let finish = |output: Output| {
+            let Output { path, writer, .. } = output;
+            Ok::<_, Error>(Written { path, blob: writer.finish()? })
+        };
+        Ok(Aggregate {
+            model: finish(self.model)?,
+            ema: self.ema.map(finish).transpose()?,
+            momentum: self.momentum.map(finish).transpose()?,
+            second_moment: self.second_moment.map(finish).transpose()?,
+        })
+    }
+}
+
+impl Output {
+    fn write(&mut self, tensor: &str, values: &[f32]) -> Result<(), Error> {
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(Error::NotFinite { what: self.what, tensor: tensor.to_owned() });
         }
+        Ok(self.writer.write(values)?)
     }
 }
 

@@ -3,6 +3,7 @@
 //! - [`round`], [`run`]: what happens in a round and which is next, as pure values.
 //! - [`audit`]: a change in words.
 //! - [`fedavg`], [`check`]: arithmetic and checks on model files; nothing here knows burn.
+//! - [`aggregate`]: what an aggregation makes, by name.
 //! - [`blobs`], [`store`], [`clock`]: the disk, the database and the time.
 //! - [`driver`]: the one task that changes runs, and the handle that everybody else calls.
 //! - `accept`, `service`: who is at the door, what they may call, and the wire in and out.
@@ -10,6 +11,7 @@
 //! - [`config`], [`server`]: what is configured, and all of it put together.
 
 mod accept;
+pub mod aggregate;
 pub mod audit;
 pub mod blobs;
 pub mod ca;

@@ -27,6 +27,7 @@ use jiff::Timestamp;
 
 pub use self::member::{Member, Report, Update};
 pub use self::reason::{Abandonment, Refusal, Withdrawal};
+use crate::aggregate::Aggregate;
 
 /// One attempt at one round.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,11 +56,8 @@ pub enum Phase {
     },
     /// The coordinator owes the average of the reports.
     Aggregating,
-    /// Over: the round made a model.
-    Committed {
-        /// The new global model.
-        model: Blob,
-    },
+    /// Over: the round made a model, and what is kept beside it.
+    Committed(Aggregate<Blob>),
     /// Over: the round made nothing.
     Abandoned {
         /// Why.
@@ -79,7 +77,7 @@ pub enum Event {
     /// An operator revoked the site: until aggregation begins, nothing of it counts any more.
     Revoked(SiteName),
     /// The average is on the disk.
-    Aggregated(Blob),
+    Aggregated(Aggregate<Blob>),
     /// The average could not be made.
     AggregationFailed(String),
     /// The operator waits no longer.
@@ -170,7 +168,7 @@ impl Round {
 
     /// Whether the round is committed or abandoned; then it never changes again.
     pub fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Committed { .. } | Phase::Abandoned { .. })
+        matches!(self.phase, Phase::Committed(_) | Phase::Abandoned { .. })
     }
 
     /// Lets time pass. A deadline that has come is acted on before anything else is.
@@ -192,7 +190,7 @@ impl Round {
             return Ok(());
         }
         match (&self.phase, event) {
-            (Phase::Committed { .. } | Phase::Abandoned { .. }, _) => Err(Refusal::RoundOver),
+            (Phase::Committed(_) | Phase::Abandoned { .. }, _) => Err(Refusal::RoundOver),
             (_, Event::Abandoned(reason)) => {
                 self.abandon(Abandonment::ByOperator { reason }, now);
                 Ok(())
@@ -237,8 +235,8 @@ impl Round {
                 Ok(())
             }
 
-            (Phase::Aggregating, Event::Aggregated(model)) => {
-                self.end(Phase::Committed { model }, now);
+            (Phase::Aggregating, Event::Aggregated(made)) => {
+                self.end(Phase::Committed(made), now);
                 Ok(())
             }
             (Phase::Aggregating, Event::AggregationFailed(reason)) => {
@@ -257,7 +255,7 @@ impl Round {
         match self.phase {
             Phase::Selecting { until } | Phase::Reporting { until } => Duty::WaitUntil(until),
             Phase::Aggregating => Duty::Aggregate(self.reports().collect()),
-            Phase::Committed { .. } | Phase::Abandoned { .. } => Duty::Nothing,
+            Phase::Committed(_) | Phase::Abandoned { .. } => Duty::Nothing,
         }
     }
 
@@ -283,7 +281,7 @@ impl Round {
             Phase::Selecting { .. } => Err(Refusal::NotReporting),
             Phase::Reporting { .. } => round.joined(site),
             Phase::Aggregating => Err(Refusal::ReportingOver),
-            Phase::Committed { .. } | Phase::Abandoned { .. } => Err(Refusal::RoundOver),
+            Phase::Committed(_) | Phase::Abandoned { .. } => Err(Refusal::RoundOver),
         }
     }
 

@@ -8,6 +8,7 @@ use fedpaint_proto::plan::RunPlan;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::aggregate::Aggregate;
 use crate::round::{self, Abandonment, Event, Phase, Refusal, Round, Update};
 
 /// The training of one model over many rounds.
@@ -18,7 +19,7 @@ pub struct Run {
     initial: Blob,
     created_at: Timestamp,
     state: State,
-    model: Blob,
+    newest: Aggregate<Blob>,
     committed: u32,
     failures: u32,
     round: Round,
@@ -111,8 +112,8 @@ pub struct Saved {
     pub created_at: Timestamp,
     /// Where it is.
     pub state: State,
-    /// The newest global model.
-    pub model: Blob,
+    /// The newest global model, and what is kept beside it.
+    pub newest: Aggregate<Blob>,
     /// Rounds committed.
     pub committed: u32,
     /// Attempts abandoned in a row.
@@ -130,7 +131,7 @@ impl Run {
             initial,
             created_at: now,
             state: State::Active,
-            model: initial,
+            newest: Aggregate::of(initial),
             committed: 0,
             failures: 0,
             round,
@@ -139,8 +140,8 @@ impl Run {
 
     /// A run as it was saved, with its newest round.
     pub fn restore(saved: Saved, round: Round) -> Run {
-        let Saved { name, plan, initial, created_at, state, model, committed, failures } = saved;
-        Run { name, plan, initial, created_at, state, model, committed, failures, round }
+        let Saved { name, plan, initial, created_at, state, newest, committed, failures } = saved;
+        Run { name, plan, initial, created_at, state, newest, committed, failures, round }
     }
 
     /// The run's name.
@@ -170,7 +171,12 @@ impl Run {
 
     /// The newest global model.
     pub fn model(&self) -> Blob {
-        self.model
+        self.newest.model
+    }
+
+    /// The newest global model, and what is kept beside it: what the next aggregation begins from.
+    pub fn newest(&self) -> Aggregate<Blob> {
+        self.newest
     }
 
     /// Rounds committed.
@@ -213,11 +219,11 @@ impl Run {
         }
         let RoundId { number, attempt, .. } = *self.round.id();
         let (number, attempt) = match self.round.phase() {
-            Phase::Committed { .. } => (number + 1, 1),
+            Phase::Committed(_) => (number + 1, 1),
             _ => (number, attempt + 1),
         };
         let id = RoundId { run: self.name.clone(), number, attempt };
-        self.round = Round::open(id, self.model, self.plan.round.clone(), now);
+        self.round = Round::open(id, self.newest.model, self.plan.round.clone(), now);
     }
 
     /// Begins nothing new and gives the round in hand up. Pausing a paused run changes nothing.
@@ -304,8 +310,8 @@ impl Run {
 
     fn conclude(&mut self) {
         match self.round.phase() {
-            Phase::Committed { model } => {
-                self.model = *model;
+            Phase::Committed(made) => {
+                self.newest = *made;
                 self.committed = self.round.id().number;
                 self.failures = 0;
                 if self.committed >= self.plan.rounds {

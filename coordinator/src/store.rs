@@ -31,8 +31,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const POSTGRES_CONNECTIONS_MAX: u32 = 4;
 
 /// The database's schema, step by step; a step that was released never changes.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "initial", include_str!("../migrations/0001_initial.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "initial", include_str!("../migrations/0001_initial.sql")),
+    (2, "kept", include_str!("../migrations/0002_kept.sql")),
+];
 
 /// The database. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -98,6 +100,8 @@ pub struct ModelRow {
     pub round: u32,
     /// The file.
     pub blob: Blob,
+    /// The moving average of the run's models up to this one.
+    pub ema: Option<Blob>,
     /// When the round was committed.
     pub committed_at: Timestamp,
 }
@@ -109,7 +113,7 @@ pub struct Loaded {
     pub sites: Vec<SiteRow>,
     /// Every run with its newest round, in the order of creation.
     pub runs: Vec<Run>,
-    /// Every global model of every run.
+    /// Every global model of every run, and the moving averages beside them.
     pub models: Vec<Blob>,
     /// The newest audit entry; 0 if there is none.
     pub seq: u64,
@@ -152,11 +156,7 @@ impl Store {
             .connect(&url)
             .await
             .map_err(Error::Open)?;
-        let step = |(version, name, sql): &(i64, &'static str, &'static str)| {
-            let sql = sql.into_sql_str();
-            Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
-        };
-        Migrator::with_migrations(MIGRATIONS.iter().map(step).collect()).run(&pool).await?;
+        migrate(&pool, MIGRATIONS).await?;
         Ok(Store { pool })
     }
 
@@ -174,9 +174,14 @@ impl Store {
         let sites = sites.fetch_all(&self.pool).await?;
         let sites = sites.iter().map(rows::site).collect::<Result<_, _>>()?;
         let mut runs = Vec::new();
+        // What the last round kept is told by its own row; before the first one nothing was.
         let rows = sqlx::query(
-            "SELECT name, plan, initial_digest, initial_size, model_digest, model_size, state, \
-             reason, committed, failures, created_at FROM run ORDER BY created_at, name",
+            "SELECT run.name, run.plan, run.initial_digest, run.initial_size, run.model_digest, \
+             run.model_size, run.state, run.reason, run.committed, run.failures, run.created_at, \
+             kept.ema_digest, kept.ema_size, kept.momentum_digest, kept.momentum_size, \
+             kept.second_moment_digest, kept.second_moment_size FROM run \
+             LEFT JOIN round AS kept ON kept.run = run.name AND kept.number = run.committed \
+             AND kept.phase = 'committed' ORDER BY run.created_at, run.name",
         );
         for row in rows.fetch_all(&self.pool).await? {
             let saved = rows::run(&row)?;
@@ -188,7 +193,8 @@ impl Store {
         }
         let models = sqlx::query(
             "SELECT initial_digest AS digest, initial_size AS size FROM run \
-             UNION SELECT model_digest, model_size FROM round WHERE phase = 'committed'",
+             UNION SELECT model_digest, model_size FROM round WHERE phase = 'committed' \
+             UNION SELECT ema_digest, ema_size FROM round WHERE ema_digest IS NOT NULL",
         );
         let models = models.fetch_all(&self.pool).await?;
         let models =
@@ -228,7 +234,8 @@ impl Store {
     pub async fn round(&self, id: &RoundId, policy: &RoundPlan) -> Result<Option<Round>, Error> {
         let row = sqlx::query(
             "SELECT run, number, attempt, phase, until_at, base_digest, base_size, model_digest, \
-             model_size, reason, opened_at, closed_at FROM round \
+             model_size, ema_digest, ema_size, momentum_digest, momentum_size, \
+             second_moment_digest, second_moment_size, reason, opened_at, closed_at FROM round \
              WHERE run = $1 AND (number = $2 OR $2 = 0) AND (attempt = $3 OR $3 = 0) \
              ORDER BY number DESC, attempt DESC LIMIT 1",
         )
@@ -260,7 +267,9 @@ impl Store {
     ) -> Result<Vec<Round>, Error> {
         let rounds = sqlx::query(
             "SELECT run, number, attempt, phase, until_at, base_digest, base_size, model_digest, \
-             model_size, reason, opened_at, closed_at FROM round WHERE run = $1 \
+             model_size, ema_digest, ema_size, momentum_digest, momentum_size, \
+             second_moment_digest, second_moment_size, reason, opened_at, closed_at FROM round \
+             WHERE run = $1 \
              ORDER BY number DESC, attempt DESC LIMIT $2",
         )
         .bind(run.as_str())
@@ -291,7 +300,7 @@ impl Store {
     /// If the database fails or holds what this version does not read.
     pub async fn models(&self, run: &RunName) -> Result<Vec<ModelRow>, Error> {
         let models = sqlx::query(
-            "SELECT number, model_digest, model_size, closed_at FROM round \
+            "SELECT number, model_digest, model_size, ema_digest, ema_size, closed_at FROM round \
              WHERE run = $1 AND phase = 'committed' ORDER BY number",
         );
         let models = models.bind(run.as_str()).fetch_all(&self.pool).await?;
@@ -312,6 +321,15 @@ impl Store {
         .bind(i64::from(limit));
         events.fetch_all(&self.pool).await?.iter().map(rows::event).collect()
     }
+}
+
+/// Takes the steps that the database has not taken yet.
+async fn migrate(pool: &AnyPool, steps: &[(i64, &'static str, &'static str)]) -> Result<(), Error> {
+    let step = |(version, name, sql): &(i64, &'static str, &'static str)| {
+        let sql = sql.into_sql_str();
+        Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
+    };
+    Ok(Migrator::with_migrations(steps.iter().map(step).collect()).run(pool).await?)
 }
 
 /// Sets up a fresh connection. On SQLite a commit is on the disk when it returns, and readers do not

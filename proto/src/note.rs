@@ -24,8 +24,22 @@ pub struct ModelNote {
     pub run: RunName,
     /// The round that made the model; 0 made none, it is what the run started from.
     pub round: u32,
+    /// Which of the round's two models it is; a note that does not say is of the raw one.
+    #[serde(default)]
+    pub kind: ModelKind,
     /// The model's digest: if it is not that of the file beside, the note is of another one.
     pub digest: Digest,
+}
+
+/// Which of a round's models.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKind {
+    /// What the aggregation made: the model that the next round trains from.
+    #[default]
+    Raw,
+    /// The moving average of the raw models, for use and not for training on.
+    Ema,
 }
 
 impl ModelNote {
@@ -56,12 +70,22 @@ mod tests {
         let model = folder.path().join("brain.safetensors");
         let digest = Digest::of(b"weights");
         assert_eq!(ModelNote::beside(&model, digest), None);
-        let note = ModelNote { run: "brain-t1".parse().unwrap(), round: 7, digest };
+        let run = "brain-t1".parse().unwrap();
+        let note = ModelNote { run, round: 7, kind: ModelKind::Ema, digest };
         let path = folder.path().join("brain.safetensors.json");
         std::fs::write(&path, serde_json::to_vec(&note).unwrap()).unwrap();
         assert_eq!(ModelNote::beside(&model, digest), Some(note));
         assert_eq!(ModelNote::beside(&model, Digest::of(b"others")), None);
         std::fs::write(&path, "{}").unwrap();
         assert_eq!(ModelNote::beside(&model, digest), None);
+    }
+
+    #[test]
+    fn a_note_that_does_not_say_which_model_it_is_of_is_of_the_raw_one() {
+        let digest = Digest::of(b"weights");
+        let text = format!("{{\"run\": \"t1\", \"round\": 7, \"digest\": \"{digest}\"}}");
+        let note: ModelNote = serde_json::from_str(&text).unwrap();
+        assert_eq!(note.kind, ModelKind::Raw);
+        assert!(serde_json::to_string(&note).unwrap().contains("\"kind\":\"raw\""));
     }
 }

@@ -1,12 +1,15 @@
 //! What a run is to do: written by the operator as TOML, validated once, never changed.
 //!
 //! The model's own shape is not here: a model file describes itself. The coordinator reads the plan's
-//! `[round]` and hands the rest on; a site reads `[training]`.
+//! `[round]` and `[aggregation]` and hands the rest on; a site reads `[training]`.
+
+mod aggregation;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::aggregation::{AggregationPlan, ServerOptimizer};
 use crate::limits::PLAN_BYTES_MAX;
 use crate::names::Digest;
 
@@ -27,6 +30,9 @@ pub struct RunPlan {
     /// What a site does in a round.
     #[serde(default)]
     pub training: TrainingPlan,
+    /// What the coordinator makes of the sites' updates.
+    #[serde(default)]
+    pub aggregation: AggregationPlan,
 }
 
 /// How a round is held.
@@ -210,6 +216,7 @@ impl RunPlan {
         whole("round.selection_s", selection_s, 1, 7 * 86_400, "from 1 s to 7 days")?;
         whole("round.reporting_s", reporting_s, 1, 30 * 86_400, "from 1 s to 30 days")?;
         whole("round.failures_max", failures_max, 1, 1_000, "from 1 to 1,000")?;
+        self.aggregation.validate()?;
         whole("training.steps", t.steps, 1, 1_000_000, "from 1 to 1,000,000")?;
         whole("training.batch", t.batch, 1, 1_024, "from 1 to 1,024")?;
         whole("training.warmup_steps", t.warmup_steps, 0, 1_000_000, "at most 1,000,000")?;

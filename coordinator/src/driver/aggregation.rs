@@ -1,5 +1,9 @@
-//! The average of a round's updates, made off the runtime. It reads and writes files and decides
-//! nothing: its outcome is an event like any other.
+//! The average of a round's updates, and what the plan keeps beside it, made off the runtime. It
+//! reads and writes files and decides nothing: its outcome is an event like any other.
+//!
+//! What it makes follows from the round's own files and from what the run kept of its last round, so
+//! beginning again after a crash makes the same bytes. Every file has its name among the blobs before
+//! a row names it.
 
 use std::future::pending;
 
@@ -7,16 +11,21 @@ use fedpaint_proto::names::{Blob, RoundId, SiteName};
 use tokio::task::JoinHandle;
 use tracing::info;
 
+use crate::aggregate::Aggregate;
 use crate::blobs::{self, Blobs};
-use crate::fedavg::{self, Contribution};
-use crate::round::{Round, Update};
+use crate::fedavg::{self, Contribution, Job};
+use crate::round::Update;
+use crate::run::Run;
 
 /// An average in the making.
 #[derive(Debug)]
 pub(super) struct Aggregation {
     round: RoundId,
-    task: JoinHandle<Result<Blob, String>>,
+    task: JoinHandle<Result<Aggregate<Blob>, String>>,
 }
+
+/// Which round's aggregation has ended, and how.
+pub(super) type Ended = (RoundId, Result<Aggregate<Blob>, String>);
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -27,10 +36,10 @@ enum Error {
 }
 
 impl Aggregation {
-    /// Begins the average of `reports`.
+    /// Begins the average of `reports` of the run's round in hand.
     pub(super) fn begin(
         blobs: &Blobs,
-        round: &Round,
+        run: &Run,
         reports: Vec<(&SiteName, &Update)>,
     ) -> Aggregation {
         let contribution = |(site, update): (&SiteName, &Update)| Contribution {
@@ -38,19 +47,24 @@ impl Aggregation {
             weights: blobs.path(&update.weights.digest),
             examples: update.examples,
         };
-        let contributions: Vec<Contribution> = reports.into_iter().map(contribution).collect();
-        let (id, base, blobs) = (round.id().clone(), round.base(), blobs.clone());
-        info!(round = %id, updates = contributions.len(), "aggregation begins");
+        let job = Job {
+            plan: run.plan().aggregation.clone(),
+            committed: run.committed(),
+            previous: run.newest().map(|blob| blobs.path(&blob.digest)),
+            contributions: reports.into_iter().map(contribution).collect(),
+        };
+        let (id, blobs) = (run.round().id().clone(), blobs.clone());
+        info!(round = %id, updates = job.contributions.len(), "aggregation begins");
         let scratch = format!("{}-{}-{}.safetensors", id.run, id.number, id.attempt);
         let task = tokio::task::spawn_blocking(move || {
-            aggregate(&blobs, &base, &contributions, &scratch).map_err(|error| error.to_string())
+            aggregate(&blobs, &job, &scratch).map_err(|error| error.to_string())
         });
         Aggregation { round: id, task }
     }
 
     /// The end of the aggregation that is there, which then is no longer; never if there is none.
     /// Dropping the future loses nothing.
-    pub(super) async fn end(slot: &mut Option<Aggregation>) -> (RoundId, Result<Blob, String>) {
+    pub(super) async fn end(slot: &mut Option<Aggregation>) -> Ended {
         let Some(Aggregation { round, task }) = slot else { return pending().await };
         let outcome = task.await.unwrap_or_else(|panic| Err(panic.to_string()));
         let round = round.clone();
@@ -59,14 +73,10 @@ impl Aggregation {
     }
 }
 
-fn aggregate(
-    blobs: &Blobs,
-    base: &Blob,
-    contributions: &[Contribution],
-    scratch: &str,
-) -> Result<Blob, Error> {
-    let scratch = blobs.scratch(scratch);
-    let model = fedavg::average(&blobs.path(&base.digest), contributions, &scratch)?;
-    blobs.adopt(&scratch, &model)?;
-    Ok(model)
+fn aggregate(blobs: &Blobs, job: &Job, scratch: &str) -> Result<Aggregate<Blob>, Error> {
+    let made = fedavg::aggregate(job, &blobs.scratch(scratch))?;
+    for file in made.parts() {
+        blobs.adopt(&file.path, &file.blob)?;
+    }
+    Ok(made.map(|file| file.blob))
 }

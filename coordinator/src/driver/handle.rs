@@ -282,11 +282,13 @@ impl Handle {
     pub async fn models(&self, run: &RunName) -> Result<Vec<ModelView>, Error> {
         let view = self.run(run)?;
         let (blob, created_at) = (view.initial_model, view.created_at);
-        let mut models = vec![ModelView { run: run.clone(), round: 0, blob, created_at }];
+        let mut models =
+            vec![ModelView { run: run.clone(), round: 0, blob, ema: None, created_at }];
         models.extend(self.store.models(run).await?.into_iter().map(|m| ModelView {
             run: run.clone(),
             round: m.round,
             blob: m.blob,
+            ema: m.ema,
             created_at: m.committed_at,
         }));
         Ok(models)

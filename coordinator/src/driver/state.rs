@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::error::Error;
 use super::view::{Progress, RoundView, SiteView};
+use crate::aggregate::Aggregate;
 use crate::audit::{self, Entry};
 use crate::round::{Member, Phase, Round};
 use crate::run::{self, Directive, Run};
@@ -20,7 +21,7 @@ pub(super) struct State {
     sites: BTreeMap<SiteName, SiteRow>,
     /// In the order of creation.
     runs: Vec<Arc<Run>>,
-    /// Every global model of every run.
+    /// Every global model of every run, and the moving averages beside them.
     models: BTreeMap<Digest, Blob>,
     /// Not kept over a restart.
     seen: BTreeMap<SiteName, Seen>,
@@ -118,7 +119,8 @@ impl State {
         let mut run = Run::clone(held);
         let outcome = change(&mut run);
         if run != **held {
-            self.models.insert(run.model().digest, run.model());
+            let Aggregate { model, ema, .. } = run.newest();
+            self.models.extend([Some(model), ema].into_iter().flatten().map(|m| (m.digest, m)));
             *held = Arc::new(run);
         }
         Ok(outcome)

@@ -1,11 +1,13 @@
 //! The driver over a real database and a real directory, with a clock that is moved by hand.
 
+mod kept;
 mod updates;
 
 use std::path::Path;
 
 use fedpaint_proto::identity::Role;
 use fedpaint_proto::names::{Blob, OperatorName, RoundId, RunName, SiteName};
+use fedpaint_proto::plan::RunPlan;
 use fedpaint_proto::reason::Reason;
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -62,6 +64,11 @@ async fn serve(folder: &Path, clock: &ManualClock) -> Running {
 impl Coordinator {
     /// With sites aachen, kyoto, mayo enrolled, and run `brain` of `rounds` rounds for 2 to 3 sites.
     async fn start(rounds: u32) -> Coordinator {
+        Coordinator::start_with(plan(rounds, 2)).await
+    }
+
+    /// The same with another plan.
+    async fn start_with(plan: RunPlan) -> Coordinator {
         let folder = tempfile::tempdir().unwrap();
         let clock = ManualClock::new(START);
         let (handle, store, blobs, shutdown, task) = serve(folder.path(), &clock).await;
@@ -70,7 +77,7 @@ impl Coordinator {
             coordinator.handle.enroll_site(&ada(), &site(name)).await.unwrap();
         }
         let base = coordinator.put("base", BASE);
-        let created = coordinator.handle.create_run(&ada(), &brain(), plan(rounds, 2), base).await;
+        let created = coordinator.handle.create_run(&ada(), &brain(), plan, base).await;
         created.unwrap();
         coordinator
     }

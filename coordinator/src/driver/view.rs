@@ -72,14 +72,14 @@ impl RoundView {
     pub fn until(&self) -> Option<Timestamp> {
         match self.phase {
             Phase::Selecting { until } | Phase::Reporting { until } => Some(until),
-            Phase::Aggregating | Phase::Committed { .. } | Phase::Abandoned { .. } => None,
+            Phase::Aggregating | Phase::Committed(_) | Phase::Abandoned { .. } => None,
         }
     }
 
     /// The model the round made.
     pub fn model(&self) -> Option<Blob> {
         match self.phase {
-            Phase::Committed { model } => Some(model),
+            Phase::Committed(made) => Some(made.model),
             _ => None,
         }
     }
@@ -158,6 +158,8 @@ pub struct ModelView {
     pub round: u32,
     /// The file.
     pub blob: Blob,
+    /// The moving average of the run's models up to this one, where the plan asks for it.
+    pub ema: Option<Blob>,
     /// When the run was created or the round committed.
     pub created_at: Timestamp,
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::Options;
-use super::aggregation::Aggregation;
+use super::aggregation::{Aggregation, Ended};
 use super::error::Error;
 use super::message::{Activity, Answer, Beat, Command, Message, Verdict};
 use super::state::{Seen, State};
@@ -115,9 +115,7 @@ impl Driver {
         }
         if self.aggregation.is_none() {
             self.aggregation = self.state.runs().find_map(|run| match run.duty() {
-                Duty::Aggregate(reports) => {
-                    Some(Aggregation::begin(&self.blobs, run.round(), reports))
-                }
+                Duty::Aggregate(reports) => Some(Aggregation::begin(&self.blobs, run, reports)),
                 Duty::WaitUntil(_) | Duty::OpenRound | Duty::Nothing => None,
             });
         }
@@ -182,9 +180,9 @@ impl Driver {
         Ok(())
     }
 
-    async fn aggregated(&mut self, (round, outcome): (RoundId, Result<Blob, String>)) {
+    async fn aggregated(&mut self, (round, outcome): Ended) {
         let event = match outcome {
-            Ok(model) => Event::Aggregated(model),
+            Ok(made) => Event::Aggregated(made),
             Err(reason) => {
                 error!(%round, reason, "aggregation failed");
                 Event::AggregationFailed(reason)

@@ -1,5 +1,7 @@
 //! The average against an independent computation, and its independence of arrival.
 
+mod steps;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -107,7 +109,7 @@ fn a_mean_that_is_not_finite_leaves_no_model() {
     let bad = contribution(folder.path(), "mayo", &[1.0, f32::NAN, 1.0], 5);
     let out = folder.path().join("out");
     let error = average(&base, &[bad], &out).unwrap_err();
-    assert!(matches!(error, Error::NotFinite { ref tensor } if tensor == "b"), "{error}");
+    assert!(matches!(error, Error::NotFinite { ref tensor, .. } if tensor == "b"), "{error}");
     assert!(!out.exists());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "base and the site's own");
 }

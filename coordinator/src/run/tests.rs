@@ -29,7 +29,7 @@ fn commit(run: &mut Run, model: &str, now: Timestamp) {
     run.apply(Event::Closed, now).unwrap();
     run.apply(Event::Reported(site("a"), update(model)), now).unwrap();
     assert!(matches!(run.duty(), Duty::Aggregate(_)));
-    run.apply(Event::Aggregated(blob(model)), now).unwrap();
+    run.apply(Event::Aggregated(Aggregate::of(blob(model))), now).unwrap();
 }
 
 fn fail(run: &mut Run) {
@@ -176,7 +176,7 @@ fn random_event(dice: &mut Dice) -> Event {
         0..=17 => Event::Joined(name),
         18..=33 => Event::Reported(name, update(weights)),
         34 => Event::Withdrew(name, Withdrawal::TrainerDied),
-        35..=38 => Event::Aggregated(blob(weights)),
+        35..=38 => Event::Aggregated(Aggregate::of(blob(weights))),
         39 => Event::Closed,
         40 => Event::Revoked(name),
         41 if dice.roll(2) == 0 => Event::Abandoned("by hand".to_owned()),
@@ -245,7 +245,9 @@ fn random_history(seed: u64) -> BTreeMap<&'static str, u32> {
     for _ in 0..3 {
         match run.duty() {
             Duty::WaitUntil(time) => run.tick(time),
-            Duty::Aggregate(_) => run.apply(Event::Aggregated(blob("m")), now).unwrap(),
+            Duty::Aggregate(_) => {
+                run.apply(Event::Aggregated(Aggregate::of(blob("m"))), now).unwrap();
+            }
             Duty::OpenRound | Duty::Nothing => break,
         }
     }
@@ -256,8 +258,8 @@ fn random_history(seed: u64) -> BTreeMap<&'static str, u32> {
 /// What holds of a run in every history.
 fn assert_run(before: &Run, after: &Run) {
     assert!(after.committed() >= before.committed(), "what is committed stays");
-    if let Phase::Committed { model } = after.round().phase() {
-        assert_eq!((after.model(), after.committed()), (*model, after.round().id().number));
+    if let Phase::Committed(made) = after.round().phase() {
+        assert_eq!((after.newest(), after.committed()), (*made, after.round().id().number));
     } else {
         assert_eq!(after.round().base(), after.model(), "a round trains from the newest model");
         assert_eq!(after.committed() + 1, after.round().id().number);

@@ -48,7 +48,7 @@ pub(crate) fn round(round: &RoundView) -> v1::Round {
         Phase::Selecting { .. } => v1::RoundPhase::Selecting,
         Phase::Reporting { .. } => v1::RoundPhase::Reporting,
         Phase::Aggregating => v1::RoundPhase::Aggregating,
-        Phase::Committed { .. } => v1::RoundPhase::Committed,
+        Phase::Committed(_) => v1::RoundPhase::Committed,
         Phase::Abandoned { .. } => v1::RoundPhase::Abandoned,
     };
     v1::Round {
@@ -122,6 +122,7 @@ pub(crate) fn model(model: &ModelView) -> v1::Model {
         round: model.round,
         blob: Some(model.blob.into()),
         created_at: Some(timestamp(model.created_at)),
+        ema: model.ema.map(Into::into),
     }
 }
 

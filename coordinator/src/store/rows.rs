@@ -12,6 +12,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::{Error, EventRow, ModelRow, SiteRow};
+use crate::aggregate::Aggregate;
 use crate::round::{Member, Phase, Round, Update};
 use crate::run::{Saved, State};
 
@@ -24,6 +25,9 @@ pub(super) trait Columns {
     fn parsed<T: FromStr>(&self, column: &'static str) -> Result<T, Error>;
     fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Error>;
     fn blob(&self, digest: &'static str, size: &'static str) -> Result<Blob, Error>;
+    fn blob_or_none(&self, digest: &'static str, size: &'static str)
+    -> Result<Option<Blob>, Error>;
+    fn aggregate(&self) -> Result<Aggregate<Blob>, Error>;
 }
 
 impl Columns for AnyRow {
@@ -58,6 +62,24 @@ impl Columns for AnyRow {
 
     fn blob(&self, digest: &'static str, size: &'static str) -> Result<Blob, Error> {
         Ok(Blob { digest: self.parsed(digest)?, size: self.number(size)? })
+    }
+
+    fn blob_or_none(
+        &self,
+        digest: &'static str,
+        size: &'static str,
+    ) -> Result<Option<Blob>, Error> {
+        let held: Option<String> = self.try_get(digest)?;
+        held.map(|_| self.blob(digest, size)).transpose()
+    }
+
+    fn aggregate(&self) -> Result<Aggregate<Blob>, Error> {
+        Ok(Aggregate {
+            model: self.blob("model_digest", "model_size")?,
+            ema: self.blob_or_none("ema_digest", "ema_size")?,
+            momentum: self.blob_or_none("momentum_digest", "momentum_size")?,
+            second_moment: self.blob_or_none("second_moment_digest", "second_moment_size")?,
+        })
     }
 }
 
@@ -101,6 +123,7 @@ pub(super) fn model(row: &AnyRow) -> Result<ModelRow, Error> {
     Ok(ModelRow {
         round: row.number("number")?,
         blob: row.blob("model_digest", "model_size")?,
+        ema: row.blob_or_none("ema_digest", "ema_size")?,
         committed_at: row.time("closed_at")?,
     })
 }
@@ -122,7 +145,7 @@ pub(super) fn run(row: &AnyRow) -> Result<Saved, Error> {
         initial: row.blob("initial_digest", "initial_size")?,
         created_at: row.time("created_at")?,
         state,
-        model: row.blob("model_digest", "model_size")?,
+        newest: row.aggregate()?,
         committed: row.number("committed")?,
         failures: row.number("failures")?,
     })
@@ -148,7 +171,7 @@ pub(super) fn round(
         "selecting" => Phase::Selecting { until: row.time("until_at")? },
         "reporting" => Phase::Reporting { until: row.time("until_at")? },
         "aggregating" => Phase::Aggregating,
-        "committed" => Phase::Committed { model: row.blob("model_digest", "model_size")? },
+        "committed" => Phase::Committed(row.aggregate()?),
         "abandoned" => Phase::Abandoned { reason: row.json("reason")? },
         _ => return Err(Error::Row { column: "phase", value: phase }),
     };
@@ -167,9 +190,23 @@ pub(super) fn round(
 pub(super) struct PhaseColumns {
     pub(super) word: &'static str,
     pub(super) until_at: Option<i64>,
-    pub(super) model_digest: Option<String>,
-    pub(super) model_size: Option<i64>,
+    pub(super) model: BlobColumns,
+    pub(super) ema: BlobColumns,
+    pub(super) momentum: BlobColumns,
+    pub(super) second_moment: BlobColumns,
     pub(super) reason: Option<String>,
+}
+
+/// A blob's two columns, both of them NULL where there is none.
+#[derive(Default)]
+pub(super) struct BlobColumns {
+    pub(super) digest: Option<String>,
+    pub(super) size: Option<i64>,
+}
+
+fn blob_columns(blob: Option<Blob>) -> Result<BlobColumns, Error> {
+    let size = blob.map(|blob| bigint("a blob's size", blob.size)).transpose()?;
+    Ok(BlobColumns { digest: blob.map(|blob| blob.digest.to_string()), size })
 }
 
 pub(super) fn phase(phase: &Phase) -> Result<PhaseColumns, Error> {
@@ -184,10 +221,12 @@ pub(super) fn phase(phase: &Phase) -> Result<PhaseColumns, Error> {
             columns.until_at = Some(micros(*until));
         }
         Phase::Aggregating => columns.word = "aggregating",
-        Phase::Committed { model } => {
+        Phase::Committed(Aggregate { model, ema, momentum, second_moment }) => {
             columns.word = "committed";
-            columns.model_digest = Some(model.digest.to_string());
-            columns.model_size = Some(bigint("a blob's size", model.size)?);
+            columns.model = blob_columns(Some(*model))?;
+            columns.ema = blob_columns(*ema)?;
+            columns.momentum = blob_columns(*momentum)?;
+            columns.second_moment = blob_columns(*second_moment)?;
         }
         Phase::Abandoned { reason } => {
             columns.word = "abandoned";

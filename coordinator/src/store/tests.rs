@@ -1,6 +1,11 @@
 //! Every query, on SQLite and, where `TEST_POSTGRES_URL` names one, on PostgreSQL.
 
+mod migration;
+
+use tokio::sync::{Mutex, MutexGuard};
+
 use super::*;
+use crate::aggregate::Aggregate;
 use crate::round::{Event, Report, Update, Withdrawal};
 use crate::run::State;
 use crate::testing::{START, blob, plan};
@@ -23,24 +28,42 @@ fn update(text: &str) -> Update {
     Update { weights: blob(text), examples: 1 << 32, report }
 }
 
-async fn sqlite(folder: &tempfile::TempDir) -> Store {
+/// A model with everything beside it that a round can keep.
+fn kept(model: &str) -> Aggregate<Blob> {
+    Aggregate {
+        model: blob(model),
+        ema: Some(blob(&format!("{model}'s average"))),
+        momentum: Some(blob(&format!("{model}'s momentum"))),
+        second_moment: Some(blob(&format!("{model}'s second moment"))),
+    }
+}
+
+/// There is one PostgreSQL to test on, which a test has for itself.
+static POSTGRES: Mutex<()> = Mutex::const_new(());
+
+fn sqlite_url(folder: &tempfile::TempDir) -> String {
     let path = folder.path().join("a folder").join("coordinator.db");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    Store::open(&format!("sqlite:{}", path.display())).await.unwrap()
+    format!("sqlite:{}", path.display())
+}
+
+async fn sqlite(folder: &tempfile::TempDir) -> Store {
+    Store::open(&sqlite_url(folder)).await.unwrap()
 }
 
 /// An empty PostgreSQL, or none with a word about it.
-async fn postgres() -> Option<Store> {
+async fn postgres() -> Option<(String, MutexGuard<'static, ()>)> {
     let Ok(url) = std::env::var("TEST_POSTGRES_URL") else {
         println!("not tested on PostgreSQL: TEST_POSTGRES_URL is not set");
         return None;
     };
+    let guard = POSTGRES.lock().await;
     sqlx::any::install_default_drivers();
     let pool = AnyPool::connect(&url).await.unwrap();
     let reset = "DROP SCHEMA public CASCADE; CREATE SCHEMA public;";
     sqlx::raw_sql(reset).execute(&pool).await.unwrap();
     pool.close().await;
-    Some(Store::open(&url).await.unwrap())
+    Some((url, guard))
 }
 
 /// Saves a change of one run and gives the run back for the next one.
@@ -94,13 +117,14 @@ async fn every_query(store: &Store) {
         Event::Joined(site("mayo")),
         Event::Closed,
         Event::Reported(site("mayo"), update("mayo")),
-        Event::Aggregated(blob("m1")),
+        Event::Aggregated(kept("m1")),
     ] {
         let mut next = run.clone();
         next.apply(event, START).unwrap();
         run = save(store, Some(&run), next).await;
     }
     rounds.push(run.round().clone());
+    assert_eq!(store.load().await.unwrap().runs[0].newest(), kept("m1"));
     let mut paused = run.clone();
     paused.pause(START).unwrap();
     let run = save(store, Some(&run), paused).await;
@@ -110,8 +134,9 @@ async fn every_query(store: &Store) {
     assert_eq!(loaded.runs, std::slice::from_ref(&run));
     assert_eq!(loaded.seq, 3);
     let models: std::collections::HashSet<Blob> = loaded.models.into_iter().collect();
-    assert_eq!(models, [blob("base"), blob("m1")].into());
-    let model = ModelRow { round: 1, blob: blob("m1"), committed_at: START };
+    assert_eq!(models, [blob("base"), blob("m1"), blob("m1's average")].into());
+    let ema = Some(blob("m1's average"));
+    let model = ModelRow { round: 1, blob: blob("m1"), ema, committed_at: START };
     assert_eq!(store.models(run.name()).await.unwrap(), [model]);
 
     assert_eq!(store.rounds(run.name(), &policy, 10).await.unwrap(), rounds);
@@ -145,7 +170,8 @@ async fn every_query_runs_on_sqlite_and_what_is_loaded_is_what_was_saved() {
 
 #[tokio::test]
 async fn every_query_runs_on_postgres_and_what_is_loaded_is_what_was_saved() {
-    let Some(store) = postgres().await else { return };
+    let Some((url, _guard)) = postgres().await else { return };
+    let store = Store::open(&url).await.unwrap();
     every_query(&store).await;
     all_or_nothing(&store).await;
     store.close().await;

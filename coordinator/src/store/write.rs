@@ -51,10 +51,13 @@ pub(super) async fn round(connection: &mut AnyConnection, round: &Round) -> Resu
     let phase = rows::phase(round.phase())?;
     sqlx::query(
         "INSERT INTO round (run, number, attempt, phase, until_at, base_digest, base_size, \
-         model_digest, model_size, reason, opened_at, closed_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+         model_digest, model_size, reason, opened_at, closed_at, ema_digest, ema_size, \
+         momentum_digest, momentum_size, second_moment_digest, second_moment_size) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
          ON CONFLICT (run, number, attempt) DO UPDATE SET phase = $4, until_at = $5, \
-         model_digest = $8, model_size = $9, reason = $10, closed_at = $12",
+         model_digest = $8, model_size = $9, reason = $10, closed_at = $12, ema_digest = $13, \
+         ema_size = $14, momentum_digest = $15, momentum_size = $16, \
+         second_moment_digest = $17, second_moment_size = $18",
     )
     .bind(round.id().run.as_str())
     .bind(i64::from(round.id().number))
@@ -63,11 +66,17 @@ pub(super) async fn round(connection: &mut AnyConnection, round: &Round) -> Resu
     .bind(phase.until_at)
     .bind(round.base().digest.to_string())
     .bind(rows::bigint("a blob's size", round.base().size)?)
-    .bind(phase.model_digest)
-    .bind(phase.model_size)
+    .bind(phase.model.digest)
+    .bind(phase.model.size)
     .bind(phase.reason)
     .bind(micros(round.opened_at()))
     .bind(round.closed_at().map(micros))
+    .bind(phase.ema.digest)
+    .bind(phase.ema.size)
+    .bind(phase.momentum.digest)
+    .bind(phase.momentum.size)
+    .bind(phase.second_moment.digest)
+    .bind(phase.second_moment.size)
     .execute(connection)
     .await?;
     Ok(())

@@ -116,15 +116,17 @@ async fn an_operator_takes_a_run_from_its_plan_to_an_exported_model() {
     let rounds = desk.json("round list t1").await;
     assert_eq!(rounds["rounds"][0]["phase"], "committed");
     assert_eq!(rounds["rounds"][0]["members"][1]["examples"], 10);
-    assert_eq!(desk.json("model list t1").await["models"].as_array().unwrap().len(), 2);
+    let models = desk.json("model list t1").await["models"].clone();
+    assert_eq!((models.as_array().unwrap().len(), &models[0]["ema"]), (2, &Value::Null));
     let exported = desk.json("model export t1 --out new.safetensors").await;
-    assert_eq!(exported["round"], 1);
+    assert_eq!((&exported["round"], &exported["kind"]), (&1.into(), &"raw".into()));
     assert_eq!(std::fs::read(folder.join("new.safetensors")).unwrap(), model(&[3.0, 4.0]));
     let note = std::fs::read(folder.join("new.safetensors.json")).unwrap();
     let note: serde_json::Value = serde_json::from_slice(&note).unwrap();
     let digest = fedpaint_proto::names::Digest::of(&model(&[3.0, 4.0]));
-    let expected = serde_json::json!({ "run": "t1", "round": 1, "digest": digest });
+    let expected = serde_json::json!({ "run": "t1", "round": 1, "kind": "raw", "digest": digest });
     assert_eq!(note, expected);
+    moving_average_is_exported(&desk, &models[1]["ema"]).await;
     desk.json("model export t1 --round 0 --out old.safetensors").await;
     assert_eq!(std::fs::read(folder.join("old.safetensors")).unwrap(), initial);
     let status = desk.json("status").await;
@@ -136,6 +138,22 @@ async fn an_operator_takes_a_run_from_its_plan_to_an_exported_model() {
     let kinds = String::from_utf8(events).unwrap();
     assert!(kinds.lines().all(|line| line.starts_with("{\"seq\":")), "{kinds}");
     federation.stop().await;
+}
+
+/// Exports the moving average of round 1, which the list names as `listed`.
+async fn moving_average_is_exported(desk: &Desk<'_>, listed: &Value) {
+    let folder = desk.federation.folder.path();
+    let exported = desk.json("model export t1 --round 1 --ema --out ema.safetensors").await;
+    // A tenth of the initial model and nine tenths of the first round's.
+    assert_eq!(std::fs::read(folder.join("ema.safetensors")).unwrap(), model(&[2.8, 3.8]));
+    assert_eq!((&exported["kind"], &exported["digest"]), (&"ema".into(), &listed["digest"]));
+    let note: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("ema.safetensors.json")).unwrap())
+            .unwrap();
+    assert_eq!((&note["kind"], &note["digest"]), (&"ema".into(), &listed["digest"]));
+    let error = desk.failure("model export t1 --round 0 --ema --out none.safetensors").await;
+    assert!(error.contains("round 0 of run t1 has no moving average"), "{error}");
+    assert!(!folder.join("none.safetensors").exists());
 }
 
 #[tokio::test]

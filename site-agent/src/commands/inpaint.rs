@@ -278,7 +278,8 @@ mod tests {
         let path = folder.path().join("m.safetensors");
         let digest = Digest::of(b"m");
         assert_eq!(round(None, &path, digest), None);
-        let note = ModelNote { run: "brain".parse().unwrap(), round: 12, digest };
+        let kind = fedpaint_proto::note::ModelKind::Raw;
+        let note = ModelNote { run: "brain".parse().unwrap(), round: 12, kind, digest };
         std::fs::write(ModelNote::path_beside(&path), serde_json::to_vec(&note).unwrap()).unwrap();
         assert_eq!(round(None, &path, digest), Some(12));
         assert_eq!(round(Some(3), &path, digest), Some(3));

@@ -269,12 +269,24 @@ pub(crate) enum ModelVerb {
         run: RunName,
     },
     /// Download a model, with a note of its run and round as FILE.json; repeat it if it breaks off
+    #[command(after_help = "\
+A round has two models. The raw one is what the sites' updates made: the one that runs, rounds and
+the audit log name, that the next round trains from, and that a new run should start from. The
+moving average (EMA) follows it with less of each round's noise, which is what diffusion models are
+usually used with once there were many rounds; it is not for training on. Both are models of the
+same form, and the note says which one a file is.")]
     Export {
         /// The run
         run: RunName,
         /// The round that made the model; the newest if left out, 0 for the initial one
         #[arg(long)]
         round: Option<u32>,
+        /// The moving average of the models up to that round
+        #[arg(long)]
+        ema: bool,
+        /// The model as the round made it; this is the default
+        #[arg(long, conflicts_with = "ema")]
+        raw: bool,
         /// The file to write
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
@@ -370,6 +382,7 @@ mod tests {
             "round show t1 0",
             "round show t1 --attempt 2",
             "model export t1",
+            "model export t1 --out m --ema --raw",
             "run list --output xml",
         ] {
             let error = parse(line).unwrap_err();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use fedpaint_proto::names::{Blob, RunName};
-use fedpaint_proto::note::ModelNote;
+use fedpaint_proto::note::{ModelKind, ModelNote};
 use fedpaint_proto::weights::sync_folder;
 use fedpaint_proto::{transfer, v1};
 
@@ -13,7 +13,7 @@ use crate::cli::{Connection, ModelVerb};
 use crate::connect::{Session, ask, connect};
 use crate::output::{Output, transfer_bar};
 use crate::problem::of_status;
-use crate::view::{Exported, Model, Models};
+use crate::view::{self, Exported, Model, Models};
 
 /// Carries out a verb.
 pub(crate) async fn run(
@@ -27,23 +27,28 @@ pub(crate) async fn run(
             let models = list(&mut session, &run).await?;
             output.show(&Models { models: models.into_iter().map(Model::from).collect() })
         }
-        ModelVerb::Export { run, round, out, force } => {
+        // The raw model is the default: it is the one that every other page names by its digest,
+        // and the one a new run goes on from. `--raw` only says so.
+        ModelVerb::Export { run, round, ema, raw: _, out, force } => {
+            let kind = if ema { ModelKind::Ema } else { ModelKind::Raw };
             if !force && out.exists() {
                 bail!("{} is there already; give --force to replace it", out.display());
             }
             let mut session = connect(settings, output.now()).await?;
             let model = pick(list(&mut session, &run).await?, round)
                 .with_context(|| no_model(&run, round))?;
-            let blob = model.blob.as_ref().context("the coordinator named no blob")?;
-            let blob = Blob::try_from(blob)?;
+            let blob = blob(&model, kind)?;
             let bar = transfer_bar("downloading", blob.size);
             let mut progress = |done, _| bar.set_position(done);
             let moved = transfer::download(&session.channel, blob, &out, &mut progress).await;
             bar.finish_and_clear();
             moved?;
-            write_note(&out, &ModelNote { run, round: model.round, digest: blob.digest })?;
+            let note = ModelNote { run, round: model.round, kind, digest: blob.digest };
+            write_note(&out, &note)?;
             let file = out.display().to_string();
-            output.show(&Exported { model: Model::from(model), file })
+            let Model { run, round, created_at, .. } = Model::from(model);
+            let blob = Some(view::Blob::from(blob));
+            output.show(&Exported { run, round, kind, blob, created_at, file })
         }
     }
 }
@@ -72,6 +77,21 @@ async fn list(session: &mut Session, run: &RunName) -> anyhow::Result<Vec<v1::Mo
 fn pick(models: Vec<v1::Model>, round: Option<u32>) -> Option<v1::Model> {
     let asked = |model: &v1::Model| round.is_none_or(|round| model.round == round);
     models.into_iter().filter(asked).max_by_key(|model| model.round)
+}
+
+/// Which file is to be had of a round's two models.
+fn blob(model: &v1::Model, kind: ModelKind) -> anyhow::Result<Blob> {
+    let (run, round) = (&model.run, model.round);
+    let named = match kind {
+        ModelKind::Raw => model.blob.as_ref().context("the coordinator named no blob")?,
+        ModelKind::Ema => model.ema.as_ref().with_context(|| {
+            format!(
+                "round {round} of run {run} has no moving average: the initial model has none, nor \
+                 has a run whose plan says aggregation.ema_decay = 0; export it with --raw"
+            )
+        })?,
+    };
+    Ok(Blob::try_from(named)?)
 }
 
 fn no_model(run: &RunName, round: Option<u32>) -> String {

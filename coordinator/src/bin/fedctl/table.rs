@@ -2,6 +2,7 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
+use fedpaint_proto::note::ModelKind;
 use jiff::Timestamp;
 
 use crate::human::{NONE, ago, bytes, count, loss};
@@ -156,16 +157,6 @@ fn members(members: &[Member]) -> String {
     table(&header, members.iter().map(row))
 }
 
-fn model_facts(model: &Model, now: Timestamp) -> Vec<(&'static str, String)> {
-    vec![
-        ("run", model.run.clone()),
-        ("round", model.round.to_string()),
-        ("digest", or_none(model.blob.as_ref().map(|blob| blob.digest.as_str()))),
-        ("size", size(model.blob.as_ref())),
-        ("created", ago(now, model.created_at)),
-    ]
-}
-
 impl Show for Sites {
     fn table(&self, now: Timestamp) -> String {
         sites(&self.sites, now)
@@ -221,18 +212,29 @@ impl Show for Round {
 impl Show for Models {
     fn table(&self, now: Timestamp) -> String {
         let row = |model: &Model| {
-            let blob = model.blob.as_ref();
-            vec![model.round.to_string(), short(blob), size(blob), ago(now, model.created_at)]
+            let (blob, created) = (model.blob.as_ref(), ago(now, model.created_at));
+            let ema = short(model.ema.as_ref());
+            vec![model.round.to_string(), short(blob), ema, size(blob), created]
         };
-        table(&["ROUND ", "MODEL", "SIZE ", "CREATED"], self.models.iter().map(row))
+        table(&["ROUND ", "MODEL", "EMA", "SIZE ", "CREATED"], self.models.iter().map(row))
     }
 }
 
 impl Show for Exported {
     fn table(&self, now: Timestamp) -> String {
-        let mut lines = model_facts(&self.model, now);
-        lines.push(("file", self.file.clone()));
-        facts(&lines)
+        let kind = match self.kind {
+            ModelKind::Raw => "raw, as the round made it",
+            ModelKind::Ema => "moving average (EMA)",
+        };
+        facts(&[
+            ("run", self.run.clone()),
+            ("round", self.round.to_string()),
+            ("model", kind.to_owned()),
+            ("digest", or_none(self.blob.as_ref().map(|blob| blob.digest.as_str()))),
+            ("size", size(self.blob.as_ref())),
+            ("created", ago(now, self.created_at)),
+            ("file", self.file.clone()),
+        ])
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the coordinator's messages say, as stable JSON. Field names and words here are a promise to
 //! programs: they may be added to and never change their meaning.
 
-use fedpaint_proto::names::Digest;
+use fedpaint_proto::names::{self, Digest};
+use fedpaint_proto::note::ModelKind;
 use fedpaint_proto::v1;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -111,6 +112,8 @@ pub(crate) struct Model {
     pub(crate) round: u32,
     #[serde(flatten)]
     pub(crate) blob: Option<Blob>,
+    /// The moving average of the models up to this one; null where the plan asks for none.
+    pub(crate) ema: Option<Blob>,
     pub(crate) created_at: Option<Timestamp>,
 }
 
@@ -149,8 +152,13 @@ pub(crate) struct Seen {
 /// A model that was written to a file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Exported {
+    pub(crate) run: String,
+    pub(crate) round: u32,
+    /// `raw` or `ema`.
+    pub(crate) kind: ModelKind,
     #[serde(flatten)]
-    pub(crate) model: Model,
+    pub(crate) blob: Option<Blob>,
+    pub(crate) created_at: Option<Timestamp>,
     pub(crate) file: String,
 }
 
@@ -179,6 +187,12 @@ fn blob(blob: Option<v1::BlobRef>) -> Option<Blob> {
     let blob = blob?;
     let digest = Digest::try_from(&blob.digest[..]).ok()?.to_string();
     Some(Blob { digest, size_bytes: blob.size })
+}
+
+impl From<names::Blob> for Blob {
+    fn from(blob: names::Blob) -> Blob {
+        Blob { digest: blob.digest.to_string(), size_bytes: blob.size }
+    }
 }
 
 impl From<v1::Site> for Site {
@@ -279,6 +293,7 @@ impl From<v1::Model> for Model {
             run: model.run,
             round: model.round,
             blob: blob(model.blob),
+            ema: blob(model.ema),
             created_at: time(model.created_at),
         }
     }

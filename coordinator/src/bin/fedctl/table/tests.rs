@@ -172,9 +172,11 @@ fn json_has_stable_names_and_plain_values() {
     });
     assert_eq!(round, expected);
 
-    let model = v1::Model { run: "t1".into(), round: 3, blob: blob(2), created_at: at(0) };
+    let model =
+        v1::Model { run: "t1".into(), round: 3, blob: blob(2), created_at: at(0), ema: blob(5) };
     let expected = serde_json::json!({
         "run": "t1", "round": 3, "digest": digest(2), "size_bytes": 4_194_304,
+        "ema": { "digest": digest(5), "size_bytes": 4_194_304 },
         "created_at": "2026-11-18T11:06:40Z"
     });
     assert_eq!(serde_json::to_value(Model::from(model)).unwrap(), expected);
