@@ -1,13 +1,16 @@
-//! How well a model inpaints patients it never saw: fixed healthy masks, sampled, scored.
+//! How well a model inpaints patients it never saw, beside what trivial methods reach: fixed healthy
+//! masks, painted, scored.
 //!
 //! The masks follow from the seed and the patient alone, so that two models are judged on the same
 //! tissue. Nothing here trains and nothing leaves the site by itself.
 
+pub mod report;
+
 use std::ops::ControlFlow;
 
 use burn::tensor::Device;
-use serde::Serialize;
 
+use crate::baselines::{self, Baseline};
 use crate::cohort::{self, Cohort};
 use crate::data::example::Region;
 use crate::data::inpaint::{self, EvaluationMasks, InpaintJob, Task};
@@ -15,8 +18,10 @@ use crate::data::layout::{Case, Contrast};
 use crate::data::mask;
 use crate::data::nifti::header::FileGeometry;
 use crate::data::volume::Volume;
-use crate::metrics::{self, Scored, Scores};
+use crate::evaluate::report::{MethodScores, ScanScores};
+use crate::metrics::{self, Reference};
 use crate::model::sampler::{self, Prompt, SampleError, SampleOptions};
+use crate::model::spec::Prediction;
 use crate::model::weights::Weights;
 
 /// Why a model cannot be judged. Texts name files and cases of the site.
@@ -47,6 +52,12 @@ pub enum Error {
     /// The model does not paint.
     #[error(transparent)]
     Sample(#[from] SampleError),
+    /// The twin is another kind of model.
+    #[error(
+        "the twin predicts noise or a mixture with noise: give a model that predicts the tissue \
+         itself (prediction \"direct\")"
+    )]
+    NoTwin,
     /// The result cannot be scored.
     #[error("case {case}: {source}")]
     Score {
@@ -58,7 +69,7 @@ pub enum Error {
 }
 
 /// Whom a model is judged on, and how it paints.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Names the masks and the noise.
     pub seed: u64,
@@ -70,6 +81,8 @@ pub struct Options {
     pub batch: usize,
     /// Judges on every patient and not only on those held out.
     pub all: bool,
+    /// What the model is compared with.
+    pub baselines: Vec<Baseline>,
 }
 
 /// One scan as it was painted.
@@ -88,69 +101,32 @@ pub struct Painted<'a> {
     pub result: &'a Volume,
 }
 
-/// The scores of one scan.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct CaseScores {
-    /// The case.
-    pub case: String,
-    /// Which of its scans.
-    pub contrast: Contrast,
-    /// Voxels scored.
-    pub voxels: u64,
-    /// Structural similarity, at most 1.
-    pub ssim: f64,
-    /// Peak signal-to-noise ratio over a range of 1, in dB.
-    pub psnr_db: f64,
-    /// Mean squared error of intensities in [0, 1].
-    pub mse: f64,
-    /// The mean squared error of painting the mean of the brain around, for comparison.
-    pub mse_mean_fill: f64,
+/// What paints. Without a model there are the baselines alone.
+pub struct Painters<'a> {
+    /// Where networks run.
+    pub device: &'a Device,
+    /// The model that is judged.
+    pub model: Option<&'a Weights>,
+    /// The same network trained to predict the tissue itself, without diffusion: the baseline that
+    /// says what diffusion is worth.
+    pub twin: Option<&'a Weights>,
 }
 
-/// The mean over scans.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct MeanScores {
-    /// Scans.
-    pub scans: usize,
-    /// Mean structural similarity.
-    pub ssim: f64,
-    /// Mean of the peak signal-to-noise ratios, in dB.
-    pub psnr_db: f64,
-    /// Mean of the mean squared errors.
-    pub mse: f64,
-    /// Mean of the mean squared errors of the mean fill.
-    pub mse_mean_fill: f64,
-}
-
-impl MeanScores {
-    /// The mean of some scores; zeros where there are none.
-    pub fn of(scores: &[CaseScores]) -> MeanScores {
-        let mean = |value: fn(&CaseScores) -> f64| {
-            scores.iter().map(value).sum::<f64>() / scores.len().max(1) as f64
-        };
-        MeanScores {
-            scans: scores.len(),
-            ssim: mean(|s| s.ssim),
-            psnr_db: mean(|s| s.psnr_db),
-            mse: mean(|s| s.mse),
-            mse_mean_fill: mean(|s| s.mse_mean_fill),
-        }
-    }
-}
-
-/// Judges a model on the cohort's held-out patients, scan by scan. `painted` sees every result,
-/// `progress` hears how many of how many scans are done.
+/// Judges a model and the baselines on the cohort's held-out patients, scan by scan. `painted` sees
+/// every result of the model, `progress` hears how many of how many scans are done.
 ///
 /// # Errors
 /// [`Error`], the first one.
 pub fn evaluate<E: From<Error>>(
-    weights: &Weights,
-    device: &Device,
+    painters: &Painters<'_>,
     cohort: &Cohort,
     options: &Options,
     painted: &mut dyn FnMut(&Painted<'_>) -> Result<(), E>,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Vec<CaseScores>, E> {
+) -> Result<Vec<ScanScores>, E> {
+    if painters.twin.is_some_and(|twin| twin.spec().prediction != Prediction::Direct) {
+        return Err(Error::NoTwin.into());
+    }
     let mut cases: Vec<_> = cohort.usable(true).collect();
     if options.all {
         cases.extend(cohort.usable(false));
@@ -172,14 +148,54 @@ pub fn evaluate<E: From<Error>>(
             let masks = inpaint::evaluation_masks(image, lesion, &case.patient, options.seed);
             let masks = masks.map_err(named)?;
             let scan = Held { case, contrast, image };
-            let result = paint(weights, device, &scan, &masks, options)?;
-            scores.push(score(&scan, &masks, &result)?);
-            let (masks, result, geometry) = (&masks, &result, &exam.geometry);
-            painted(&Painted { case, contrast, image, geometry, masks, result })?;
+            let (scored, result) = judge(painters, &scan, &masks, options)?;
+            scores.push(scored);
+            if let Some(result) = &result {
+                let (masks, geometry) = (&masks, &exam.geometry);
+                painted(&Painted { case, contrast, image, geometry, masks, result })?;
+            }
         }
     }
     progress(total, total);
     if scores.is_empty() { Err(Error::from(cohort.none_sound()).into()) } else { Ok(scores) }
+}
+
+/// Paints a scan in every way there is: the scores, and what the model painted.
+fn judge(
+    painters: &Painters<'_>,
+    scan: &Held<'_>,
+    masks: &EvaluationMasks,
+    options: &Options,
+) -> Result<(ScanScores, Option<Volume>), Error> {
+    let Held { case, contrast, image } = *scan;
+    let named = |source| Error::Score { case: case.name.clone(), source };
+    let voxels = image.voxels.iter().zip(&masks.void.voxels);
+    let voided = voxels.map(|(&v, &hidden)| if hidden == 0.0 { v.max(0.0) } else { 0.0 }).collect();
+    let voided = image.with_voxels(voided);
+    let reference = Reference::new(image, &voided, &masks.healthy).map_err(named)?;
+    let mut methods = Vec::new();
+    let mut add = |method, result: &Volume| {
+        let scores = metrics::score(&reference, result).map_err(named)?;
+        methods.push(MethodScores { method, scores });
+        Ok::<(), Error>(())
+    };
+    let mut result = None;
+    if let Some(model) = painters.model {
+        let painted = paint(model, painters.device, scan, masks, options)?;
+        add(report::MODEL, &painted)?;
+        result = Some(painted);
+    }
+    for &baseline in &options.baselines {
+        add(baseline.name(), &baselines::fill(baseline, &voided, &masks.void))?;
+    }
+    if let Some(twin) = painters.twin {
+        // It has no noise, so that a second sample would be the first again.
+        let once = Options { samples: 1, ..options.clone() };
+        add(report::TWIN, &paint(twin, painters.device, scan, masks, &once)?)?;
+    }
+    let (case, patient) = (case.name.clone(), case.patient.clone());
+    let voxels = reference.voxels();
+    Ok((ScanScores { case, patient, contrast, voxels, methods }, result))
 }
 
 /// A held-out scan.
@@ -215,7 +231,7 @@ fn paint(
         .filter(|(z, _)| is_scored(**z))
         .map(|(&z, example)| Prompt::of(example, z as u64))
         .collect();
-    let Options { seed, steps, samples, batch, .. } = *options;
+    let &Options { seed, steps, samples, batch, .. } = options;
     let sampling = SampleOptions { steps, samples, seed, batch };
     let mut go_on = |_, _| ControlFlow::Continue(());
     let mut slices = sampler::sample(weights, device, &prompts, &sampling, &mut go_on)?.into_iter();
@@ -229,27 +245,4 @@ fn paint(
         })
         .collect();
     job.paste(&predictions).map_err(named)
-}
-
-fn score(scan: &Held<'_>, masks: &EvaluationMasks, result: &Volume) -> Result<CaseScores, Error> {
-    let Held { case, contrast, image } = *scan;
-    let voxels = image.voxels.iter().zip(&masks.void.voxels);
-    let voided = voxels.map(|(&v, &hidden)| if hidden == 0.0 { v.max(0.0) } else { 0.0 }).collect();
-    let voided = image.with_voxels(voided);
-    let score = |prediction: &Volume| {
-        let (truth, mask) = (image, &masks.healthy);
-        metrics::score(&Scored { prediction, truth, voided: &voided, mask })
-            .map_err(|source| Error::Score { case: case.name.clone(), source })
-    };
-    let Scores { voxels, ssim, mse, psnr_01, .. } = score(result)?;
-    let mean_fill = score(&metrics::mean_fill(&voided, &masks.healthy))?;
-    Ok(CaseScores {
-        case: case.name.clone(),
-        contrast,
-        voxels,
-        ssim,
-        psnr_db: psnr_01,
-        mse,
-        mse_mean_fill: mean_fill.mse,
-    })
 }

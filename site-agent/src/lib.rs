@@ -11,6 +11,7 @@
 
 pub mod agent;
 pub mod backoff;
+pub mod baselines;
 pub mod client;
 pub mod cohort;
 pub mod commands;

@@ -1,30 +1,60 @@
-//! `evaluate`: prints what [`crate::evaluate`] finds.
+//! `evaluate`: prints how good a model is ([`crate::evaluate`]), what the trivial methods score, or
+//! how good a scan is that any tool has inpainted ([`files`]).
+
+pub mod files;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use comfy_table::{Table, presets};
-use fedpaint_proto::names::Digest;
+use fedpaint_proto::names::{Digest, SiteName};
 use serde::Serialize;
 
 use super::options::{ComputeOptions, DataOptions, load_model};
 use super::output::{self, Format};
+use crate::baselines::Baseline;
 use crate::cohort::Cohort;
 use crate::data::nifti::{self};
 use crate::data::volume::Volume;
-use crate::evaluate::{CaseScores, MeanScores, Options, Painted, evaluate};
+use crate::evaluate::report::{self, MeanScores, OverallScores, PatientScores, ScanScores};
+use crate::evaluate::{Options, Painted, Painters, evaluate};
 use crate::panel;
 
 /// What goes into the header of a painted file.
 pub const DESCRIPTION: &str = "SYNTHETIC in the mask, fedpaint";
 
+/// Slices per network call.
+pub const SLICES_PER_CALL: usize = 16;
+
+const USAGE: &str = "\
+fedpaint-site-agent evaluate --model FILE --data DIR [--twin FILE] [OPTIONS]
+       fedpaint-site-agent evaluate --baselines-only --data DIR [OPTIONS]
+       fedpaint-site-agent evaluate --prediction FILE --truth FILE --voided FILE --mask FILE";
+
 /// Options of `evaluate`.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = USAGE)]
 pub struct Args {
     /// The model.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["baselines_only", "prediction"])]
+    model: Option<PathBuf>,
+    /// A model that predicts the tissue itself, without diffusion; listed as baseline `regression`.
     #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    twin: Option<PathBuf>,
+    /// What the model is compared with.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(default_value = "zero,mean,mirror,harmonic,biharmonic")]
+    baselines: Vec<Baseline>,
+    /// Compare with nothing but the twin.
+    #[arg(long, conflicts_with = "baselines")]
+    no_baselines: bool,
+    /// Score the baselines without a model.
+    #[arg(long, conflicts_with_all = ["model", "no_baselines", "save"])]
+    baselines_only: bool,
+    /// A label for the report, so that reports of several sites can be joined.
+    #[arg(long, value_name = "NAME")]
+    site: Option<SiteName>,
     /// Judge on every patient, also on those that train.
     #[arg(long)]
     all: bool,
@@ -40,64 +70,108 @@ pub struct Args {
     /// Also write every inpainted scan, its mask, and `panel.png` into this folder.
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
+    #[command(flatten)]
+    files: files::Options,
     /// How to print.
     #[arg(long, value_enum, default_value = "table")]
     output: Format,
     #[command(flatten)]
-    data: DataOptions,
+    data: Option<DataOptions>,
     #[command(flatten)]
     compute: ComputeOptions,
 }
 
+/// What is printed. The rows of scans and patients name cases of the site, those of `overall` do
+/// not.
 #[derive(Serialize)]
 struct Evaluation<'a> {
-    model: Digest,
-    scans: &'a [CaseScores],
-    mean: MeanScores,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site: Option<&'a SiteName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<Digest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    twin: Option<Digest>,
+    scans: &'a [ScanScores],
+    patients: &'a [PatientScores],
+    overall: &'a [OverallScores],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mean: Option<MeanScores>,
 }
 
-/// Judges the model and prints the scores.
+/// Judges what was asked for and prints the scores.
 ///
 /// # Errors
-/// If the model or the data cannot be used.
+/// If the model, the data or the files cannot be used.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let cohort = Cohort::discover(&args.data.settings()?)?;
-    let (weights, model) = load_model(&args.model)?;
+    match args.files.chosen() {
+        Some(files) => files::run(&files, args.output),
+        None => run_on_cohort(args),
+    }
+}
+
+fn run_on_cohort(args: &Args) -> Result<ExitCode> {
+    let data = args.data.as_ref().context("give --data, the folder of scans to judge on")?;
+    let cohort = Cohort::discover(&data.settings()?)?;
+    let model = args.model.as_deref().map(load_model).transpose()?;
+    let twin = args.twin.as_deref().map(load_model).transpose()?;
     let device = args.compute.open()?;
-    let &Args { all, steps, samples, seed, .. } = args;
-    let options = Options { seed, steps, samples, batch: SLICES_PER_CALL, all };
-    let bar = output::bar("cases");
-    cohort.survey(&|| false, &mut |done, total| output::advance(&bar, done, total))?;
-    bar.finish_and_clear();
-    let bar = output::bar("scans");
-    let mut tiles = Vec::new();
-    if let Some(folder) = &args.save {
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    }
-    let mut painted = |painted: &Painted<'_>| -> Result<()> {
-        if let Some(folder) = &args.save {
-            tiles.extend(save(folder, painted, tiles.len() < panel::ROWS_MAX)?);
-        }
-        Ok(())
+    let painters = Painters {
+        device: &device,
+        model: model.as_ref().map(|(weights, _)| weights),
+        twin: twin.as_ref().map(|(weights, _)| weights),
     };
-    let mut progress = |done, total| output::advance(&bar, done, total);
-    let scans = evaluate(&weights, &device, &cohort, &options, &mut painted, &mut progress)?;
-    bar.finish_and_clear();
-    if let Some(folder) = &args.save {
-        let rows: Vec<panel::Row<'_>> = tiles.iter().map(Tile::row).collect();
-        panel::write(&folder.join("panel.png"), &rows)?;
-    }
-    let evaluation = Evaluation { model, mean: MeanScores::of(&scans), scans: &scans };
+    let &Args { all, steps, samples, seed, .. } = args;
+    let baselines = if args.no_baselines { Vec::new() } else { args.baselines.clone() };
+    let options = Options { seed, steps, samples, batch: SLICES_PER_CALL, all, baselines };
+    let scans = judge(&painters, &cohort, &options, args.save.as_deref())?;
+    let patients = report::patients(&scans);
+    let evaluation = Evaluation {
+        site: args.site.as_ref(),
+        model: model.as_ref().map(|&(_, digest)| digest),
+        twin: twin.as_ref().map(|&(_, digest)| digest),
+        scans: &scans,
+        patients: &patients,
+        overall: &report::overall(&patients),
+        mean: report::in_a_line(&scans),
+    };
     let text = match args.output {
         Format::Json => serde_json::to_string_pretty(&evaluation)?,
-        Format::Table => table(&evaluation),
+        Format::Table => table::of(&evaluation),
     };
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Slices per network call.
-pub const SLICES_PER_CALL: usize = 16;
+/// Judges, shows progress, and keeps what was painted in the folder `save`.
+fn judge(
+    painters: &Painters<'_>,
+    cohort: &Cohort,
+    options: &Options,
+    save_in: Option<&Path>,
+) -> Result<Vec<ScanScores>> {
+    let bar = output::bar("cases");
+    cohort.survey(&|| false, &mut |done, total| output::advance(&bar, done, total))?;
+    bar.finish_and_clear();
+    let bar = output::bar("scans");
+    let mut tiles = Vec::new();
+    if let Some(folder) = save_in {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    let mut painted = |painted: &Painted<'_>| -> Result<()> {
+        if let Some(folder) = save_in {
+            tiles.extend(save(folder, painted, tiles.len() < panel::ROWS_MAX)?);
+        }
+        Ok(())
+    };
+    let mut progress = |done, total| output::advance(&bar, done, total);
+    let scans = evaluate(painters, cohort, options, &mut painted, &mut progress)?;
+    bar.finish_and_clear();
+    if let Some(folder) = save_in {
+        let rows: Vec<panel::Row<'_>> = tiles.iter().map(Tile::row).collect();
+        panel::write(&folder.join("panel.png"), &rows)?;
+    }
+    Ok(scans)
+}
 
 /// A row of the panel, kept until all are there.
 struct Tile {
@@ -135,25 +209,5 @@ fn save(folder: &Path, painted: &Painted<'_>, show: bool) -> Result<Option<Tile>
     }))
 }
 
-fn table(evaluation: &Evaluation<'_>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_BORDERS_ONLY);
-    table.set_header(["case", "contrast", "SSIM", "PSNR dB", "MSE", "MSE of mean fill"]);
-    let row = |case: &str, contrast: &str, [ssim, psnr, mse, fill]: [f64; 4]| {
-        [
-            case.to_owned(),
-            contrast.to_owned(),
-            format!("{ssim:.4}"),
-            format!("{psnr:.2}"),
-            format!("{mse:.5}"),
-            format!("{fill:.5}"),
-        ]
-    };
-    for s in evaluation.scans {
-        let values = [s.ssim, s.psnr_db, s.mse, s.mse_mean_fill];
-        table.add_row(row(&s.case, s.contrast.name(), values));
-    }
-    let m = evaluation.mean;
-    table.add_row(row("mean", "", [m.ssim, m.psnr_db, m.mse, m.mse_mean_fill]));
-    table.to_string()
-}
+#[cfg(test)]
+mod tests;

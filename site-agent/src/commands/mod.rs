@@ -34,6 +34,7 @@ Examples:
   fedpaint-site-agent phantom --out scans --patients 8 --scanner A --seed 1 --size 2
   fedpaint-site-agent init-model --preset tiny --seed 1 --out initial.safetensors
   fedpaint-site-agent evaluate --model final.safetensors --data scans --label-scheme brats2023
+  fedpaint-site-agent evaluate --prediction P.nii.gz --truth T.nii.gz --voided V.nii.gz --mask M.nii.gz
   fedpaint-site-agent inpaint --model final.safetensors --image X-t1n.nii.gz --mask mask.nii.gz \\
       --out X-inpainted.nii.gz --panel panel.png";
 
@@ -49,7 +50,7 @@ enum Verb {
     Train(train::Args),
     /// Look at a folder of scans, or make one from DICOM files.
     Data(data::Args),
-    /// Score a model on held-out patients, inside fixed healthy masks.
+    /// Score a model on held-out patients, inside fixed healthy masks, or one scan by its files.
     Evaluate(evaluate::Args),
     /// Paint what a mask hides in a scan.
     Inpaint(inpaint::Args),

@@ -8,6 +8,7 @@ mod cache;
 mod cli;
 mod data_check;
 mod dicom;
+mod evaluate;
 mod fake;
 mod preview;
 mod site;

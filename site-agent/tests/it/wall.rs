@@ -9,6 +9,7 @@ const SHARED: &[&str] = &["backoff", "pipe", "settings", "workspace"];
 
 /// The half with scans and device.
 const TRAINER: &[&str] = &[
+    "baselines",
     "cohort",
     "data",
     "evaluate",

@@ -111,8 +111,10 @@ fn evaluation(model: &Path, site: &Site, sampling: [&str; 4]) -> Vec<String> {
     let (model, data) = (model.display().to_string(), site.data.display().to_string());
     let args = ["evaluate", "--model", &model, "--data", &data, "--output", "json"];
     let compute = ["--device", "cpu", "--threads", "1", "--contrasts", CONTRAST];
+    // The report compares with the mean alone.
+    let baselines = ["--baselines", "mean"];
     let scheme = ["--label-scheme", &site.label_scheme];
-    let all = args.into_iter().chain(compute).chain(sampling).chain(scheme);
+    let all = args.into_iter().chain(compute).chain(baselines).chain(sampling).chain(scheme);
     all.map(str::to_owned).collect()
 }
 
