@@ -22,9 +22,10 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     paths.filter(|p| p.is_file()).map(|p| (p.clone(), std::fs::read(p).unwrap())).collect()
 }
 
-/// The one file in `folder` whose name begins so.
-fn one(folder: &Path, begins: &str) -> PathBuf {
-    let is_it = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with(begins);
+/// The one file in `folder` whose name begins and ends so.
+fn one(folder: &Path, begins: &str, ends: &str) -> PathBuf {
+    let name = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().to_owned();
+    let is_it = |p: &PathBuf| name(p).starts_with(begins) && name(p).ends_with(ends);
     let found: Vec<PathBuf> = files(folder).into_keys().filter(is_it).collect();
     assert_eq!(found.len(), 1, "{begins}: {found:?}");
     found[0].clone()
@@ -39,7 +40,7 @@ fn a_study_that_lost_results_makes_those_again_and_says_the_same_to_the_byte() {
     let arms = summary["arms"].as_array().unwrap();
     assert_eq!(
         arms.iter().map(|a| a["name"].as_str().unwrap()).collect::<Vec<_>>(),
-        ["pooled", "fedavg", "alone"]
+        ["pooled", "fedavg", "fedadam", "alone"]
     );
     for arm in arms {
         // The initial model and two rounds, at two sites.
@@ -52,13 +53,14 @@ fn a_study_that_lost_results_makes_those_again_and_says_the_same_to_the_byte() {
     let before: Vec<Vec<u8>> =
         outputs.iter().map(|o| std::fs::read(out.join(o)).unwrap()).collect();
     assert!(before[3].starts_with(b"\x89PNG") && before[4].starts_with(b"\x89PNG"));
-    // An initial model, and two of each model: pooled, federated, one per site.
-    assert_eq!(files(&models).len(), 9);
+    // An initial model, two of each model (pooled, federated in two ways, one per site), two moving
+    // averages of either federated arm, two of Adam's moments for two rounds.
+    assert_eq!(files(&models).len(), 1 + 10 + 4 + 4);
     assert!(files(&out.join("updates")).is_empty(), "an average's updates are removed");
 
     let all = files(&models);
-    std::fs::remove_file(one(&models, "fedavg-r0001-")).unwrap();
-    std::fs::remove_file(one(&models, "alone-north-r0002-")).unwrap();
+    std::fs::remove_file(one(&models, "fedadam-r0001-", ".safetensors")).unwrap();
+    std::fs::remove_file(one(&models, "alone-north-r0002-", ".safetensors")).unwrap();
     std::fs::remove_dir_all(out.join("scores")).unwrap();
     assert_eq!(study(out), first);
     assert_eq!(files(&models), all);
@@ -73,31 +75,31 @@ async fn a_federated_arm_makes_the_bytes_of_a_federation_of_processes() {
     let out = folder.path().join("study");
     study(&out);
     let models = out.join("models");
-    let initial = one(&models, "initial-");
+    let initial = one(&models, "initial-", ".safetensors");
     let bytes = std::fs::read(&initial).unwrap();
     let base = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
-    let plan = std::fs::read_to_string(one(&out.join("plans"), "fedavg-")).unwrap();
 
     let lab = Lab::start(&folder.path().join("lab")).unwrap();
-    let sites = ["north", "south"];
-    for site in sites {
-        lab.enroll(site).unwrap();
-    }
-    lab.create_run("brain", &plan, &initial, base).await.unwrap();
     let data = "label_scheme = \"brats2023\"\ncontrasts = [\"t1n\"]\nheld_out = 0.0\n";
     let options = AgentOptions { data: data.into(), ..AgentOptions::default() };
-    let cases = std::fs::read_dir(out.join("data")).unwrap().map(|entry| entry.unwrap().path());
-    let cases: Vec<PathBuf> = cases.collect();
+    let folders = std::fs::read_dir(out.join("data")).unwrap().map(|entry| entry.unwrap().path());
+    let folders: Vec<PathBuf> = folders.collect();
     let mut agents = Vec::new();
-    for site in sites {
+    for site in ["north", "south"] {
+        lab.enroll(site).unwrap();
         let begins = format!("{site}-training-");
         let is_its = |p: &&PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with(&begins);
-        let patients = cases.iter().find(is_its).unwrap();
+        let patients = folders.iter().find(is_its).unwrap();
         agents.push(lab.start_agent(site, patients, &options).unwrap());
     }
-    let finished = lab.watch("brain", |run, _| run.state() == v1::RunState::Finished).await;
-    let (done, _) = finished.unwrap_or_else(|e| panic!("{e}\n{}", agents[0].log().unwrap()));
-    let published = Blob::try_from(&done.model.unwrap()).unwrap().digest;
-    let studied = std::fs::read(one(&models, "fedavg-r0002-")).unwrap();
-    assert_eq!(published, Digest::of(&studied));
+    for arm in ["fedavg", "fedadam"] {
+        let plan = one(&out.join("plans"), &format!("{arm}-"), ".toml");
+        let plan = std::fs::read_to_string(plan).unwrap();
+        lab.create_run(arm, &plan, &initial, base).await.unwrap();
+        let finished = lab.watch(arm, |run, _| run.state() == v1::RunState::Finished).await;
+        let (done, _) = finished.unwrap_or_else(|e| panic!("{e}\n{}", agents[0].log().unwrap()));
+        let published = Blob::try_from(&done.model.unwrap()).unwrap().digest;
+        let studied = one(&models, &format!("{arm}-r0002-"), ".safetensors");
+        assert_eq!(published, Digest::of(&std::fs::read(studied).unwrap()), "{arm}");
+    }
 }

@@ -6,13 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use fedpaint_coordinator::fedavg::{self, Contribution};
+use fedpaint_coordinator::aggregate::Aggregate;
+use fedpaint_coordinator::fedavg::{self, Contribution, Job};
 use fedpaint_proto::names::SiteName;
 use tokio::task::JoinSet;
 
 use crate::data::{Data, Folder};
 use crate::plan::{ArmKind, ArmPlan, DataPlan, ModelPlan, StudyPlan};
 use crate::shop::{Key, Shop, finish, text, write_whole};
+
+/// How the files end that the coordinator's arithmetic leaves beside a model: the moving average and the
+/// moments of the server's optimiser.
+const KEPT: [&str; 3] = [".ema", ".momentum", ".second-moment"];
 
 /// Everything a study needs to train and judge.
 #[derive(Debug)]
@@ -193,19 +198,41 @@ async fn federated_round(
     while let Some(done) = tasks.join_next().await {
         contributions.push(done??);
     }
-    let (from, to) = (base.path.clone(), path.clone());
     let updates: Vec<PathBuf> = contributions.iter().map(|c| c.weights.clone()).collect();
-    tokio::task::spawn_blocking(move || aggregate(&from, &contributions, &to)).await??;
+    let previous = kept(&base.path);
+    let job = Job { plan: run.aggregation, committed: round - 1, previous, contributions };
+    let (made, to) = (study.shop.scratch(plan.name.as_str(), &key), path.clone());
+    tokio::task::spawn_blocking(move || aggregate(&job, &made, &to)).await??;
     for update in updates {
         std::fs::remove_file(&update).with_context(|| update.display().to_string())?;
     }
     Ok(Model { path, key })
 }
 
-/// Makes the round's model of its updates as the coordinator does.
-fn aggregate(base: &Path, contributions: &[Contribution], out: &Path) -> anyhow::Result<()> {
-    fedavg::average(base, contributions, out)?;
-    Ok(())
+/// A round's model and what the coordinator's arithmetic left beside it; the initial model has nothing.
+fn kept(model: &Path) -> Aggregate<PathBuf> {
+    let [ema, momentum, second_moment] =
+        KEPT.map(|ending| Some(beside(model, ending)).filter(|path| path.exists()));
+    Aggregate { model: model.to_owned(), ema, momentum, second_moment }
+}
+
+fn beside(model: &Path, ending: &str) -> PathBuf {
+    let mut name = model.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Makes the round's model of its updates as the coordinator does. The model gets its name last, which
+/// says that what is kept beside it is there.
+fn aggregate(job: &Job, made: &Path, out: &Path) -> anyhow::Result<()> {
+    fedavg::aggregate(job, made)?;
+    for ending in KEPT {
+        let made = beside(made, ending);
+        if made.exists() {
+            finish(&made, &beside(out, ending))?;
+        }
+    }
+    finish(made, out)
 }
 
 /// One call of the program's `train`, if its result is not there yet.

@@ -10,6 +10,10 @@ use tokio::task::JoinSet;
 use crate::arms::{Checkpoint, Model, Study, common_options, data_args};
 use crate::shop::{Key, text, write_whole};
 
+/// The method of a report that is the model, and the one of the baselines that a study shows.
+const MODEL: &str = "model";
+const FILL: &str = "mean";
+
 /// How good one model is at one site.
 #[derive(Clone, Debug)]
 pub(crate) struct Judged {
@@ -24,20 +28,34 @@ pub(crate) struct Judged {
     pub(crate) scans: Vec<Scan>,
 }
 
-/// The scores of one scan in one mask, as `evaluate --output json` says them.
+/// The scores of one scan in one mask.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct Scan {
-    /// The case; it stays in the study's folder and is in no report.
-    pub(crate) case: String,
+    /// Whose it is; that stays in the study's folder and is in no report.
+    pub(crate) patient: String,
     pub(crate) ssim: f64,
     /// Mean squared error of intensities in [0, 1], inside the mask.
     pub(crate) mse: f64,
     pub(crate) mse_mean_fill: f64,
 }
 
-#[derive(Deserialize, Serialize)]
-struct Evaluation {
-    scans: Vec<Scan>,
+/// What `evaluate --output json` says, as far as a study needs it.
+#[derive(Deserialize)]
+struct Report {
+    scans: Vec<Reported>,
+}
+
+#[derive(Deserialize)]
+struct Reported {
+    patient: String,
+    methods: Vec<Method>,
+}
+
+#[derive(Deserialize)]
+struct Method {
+    method: String,
+    ssim: f64,
+    mse: f64,
 }
 
 /// One model at one site.
@@ -97,7 +115,7 @@ async fn judge(study: &Study, trial: Trial) -> anyhow::Result<Judged> {
     let Trial { arm, owner, round, model, site } = trial;
     let mut scans = Vec::new();
     for mask in &study.plan.evaluation.masks {
-        scans.extend(evaluate(study, &model, site, *mask).await?.scans);
+        scans.extend(evaluate(study, &model, site, *mask).await?);
     }
     Ok(Judged { arm, owner, round, site, scans })
 }
@@ -108,7 +126,7 @@ async fn evaluate(
     model: &Model,
     site: usize,
     mask: u64,
-) -> anyhow::Result<Evaluation> {
+) -> anyhow::Result<Vec<Scan>> {
     let site = &study.data.sites[site];
     let (steps, seed) = (study.plan.evaluation.steps.to_string(), mask.to_string());
     let common = common_options(&study.plan.data);
@@ -127,13 +145,44 @@ async fn evaluate(
         ("--seed", seed),
         ("--output", "json".to_owned()),
     ];
-    let mut args = ["evaluate", "--all", "--samples", "1"].map(str::to_owned).to_vec();
+    let mut args =
+        ["evaluate", "--all", "--samples", "1", "--baselines", FILL].map(str::to_owned).to_vec();
     args.extend(options.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
     args.extend(data_args(study).into_iter().chain(study.shop.compute()));
     let said = study.shop.tool(&args).await;
     let said = said.with_context(|| format!("judging {} at {}", text(&model.path), site.name))?;
-    let evaluation: Evaluation = serde_json::from_str(&said).context("what evaluate said")?;
-    write_whole(&path, &serde_json::to_vec(&evaluation)?)?;
+    let scans = scans(&said).context("what evaluate said")?;
+    write_whole(&path, &serde_json::to_vec(&scans)?)?;
     study.shop.advance(1, true);
-    Ok(evaluation)
+    Ok(scans)
+}
+
+/// The scans of a report.
+fn scans(report: &str) -> anyhow::Result<Vec<Scan>> {
+    let Report { scans } = serde_json::from_str(report)?;
+    let scan = |Reported { patient, methods }: Reported| {
+        let of = |name: &str| {
+            let found = methods.iter().find(|method| method.method == name);
+            found.with_context(|| format!("it has no scores of the method {name}"))
+        };
+        let (model, fill) = (of(MODEL)?, of(FILL)?);
+        Ok(Scan { patient, ssim: model.ssim, mse: model.mse, mse_mean_fill: fill.mse })
+    };
+    scans.into_iter().map(scan).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_gives_the_models_scores_and_the_mean_fills_whatever_else_it_says() {
+        let said = r#"{"model": "ab", "scans": [{"case": "A-1-0", "patient": "A-1", "voxels": 9,
+            "methods": [{"method": "mean", "ssim": 0.1, "mse": 0.5, "psnr": null},
+                        {"method": "model", "ssim": 0.9, "mse": 0.25, "psnr": 6.0}]}]}"#;
+        let scan = Scan { patient: "A-1".into(), ssim: 0.9, mse: 0.25, mse_mean_fill: 0.5 };
+        assert_eq!(scans(said).unwrap(), [scan]);
+        let error = scans(&said.replace("\"mean\"", "\"zero\"")).unwrap_err().to_string();
+        assert!(error.contains("method mean"), "{error}");
+    }
 }

@@ -42,7 +42,7 @@ pub(crate) fn markdown(plan: &StudyPlan, results: &Results, sites: &[String]) ->
         &format!(
             "{} rounds; model `{}` at {} pixels; contrasts {}; every held-out scan judged in {masks} \
              masks with {} sampling steps. The error is the mean squared error inside the mask, of \
-             intensities in [0, 1]; less is better. In brackets: 95 % bootstrap interval over held-out cases.",
+             intensities in [0, 1]; less is better. In brackets: 95 % bootstrap interval over held-out patients.",
             plan.rounds,
             plan.model.preset,
             plan.model.image_size,

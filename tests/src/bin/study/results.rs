@@ -17,8 +17,8 @@ const TOLERANCE: f64 = 0.05;
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 2_000;
 
-/// The fewest held-out cases of a site that an interval is drawn from.
-const CASES_MIN: usize = 3;
+/// The fewest held-out patients of a site that an interval is drawn from.
+const PATIENTS_MIN: usize = 3;
 
 /// The part of the resamples outside of an interval, on either side.
 const TAIL: f64 = 0.025;
@@ -79,8 +79,8 @@ pub(crate) struct ArmResult {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Interval {
     pub(crate) value: f64,
-    /// Of the percentile bootstrap: held-out cases of every site drawn again with replacement, the
-    /// same for both arms. None where a site has fewer than [`CASES_MIN`], which say nothing of others.
+    /// Of the percentile bootstrap: held-out patients of every site drawn again with replacement, the
+    /// same for both arms. None where a site has fewer than [`PATIENTS_MIN`], which say nothing of others.
     pub(crate) bounds: Option<(f64, f64)>,
 }
 
@@ -182,14 +182,14 @@ fn elsewhere(
 /// How much worse `arm` is than `reference`, both by site, of the reference's error.
 fn excess(arm: &[&[Scan]], reference: &[&[Scan]]) -> Interval {
     let pairs: Vec<Vec<(f64, f64)>> =
-        arm.iter().zip(reference).map(|(a, r)| by_case(a, r)).collect();
+        arm.iter().zip(reference).map(|(a, r)| by_patient(a, r)).collect();
     let all = pairs.iter().map(|site| (0..site.len()).collect()).collect::<Vec<Vec<usize>>>();
     let value = ratio(&pairs, &all) - 1.0;
-    let is_enough = pairs.iter().all(|site| site.len() >= CASES_MIN);
+    let is_enough = pairs.iter().all(|site| site.len() >= PATIENTS_MIN);
     Interval { value, bounds: is_enough.then(|| bounds(&pairs)) }
 }
 
-/// The middle 95 % of what resampled cases say.
+/// The middle 95 % of what resampled patients say.
 fn bounds(pairs: &[Vec<(f64, f64)>]) -> (f64, f64) {
     let mut random = SplitMix(1);
     let mut draw = |site: &Vec<(f64, f64)>| -> Vec<usize> {
@@ -203,16 +203,16 @@ fn bounds(pairs: &[Vec<(f64, f64)>]) -> (f64, f64) {
     (quantile(TAIL), quantile(1.0 - TAIL))
 }
 
-/// The mean error of every case under both, over its scans and masks.
-fn by_case(arm: &[Scan], reference: &[Scan]) -> Vec<(f64, f64)> {
-    let cases: BTreeSet<&str> = arm.iter().map(|s| s.case.as_str()).collect();
-    let of = |scans: &[Scan], case: &str| {
-        mean(&scans.iter().filter(|s| s.case == case).map(|s| s.mse).collect::<Vec<_>>())
+/// The mean error of every patient under both, over its scans and masks.
+fn by_patient(arm: &[Scan], reference: &[Scan]) -> Vec<(f64, f64)> {
+    let patients: BTreeSet<&str> = arm.iter().map(|s| s.patient.as_str()).collect();
+    let of = |scans: &[Scan], patient: &str| {
+        mean(&scans.iter().filter(|s| s.patient == patient).map(|s| s.mse).collect::<Vec<_>>())
     };
-    cases.into_iter().map(|case| (of(arm, case), of(reference, case))).collect()
+    patients.into_iter().map(|patient| (of(arm, patient), of(reference, patient))).collect()
 }
 
-/// The means over sites of means over the `drawn` cases, one by the other.
+/// The means over sites of means over the `drawn` patients, one by the other.
 fn ratio(pairs: &[Vec<(f64, f64)>], drawn: &[Vec<usize>]) -> f64 {
     let side = |of: fn(&(f64, f64)) -> f64| {
         let site = |(site, drawn): (&Vec<(f64, f64)>, &Vec<usize>)| {
@@ -231,7 +231,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-/// SplitMix64 (Steele, Lea and Flood 2014): enough to draw cases, the same on every machine.
+/// SplitMix64 (Steele, Lea and Flood 2014): enough to draw patients, the same on every machine.
 struct SplitMix(u64);
 
 impl SplitMix {

@@ -4,7 +4,7 @@ use super::*;
 
 fn scans(values: &[f64]) -> Vec<Scan> {
     let scan = |(i, mse): (usize, &f64)| Scan {
-        case: format!("P-{i}"),
+        patient: format!("P-{i}"),
         ssim: 0.5,
         mse: *mse,
         mse_mean_fill: 0.2,
@@ -91,7 +91,7 @@ fn an_interval_holds_the_value_and_is_a_point_where_every_patient_says_the_same(
 }
 
 #[test]
-fn two_cases_of_a_site_are_too_few_for_an_interval() {
+fn two_patients_of_a_site_are_too_few_for_an_interval() {
     let (two, three) = (scans(&[0.2, 0.4]), scans(&[0.1, 0.2, 0.3]));
     assert!(excess(&[&three], &[&three]).bounds.is_some());
     assert!(excess(&[&three, &two], &[&three, &two]).bounds.is_none());
