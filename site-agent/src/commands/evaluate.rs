@@ -20,13 +20,11 @@ use crate::data::nifti::{self};
 use crate::data::volume::Volume;
 use crate::evaluate::report::{self, MeanScores, OverallScores, PatientScores, ScanScores};
 use crate::evaluate::{Options, Painted, Painters, evaluate};
+use crate::model::weights::Weights;
 use crate::panel;
 
 /// What goes into the header of a painted file.
 pub const DESCRIPTION: &str = "SYNTHETIC in the mask, fedpaint";
-
-/// Slices per network call.
-pub const SLICES_PER_CALL: usize = 16;
 
 const USAGE: &str = "\
 fedpaint-site-agent evaluate --model FILE --data DIR [--twin FILE] [OPTIONS]

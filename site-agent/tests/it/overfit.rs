@@ -43,7 +43,7 @@ fn overfitting_one_slice_drops_the_masked_loss_more_than_tenfold_in_200_steps() 
     };
     // Noise is only in the mask, so this loss is the mean squared error inside it.
     let mut losses = Vec::new();
-    let mut watch = |report: fedpaint_site_agent::train::StepReport| {
+    let mut watch = |report: fedpaint_site_agent::train::report::StepReport| {
         losses.push(report.loss);
         ControlFlow::Continue(())
     };

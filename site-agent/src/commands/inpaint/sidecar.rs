@@ -103,6 +103,8 @@ pub(super) fn digest_of_file(path: &Path) -> io::Result<Digest> {
 
 #[cfg(test)]
 mod tests {
+    use fedpaint_proto::note::ModelKind;
+
     use super::*;
 
     #[test]
@@ -111,7 +113,8 @@ mod tests {
         let path = folder.path().join("m.safetensors");
         let digest = Digest::of(b"m");
         assert_eq!(round(None, &path, digest), None);
-        let note = ModelNote { run: "brain".parse().unwrap(), round: 12, digest };
+        let kind = ModelKind::Raw;
+        let note = ModelNote { run: "brain".parse().unwrap(), round: 12, kind, digest };
         std::fs::write(ModelNote::path_beside(&path), serde_json::to_vec(&note).unwrap()).unwrap();
         assert_eq!(round(None, &path, digest), Some(12));
         assert_eq!(round(Some(3), &path, digest), Some(3));

@@ -182,4 +182,20 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_long_step_has_the_variance_that_bayes_gives_it_and_a_learnt_one_goes_up_to_beta() {
+        // For data of one value x_0, x_t is Gaussian at every step, so that p given t is too.
+        let diffusion = Diffusion::new(&ModelSpec::preset(Preset::Tiny));
+        let ((a, s), (a_p, s_p)) = (diffusion.mix(700), diffusion.mix(300));
+        let step = diffusion.posterior(700, Some(300));
+        let gain = (a / a_p) * s_p * s_p / (s * s);
+        assert!((step.c2 - gain).abs() < 1e-12);
+        assert!((step.c1 - (a_p - gain * a)).abs() < 1e-12);
+        let variance = s_p * s_p - gain * gain * s * s;
+        for v in [None, Some(-1.0)] {
+            assert!((step.deviation(v).powi(2) - variance).abs() < 1e-12);
+        }
+        assert!((step.deviation(Some(1.0)).powi(2) - step.log_beta.exp()).abs() < 1e-12);
+    }
 }
