@@ -62,7 +62,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "healthy")]
     tissue: Tissue,
     /// What the model draws in boxes. Models see boxes of one component in training, never of mixed.
-    #[arg(long, value_name = "TISSUE", value_enum, requires = "labels")]
+    #[arg(long, value_name = "TISSUE", value_enum, conflicts_with_all = ["mask", "tissue"])]
     box_class: Option<Tissue>,
     /// A lesion is visible outside the mask.
     #[arg(long)]

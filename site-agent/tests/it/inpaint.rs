@@ -111,7 +111,7 @@ fn what_neither_map_nor_model_allows_is_refused_and_nothing_is_written() {
         (&["--labels", &mask, "--box-class", "mixed"], 1, "no voxel has label 6"),
         (&["--labels", &boxed, "--box-class", "healthy"], 1, "a box cannot hold"),
         (&["--labels", &boxed, "--mask", &mask], 2, "cannot be used with"),
-        (&["--mask", &mask, "--box-class", "mixed"], 2, "--labels"),
+        (&["--mask", &mask, "--box-class", "mixed"], 2, "cannot be used with"),
         (&[], 2, "--mask"),
         (&["--mask", &mask, "--std", &std], 1, "--samples 2"),
         (&["--mask", &mask, "--std", &mask, "--samples", "2"], 1, "choose another name"),

@@ -1,6 +1,6 @@
 //! DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16).
 
-use super::walk::{Ground, Predicted, handed_out};
+use super::walk::{Ground, Noise, Predict, handed_out};
 
 /// Walks down `timesteps` from the noise `x`. Each step predicts x_0, clips it, puts the known region
 /// in, derives the noise again from what is left, and mixes the two for the next step; the last step
@@ -13,8 +13,8 @@ pub(super) fn ddim<E>(
     timesteps: &[usize],
     eta: f64,
     mut x: Vec<f32>,
-    predict: &mut dyn FnMut(&[f32], usize) -> Result<Predicted, E>,
-    noise: &mut dyn FnMut() -> Vec<f32>,
+    predict: &mut Predict<'_, E>,
+    noise: &mut Noise<'_>,
 ) -> Result<Vec<f32>, E> {
     ground.hold(&mut x);
     for (i, &t) in timesteps.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Ancestral sampling (Ho et al. 2020, arXiv 2006.11239, algorithm 2), over all steps or some (Nichol
 //! and Dhariwal 2021, arXiv 2102.09672, section 4).
 
-use super::walk::{Ground, Predicted, handed_out};
+use super::walk::{Ground, Noise, Predict, handed_out};
 
 /// Walks down `timesteps` from the noise `x`: each step draws from the posterior of the predicted x_0,
 /// with its own variance or the one that the network has learnt; the last adds no noise. `noise` gives
@@ -13,8 +13,8 @@ pub(super) fn ddpm<E>(
     ground: Ground<'_>,
     timesteps: &[usize],
     mut x: Vec<f32>,
-    predict: &mut dyn FnMut(&[f32], usize) -> Result<Predicted, E>,
-    noise: &mut dyn FnMut() -> Vec<f32>,
+    predict: &mut Predict<'_, E>,
+    noise: &mut Noise<'_>,
 ) -> Result<Vec<f32>, E> {
     ground.hold(&mut x);
     for (i, &t) in timesteps.iter().enumerate() {

@@ -2,7 +2,7 @@
 //! last two predictions, so that ten calls of the network do what DDIM needs a hundred for.
 
 use super::steps::lambda;
-use super::walk::{Ground, Predicted, handed_out};
+use super::walk::{Ground, Predict, handed_out};
 
 /// Walks down `timesteps` from the noise `x`: the first step is of first order, the last leaves x_0.
 /// `timesteps` should be even in lambda.
@@ -16,7 +16,7 @@ pub(super) fn dpm_solver<E>(
     ground: Ground<'_>,
     timesteps: &[usize],
     mut x: Vec<f32>,
-    predict: &mut dyn FnMut(&[f32], usize) -> Result<Predicted, E>,
+    predict: &mut Predict<'_, E>,
 ) -> Result<Vec<f32>, E> {
     ground.hold(&mut x);
     let mut before: Option<(Vec<f64>, f64)> = None;

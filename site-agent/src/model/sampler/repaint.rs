@@ -4,7 +4,7 @@
 
 use super::ddpm::reverse;
 use super::options::Jumps;
-use super::walk::{Ground, Predicted, handed_out};
+use super::walk::{Ground, Noise, Predict, handed_out};
 
 /// The levels of noise that are visited, `levels` the noisiest and 0 none (appendix B): from every
 /// `length`-th level on the way down it jumps `length` levels up again, until each stretch has been
@@ -43,8 +43,8 @@ pub(super) fn repaint<E>(
     timesteps: &[usize],
     course: &[usize],
     mut x: Vec<f32>,
-    predict: &mut dyn FnMut(&[f32], usize) -> Result<Predicted, E>,
-    noise: &mut dyn FnMut() -> Vec<f32>,
+    predict: &mut Predict<'_, E>,
+    noise: &mut Noise<'_>,
 ) -> Result<Vec<f32>, E> {
     let step_of = |level: usize| timesteps[timesteps.len() - level];
     for pair in course.windows(2) {

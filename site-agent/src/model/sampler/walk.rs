@@ -14,6 +14,12 @@ pub(super) struct Predicted {
     pub(super) range: Vec<f32>,
 }
 
+/// What predicts from x_t `[batch * size * size]` at a step.
+pub(super) type Predict<'a, E> = dyn FnMut(&[f32], usize) -> Result<Predicted, E> + 'a;
+
+/// Fresh N(0, 1) for the whole batch. `[batch * size * size]`
+pub(super) type Noise<'a> = dyn FnMut() -> Vec<f32> + 'a;
+
 /// A diffusion, and the part of the images that is known: both planes of every slice in a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ground<'a> {
