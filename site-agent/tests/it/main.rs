@@ -10,6 +10,7 @@ mod data_check;
 mod dicom;
 mod fake;
 mod preview;
+mod shared_data;
 mod site;
 mod trainer;
 mod wall;
