@@ -96,7 +96,7 @@ pub struct TrainingPlan {
     pub decay_steps: u32,
     /// Every random draw of the run follows from this.
     pub seed: u64,
-    /// Whether slices are turned, scaled and lit at random: rotation, scale, gamma, bias field.
+    /// Whether slices are varied at random: mirrored, turned, scaled and lit by gamma and bias field.
     pub augment: bool,
     /// Which algorithm draws the masks of healthy tissue.
     pub masks: MaskAlgorithm,
@@ -143,7 +143,7 @@ impl Default for TrainingPlan {
             warmup_steps: 0,
             decay_steps: 0,
             seed: 1,
-            augment: false,
+            augment: true,
             masks: MaskAlgorithm::Corrected,
             loss_weight: LossWeight::Uniform,
             condition_drop: 0.1,
@@ -281,9 +281,9 @@ mod tests {
 
     #[test]
     fn a_plan_says_how_slices_are_varied_and_masks_are_drawn() {
-        let text = "version = 1\nrounds = 1\n[training]\naugment = true\nmasks = \"compat\"";
+        let text = "version = 1\nrounds = 1\n[training]\naugment = false\nmasks = \"compat\"";
         let plan = RunPlan::from_toml(text).unwrap();
-        assert!(plan.training.augment && plan.training.masks == MaskAlgorithm::Compat);
+        assert!(!plan.training.augment && plan.training.masks == MaskAlgorithm::Compat);
         assert_eq!(RunPlan::from_toml(&plan.to_toml()).unwrap(), plan);
         assert!(RunPlan::from_toml(&text.replace("compat", "official")).is_err());
     }

@@ -2,7 +2,7 @@
 
     python3 make_nifti.py ../../site-agent/tests/fixtures/nifti ../../site-agent/fuzz/corpus/nifti
 
-The second folder gets some of them unpacked, as seeds of the fuzzer: in gzip nearly every change of a
+Beside the first folder, `cohort` gets a case in each layout of BraTS. The second folder gets some of them unpacked, as seeds of the fuzzer: in gzip nearly every change of a
 byte is the same fault. Needs nibabel and numpy. Every file holds a few hundred bytes; `expected.json` holds for each file its
 voxels in RAS+ (x fastest), and where nibabel says that they lie. The same run writes the same bytes.
 """
@@ -11,6 +11,7 @@ import gzip
 import io
 import itertools
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -225,6 +226,45 @@ def wrong(folder):
     return {name: fault for name, (_, _, fault) in files.items()}
 
 
+def cohorts(folder):
+    """A case in each layout of BraTS, with the labels and masks of its time."""
+    rng = np.random.default_rng(2)
+    brain = np.zeros((6, 6, 5), "i2")
+    brain[1:5, 1:5, 1:4] = rng.integers(200, 900, (4, 4, 3))
+    labels = np.zeros_like(brain, "u1")
+    labels[1, 1, 1], labels[2, 1, 1], labels[3, 1, 1] = 1, 2, 3
+
+    def scan(brighter):
+        return np.where(brain, brain + brighter, 0).astype("i2")
+
+    def case(name, files):
+        place = folder / name
+        place.mkdir(parents=True)
+        for ending, data in files.items():
+            write(place, f"{name}{ending}.nii.gz", image(data, BRATS))
+
+    old = np.where(labels == 3, 4, labels).astype("u1")
+    scans = ["_t1", "_t1ce", "_t2", "_flair"]
+    case("BraTS2021_00000", {**{end: scan(i) for i, end in enumerate(scans)}, "_seg": old})
+    # Without enhancing tumour, as some cases are.
+    lacking = np.where(labels == 3, 0, labels).astype("u1")
+    scans = ["-t1n", "-t1c", "-t2w", "-t2f"]
+    for name, seg in [("BraTS-GLI-00000-000", labels), ("BraTS-GLI-00001-000", lacking)]:
+        offset = 10 * int(name[-5])
+        case(name, {**{end: scan(offset + i) for i, end in enumerate(scans)}, "-seg": seg})
+    healthy, unhealthy = np.zeros_like(labels), (labels != 0).astype("u1")
+    healthy[3:5, 3:5, 2:4] = 1
+    mask = healthy | unhealthy
+    inpainting = {
+        "-t1n": scan(90),
+        "-t1n-voided": np.where(mask, 0, scan(90)).astype("i2"),
+        "-mask": mask,
+        "-mask-healthy": healthy,
+        "-mask-unhealthy": unhealthy,
+    }
+    case("BraTS-GLI-00002-000", inpainting)
+
+
 def seeds(folder, corpus):
     """What the fuzzer starts from: few files, small and different."""
     corpus.mkdir(parents=True, exist_ok=True)
@@ -264,6 +304,8 @@ def main():
     lines = json.dumps(report, separators=(",", ":")).replace('},"', '},\n"').replace(".0,", ",")
     (folder / "expected.json").write_text(lines.replace(".0]", "]") + "\n")
     seeds(folder, Path(sys.argv[2]))
+    shutil.rmtree(folder.parent / "cohort", ignore_errors=True)
+    cohorts(folder.parent / "cohort")
 
 
 main()

@@ -235,5 +235,12 @@ fn write_case(folder: &Path, index: usize) -> Case {
     let scans: BTreeMap<Contrast, PathBuf> = Contrast::ALL.iter().enumerate().map(scan).collect();
     let inside = |p| if away(p, centre, half_mm) <= 1.0 { label(p) } else { 0.0 };
     let segmentation = Some(write("seg", Storage::U8, &volume(&inside)));
-    Case { patient: name.clone(), name, scans, segmentation, label_scheme: None }
+    Case {
+        patient: name.clone(),
+        name,
+        scans,
+        segmentation,
+        label_scheme: None,
+        companions: BTreeMap::new(),
+    }
 }

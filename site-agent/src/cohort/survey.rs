@@ -4,21 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use rustix::process::{Resource, getrlimit};
-
 use super::{Cohort, Error};
 use crate::data::duplicates::{self, Digests, Seen};
 use crate::data::exam;
 use crate::data::layout::{Case, Contrast};
 use crate::data::prefetch::{Ahead, ahead};
 use crate::data::problem::{Problem, Severity};
+use crate::data::readers::{READERS_MAX, readers};
 use crate::data::split::manifest::{Entry, Manifest, Part, patient_hash};
-
-/// The most cases that are read at a time.
-const READERS_MAX: usize = 4;
-
-/// About what reading a case at BraTS size takes, in bytes.
-const READER_BYTES: u64 = 512 << 20;
 
 impl Cohort {
     /// Reads every case that is not known to be sound, and sets aside those that are not, and those
@@ -88,7 +81,8 @@ impl Cohort {
             let files = named.chain(case.segmentation.iter().map(|path| ("seg", path)));
             let digested = files
                 .filter_map(|(name, path)| Some((name, self.shelf.digest(path).ok()?.to_string())));
-            let patient = Some(patient_hash(salt, &case.patient));
+            // A hash without a salt would give the patient away to anybody who can guess names.
+            let patient = (!salt.is_empty()).then(|| patient_hash(salt, &case.patient));
             Entry { case: case.name.clone(), patient, part, reason, files: digested.collect() }
         };
         let mut entries: Vec<Entry> = self.cases.iter().map(entry).collect();
@@ -101,11 +95,4 @@ impl Cohort {
         }
         Manifest::new(self.settings.held_out, entries)
     }
-}
-
-/// How many cases may be read at a time, in the threads and the memory there are.
-fn readers() -> usize {
-    let limit = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
-    let fit = usize::try_from(limit / READER_BYTES).unwrap_or(READERS_MAX);
-    rayon::current_num_threads().min(fit).clamp(1, READERS_MAX)
 }

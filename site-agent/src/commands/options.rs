@@ -7,6 +7,8 @@ use burn::tensor::Device;
 use clap::Args;
 use fedpaint_proto::names::Digest;
 
+use crate::data::labels::LabelScheme;
+use crate::data::layout::Contrast;
 use crate::model::checkpoint::{self, CheckpointError};
 use crate::model::device;
 use crate::model::weights::Weights;
@@ -21,10 +23,10 @@ pub struct DataOptions {
     data: PathBuf,
     /// What labels mean where no manifest says so: brats2021, brats2023, brats_post or lesion.
     #[arg(long, value_name = "SCHEME")]
-    label_scheme: Option<String>,
+    label_scheme: Option<LabelScheme>,
     /// The contrasts to use, such as `t1n,t2f`. By default every one that is there.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    contrasts: Option<Vec<String>>,
+    contrasts: Option<Vec<Contrast>>,
     /// The part of the patients that never trains.
     #[arg(long, value_name = "FRACTION", default_value_t = HELD_OUT_DEFAULT)]
     held_out: f64,
@@ -58,8 +60,8 @@ impl DataOptions {
     pub fn settings(&self) -> Result<DataSettings> {
         let settings = DataSettings {
             path: self.data.clone(),
-            label_scheme: self.label_scheme.clone(),
-            contrasts: self.contrasts.clone(),
+            label_scheme: self.label_scheme.map(|scheme| scheme.name().to_owned()),
+            contrasts: self.contrasts.as_ref().map(|all| all.iter().map(named).collect()),
             held_out: self.held_out,
             split_salt: self.split_salt.clone(),
             cache: self.cache.clone(),
@@ -68,6 +70,10 @@ impl DataOptions {
         settings.validate()?;
         Ok(settings)
     }
+}
+
+fn named(contrast: &Contrast) -> String {
+    contrast.name().to_owned()
 }
 
 impl ComputeOptions {

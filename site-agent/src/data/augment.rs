@@ -2,7 +2,7 @@
 //! scaled, with other contrast and another bias field.
 //!
 //! What is hidden stays hidden: a known pixel of the result is made of known pixels alone, so that
-//! nothing leaks in training that is absent at inference. It never mirrors (drawing a slice does) and
+//! nothing leaks in training that is absent at inference. It never mirrors (drawing a slice does, half the time) and
 //! never touches the condition.
 
 use rand::{Rng, RngExt};

@@ -58,8 +58,6 @@ pub struct Cache {
     opened: SystemTime,
     /// The files whose checksums held, as they were then.
     sound: Mutex<BTreeMap<[u8; 32], Identity>>,
-    /// One block is written at a time, so that the bound holds.
-    writing: Mutex<()>,
 }
 
 /// A file as the system knows it: another one in its place differs.
@@ -83,7 +81,6 @@ impl Cache {
             bytes_max: mib_max.saturating_mul(1 << 20),
             opened,
             sound: Mutex::default(),
-            writing: Mutex::default(),
         };
         cache.sweep();
         Ok(cache)
@@ -111,7 +108,11 @@ impl Cache {
     /// # Errors
     /// If the disk is full or broken.
     pub fn store(&self, key: &Key, block: &[u8]) -> io::Result<bool> {
-        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        // One block is written at a time, by whatever process, so that the bound holds. The lock is
+        // held until its file is closed, when this returns or the process dies.
+        let lock = self.folder.with_extension("lock");
+        let lock = File::options().create(true).append(true).open(lock)?;
+        lock.lock()?;
         if !self.make_room((block.len() + HEAD_BYTES) as u64)? {
             return Ok(false);
         }

@@ -5,6 +5,7 @@
 //! nothing is printed here.
 
 mod brain;
+mod companions;
 pub mod summary;
 
 use std::path::Path;
@@ -122,6 +123,7 @@ pub fn survey(case: &Case, scheme: Option<LabelScheme>) -> CaseReport {
     if let Some(path) = &case.segmentation {
         labels = survey.segmentation(path, scheme);
     }
+    survey.problems.extend(companions::problems(case, survey.grid.as_ref()));
     if let Some(grid) = &survey.grid {
         survey.problems.extend(of_grid(grid, case.scans.len()));
     }
@@ -303,5 +305,7 @@ fn voxel_ml(volume: &Volume) -> f64 {
     volume.spacing_mm.iter().product::<f64>() / 1000.0
 }
 
+#[cfg(test)]
+mod fixture_tests;
 #[cfg(test)]
 mod tests;

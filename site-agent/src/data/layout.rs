@@ -77,6 +77,19 @@ pub struct Case {
     pub segmentation: Option<PathBuf>,
     /// What its labels mean, where the case itself says so.
     pub label_scheme: Option<LabelScheme>,
+    /// Files of the inpainting set that training does not read.
+    pub companions: BTreeMap<Companion, PathBuf>,
+}
+
+/// A file of the BraTS inpainting set that training does not read: it draws its own masks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Companion {
+    /// The scan with everything hidden set to 0.
+    Voided,
+    /// Everything hidden: `MaskHealthy` and the tumour.
+    Mask,
+    /// The hidden healthy tissue.
+    MaskHealthy,
 }
 
 impl Case {
@@ -285,8 +298,11 @@ fn same_name(found: &Found, all: &[Found]) -> Problem {
 fn settle(found: Found) -> Result<Case, Problem> {
     let Found { name, patient, mut label_scheme, files, .. } = found;
     let mut of_role: BTreeMap<Role, PathBuf> = BTreeMap::new();
+    let mut companions = BTreeMap::new();
     for FoundFile { role, path, flaw } in files {
-        if !role.is_used() {
+        if let Some(companion) = role.companion() {
+            // One that leads out of the folder is left alone.
+            companions.extend(flaw.is_none().then_some((companion, path)));
             continue;
         }
         if let Some(flaw) = flaw {
@@ -298,7 +314,7 @@ fn settle(found: Found) -> Result<Case, Problem> {
             return Err(Problem::error(Kind::Duplicate, detail).in_file(&path));
         }
     }
-    let is_voided = of_role.remove(&Role::Voided).is_some();
+    let is_voided = companions.contains_key(&Companion::Voided);
     let unhealthy = of_role.remove(&Role::MaskUnhealthy);
     let mut segmentation = of_role.remove(&Role::Segmentation);
     if segmentation.is_none() && unhealthy.is_some() {
@@ -317,7 +333,7 @@ fn settle(found: Found) -> Result<Case, Problem> {
         });
     }
     let patient = patient.unwrap_or_else(|| patient_of(&name).to_string());
-    Ok(Case { name, patient, scans, segmentation, label_scheme })
+    Ok(Case { name, patient, scans, segmentation, label_scheme, companions })
 }
 
 #[cfg(test)]

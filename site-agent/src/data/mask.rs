@@ -16,6 +16,8 @@ mod turn;
 #[cfg(test)]
 mod bank_tests;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod reference_tests;
 #[cfg(test)]
 mod tests;
@@ -36,7 +38,7 @@ use self::turn::{rotation, turned};
 use super::grid::{self, check_geometry};
 use super::volume::Volume;
 
-/// The least distance between a healthy mask and the lesion, in millimetres.
+/// The least distance between a healthy mask and the lesion as it is marked, in millimetres.
 pub const LESION_MARGIN_MM: f64 = 5.0;
 
 /// The least part of a healthy mask that lies inside the brain.
@@ -91,7 +93,8 @@ pub enum Mode {
     /// and distances are millimetres.
     #[default]
     Corrected,
-    /// As the BraTS inpainting challenge makes its masks, see [`official`].
+    /// As the BraTS inpainting challenge makes its masks, at least 5 voxels from a tumour dilated by 5,
+    /// see [`official`].
     Compat,
 }
 

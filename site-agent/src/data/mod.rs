@@ -28,6 +28,7 @@ pub mod pool;
 pub mod prefetch;
 pub mod prepared;
 pub mod problem;
+pub mod readers;
 pub mod scan;
 pub mod shelf;
 pub mod slices;

@@ -215,6 +215,23 @@ mod tests {
     }
 
     #[test]
+    fn slices_are_varied_where_the_plan_says_so_and_nowhere_else() {
+        let case_of = [prepared(&[0])];
+        let open = |index: usize| Ok(Arc::clone(&case_of[index]));
+        let with = |augment: bool| {
+            let options = SliceOptions { augment, ..OPTIONS };
+            let pool = SlicePool::new(vec![case("a", 0, &[0])], options, None, &open).unwrap();
+            pool.batch(KEY, 40).unwrap()
+        };
+        let (plain, varied) = (with(false), with(true));
+        let alike = plain.iter().zip(&varied).filter(|(a, b)| a == b).count();
+        assert!(alike < 4, "{alike} of 40 are as they were");
+        assert_eq!(plain, with(false));
+        // What the tumour's mask is of stays: only where it lies changes.
+        assert!(plain.iter().zip(&varied).all(|(a, b)| a.condition[..4] == b.condition[..4]));
+    }
+
+    #[test]
     fn every_patient_counts_the_same_however_many_scans_it_has() {
         let cases = [prepared(&[0, 1, 2]), prepared(&[3])];
         let open = |index: usize| Ok(Arc::clone(&cases[index]));

@@ -25,7 +25,7 @@ use super::prepared::Prepared;
 pub const OPEN_BYTES_DEFAULT: usize = 2 << 30;
 
 /// The domain of the keys; another format of blocks is another domain.
-const DOMAIN: &str = "fedpaint 2026 prepared case v2";
+const DOMAIN: &str = "fedpaint 2026 prepared case v3";
 
 /// Files in a folder that is one scan, such as the slices of a series.
 const FOLDER_FILES_MAX: usize = 10_000;

@@ -18,7 +18,7 @@ const SPREAD_MAX_MM: f64 = 3.0;
 /// box; each number is the upper end of its part of [0, 1).
 const TASKS_UP_TO: [f64; 5] = [0.40, 0.65, 0.80, 0.90, 1.00];
 
-/// An example of one scan, mirrored half the time; none if the scan teaches nothing.
+/// An example of one scan; none if the scan teaches nothing.
 pub(crate) fn draw(
     case: &Prepared,
     plans: &CasePlans,
@@ -43,8 +43,11 @@ pub(crate) fn draw(
     };
     let condition = condition(contrast, grid.height(z), look.is_lesion_visible);
     let example = plan::canvas(grid, &look, plan.window, scratch).paint(brush, condition);
+    if !options.augment {
+        return Some(example);
+    }
     let example = if rng.random_bool(0.5) { mirrored(example, options.size) } else { example };
-    Some(if options.augment { augmented(example, options.size, rng) } else { example })
+    Some(augmented(example, options.size, rng))
 }
 
 /// What to hide and how to paint it.

@@ -3,6 +3,8 @@
 //! Numbers only. They span what hospitals have, so that the sites' images differ as those of
 //! hospitals do.
 
+use std::ops::RangeInclusive;
+
 use rand::{Rng, RngExt};
 
 use crate::data::layout::Contrast;
@@ -122,6 +124,13 @@ const BIAS_JITTER: f32 = 0.25;
 const NOISE_JITTER: f32 = 0.20;
 const GAIN_JITTER: f32 = 0.40;
 
+/// What scanners in hospitals have: blur within a slice in millimetres, the logarithm of the bias field
+/// at its strongest, noise as a part of white matter's signal, and gain. No site is outside.
+const PSF_MM: RangeInclusive<f32> = 0.7..=1.0;
+const BIAS: RangeInclusive<f32> = 0.12..=0.28;
+const NOISE: RangeInclusive<f32> = 0.026..=0.05;
+const GAIN: RangeInclusive<f32> = 250.0..=1500.0;
+
 impl Protocol {
     /// The protocol of another site with the same kind of scanner: every number a little different.
     /// Slices keep their thickness, which comes in whole millimetres.
@@ -132,10 +141,10 @@ impl Protocol {
         let [t1, t2w, t2f] = [0, 2, 3].map(|i: usize| sequences[i].scaled(factor(TIMES_JITTER)));
         Protocol {
             sequences: [t1, t1, t2w, t2f],
-            psf_mm: self.psf_mm * factor(PSF_JITTER),
-            bias: self.bias * factor(BIAS_JITTER),
-            noise: self.noise * factor(NOISE_JITTER),
-            gain: self.gain * factor(GAIN_JITTER),
+            psf_mm: within(&PSF_MM, self.psf_mm * factor(PSF_JITTER)),
+            bias: within(&BIAS, self.bias * factor(BIAS_JITTER)),
+            noise: within(&NOISE, self.noise * factor(NOISE_JITTER)),
+            gain: within(&GAIN, self.gain * factor(GAIN_JITTER)),
             ..self
         }
     }
@@ -144,6 +153,10 @@ impl Protocol {
     pub fn sequence(&self, contrast: Contrast) -> Sequence {
         self.sequences[contrast as usize]
     }
+}
+
+fn within(range: &RangeInclusive<f32>, value: f32) -> f32 {
+    value.clamp(*range.start(), *range.end())
 }
 
 impl std::str::FromStr for Scanner {
@@ -175,6 +188,8 @@ mod tests {
                 .into_iter()
                 .chain((0..50).map(|_| scanner.protocol().jittered(&mut rng)))
             {
+                assert!(PSF_MM.contains(&protocol.psf_mm) && BIAS.contains(&protocol.bias));
+                assert!(NOISE.contains(&protocol.noise) && GAIN.contains(&protocol.gain));
                 let see = |contrast, tissue, gadolinium| {
                     let tissue = relaxation(tissue, protocol.field).with_gadolinium(gadolinium);
                     signal(protocol.sequence(contrast), tissue)

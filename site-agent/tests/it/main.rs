@@ -14,6 +14,7 @@ mod inpaint;
 mod model;
 mod overfit;
 mod preview;
+mod shared_data;
 mod site;
 mod trainer;
 mod wall;

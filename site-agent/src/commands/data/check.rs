@@ -8,14 +8,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
-use rayon::prelude::*;
 
 use crate::commands::output::{self, Format};
 use crate::data::census::summary::{Census, ProblemCounts, Summary, grid_text};
 use crate::data::census::{CaseReport, LabelReport, mark_duplicates, survey};
 use crate::data::labels::LabelScheme;
 use crate::data::layout::{self, Contrast};
+use crate::data::prefetch::{Ahead, ahead};
 use crate::data::problem::{Kind, Problem, Severity};
+use crate::data::readers::{READERS_MAX, readers};
 
 /// Labels of one case that are listed one by one; lesions may be numbered by the hundred.
 const LABELS_SHOWN: usize = 4;
@@ -64,13 +65,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let bar = output::bar("cases");
     bar.set_length(discovery.cases.len() as u64);
-    let read = discovery.cases.par_iter().map(|case| {
-        let report = survey(case, case.scheme(args.label_scheme));
-        bar.inc(1);
-        report
+    let cases = &discovery.cases;
+    let look = |index: usize| survey(&cases[index], cases[index].scheme(args.label_scheme));
+    let at_once = Ahead { threads: readers(), queue: 2 * READERS_MAX };
+    let mut reports: Vec<CaseReport> = ahead(at_once, cases.len(), look, |reports| {
+        std::iter::from_fn(|| reports.take().inspect(|_| bar.inc(1))).collect()
     });
-    // Collected in the order of the cases, whichever thread was first.
-    let mut reports: Vec<CaseReport> = read.collect();
     bar.finish_and_clear();
     mark_duplicates(&mut reports);
     let census = Census::new(&discovery, reports);

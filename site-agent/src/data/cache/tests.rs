@@ -113,3 +113,23 @@ fn the_folder_is_its_owners_alone_and_a_file_in_its_place_is_an_error() {
     let refused = Cache::open(&folder.path().join("file"), 1).unwrap_err().to_string();
     assert!(refused.contains("file") && refused.contains("local disk"), "{refused}");
 }
+
+#[test]
+fn two_processes_that_fill_one_cache_at_once_keep_within_its_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    // Room for eight of these blocks, and each of the two would fill it alone.
+    let caches = [(); 2].map(|()| Cache::open(folder.path(), 1).unwrap());
+    let block = vec![1_u8; 120 << 10];
+    std::thread::scope(|scope| {
+        for (number, cache) in caches.iter().enumerate() {
+            let block = &block;
+            scope.spawn(move || {
+                for entry in 0..8 {
+                    cache.store(&key(&format!("{number} {entry}")), block).unwrap();
+                }
+            });
+        }
+    });
+    let bytes: u64 = files(folder.path()).iter().map(|f| fs::metadata(f).unwrap().len()).sum();
+    assert!((960 << 10..=1 << 20).contains(&bytes), "{bytes}");
+}

@@ -173,5 +173,7 @@ fn count<K: Ord>(counts: &mut BTreeMap<K, usize>, keys: impl IntoIterator<Item =
 fn range(mut values: Vec<f64>) -> Option<Range> {
     values.sort_by(f64::total_cmp);
     let (min, max) = (*values.first()?, *values.last()?);
-    Some(Range { min, median: values[values.len() / 2], max })
+    // Of an even number, the mean of the two in the middle.
+    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+    Some(Range { min, median: f64::midpoint(low, high), max })
 }

@@ -31,6 +31,7 @@ impl Files {
             scans: BTreeMap::new(),
             segmentation: None,
             label_scheme: None,
+            companions: BTreeMap::new(),
         };
         Files { folder: tempfile::tempdir().unwrap(), case }
     }

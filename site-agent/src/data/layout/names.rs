@@ -1,6 +1,6 @@
 //! What a file's name says it is. Pure text.
 
-use crate::data::layout::Contrast;
+use crate::data::layout::{Companion, Contrast};
 
 /// What a file is to a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,21 +13,28 @@ pub(super) enum Role {
     Voided,
     /// The tumour of the inpainting set.
     MaskUnhealthy,
-    /// Another mask of the inpainting set, which training draws anew.
-    OtherMask,
+    /// What the inpainting set hides in all; training draws its own.
+    Mask,
+    /// What the inpainting set hides of healthy tissue; training draws its own.
+    MaskHealthy,
 }
 
 impl Role {
-    /// Whether the case cannot do without it.
-    pub(super) fn is_used(self) -> bool {
-        self != Role::OtherMask
+    /// What it is beside the files that training reads, if it is such a file.
+    pub(super) fn companion(self) -> Option<Companion> {
+        match self {
+            Role::Voided => Some(Companion::Voided),
+            Role::Mask => Some(Companion::Mask),
+            Role::MaskHealthy => Some(Companion::MaskHealthy),
+            Role::Scan(_) | Role::Segmentation | Role::MaskUnhealthy => None,
+        }
     }
 
     /// The contrast of a scan.
     pub(super) fn contrast(self) -> Option<Contrast> {
         match self {
             Role::Scan(contrast) => Some(contrast),
-            Role::Segmentation | Role::Voided | Role::MaskUnhealthy | Role::OtherMask => None,
+            _ => None,
         }
     }
 }
@@ -41,8 +48,8 @@ const ENDINGS: [(&str, Role); 14] = [
     ("-seg", Role::Segmentation),
     ("-t1n-voided", Role::Voided),
     ("-mask-unhealthy", Role::MaskUnhealthy),
-    ("-mask-healthy", Role::OtherMask),
-    ("-mask", Role::OtherMask),
+    ("-mask-healthy", Role::MaskHealthy),
+    ("-mask", Role::Mask),
     ("_t1", Role::Scan(Contrast::T1n)),
     ("_t1ce", Role::Scan(Contrast::T1c)),
     ("_t2", Role::Scan(Contrast::T2w)),
@@ -73,8 +80,8 @@ mod tests {
             ("BraTS2021_00002_flair.nii", "BraTS2021_00002", Role::Scan(Contrast::T2f)),
             ("BraTS-GLI-00008-001-t1n.nii.gz", "BraTS-GLI-00008-001", Role::Scan(Contrast::T1n)),
             ("A-1-t1n-voided.nii.gz", "A-1", Role::Voided),
-            ("A-1-mask.nii.gz", "A-1", Role::OtherMask),
-            ("A-1-mask-healthy.nii.gz", "A-1", Role::OtherMask),
+            ("A-1-mask.nii.gz", "A-1", Role::Mask),
+            ("A-1-mask-healthy.nii.gz", "A-1", Role::MaskHealthy),
             ("A-1-mask-unhealthy.nii.gz", "A-1", Role::MaskUnhealthy),
             ("A-1_seg.nii", "A-1", Role::Segmentation),
         ] {

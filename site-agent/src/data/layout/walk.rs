@@ -162,7 +162,7 @@ pub(super) fn flaw_of_target(path: &Path, root: &Path, may_be_folder: bool) -> O
 fn is_case(files: &[FoundFile]) -> bool {
     files.iter().any(|file| match file.role {
         Role::Scan(_) | Role::Segmentation | Role::Voided => true,
-        Role::MaskUnhealthy | Role::OtherMask => false,
+        Role::MaskUnhealthy | Role::Mask | Role::MaskHealthy => false,
     })
 }
 

@@ -107,6 +107,7 @@ fn word(bytes: &[u8]) -> u64 {
 }
 
 /// The shapes of one case: every 26-connected component of its lesion, holes filled, that is no speck.
+/// In [`Mode::Compat`] a shape is all tumour in the component's box, a corner of another one too.
 pub(crate) fn shapes_of(
     brain: &Bits,
     lesion: &Bits,
@@ -114,12 +115,14 @@ pub(crate) fn shapes_of(
     mode: Mode,
 ) -> Vec<Shape> {
     let brain_voxels = brain.count() as f64;
-    let components = Components::of(&tumour_of(lesion, spacing_mm, mode));
+    let tumour = tumour_of(lesion, spacing_mm, mode);
+    let components = Components::of(&tumour);
     (0..components.sizes().len())
         .filter_map(|component| {
             let part = components.union(|i| i == component);
-            let body = part.cropped(part.bounds()?);
-            let fraction = components.sizes()[component] as f64 / brain_voxels;
+            let from = if mode == Mode::Compat { &tumour } else { &part };
+            let body = from.cropped(part.bounds()?);
+            let fraction = body.count() as f64 / brain_voxels;
             let fits = body.dims().iter().all(|&n| n <= SHAPE_VOXELS_MAX);
             fits.then_some(Shape { spacing_mm, fraction, body })
         })
@@ -176,19 +179,34 @@ impl Bank {
     /// for a brain without a tumour.
     pub(crate) fn pick(&self, own_fraction: f64, mode: Mode, rng: &mut impl Rng) -> &Shape {
         let count = self.shapes.len();
-        let smaller = |&shape: &usize| self.shapes[shape].fraction < own_fraction;
-        let rank = self.by_fraction.partition_point(smaller);
-        let target = (count - rank).min(count - 1);
-        let half = ((WINDOW * count as f64).round() as usize).max(1);
-        let window = target.saturating_sub(half)..=(target + half).min(count - 1);
         match mode {
-            // The rank among the sorted is taken for an index into the unsorted, so a shape's size
-            // has nothing to do with the tumour's.
-            Mode::Compat => &self.shapes[rng.random_range(window)],
+            Mode::Compat => self.official(own_fraction, rng.random()),
             Mode::Corrected if own_fraction > 0.0 => {
+                let target = (count - self.rank(own_fraction)).min(count - 1);
+                let half = ((WINDOW * count as f64).round() as usize).max(1);
+                let window = target.saturating_sub(half)..=(target + half).min(count - 1);
                 &self.shapes[self.by_fraction[rng.random_range(window)]]
             }
             Mode::Corrected => &self.shapes[rng.random_range(0..count)],
         }
+    }
+
+    /// The shape that the challenge takes for a random number in [0, 1). The rank among the sorted is
+    /// taken for an index into the unsorted, so a shape's size has nothing to do with the tumour's;
+    /// and the window's end is cut off, so the last shape never comes up unless it is the only one.
+    pub(crate) fn official(&self, own_fraction: f64, random: f64) -> &Shape {
+        let count = self.shapes.len();
+        let target = (count - self.rank(own_fraction)) as f64;
+        let half = WINDOW * count as f64;
+        // A cast saturates at 0.
+        let (from, to) = ((target - half) as usize, (target + half) as usize);
+        let to = to.min(count - 1);
+        &self.shapes[(from as f64 + random * (to - from) as f64) as usize]
+    }
+
+    /// How many shapes are smaller.
+    fn rank(&self, own_fraction: f64) -> usize {
+        let smaller = |&shape: &usize| self.shapes[shape].fraction < own_fraction;
+        self.by_fraction.partition_point(smaller)
     }
 }

@@ -226,26 +226,14 @@ pub(crate) fn filled(set: &Bits) -> Bits {
 /// The set and all voxels within `radius` of one of it, centre to centre, in the unit of `spacing`;
 /// those at exactly `radius` too.
 pub(crate) fn within(set: &Bits, spacing: [f64; 3], radius: f64) -> Bits {
-    dilated(set, spacing, radius, |[x, y, z]| x * x + y * y + z * z <= radius * radius)
-}
-
-/// The set after `steps` dilations by a voxel and its six neighbours.
-pub(crate) fn dilated_by_faces(set: &Bits, steps: usize) -> Bits {
-    let steps = steps as f64;
-    dilated(set, [1.0; 3], steps, |[x, y, z]| x + y + z <= steps)
-}
-
-/// The set dilated by the body of all offsets, none longer than `radius` along an axis, for which
-/// `is_in` holds; it must be symmetric and convex along x.
-fn dilated(set: &Bits, spacing: [f64; 3], radius: f64, is_in: impl Fn([f64; 3]) -> bool) -> Bits {
     let [_, ny, nz] = set.dims();
     let reach = |axis: usize| (radius / spacing[axis]).floor() as isize;
-    // Each offset of a row with how far the body reaches along x there.
+    // Each offset of a row with how far the ball reaches along x there.
     let mut rows: Vec<(usize, isize, isize)> = Vec::new();
     for dz in -reach(2)..=reach(2) {
         for dy in -reach(1)..=reach(1) {
-            let mm = [dy as f64 * spacing[1], dz as f64 * spacing[2]].map(f64::abs);
-            let inside = |x: isize| is_in([x as f64 * spacing[0], mm[0], mm[1]]);
+            let away = (dy as f64 * spacing[1]).powi(2) + (dz as f64 * spacing[2]).powi(2);
+            let inside = |x: isize| (x as f64 * spacing[0]).powi(2) + away <= radius * radius;
             rows.extend((0..=reach(0)).rev().find(|&x| inside(x)).map(|x| (x as usize, dy, dz)));
         }
     }

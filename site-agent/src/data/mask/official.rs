@@ -1,19 +1,22 @@
-//! The healthy masks of the BraTS inpainting challenge, written from the description of the method,
-//! with its quirks: every distance is in voxels, of two places the one farther from the tumour wins,
-//! shapes are turned in two planes only and lose a part of their border, and the rank of a shape's
-//! size is taken for its place in an unsorted table ([`super::bank::Bank`]).
+//! The healthy masks of the BraTS inpainting challenge (the steps and numbers of its
+//! `dataset/include.py`), with its quirks: every distance is in voxels, the tumour is dilated by 5
+//! before masks keep 5 from it, of two places the one farther from the tumour wins, shapes are turned
+//! in two planes only, the box of a shape takes along what it holds of other components, and the rank
+//! of a shape's size is taken for its place in an unsorted table (the last two in [`super::bank`]).
 //!
-//! Two things differ, for an end is better than none. After [`ATTEMPTS`] refusals the shape shrinks
-//! by a tenth, where the original tries for ever. And the original rounds `rand * len` to the index
-//! of a place, so that in one of `2 len` draws (`len` is some 10^6) it is one past the end and the
-//! program fails; here that draw is taken again. It is [`super::Room`] that training uses by default.
+//! Four things differ. After [`ATTEMPTS`] refusals the shape shrinks by a tenth, where the original
+//! tries for ever. The original rounds `rand * len` to the index of a place, so that in one of
+//! `2 len` draws (`len` is some 10^6) it is one past the end and the program fails; here that draw is
+//! taken again. Brain is what is above 0, where the original takes any value but 0 and so counts the
+//! negative rims that resampling leaves. And a brain's components and places are numbered along x
+//! first and not z. It is [`super::Room`] that training uses by default.
 
 use rand::{Rng, RngExt};
 
 use super::bank::{Bank, tumour_of};
 use super::bits::Bits;
 use super::distance::squared;
-use super::morphology::{dilated_by_faces, within};
+use super::morphology::within;
 use super::stencil::{Ground, Stencil, corner};
 use super::turn::{IDENTITY, PlaneTurn, mirrored, turned};
 use super::{Error, HealthyMask, Mode, SHRINK};
@@ -21,8 +24,12 @@ use super::{Error, HealthyMask, Mode, SHRINK};
 /// Refusals before a shape shrinks.
 pub const ATTEMPTS: usize = 1000;
 
-/// How far the tumour is dilated, and the least distance to it, in voxels.
-const MARGIN_VOXELS: usize = 5;
+/// Voxels nearer than this to the tumour are added to it, a mask is at least this far from the
+/// result, and its middle more than twice this from the tumour, in voxels.
+const MARGIN_VOXELS: f32 = 5.0;
+
+/// The same as a radius for [`within`]: between √24, the largest distance below 5 on the grid, and 5.
+const NEARER_VOXELS: f64 = 4.95;
 
 /// The scale below which the search gives up.
 const SCALE_MIN: f64 = 0.3;
@@ -31,6 +38,7 @@ const SCALE_MIN: f64 = 0.3;
 #[derive(Debug)]
 pub(crate) struct Site {
     brain: Bits,
+    /// Where no voxel of a mask may lie: the dilated tumour and what is too near to it.
     blocked: Bits,
     /// Where a mask's middle may lie, with the distance from there to the tumour.
     pub(crate) places: Vec<([usize; 3], f32)>,
@@ -47,9 +55,7 @@ impl Site {
         if places.is_empty() {
             return None;
         }
-        // Masks keep 5 voxels away, those at exactly 5 may stay: the next less is √24.
-        let near = within(&tumour, [1.0; 3], 24f64.sqrt() + 0.01);
-        let blocked = near.zip(&dilated_by_faces(&tumour, MARGIN_VOXELS), |a, b| a | b);
+        let blocked = within(&dilated(&tumour), [1.0; 3], NEARER_VOXELS);
         let own_fraction = tumour.count() as f64 / brain.count() as f64;
         Some(Site { brain: brain.clone(), blocked, places, own_fraction })
     }
@@ -64,7 +70,7 @@ impl Site {
             for _ in 0..ATTEMPTS {
                 let at = self.place(rng);
                 let shape = bank.pick(self.own_fraction, Mode::Compat, rng).body();
-                if let Some(mask) = self.attempt(at, shape, scale, rng) {
+                if let Some(mask) = self.attempt(at, shape, scale, &Pose::draw(rng)) {
                     return Ok(mask);
                 }
             }
@@ -73,30 +79,26 @@ impl Site {
         Err(Error::NoRoom)
     }
 
-    /// The shape, mirrored and turned by chance, with its middle on voxel `at`, if it may lie there.
-    fn attempt(
+    /// The shape, mirrored and turned, with its middle on voxel `at`, if it may lie there.
+    pub(crate) fn attempt(
         &self,
         at: [usize; 3],
         shape: &Bits,
         scale: f64,
-        rng: &mut impl Rng,
+        pose: &Pose,
     ) -> Option<HealthyMask> {
-        let is_mirrored = [(); 3].map(|()| rng.random_bool(0.5));
-        let degrees = [(); 2].map(|()| rng.random_range(0.0..360.0));
         let small = match scale {
             1.0 => None,
             _ => Some(turned(shape, [1.0; 3], &IDENTITY, scale, [1.0; 3])?),
         };
         let shape = small.as_ref().unwrap_or(shape);
-        let first = PlaneTurn::new(shape.dims(), (0, 1), degrees[0]);
-        let second = PlaneTurn::new(first.dims(), (1, 2), degrees[1]);
         // The box is known before anything is turned, and most refusals are the box's.
         let ground = Ground { brain: &self.brain, blocked: &self.blocked, is_cut_at_border: false };
-        if !ground.holds(corner(at, second.dims()), second.dims()) {
+        let [_, last] = pose.turns(shape.dims());
+        if !ground.holds(corner(at, last.dims()), last.dims()) {
             return None;
         }
-        let turned = second.of(&first.of(&mirrored(shape, is_mirrored)));
-        Stencil::boxed(turned)?.lay(at, &ground)
+        Stencil::boxed(pose.of(shape))?.lay(at, &ground)
     }
 
     /// The farther from the tumour of two random places.
@@ -117,6 +119,39 @@ impl Site {
     }
 }
 
+/// How a shape is put before it is laid.
+pub(crate) struct Pose {
+    /// Along x, y and z.
+    pub(crate) is_mirrored: [bool; 3],
+    /// In the plane of x and y, then in that of y and z.
+    pub(crate) degrees: [f64; 2],
+}
+
+impl Pose {
+    fn draw(rng: &mut impl Rng) -> Pose {
+        let is_mirrored = [(); 3].map(|()| rng.random_bool(0.5));
+        let degrees = [(); 2].map(|()| rng.random_range(0.0..360.0));
+        Pose { is_mirrored, degrees }
+    }
+
+    /// `shape` put so.
+    pub(crate) fn of(&self, shape: &Bits) -> Bits {
+        let [first, last] = self.turns(shape.dims());
+        last.of(&first.of(&mirrored(shape, self.is_mirrored)))
+    }
+
+    fn turns(&self, dims: [usize; 3]) -> [PlaneTurn; 2] {
+        let first = PlaneTurn::new(dims, (0, 1), self.degrees[0]);
+        let last = PlaneTurn::new(first.dims(), (1, 2), self.degrees[1]);
+        [first, last]
+    }
+}
+
+/// What the challenge calls mask-unhealthy: the tumour and all voxels nearer than the margin.
+pub(crate) fn dilated(tumour: &Bits) -> Bits {
+    within(tumour, [1.0; 3], NEARER_VOXELS)
+}
+
 /// The voxels of the brain more than the margin away from the dilated tumour: the distance to the
 /// tumour less the margin must exceed the margin again.
 fn places(brain: &Bits, tumour: &Bits, bounds: [(usize, usize); 3]) -> Vec<([usize; 3], f32)> {
@@ -126,14 +161,13 @@ fn places(brain: &Bits, tumour: &Bits, bounds: [(usize, usize); 3]) -> Vec<([usi
         .map(|axis: usize| (bounds[axis].0.min(reach[axis].0), bounds[axis].1.max(reach[axis].1)));
     let field = squared(&tumour.cropped(bounds), [1.0; 3]);
     let brain = brain.cropped(bounds);
-    let margin = MARGIN_VOXELS as f32;
     let mut places = Vec::new();
     for ((y, z), line) in brain.rows() {
         for (first, last) in super::bits::runs(line) {
             for x in first..=last {
                 let [nx, ny, _] = brain.dims();
-                let distance = field[x + nx * (y + ny * z)].sqrt() - margin;
-                if distance > margin {
+                let distance = field[x + nx * (y + ny * z)].sqrt() - MARGIN_VOXELS;
+                if distance > MARGIN_VOXELS {
                     let at = [0, 1, 2].map(|axis: usize| bounds[axis].0 + [x, y, z][axis]);
                     places.push((at, distance));
                 }

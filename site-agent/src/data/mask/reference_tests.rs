@@ -1,174 +1,58 @@
-//! The masks beside an independent implementation in numpy and scipy: `tests/reference/masks.py`
-//! makes a cohort of ellipsoids and tells what its masks are like.
+//! The masks beside those of the BraTS inpainting challenge's own program: `tests/reference/masks.py`
+//! makes a cohort of ellipsoids, runs the program on it and tells what its masks are like.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use serde::Deserialize;
-
-use super::bank::Bank;
+use super::bank::{Bank, Shape};
 use super::bits::Bits;
 use super::distance::squared;
-use super::morphology::{Components, dilated_by_faces, filled, largest, within};
-use super::official::Site;
+use super::morphology::{Components, filled, largest, within};
+use super::official::{Pose, Site, dilated};
+use super::reference::{Case, Quantile, REFERENCE, at, bank, bits, cases};
 use super::turn::PlaneTurn;
 use super::{HealthyMask, INSIDE_MIN, Masks, Mode, Room};
 use crate::data::phantom_for_tests;
 use crate::data::stream::stream;
-use crate::data::volume::Volume;
 
-/// How far the part of our masks below a quantile of the reference may be from its level. Two samples
-/// of 1,200 of one distribution are further apart once in a hundred (Kolmogorov-Smirnov: 0.067).
-const LEVEL_TOLERANCE: f64 = 0.067;
-
-#[derive(Deserialize)]
-struct Reference {
-    dims: [usize; 3],
-    cases: Vec<CaseBodies>,
-    shapes: usize,
-    own_fractions: Vec<f64>,
-    places: Vec<usize>,
-    draws: usize,
-    levels: Vec<f64>,
-    quantiles: Quantiles,
-    correlation: f64,
-    scipy: Scipy,
-}
-
-/// Ellipsoids: middle and half axes in voxels.
-#[derive(Deserialize)]
-struct CaseBodies {
-    brain: Vec<[i64; 6]>,
-    ventricles: Vec<[i64; 6]>,
-    tumour: Vec<[i64; 6]>,
-    hollow: Vec<[i64; 6]>,
-}
-
-#[derive(Deserialize)]
-struct Quantiles {
-    fraction: Vec<f64>,
-    distance: Vec<f64>,
-    inside: Vec<f64>,
-}
-
-#[derive(Deserialize)]
-struct Scipy {
-    volumes: Vec<ScipyVolume>,
-    body: HexBits,
-    turns: Vec<ScipyTurn>,
-}
-
-#[derive(Deserialize)]
-struct HexBits {
-    dims: [usize; 3],
-    set: String,
-}
-
-#[derive(Deserialize)]
-struct ScipyVolume {
-    dims: [usize; 3],
-    spacing: [f64; 3],
-    set: String,
-    component_sizes: Vec<usize>,
-    largest: String,
-    filled: String,
-    dilated_by_faces: String,
-    distance: Vec<f64>,
-}
-
-#[derive(Deserialize)]
-struct ScipyTurn {
-    axes: (usize, usize),
-    degrees: f64,
-    dims: [usize; 3],
-    set: String,
-}
-
-static REFERENCE: LazyLock<Reference> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("../../../../tests/reference/masks.json")).unwrap()
-});
-
-fn bits(dims: [usize; 3], hex: &str) -> Bits {
-    let byte = |i: usize| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap();
-    Bits::from_fn(dims, |i| byte(i / 8) >> (i % 8) & 1 == 1)
-}
-
-/// One case: a brain of 1 mm voxels, and which of them its segmentation marks.
-struct Case {
-    image: Volume,
-    lesion: Bits,
-}
-
-impl Case {
-    fn new(bodies: &CaseBodies, dims: [usize; 3]) -> Case {
-        let (mut brain, mut lesion) = (Bits::empty(dims), Bits::empty(dims));
-        bodies.brain.iter().for_each(|body| put(&mut brain, body, true));
-        bodies.ventricles.iter().for_each(|body| put(&mut brain, body, false));
-        bodies.tumour.iter().for_each(|body| put(&mut lesion, body, true));
-        bodies.hollow.iter().for_each(|body| put(&mut lesion, body, false));
-        let voxels =
-            (0..dims.iter().product()).map(|i| f32::from(brain.get(at(dims, i)))).collect();
-        Case { image: Volume { dims, spacing_mm: [1.0; 3], origin_mm: [0.0; 3], voxels }, lesion }
-    }
-
-    fn is_lesion(&self) -> impl Fn(usize) -> bool {
-        |i| self.lesion.get(at(self.image.dims, i))
-    }
-
-    fn room(&self) -> Room {
-        Room::new(&self.image, self.is_lesion()).unwrap()
-    }
-}
-
-/// The voxels of an ellipsoid, decided in integers as the reference does.
-fn put(set: &mut Bits, &[cx, cy, cz, rx, ry, rz]: &[i64; 6], value: bool) {
-    let span = |c: i64, r: i64, n: usize| (c - r).max(0)..=(c + r).min(n as i64 - 1);
-    let dims = set.dims();
-    for z in span(cz, rz, dims[2]) {
-        for y in span(cy, ry, dims[1]) {
-            for x in span(cx, rx, dims[0]) {
-                let parts = [(x - cx) * ry * rz, (y - cy) * rx * rz, (z - cz) * rx * ry];
-                if parts.iter().map(|part| part * part).sum::<i64>() <= (rx * ry * rz).pow(2) {
-                    let at = [x, y, z].map(|i| i as usize);
-                    set.row_mut(at[1], at[2])[at[0] / 64] &= !(1 << (at[0] % 64));
-                    if value {
-                        set.set(at);
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn at([nx, ny, _]: [usize; 3], i: usize) -> [usize; 3] {
-    [i % nx, i / nx % ny, i / nx / ny]
-}
-
-fn cases(count: usize) -> Vec<Case> {
-    let dims = REFERENCE.dims;
-    REFERENCE.cases.iter().take(count).map(|bodies| Case::new(bodies, dims)).collect()
-}
-
-fn bank(cases: &[Case], mode: Mode) -> Bank {
-    let shapes = cases.iter().flat_map(|case| case.room().shapes(mode));
-    Bank::new(shapes.collect()).unwrap()
-}
-
-/// What a mask is like: volume relative to the brain, least distance to the tumour, part in the brain.
+/// What a mask is like: volume relative to the brain, least distance to what it keeps away from, part
+/// in the brain.
 struct Likeness {
     fraction: f64,
     distance: f64,
     inside: f64,
 }
 
-fn likeness(mask: &HealthyMask, brain: &Bits, distances: &[f32]) -> Likeness {
+/// `squares` are the squared distances to what the mask keeps away from.
+fn likeness(mask: &HealthyMask, brain: &Bits, squares: &[f32]) -> Likeness {
     let voxels = mask.voxels.len() as f64;
     let is_in = |&&v: &&u32| brain.get(at(brain.dims(), v as usize));
-    let nearest = mask.voxels.iter().map(|&v| distances[v as usize]).fold(f32::INFINITY, f32::min);
+    let nearest = mask.voxels.iter().map(|&v| squares[v as usize]).fold(f32::INFINITY, f32::min);
     Likeness {
         fraction: voxels / brain.count() as f64,
         distance: f64::from(nearest).sqrt(),
         inside: mask.voxels.iter().filter(is_in).count() as f64 / voxels,
     }
+}
+
+/// The tumour that the challenge sees, and its mask-unhealthy.
+fn official_tumour(room: &Room) -> (Bits, Bits) {
+    let tumour = super::tumour_of(&room.lesion, [1.0; 3], Mode::Compat);
+    let unhealthy = dilated(&tumour);
+    (tumour, unhealthy)
+}
+
+/// The bank in the order of the program's table: within a case it numbers components otherwise.
+fn official_bank(cases: &[Case]) -> Bank {
+    let mut found: Vec<Vec<Shape>> =
+        cases.iter().map(|case| case.room().shapes(Mode::Compat)).collect();
+    let shapes = REFERENCE.table.iter().map(|row| {
+        let of_case = &mut found[row.case];
+        let is_row = |s: &Shape| (s.body().count(), s.body().dims()) == (row.voxels, row.dims);
+        of_case.remove(of_case.iter().position(is_row).unwrap())
+    });
+    let bank = Bank::new(shapes.collect()).unwrap();
+    assert!(found.iter().all(Vec::is_empty), "no shape but the program's");
+    bank
 }
 
 #[test]
@@ -180,7 +64,6 @@ fn components_holes_dilation_and_distance_are_those_of_scipy() {
         assert_eq!(sizes, volume.component_sizes);
         assert_eq!(largest(&set), bits(volume.dims, &volume.largest));
         assert_eq!(filled(&set), bits(volume.dims, &volume.filled));
-        assert_eq!(dilated_by_faces(&set, 2), bits(volume.dims, &volume.dilated_by_faces));
         let distances = squared(&set, volume.spacing);
         for (ours, scipys) in distances.iter().zip(&volume.distance) {
             assert!((f64::from(*ours).sqrt() - scipys).abs() < 1e-4, "{ours} {scipys}");
@@ -204,42 +87,76 @@ fn a_shape_turned_in_a_plane_is_scipys() {
 }
 
 #[test]
-fn compat_masks_have_the_statistics_of_the_reference() {
+fn compat_decides_every_attempt_of_the_program_as_the_program_did() {
     let cases = cases(usize::MAX);
-    let bank = bank(&cases, Mode::Compat);
-    assert_eq!(bank.count(), REFERENCE.shapes);
+    let bank = official_bank(&cases);
+    let sites: Vec<Site> = cases.iter().map(|case| case.room()).map(|r| site(&r)).collect();
+    let mut verdicts = [0; 6];
+    for attempt in &REFERENCE.attempts {
+        let site = &sites[attempt.case];
+        let shape = bank.official(site.own_fraction, attempt.random);
+        let row = &REFERENCE.table[attempt.row];
+        assert_eq!((shape.body().count(), shape.body().dims()), (row.voxels, row.dims));
+        let pose = Pose { is_mirrored: attempt.is_mirrored, degrees: attempt.degrees };
+        let turned = pose.of(shape.body());
+        assert_eq!(turned.dims(), attempt.dims);
+        // What lies exactly between two voxels may turn to the other one: a line along one axis.
+        assert!(turned.count().abs_diff(attempt.voxels) <= 16, "{}", attempt.voxels);
+        let mask = site.attempt(attempt.at, shape.body(), 1.0, &pose);
+        assert_eq!(mask.is_some(), attempt.verdict == 0, "verdict {}", attempt.verdict);
+        verdicts[usize::from(attempt.verdict)] += 1;
+    }
+    assert!(verdicts.iter().all(|&count| count >= 10), "every verdict: {verdicts:?}");
+}
+
+#[test]
+fn compat_masks_have_the_statistics_of_the_programs() {
+    let cases = cases(usize::MAX);
+    let bank = official_bank(&cases);
     let mut drawn = Vec::new();
-    for (index, case) in cases.iter().enumerate() {
+    for (index, (case, facts)) in cases.iter().zip(&REFERENCE.facts).enumerate() {
         let room = case.room();
-        let site = Site::new(&room.brain, &room.lesion).unwrap();
-        assert!((site.own_fraction - REFERENCE.own_fractions[index]).abs() < 1e-7);
-        assert_eq!(site.places.len(), REFERENCE.places[index]);
-        let tumour = super::tumour_of(&room.lesion, [1.0; 3], Mode::Compat);
-        let distances = squared(&tumour, [1.0; 3]);
+        let site = site(&room);
+        assert!((site.own_fraction - facts.own_fraction).abs() < 1e-7);
+        assert_eq!(site.places.len(), facts.places);
+        let (tumour, unhealthy) = official_tumour(&room);
+        assert_eq!(unhealthy.count(), facts.unhealthy);
+        let (to_tumour, to_unhealthy) = (squared(&tumour, [1.0; 3]), squared(&unhealthy, [1.0; 3]));
         let mut rng = stream("test", &[b"compat", &index.to_le_bytes()]);
         for _ in 0..REFERENCE.draws {
             let mask = room.draw_shape(&bank, Mode::Compat, &mut rng).unwrap();
-            drawn.push((site.own_fraction, likeness(&mask, &room.brain, &distances)));
+            let away = mask.voxels.iter().map(|&v| f64::from(to_tumour[v as usize]).sqrt());
+            let away = away.sum::<f64>() / mask.voxels.len() as f64;
+            drawn.push((facts.own_fraction, away, likeness(&mask, &room.brain, &to_unhealthy)));
         }
     }
-    let check = |name: &str, quantiles: &[f64], of: &dyn Fn(&Likeness) -> f64| {
-        for (&quantile, &level) in quantiles.iter().zip(&REFERENCE.levels) {
-            // A value that many masks share stands at all the levels it spans.
-            let part = |test: &dyn Fn(f64) -> bool| {
-                drawn.iter().filter(|(_, l)| test(of(l))).count() as f64 / drawn.len() as f64
-            };
-            let (below, to) = (part(&|v| v < quantile - 1e-9), part(&|v| v <= quantile + 1e-9));
-            assert!(below <= level + LEVEL_TOLERANCE, "{name} {level}: {below}");
-            assert!(to >= level - LEVEL_TOLERANCE, "{name} {level}: {to}");
+    let check = |name: &str, quantile: &Quantile, mut found: Vec<f64>| {
+        found.sort_by(f64::total_cmp);
+        let expected = quantile.values.iter().zip(&quantile.tolerances);
+        for (&level, (&value, &tolerance)) in REFERENCE.levels.iter().zip(expected) {
+            let ours = quantile_of(&found, level);
+            assert!((ours - value).abs() <= tolerance + 1e-6, "{name} {level}: {ours} {value}");
         }
     };
-    check("fraction", &REFERENCE.quantiles.fraction, &|l| l.fraction);
-    check("distance", &REFERENCE.quantiles.distance, &|l| l.distance);
-    check("inside", &REFERENCE.quantiles.inside, &|l| l.inside);
-    assert!(drawn.iter().all(|(_, l)| l.distance >= 5.0 && l.inside >= INSIDE_MIN));
-    // The original's rank has no effect, in the reference and here.
-    let pairs: Vec<(f64, f64)> = drawn.iter().map(|(own, l)| (*own, l.fraction)).collect();
-    assert!(REFERENCE.correlation.abs() < 0.15 && correlation(&pairs).abs() < 0.15);
+    let all = |of: &dyn Fn(&Likeness) -> f64| drawn.iter().map(|(_, _, l)| of(l)).collect();
+    check("fraction", &REFERENCE.quantiles.fraction, all(&|l| l.fraction));
+    check("distance", &REFERENCE.quantiles.distance, all(&|l| l.distance));
+    check("away", &REFERENCE.quantiles.away, drawn.iter().map(|(_, away, _)| *away).collect());
+    check("inside", &REFERENCE.quantiles.inside, all(&|l| l.inside));
+    let pairs: Vec<(f64, f64)> = drawn.iter().map(|(own, _, l)| (*own, l.fraction)).collect();
+    let (ours, theirs) = (correlation(&pairs), REFERENCE.correlation);
+    assert!((ours - theirs).abs() < 0.1, "{ours} {theirs}");
+}
+
+fn site(room: &Room) -> Site {
+    Site::new(&room.brain, &room.lesion).unwrap()
+}
+
+/// The quantile of ascending values, between two of them in proportion, as numpy has it.
+fn quantile_of(values: &[f64], level: f64) -> f64 {
+    let at = level * (values.len() - 1) as f64;
+    let (low, high) = (values[at as usize], values[at.ceil() as usize]);
+    low + (high - low) * at.fract()
 }
 
 #[test]
@@ -273,9 +190,7 @@ fn over_a_thousand_seeds(rooms: &[Room], spacing_mm: [f64; 3], masks: &Masks) {
         .iter()
         .map(|room| match masks.mode {
             Mode::Corrected => squared(&room.lesion, spacing_mm),
-            Mode::Compat => {
-                squared(&super::tumour_of(&room.lesion, [1.0; 3], masks.mode), [1.0; 3])
-            }
+            Mode::Compat => squared(&official_tumour(room).1, [1.0; 3]),
         })
         .collect();
     let mut sizes = Vec::new();

@@ -1,5 +1,4 @@
-//! Turning shapes: any rotation in millimetres, and the in-plane rotations of the official masks with
-//! what they lose.
+//! Turning shapes: any rotation in millimetres, and the in-plane rotations of the official masks.
 
 use std::f64::consts::TAU;
 
@@ -108,8 +107,9 @@ fn overlap(
 }
 
 /// A turn of an array in the plane of two of its axes: scipy's `ndimage.rotate` with `order=0,
-/// reshape=True`. The array grows to hold the turned box, and whatever maps beyond the centres of the
-/// outermost voxels is lost, so shapes that touch their box lose a part of their border.
+/// reshape=True, mode="grid-constant"`. The array grows to hold the turned box, to the nearest voxel.
+/// What comes from exactly between two voxels may be the other one in scipy, which rounds a sum of
+/// other terms.
 pub(crate) struct PlaneTurn {
     axes: (usize, usize),
     /// The array before.
@@ -169,9 +169,10 @@ impl PlaneTurn {
         let (p, q) = (p as f64 - middle(self.new[a]), q as f64 - middle(self.new[b]));
         let u = self.cos * p + self.sin * q + middle(self.old[a]);
         let v = self.cos * q - self.sin * p + middle(self.old[b]);
-        let (n, m) = (self.old[a] as f64, self.old[b] as f64);
-        let is_within = u >= 0.0 && v >= 0.0 && u <= n - 1.0 && v <= m - 1.0;
-        is_within.then_some(((u + 0.5) as usize, (v + 0.5) as usize))
+        // Shifted by a half, so that cutting the fraction off rounds to the nearest.
+        let (u, v) = (u + 0.5, v + 0.5);
+        let is_within = u >= 0.0 && v >= 0.0 && u < self.old[a] as f64 && v < self.old[b] as f64;
+        is_within.then_some((u as usize, v as usize))
     }
 }
 

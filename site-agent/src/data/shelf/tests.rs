@@ -39,7 +39,14 @@ fn case(folder: &Path, name: &str, gain: f32) -> Case {
     ]);
     let segmentation = Some(write("seg", &image.with_voxels(labels.collect())));
     let patient = name.to_owned();
-    Case { name: name.into(), patient, scans, segmentation, label_scheme: None }
+    Case {
+        name: name.into(),
+        patient,
+        scans,
+        segmentation,
+        label_scheme: None,
+        companions: BTreeMap::new(),
+    }
 }
 
 fn examples(shelf: &Shelf, cases: &[Case], threads: usize) -> Vec<Example> {

@@ -110,7 +110,7 @@ fn end(sampler: Sampler, steps: usize, spacing: Spacing) -> f64 {
     let spec = spec(Schedule::Linear, Prediction::Sample);
     let diffusion = Diffusion::new(&spec);
     let options = SampleOptions { steps, spacing, ..sampler.options() };
-    let steps = timesteps(&spec, &diffusion, &options).unwrap();
+    let steps = timesteps(&diffusion, &options).unwrap();
     let ground = Ground { diffusion: &diffusion, image: &[0.0], mask: &[1.0] };
     let mut predict = |x: &[f32], t: usize| {
         let head = best(&diffusion, x, t);

@@ -82,7 +82,7 @@ pub fn paint<E: From<SampleError>>(
             done += 1;
             let predicted = network(batch)?;
             let rows = jobs.len() * (1 + usize::from(options.is_guided()));
-            let expected = rows * channels(spec) * area;
+            let expected = rows * spec.out_channels() * area;
             let sound = predicted.len() == expected && predicted.iter().all(|v| v.is_finite());
             if sound { Ok(predicted) } else { Err(SampleError::NotFinite { timestep }) }
         };
@@ -98,11 +98,6 @@ pub fn paint<E: From<SampleError>>(
         }
     }
     Ok(())
-}
-
-/// Channels of the network's prediction.
-fn channels(spec: &ModelSpec) -> usize {
-    1 + usize::from(spec.learn_sigma)
 }
 
 /// One sample of one prompt.
@@ -132,7 +127,7 @@ impl Course {
         if spec.prediction == Prediction::Direct {
             return Ok(Course::Direct);
         }
-        let steps = steps::timesteps(spec, diffusion, options)?;
+        let steps = steps::timesteps(diffusion, options)?;
         Ok(match options.sampler {
             Sampler::Ddpm => Course::Ddpm(steps),
             Sampler::Ddim => Course::Ddim(steps),
@@ -229,10 +224,10 @@ impl Flock<'_> {
     fn split(&self, predicted: &[f32], mask: &[f32]) -> Predicted {
         let area = self.spec.image_size * self.spec.image_size;
         let channel = |rows: &[f32], channel: usize| -> Vec<f32> {
-            let rows = rows.chunks(channels(self.spec) * area);
+            let rows = rows.chunks(self.spec.out_channels() * area);
             rows.flat_map(|row| row[channel * area..][..area].iter().copied()).collect()
         };
-        let (with, without) = predicted.split_at(self.jobs.len() * channels(self.spec) * area);
+        let (with, without) = predicted.split_at(self.jobs.len() * self.spec.out_channels() * area);
         let &SampleOptions { guidance, rescale, .. } = self.options;
         let head = channel(with, 0);
         let head = match without {

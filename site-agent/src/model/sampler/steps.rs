@@ -2,7 +2,6 @@
 
 use super::super::diffusion::Diffusion;
 use super::super::diffusion::schedule::spaced;
-use super::super::spec::ModelSpec;
 use super::options::{OptionError, SampleOptions, Spacing};
 
 /// The least logarithm of the signal-to-noise ratio's root that [`Spacing::Lambda`] spreads its steps
@@ -10,24 +9,23 @@ use super::options::{OptionError, SampleOptions, Spacing};
 /// DPM-Solver's authors for it, arXiv 2211.01095, appendix D).
 const LAMBDA_MIN: f64 = -5.1;
 
-/// The steps that a model of this spec is sampled at, first to last.
+/// The steps that a model is sampled at, first to last.
 ///
 /// # Errors
 /// [`OptionError::Stride`] if no stride gives their number.
 pub fn timesteps(
-    spec: &ModelSpec,
     diffusion: &Diffusion,
     options: &SampleOptions,
 ) -> Result<Vec<usize>, OptionError> {
-    let trained = spaced(spec.trained_timesteps, spec.timesteps);
+    let trained = diffusion.trained();
     let count = options.steps;
     let mut chosen = match options.spacing {
-        Spacing::Even => pick(&trained, &spaced(count, trained.len())),
+        Spacing::Even => pick(trained, &spaced(count, trained.len())),
         Spacing::Stride => {
             let none = OptionError::Stride { steps: count, trained: trained.len() };
-            pick(&trained, &strided(count, trained.len()).ok_or(none)?)
+            pick(trained, &strided(count, trained.len()).ok_or(none)?)
         }
-        Spacing::Lambda => lambda_uniform(count, &trained, |t| lambda(diffusion, t)),
+        Spacing::Lambda => lambda_uniform(count, trained, |t| lambda(diffusion, t)),
     };
     chosen.reverse();
     Ok(chosen)
@@ -70,7 +68,7 @@ fn pick(from: &[usize], at: &[usize]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::spec::{Preset, Schedule};
+    use super::super::super::spec::{ModelSpec, Preset, Schedule};
     use super::super::options::Sampler;
     use super::*;
 
@@ -80,7 +78,7 @@ mod tests {
 
     fn chosen(spec: &ModelSpec, steps: usize, spacing: Spacing) -> Vec<usize> {
         let options = SampleOptions { steps, spacing, ..Sampler::Ddim.options() };
-        timesteps(spec, &Diffusion::new(spec), &options).unwrap()
+        timesteps(&Diffusion::new(spec), &options).unwrap()
     }
 
     #[test]
@@ -101,7 +99,7 @@ mod tests {
         let options =
             SampleOptions { steps: 600, spacing: Spacing::Stride, ..Sampler::Ddim.options() };
         let spec = spec(Schedule::Linear, 1000);
-        let refused = timesteps(&spec, &Diffusion::new(&spec), &options);
+        let refused = timesteps(&Diffusion::new(&spec), &options);
         assert_eq!(refused, Err(OptionError::Stride { steps: 600, trained: 1000 }));
     }
 
