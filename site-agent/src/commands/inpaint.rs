@@ -1,6 +1,7 @@
 //! `inpaint`: paints what a mask hides in one scan, or what a map of labels asks for, and writes it over
 //! the scan's own grid.
 
+mod files;
 mod names;
 mod sidecar;
 
@@ -87,7 +88,8 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let contrast = contrast(args)?;
     let is_series = args.image.is_dir();
-    check_outputs(args, is_series)?;
+    let beside = sidecar::path(&args.out);
+    check_outputs(args, &beside, is_series)?;
     let scan = image::read(&args.image)?;
     let (map, mask_path) = paint_map(args, &scan.geometry)?;
     let tissues = map.regions().into_iter().filter_map(Tissue::of).collect();
@@ -132,14 +134,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         lesion_visible: args.lesion_visible,
         sampling: Sampling::of(&options),
     };
-    let beside = sidecar::path(&args.out);
-    output::write_file(&beside, &serde_json::to_vec_pretty(&sidecar)?)
-        .with_context(|| beside.display().to_string())?;
     if is_series {
         dicom::derived::write(&args.out, &args.image, &painted, &sidecar.derivation())?;
     } else {
         nifti::write_like(&args.out, &painted, &scan.geometry, DESCRIPTION)?;
     }
+    output::write_file(&beside, &serde_json::to_vec_pretty(&sidecar)?)
+        .with_context(|| beside.display().to_string())?;
     if let Some(path) = &args.std {
         let deviation = spread.deviation(&scan.volume);
         nifti::write_like(path, &deviation, &scan.geometry, STD_DESCRIPTION)?;
@@ -151,21 +152,29 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Whether what is to be written overwrites nothing that is read, and says something.
-fn check_outputs(args: &Args, is_series: bool) -> Result<()> {
-    ensure!(args.out != args.image, "--out is the image itself: choose another name");
-    ensure!(!is_series || !args.out.exists(), "{} exists: name a new folder", args.out.display());
-    let Some(std) = &args.std else { return Ok(()) };
-    let inputs = [Some(&args.image), Some(&args.out), args.mask.as_ref(), args.labels.as_ref()];
+fn check_outputs(args: &Args, beside: &Path, is_series: bool) -> Result<()> {
+    let out = &args.out;
+    ensure!(!is_series || !out.exists(), "{} exists: name a new folder", out.display());
+    ensure!(is_series || !out.is_dir(), "{} is a folder: name a file", out.display());
+    let inputs = [
+        ("--image", Some(&args.image)),
+        ("--mask", args.mask.as_ref()),
+        ("--labels", args.labels.as_ref()),
+        ("--model", Some(&args.model)),
+    ];
+    let outputs =
+        [("--out", Some(out)), ("--std", args.std.as_ref()), ("--panel", args.panel.as_ref())];
+    files::check(&given(&inputs), &given(&outputs), [out, beside])?;
     ensure!(
-        !inputs.contains(&Some(std)),
-        "--std is {}, another file of this call: choose another name",
-        std.display()
-    );
-    ensure!(
-        args.sampling.samples > 1,
+        args.std.is_none() || args.sampling.samples > 1,
         "one sample has no standard deviation: give --samples 2 or more"
     );
     Ok(())
+}
+
+/// The files that were named.
+fn given<'a>(files: &[(&'a str, Option<&'a PathBuf>)]) -> Vec<(&'a str, &'a Path)> {
+    files.iter().filter_map(|&(name, path)| Some((name, path?.as_path()))).collect()
 }
 
 /// What to paint, and the file that says it.

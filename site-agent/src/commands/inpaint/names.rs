@@ -26,9 +26,10 @@ pub(super) enum Tissue {
     Mixed,
 }
 
-/// The contrast that a file's name ends in.
+/// The contrast that a file's name ends in, before `-voided` as the inpainting set has it.
 pub(super) fn guess(name: &str) -> Option<Contrast> {
     let stem = name.strip_suffix(".gz").unwrap_or(name).strip_suffix(".nii")?;
+    let stem = stem.strip_suffix("-voided").unwrap_or(stem);
     match stem.rsplit(['-', '_']).next()?.to_ascii_lowercase().as_str() {
         "t1n" | "t1" => Some(Contrast::T1n),
         "t1c" | "t1ce" => Some(Contrast::T1c),
@@ -72,6 +73,7 @@ mod tests {
             ("BraTS2021_00002_flair.nii.gz", Some(Contrast::T2f)),
             ("x_T1.nii", Some(Contrast::T1n)),
             ("t2w.nii", Some(Contrast::T2w)),
+            ("BraTS-GLI-00002-000-t1n-voided.nii.gz", Some(Contrast::T1n)),
             ("t1n-mask.nii.gz", None),
             ("scan.nii.gz", None),
             ("x-t1n.png", None),
