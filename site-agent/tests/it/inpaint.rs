@@ -114,7 +114,7 @@ fn what_neither_map_nor_model_allows_is_refused_and_nothing_is_written() {
         (&["--mask", &mask, "--box-class", "mixed"], 2, "cannot be used with"),
         (&[], 2, "--mask"),
         (&["--mask", &mask, "--std", &std], 1, "--samples 2"),
-        (&["--mask", &mask, "--std", &mask, "--samples", "2"], 1, "choose another name"),
+        (&["--mask", &mask, "--std", &mask, "--samples", "2"], 1, "are one file"),
         (&["--mask", &mask, "--sampler", "repaint"], 1, "repaint needs"),
         (&["--mask", &mask, "--steps", "1001"], 1, "steps is 1001"),
         (&["--mask", &mask, "--eta", "0.5"], 1, "eta is 0.5"),
