@@ -59,9 +59,14 @@ impl Series {
     /// The [`Refusal`] of a file or of the stack.
     pub fn grid(&self) -> Result<Grid, Refusal> {
         let mut planes: Vec<Plane> = Vec::with_capacity(self.frames());
+        let mut by_philips = 0;
         for instance in &self.instances {
             let image = instance.image.as_ref().map_err(Clone::clone)?;
             planes.extend(image.frames.iter().map(|frame| frame.plane));
+            by_philips += image.frames.iter().filter(|frame| frame.by_philips).count();
+        }
+        if by_philips != 0 && by_philips != planes.len() {
+            return Err(Refusal::MixedScales);
         }
         stack::grid(&planes)
     }

@@ -92,6 +92,12 @@ pub enum Refusal {
     /// Slices of several pixel spacings.
     #[error("the slices have different pixel spacings")]
     PixelSpacingChanges,
+    /// Slices that are scaled in two ways, which have nothing to do with each other.
+    #[error(
+        "only some slices have Philips' scale slope (2005,100E), export all with their private \
+         attributes or all without"
+    )]
+    MixedScales,
     /// Slices that point in several directions, as those of a localiser do.
     #[error("the slices have different orientations")]
     OrientationChanges,

@@ -2,6 +2,7 @@
 //! make_dicom.py), and real files.
 
 mod exports;
+mod philips;
 mod refusals;
 mod results;
 
@@ -41,6 +42,15 @@ fn assert_discreet(text: &str) {
     let text = text.to_lowercase();
     for secret in SECRETS {
         assert!(!text.contains(secret), "{secret} in: {text}");
+    }
+}
+
+/// That voxels are those of a reference, within rounding.
+fn assert_alike(found: &[f32], expected: &[f32], name: &str) {
+    assert_eq!(found.len(), expected.len(), "{name}");
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let apart = (found - expected).abs();
+        assert!(apart <= 1e-6 * expected.abs(), "{name}, voxel {index}: {found} {expected}");
     }
 }
 
