@@ -170,3 +170,16 @@ fn a_real_series_is_stacked_as_pydicom_says() {
     // It is no MR, so it is no scan of ours.
     assert_eq!(read(&fixture("real/CT5N")).unwrap_err().refusal, Refusal::NotMr);
 }
+
+#[test]
+fn a_real_mr_series_loads_whole_as_numpy_and_nibabel_put_it_together() {
+    for folder in ["hitachi", "anisotropic"] {
+        let found = read(&fixture(&format!("real/{folder}"))).unwrap();
+        let expected = nifti::read(&fixture(&format!("real/{folder}.nii.gz"))).unwrap();
+        assert_eq!(found.volume.dims, expected.volume.dims, "{folder}");
+        assert_eq!(found.geometry.axis_codes(), expected.geometry.axis_codes(), "{folder}");
+        let (a, b) = (found.geometry.affine(), expected.geometry.affine());
+        assert!(largest_distance_mm(a, b, found.volume.dims) < 1e-3, "{folder}");
+        assert_alike(&found.volume.voxels, &expected.volume.voxels, folder);
+    }
+}
