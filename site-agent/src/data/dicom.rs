@@ -55,6 +55,9 @@ pub fn read(folder: &Path) -> Result<Scan, Error> {
 /// The one series of a folder.
 fn only_series(folder: &Path) -> Result<Series, Refusal> {
     let mut found = folder::find(folder, &mut |_, _| {})?;
+    if let Some((refusal, _)) = found.refused.first() {
+        return Err(refusal.clone());
+    }
     if found.passed.damaged > 0 {
         return Err(Refusal::Damaged(found.passed.damaged));
     }

@@ -17,6 +17,9 @@ pub struct Found {
     pub series: Vec<Series>,
     /// What was passed over.
     pub passed: Passed,
+    /// Why files could not even be listed, with how many there are: whom they are of and what they
+    /// show is told in a transfer syntax that is not read.
+    pub refused: Vec<(Refusal, usize)>,
 }
 
 /// Counts of what is not an image.
@@ -94,6 +97,12 @@ pub fn find(folder: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Fou
             Ok(Opened::Other(Other::NotDicom)) => found.passed.not_dicom += 1,
             Ok(Opened::Other(Other::Directory)) => found.passed.dicomdir += 1,
             Ok(Opened::Other(Other::NoImage)) => found.passed.no_image += 1,
+            Err(refusal @ (Refusal::Syntax { .. } | Refusal::UnknownSyntax)) => {
+                match found.refused.iter_mut().find(|(other, _)| *other == refusal) {
+                    Some((_, files)) => *files += 1,
+                    None => found.refused.push((refusal, 1)),
+                }
+            }
             Err(_) => found.passed.damaged += 1,
         }
         progress(done + 1, total);

@@ -55,6 +55,19 @@ pub(super) fn check(input: impl BufRead + Seek, bytes: u64) -> Result<(), Refusa
     }
 }
 
+/// The transfer syntax that the file meta group names.
+///
+/// # Errors
+/// [`Refusal::DataSet`] if it names none; [`Refusal::Io`].
+pub(super) fn transfer_syntax(input: impl BufRead + Seek, bytes: u64) -> Result<String, Refusal> {
+    let mut scan = Scan { input, position: 0, bytes };
+    match scan.skip(132).and_then(|()| scan.meta()) {
+        Ok(syntax) if !syntax.is_empty() => Ok(syntax),
+        Ok(_) | Err(Refusal::Io(ErrorKind::UnexpectedEof)) => Err(Refusal::DataSet),
+        Err(refusal) => Err(refusal),
+    }
+}
+
 struct Scan<R> {
     input: R,
     position: u64,
@@ -71,7 +84,12 @@ struct Head {
 impl<R: BufRead + Seek> Scan<R> {
     fn run(&mut self) -> Result<(), Refusal> {
         self.skip(132)?;
-        let Some(encoding) = self.meta()? else { return Ok(()) };
+        let explicit = Encoding { big_endian: false, implicit: false };
+        let encoding = match self.meta()?.as_str() {
+            uids::IMPLICIT_VR_LITTLE_ENDIAN => Encoding { implicit: true, ..explicit },
+            EXPLICIT_VR_BIG_ENDIAN => Encoding { big_endian: true, ..explicit },
+            _ => explicit,
+        };
         let mut levels: Vec<Level> = vec![Level { end: Some(self.bytes), encoding }];
         for _ in 0..ELEMENTS_MAX {
             while levels.last().is_some_and(|level| level.end.is_some_and(|e| self.position >= e)) {
@@ -118,8 +136,8 @@ impl<R: BufRead + Seek> Scan<R> {
         Err(Refusal::DataSet)
     }
 
-    /// Reads the file meta group; the encoding of the rest, or none if that is not looked into.
-    fn meta(&mut self) -> Result<Option<Encoding>, Refusal> {
+    /// Reads the file meta group; the transfer syntax of the rest.
+    fn meta(&mut self) -> Result<String, Refusal> {
         let explicit = Encoding { big_endian: false, implicit: false };
         let mut syntax = String::new();
         while self.position < self.bytes {
@@ -138,13 +156,7 @@ impl<R: BufRead + Seek> Scan<R> {
                 self.skip(u64::from(head.length))?;
             }
         }
-        Ok(match syntax.as_str() {
-            uids::IMPLICIT_VR_LITTLE_ENDIAN => Some(Encoding { implicit: true, ..explicit }),
-            EXPLICIT_VR_BIG_ENDIAN => Some(Encoding { big_endian: true, ..explicit }),
-            // Refused by name later on: the parser does not enter it.
-            uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN => None,
-            _ => Some(explicit),
-        })
+        Ok(syntax)
     }
 
     fn fragments(&mut self, encoding: Encoding) -> Result<(), Refusal> {
