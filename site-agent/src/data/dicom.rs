@@ -19,6 +19,7 @@ mod nesting;
 mod philips;
 mod pixels;
 pub mod refusal;
+mod rle;
 pub mod series;
 pub mod stack;
 mod syntax;
