@@ -28,6 +28,16 @@ const ITEM: Tag = Tag(0xFFFE, 0xE000);
 const ITEM_END: Tag = Tag(0xFFFE, 0xE00D);
 const SEQUENCE_END: Tag = Tag(0xFFFE, 0xE0DD);
 
+/// Bytes of one of the numbers of a representation (PS3.5 6.2).
+fn unit(vr: Option<VR>) -> u32 {
+    match vr {
+        Some(VR::OW | VR::SS | VR::US) => 2,
+        Some(VR::AT | VR::FL | VR::OF | VR::OL | VR::SL | VR::UL) => 4,
+        Some(VR::FD | VR::OD | VR::OV | VR::SV | VR::UV) => 8,
+        _ => 1,
+    }
+}
+
 /// How the elements of a level are written.
 #[derive(Clone, Copy, PartialEq)]
 struct Encoding {
@@ -121,6 +131,12 @@ impl<R: BufRead + Seek> Scan<R> {
                     Refusal::DataSet
                 });
             }
+            // The parser reads whole numbers alone and would take the rest for the next element. Nothing
+            // comes after pixels.
+            let is_last = head.tag == tags::PIXEL_DATA && levels.len() == 1;
+            if !is_last && end.is_some() && head.length % unit(head.vr) != 0 {
+                return Err(Refusal::DataSet);
+            }
             let is_sequence = head.vr == Some(VR::SQ) || head.tag == ITEM;
             if is_sequence || end.is_none() {
                 // UN of undefined length holds a sequence in Implicit VR (PS3.5 6.2.2).
@@ -182,7 +198,7 @@ impl<R: BufRead + Seek> Scan<R> {
             return Ok(Head { tag, vr: None, length: self.u32(encoding)? });
         }
         if encoding.implicit {
-            let vr = StandardDataDictionary.by_tag(tag).and_then(|entry| entry.vr().exact());
+            let vr = StandardDataDictionary.by_tag(tag).map(|entry| entry.vr().relaxed());
             return Ok(Head { tag, vr, length: self.u32(encoding)? });
         }
         let mut name = [0; 2];

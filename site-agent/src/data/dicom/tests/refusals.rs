@@ -229,6 +229,15 @@ fn nesting_and_lengths_that_no_file_has_are_refused_before_the_parser_sees_them(
     let item = [0xFE, 0xFF, 0x00, 0xE0, 255, 255, 255, 255];
     let level = [&sequence[..], &item[..]].concat();
     assert_eq!(check(&level.repeat(100_000)), Err(Refusal::DataSet));
+    // Half a number, after which the parser would read the next element from amid this one.
+    let number = |vr: &[u8; 2], length: u8| {
+        let head = [&[0x28, 0x00, 0x10, 0x00], &vr[..], &[length, 0]].concat();
+        check(&[head, vec![0; usize::from(length)]].concat())
+    };
+    for (vr, unit) in [(b"US", 2), (b"UL", 4), (b"FL", 4), (b"FD", 8), (b"AT", 4)] {
+        assert_eq!(number(vr, 3 * unit), Ok(()));
+        assert_eq!(number(vr, 3 * unit - 1), Err(Refusal::DataSet));
+    }
     // Four gigabytes of a comment.
     let claim = [0x10, 0x00, 0x00, 0x40, b'U', b'T', 0, 0, 0, 255, 255, 255];
     assert_eq!(check(&claim), Err(Refusal::DataSet));
