@@ -106,7 +106,7 @@ pub(super) fn header(path: &Path) -> Result<DefaultDicomObject, Refusal> {
     Ok(header_of(file, bytes)?.0)
 }
 
-/// Reads a file with its pixels.
+/// Reads a file up to and with its pixels.
 ///
 /// # Errors
 /// As [`open`].
@@ -117,7 +117,9 @@ pub(super) fn whole(path: &Path) -> Result<DefaultDicomObject, Refusal> {
         return Err(Refusal::FileTooLarge(bytes));
     }
     look_over(&mut file, bytes)?;
-    let parsed = OpenFileOptions::new().from_reader(file.take(FILE_BYTES_MAX));
+    // What comes after compressed pixels was not looked over.
+    let options = OpenFileOptions::new().read_to(tags::PIXEL_DATA);
+    let parsed = options.from_reader(file.take(FILE_BYTES_MAX));
     parsed.map_err(|_| Refusal::DataSet)
 }
 

@@ -201,6 +201,21 @@ fn what_a_header_says_of_its_characters_is_in_nothing_that_is_told() {
 }
 
 #[test]
+fn what_comes_after_compressed_pixels_is_not_read() {
+    let path = fixture("rle/IM0000");
+    let folder = tempfile::tempdir().unwrap();
+    let longer = folder.path().join("longer");
+    // Three gigabytes of a trailing attribute.
+    let claim = [0xFC, 0xFF, 0xFC, 0xFF, b'O', b'W', 0, 0, 0, 0, 0, 0xC0];
+    std::fs::write(&longer, [&std::fs::read(&path).unwrap()[..], &claim].concat()).unwrap();
+    let frames = |path: &Path| {
+        let object = file::whole(path).unwrap();
+        object.get(tags::PIXEL_DATA).unwrap().fragments().unwrap().to_vec()
+    };
+    assert_eq!(frames(&longer), frames(&path));
+}
+
+#[test]
 fn one_real_slice_is_no_volume() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(fixture("real/MR_small.dcm"), folder.path().join("a")).unwrap();
