@@ -178,8 +178,11 @@ impl<R: BufRead + Seek> Scan<R> {
     fn fragments(&mut self, encoding: Encoding) -> Result<(), Refusal> {
         while self.position < self.bytes {
             let head = self.head(encoding)?;
-            if head.tag != ITEM {
-                return Ok(());
+            // After anything else the parser would go on, amid pixels or behind them.
+            match head.tag {
+                ITEM => {}
+                SEQUENCE_END => return Ok(()),
+                _ => return Err(Refusal::DataSet),
             }
             let found = self.bytes - self.position;
             if u64::from(head.length) > found {
@@ -195,7 +198,14 @@ impl<R: BufRead + Seek> Scan<R> {
     fn head(&mut self, encoding: Encoding) -> Result<Head, Refusal> {
         let tag = Tag(self.u16(encoding)?, self.u16(encoding)?);
         if tag.group() == 0xFFFE {
-            return Ok(Head { tag, vr: None, length: self.u32(encoding)? });
+            let length = self.u32(encoding)?;
+            // A delimiter has no value (PS3.5 7.5.2).
+            let is_sound = tag == ITEM || length == 0;
+            return if is_sound {
+                Ok(Head { tag, vr: None, length })
+            } else {
+                Err(Refusal::DataSet)
+            };
         }
         if encoding.implicit {
             let vr = StandardDataDictionary.by_tag(tag).map(|entry| entry.vr().relaxed());

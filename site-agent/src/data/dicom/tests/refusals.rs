@@ -253,6 +253,12 @@ fn nesting_and_lengths_that_no_file_has_are_refused_before_the_parser_sees_them(
         assert_eq!(number(vr, 3 * unit), Ok(()));
         assert_eq!(number(vr, 3 * unit - 1), Err(Refusal::DataSet));
     }
+    // Fragments that end as an item does.
+    let pixels = [0xE0, 0x7F, 0x10, 0x00, b'O', b'B', 0, 0, 255, 255, 255, 255];
+    let fragment = [0xFE, 0xFF, 0x00, 0xE0, 2, 0, 0, 0, 7, 7];
+    let end =
+        |last| check(&[&pixels[..], &fragment, &[0xFE, 0xFF, last, 0xE0, 0, 0, 0, 0]].concat());
+    assert_eq!((end(0xDD), end(0x0D)), (Ok(()), Err(Refusal::DataSet)));
     // Four gigabytes of a comment.
     let claim = [0x10, 0x00, 0x00, 0x40, b'U', b'T', 0, 0, 0, 255, 255, 255];
     assert_eq!(check(&claim), Err(Refusal::DataSet));
