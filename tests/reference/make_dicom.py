@@ -1,24 +1,36 @@
 #!/usr/bin/env python3
 """Writes the DICOM fixtures of the site agent with pydicom, and the same volumes with nibabel.
 
-    pip install pydicom==3.0.1 nibabel numpy python-gdcm
-    python tests/reference/make_dicom.py site-agent/tests/fixtures/dicom
+    pip install pydicom==3.0.1 nibabel==5.4.2 numpy python-gdcm
+    git clone https://github.com/icometrix/dicom2nifti
+    python tests/reference/make_dicom.py site-agent/tests/fixtures/dicom dicom2nifti \\
+        site-agent/fuzz/corpus/dicom
+
+The third folder gets what the fuzzer starts from.
 
 Everything is seeded: the same versions write the same bytes. The names, ids, UIDs and dates in the
 fixtures are invented; the tests look for them in everything the program says. The files in `real/` are
-copies of pydicom's own test files (see NOTICE there).
+copies of test files of pydicom, dicom2nifti and nibabel (see NOTICE there).
+
+This file is long because each kind of fixture is written beside the others that it must equal.
 """
 
+import gzip
+import io
 import json
 import pathlib
 import shutil
+import struct
 import sys
 
 import gdcm
 import nibabel
 import numpy as np
 import pydicom
+from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_sequence
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     EnhancedMRImageStorage,
@@ -43,6 +55,40 @@ REAL = [
     "MR_small_jp2klossless.dcm",
     "MR_truncated.dcm",
 ]
+SERIES = {"hitachi": "hitachi/anatomical/001", "anisotropic": "generic/anatomical/002_non_isotropic"}
+MIT = """Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+associated documentation files (the "Software"), to deal in the Software without restriction,
+including without limitation the rights to use, copy, modify, merge, publish, distribute, sublicense,
+and/or sell copies of the Software, and to permit persons to whom the Software is furnished to do so,
+subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial
+portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT
+LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN
+NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY,
+WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE
+SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+"""
+NOTICE = f"""The DICOM files in this folder were published by others for testing.
+
+MR_*.dcm and CT5N (dicomdirtests/98892001/CT5N) are copies of test files of pydicom 3.0.1
+(pydicom/data/test_files, https://github.com/pydicom/pydicom), which is under the MIT licence,
+Copyright (c) 2008-2020 Darcy Mason and pydicom contributors.
+
+hitachi (tests/data/hitachi/anatomical/001) and anisotropic (tests/data/generic/anatomical/
+002_non_isotropic) are copies of de-identified test files of dicom2nifti
+(https://github.com/icometrix/dicom2nifti), which is under the MIT licence, Copyright (c) 2016
+icometrix NV. The pixels of anisotropic were replaced by its publishers.
+
+philips_mprage.dcm.gz is a copy of a test file of nibabel 5.4.2 (nibabel/nicom/tests/data,
+https://github.com/nipy/nibabel), a phantom with blank pixels; nibabel is under the MIT licence,
+Copyright (c) 2009-2019 Matthew Brett and others.
+
+The other files are what pydicom and numpy read in them, written by tests/reference/make_dicom.py.
+
+{MIT}"""
 
 
 def axes():
@@ -149,7 +195,7 @@ def slices(folder, series, values, rng, change=lambda d, k: None, syntax=Explici
         save(d, folder / f"IM{name:04}", syntax)
 
 
-def enhanced(path, values, rng, syntax=ExplicitVRLittleEndian):
+def enhanced(path, values, rng, syntax=ExplicitVRLittleEndian, change=lambda frame, k: None):
     """One Enhanced MR file: shared orientation and spacing, a position and a scale per frame."""
     across, down, normal = axes()
     d = base(EnhancedMRImageStorage, 7)
@@ -183,6 +229,7 @@ def enhanced(path, values, rng, syntax=ExplicitVRLittleEndian):
                 RescaleIntercept=str(k), RescaleSlope=str(1 + k), RescaleType="US"
             ),
         )
+        change(frames[-1], int(k))
     d.PerFrameFunctionalGroupsSequence = Sequence(frames)
     pixels(d, values[order])
     save(d, path, syntax)
@@ -190,8 +237,87 @@ def enhanced(path, values, rng, syntax=ExplicitVRLittleEndian):
     return values.astype(np.float64) * (1 + scale) + scale
 
 
-def nifti(path, values):
-    image = nibabel.Nifti1Image(values.transpose(2, 1, 0).astype(np.float32), affine())
+PHILIPS = "Philips MR Imaging DD 001"
+PHILIPS_ENHANCED = "Philips MR Imaging DD 005"
+
+
+def philips_numbers(k):
+    """RescaleSlope, RescaleIntercept and the private scale slope of slice k, as they are stored."""
+    return f"{2.5 + 0.5 * k:.10g}", str(-8 * k), np.float32(0.0004 * (1 + k))
+
+
+def philips_scale(d, k, vr="FL", creator_vr="LO"):
+    """Philips' private scale slope; with VR UN its bytes are those of Implicit VR Little Endian."""
+    d.RescaleSlope, d.RescaleIntercept, factor = philips_numbers(k)
+    d.RescaleType = "US"
+    creator = PHILIPS.ljust(26).encode() if creator_vr == "UN" else PHILIPS
+    d.add_new((0x2005, 0x0010), creator_vr, creator)
+    d.add_new((0x2005, 0x100E), vr, struct.pack("<f", factor) if vr == "UN" else float(factor))
+
+
+def philips_enhanced(path, values, syntax, vr="SQ", undefined=False):
+    """An Enhanced file whose frames have the scale slope in the sequence (2005,140F)."""
+
+    def change(frame, k):
+        inner = Dataset()
+        inner.ImageType = ["ORIGINAL", "PRIMARY", "M_FFE", "M", "FFE"]
+        # A sequence in front of what is looked for.
+        inner.ReferencedImageSequence = Sequence([Dataset()])
+        inner.ReferencedImageSequence[0].ReferencedFrameNumber = "2"
+        philips_scale(inner, k)
+        slope, intercept, _ = philips_numbers(k)
+        frame.PixelValueTransformationSequence[0].RescaleSlope = slope
+        frame.PixelValueTransformationSequence[0].RescaleIntercept = intercept
+        frame.add_new((0x2005, 0x0014), "LO", PHILIPS_ENHANCED)
+        frame.add_new((0x2005, 0x140F), "SQ", Sequence([inner]))
+        frame[0x2005, 0x140F].is_undefined_length = undefined
+        inner.is_undefined_length_sequence_item = undefined
+        if vr == "UN":
+            raw = DicomBytesIO()
+            raw.is_little_endian, raw.is_implicit_VR = True, True
+            write_sequence(raw, frame[0x2005, 0x140F], ["iso8859"])
+            del frame[0x2005, 0x140F]
+            frame.add_new((0x2005, 0x140F), "UN", raw.getvalue())
+
+    enhanced(path, values, np.random.default_rng(5), syntax, change)
+
+
+def philips(out):
+    """One volume as Philips stores it, with a scale of its own in each slice, in seven ways."""
+    values = volume(np.random.default_rng(6))
+    real = np.empty(values.shape)
+    for k in range(SLICES):
+        slope, intercept, factor = philips_numbers(k)
+        shown = values[k] * float(slope) + float(intercept)
+        real[k] = shown / (float(slope) * float(factor))
+    nifti(out / "philips.nii.gz", real)
+
+    def classic(name, series, syntax, **vrs):
+        def change(d, k):
+            philips_scale(d, k, **vrs)
+
+        slices(out / name, series, values, np.random.default_rng(series), change, syntax)
+
+    classic("philips_explicit", 11, ExplicitVRLittleEndian)
+    classic("philips_implicit", 12, ImplicitVRLittleEndian)
+    classic("philips_un", 13, ExplicitVRLittleEndian, vr="UN", creator_vr="UN")
+    explicit, implicit = ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    philips_enhanced(out / "philips_enhanced_explicit" / "IM", values, explicit)
+    philips_enhanced(out / "philips_enhanced_implicit" / "IM", values, implicit)
+    philips_enhanced(out / "philips_enhanced_undefined" / "IM", values, implicit, undefined=True)
+    philips_enhanced(out / "philips_enhanced_un" / "IM", values, explicit, vr="UN")
+
+
+def syntaxes(out):
+    """The transfer syntaxes that pydicom knows, of PS3.6 table A-1 as it was in 2024."""
+    known = [(uid, entry[0]) for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax"]
+    lines = [f"{uid}\t{name}\n" for uid, name in known]
+    (out / "transfer_syntaxes.tsv").write_text("".join(lines))
+
+
+def nifti(path, values, to_ras=None):
+    to_ras = affine() if to_ras is None else to_ras
+    image = nibabel.Nifti1Image(values.transpose(2, 1, 0).astype(np.float32), to_ras)
     nibabel.save(image, path)
 
 
@@ -327,12 +453,80 @@ def real(out):
         },
     }
     (target / "expected.json").write_text(json.dumps(facts, indent=1) + "\n")
-    (target / "NOTICE").write_text(
-        "The DICOM files in this folder are copies of test files of pydicom 3.0.1\n"
-        "(pydicom/data/test_files, https://github.com/pydicom/pydicom), whose authors publish them for\n"
-        "testing. pydicom is under the MIT licence, Copyright (c) 2008-2020 Darcy Mason and pydicom\n"
-        "contributors. CT5N is dicomdirtests/98892001/CT5N. expected.json is what pydicom reads in them.\n"
-    )
+    (target / "NOTICE").write_text(NOTICE)
+
+
+def real_series(out, checkout):
+    """Whole MR series from scanners, and the same volumes put together by numpy and nibabel."""
+    target = out / "real"
+    for name, folder in SERIES.items():
+        source = checkout / "tests" / "data" / folder
+        (target / name).mkdir()
+        files = sorted(source.iterdir())
+        for file in files:
+            shutil.copyfile(file, target / name / file.name)
+        read = [pydicom.dcmread(file) for file in files]
+        across, down = np.array(read[0].ImageOrientationPatient, float).reshape(2, 3)
+        normal = np.cross(across, down)
+        position = lambda d: np.array(d.ImagePositionPatient, float)
+        read.sort(key=lambda d: position(d) @ normal)
+        stored = [d.pixel_array * float(d.get("RescaleSlope", 1)) for d in read]
+        values = np.stack([v + float(d.get("RescaleIntercept", 0)) for v, d in zip(stored, read)])
+        lps = np.eye(4)
+        lps[:3, 0] = across * float(read[0].PixelSpacing[1])
+        lps[:3, 1] = down * float(read[0].PixelSpacing[0])
+        lps[:3, 2] = (position(read[-1]) - position(read[0])) / (len(read) - 1)
+        lps[:3, 3] = position(read[0])
+        nifti(target / f"{name}.nii.gz", values, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
+
+
+def real_philips(out):
+    """An Enhanced file of Philips, whose pixels its publishers blanked; what pydicom reads in it."""
+    source = pathlib.Path(nibabel.__file__).parent / "nicom" / "tests" / "data" / "philips_mprage.dcm.gz"
+    shutil.copyfile(source, out / "real" / source.name)
+    d = pydicom.dcmread(io.BytesIO(gzip.decompress(source.read_bytes())))
+    frames = d.PerFrameFunctionalGroupsSequence
+    positions = [f.PlanePositionSequence[0].ImagePositionPatient for f in frames]
+    slopes = {float(f[0x2005, 0x140F].value[0][0x2005, 0x100E].value) for f in frames}
+    facts = {
+        "first_position_mm": [float(v) for v in positions[0]],
+        "last_position_mm": [float(v) for v in positions[-1]],
+        "frames": len(frames),
+        "scale_slopes": sorted(slopes),
+    }
+    (out / "real" / "philips_mprage.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def seeds(out, corpus):
+    """What the fuzzer starts from: one small file of each kind. It changes the height 7777777."""
+    corpus.mkdir(parents=True, exist_ok=True)
+    for seed in corpus.glob("seed-*"):
+        seed.unlink()
+    work = out / "seeds"
+    small = [np.random.default_rng(7).integers(0, 4000, (4, 5)).astype(np.uint16)]
+
+    def classic(name, syntax, scaled=lambda d, k: None):
+        def change(d, k):
+            d.ImagePositionPatient = "0\\0\\7777777"
+            d.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+            scaled(d, k)
+
+        slices(work / name, 1, small, np.random.default_rng(8), change, syntax)
+
+    classic("explicit", ExplicitVRLittleEndian)
+    classic("implicit-philips", ImplicitVRLittleEndian, philips_scale)
+    classic("big-endian", ExplicitVRBigEndian)
+    classic("rle", RLELossless)
+    jpeg_lossless(work / "explicit", work / "jpeg-lossless")
+    # GDCM writes the number in another way.
+    packed = pydicom.dcmread(work / "jpeg-lossless" / "IM0000")
+    packed.ImagePositionPatient = "0\\0\\7777777"
+    packed.save_as(work / "jpeg-lossless" / "IM0000")
+    for folder in sorted(work.iterdir()):
+        shutil.copyfile(folder / "IM0000", corpus / f"seed-{folder.name}")
+    shutil.rmtree(work)
+    for name in ["enhanced_rle", "philips_enhanced_un", "philips_enhanced_undefined"]:
+        shutil.copyfile(out / name / "IM", corpus / f"seed-{name.replace('_', '-')}")
 
 
 def main():
@@ -343,6 +537,11 @@ def main():
     series(out, rng)
     study(out, rng)
     real(out)
+    real_series(out, pathlib.Path(sys.argv[2]))
+    real_philips(out)
+    philips(out)
+    syntaxes(out)
+    seeds(out, pathlib.Path(sys.argv[3]))
 
 
 if __name__ == "__main__":

@@ -46,9 +46,15 @@ fn told(error: &anyhow::Error) -> String {
     })
 }
 
+/// The crates that read DICOM quote the files in what they log, so nothing of theirs is told unless
+/// `RUST_LOG` asks for one of them by its name.
+const SILENT: &str = "dicom_=off";
+
 /// Has the log go to standard error; `RUST_LOG` says which lines.
 pub fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        SILENT.parse().map_or(EnvFilter::new("off"), |silent| filter.add_directive(silent));
     let ansi = io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)

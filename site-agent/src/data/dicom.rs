@@ -8,6 +8,7 @@ pub mod class;
 pub mod convert;
 mod decimal;
 pub mod derived;
+mod embedded;
 mod file;
 pub mod folder;
 pub mod frame;
@@ -15,8 +16,10 @@ pub mod intake;
 pub mod key;
 pub mod limits;
 mod nesting;
+mod philips;
 mod pixels;
 pub mod refusal;
+mod rle;
 pub mod series;
 pub mod stack;
 mod syntax;
@@ -53,6 +56,9 @@ pub fn read(folder: &Path) -> Result<Scan, Error> {
 /// The one series of a folder.
 fn only_series(folder: &Path) -> Result<Series, Refusal> {
     let mut found = folder::find(folder, &mut |_, _| {})?;
+    if let Some((refusal, _)) = found.refused.first() {
+        return Err(refusal.clone());
+    }
     if found.passed.damaged > 0 {
         return Err(Refusal::Damaged(found.passed.damaged));
     }

@@ -2,11 +2,12 @@
 //! says anything of a patient.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use fedpaint_site_agent::data::{dicom, layout, nifti};
 use serde_json::Value;
 
-use crate::site::{model, program};
+use crate::site::{PROGRAM, model, program};
 
 /// What the fixtures' headers say of their invented patients, in part.
 const SECRETS: [&str; 7] =
@@ -102,4 +103,35 @@ fn a_painted_series_is_a_series_that_differs_inside_the_mask_alone() {
     // The folder is there now, so it is not painted into again.
     let again = program(&args);
     assert_eq!(again.status.code(), Some(1));
+}
+
+#[test]
+fn nothing_of_a_hostile_header_reaches_the_log_however_much_is_logged() {
+    let folder = tempfile::tempdir().unwrap();
+    for index in 0..6 {
+        let name = format!("IM{index:04}");
+        let mut bytes = std::fs::read(fixture("plain").join(&name)).unwrap();
+        let at = bytes.windows(10).position(|text| text == b"ISO_IR 100").unwrap();
+        bytes[at..at + 10].copy_from_slice(b"GEHEIM4711");
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    // A file whose body cannot be read is refused by the name of its syntax.
+    let deflated = std::fs::read(fixture("plain/IM0000")).unwrap();
+    let at = deflated.windows(20).position(|text| text == b"1.2.840.10008.1.2.1\0").unwrap();
+    let syntax = [&deflated[..at], b"1.2.840.113619.5.2\0\0", &deflated[at + 20..]].concat();
+    std::fs::write(folder.path().join("private"), syntax).unwrap();
+    for level in [None, Some("trace")] {
+        let mut command = Command::new(PROGRAM);
+        command.args(["data", "import", folder.path().to_str().unwrap(), "--list"]);
+        match level {
+            Some(level) => command.env("RUST_LOG", level),
+            None => command.env_remove("RUST_LOG"),
+        };
+        let output = command.output().unwrap();
+        let said = String::from_utf8([&output.stdout[..], &output.stderr].concat()).unwrap();
+        assert!(said.contains("refused: 1 files: transfer syntax GE Private"), "{said}");
+        for secret in SECRETS {
+            assert!(!said.to_lowercase().contains(secret), "{level:?}: {secret} in {said}");
+        }
+    }
 }

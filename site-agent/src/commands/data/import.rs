@@ -56,6 +56,8 @@ pub struct Args {
 struct Report {
     series: Vec<Listed>,
     passed_over: Passed,
+    /// Files that could not even be listed, and why.
+    refused: Vec<String>,
     /// The cases that were written.
     cases: Vec<String>,
     /// The cases that were not, and why.
@@ -75,8 +77,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let found = folder::find(&args.dicom, &mut progress).context("the DICOM folder")?;
     bar.finish_and_clear();
     let series = intake::list(&found);
-    let mut report =
-        Report { series, passed_over: found.passed, cases: vec![], set_aside: vec![], note: NOTE };
+    let refused = found.refused.iter().map(|(why, files)| format!("{files} files: {why}"));
+    let mut report = Report {
+        series,
+        passed_over: found.passed,
+        refused: refused.collect(),
+        cases: vec![],
+        set_aside: vec![],
+        note: NOTE,
+    };
     let usable = match &args.out {
         Some(out) if !args.list => {
             write_cases(out, &found, &assigned, &mut report)?;
@@ -174,6 +183,7 @@ fn text(report: &Report) -> String {
         "passed over: {not_dicom} files that are not DICOM, {dicomdir} DICOMDIR, {no_image} without \
          an image, {links} links, {damaged} damaged"
     ));
+    lines.extend(report.refused.iter().map(|why| format!("refused: {why}")));
     lines.extend(report.cases.iter().map(|case| format!("written: {case}")));
     lines.extend(report.set_aside.iter().map(|why| format!("set aside: {why}")));
     lines.push(format!("note: {}", report.note));

@@ -7,7 +7,7 @@ use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use dicom_dictionary_std::{tags, uids};
-use dicom_object::{DefaultDicomObject, InMemDicomObject, OpenFileOptions, ReadError};
+use dicom_object::{DefaultDicomObject, InMemDicomObject, OpenFileOptions};
 
 use crate::data::dicom::class::{self, Facts};
 use crate::data::dicom::frame::{self, Frame};
@@ -60,7 +60,7 @@ pub(super) struct Image {
 ///
 /// # Errors
 /// [`Refusal::Io`], [`Refusal::FileTooLarge`], and for a file that starts as a DICOM file and is none
-/// [`Refusal::DataSet`] or [`Refusal::Syntax`].
+/// [`Refusal::DataSet`], or [`Refusal::Syntax`] or [`Refusal::UnknownSyntax`] where its syntax is why.
 pub(super) fn open(path: &Path) -> Result<Opened, Refusal> {
     let mut file = File::open(path)?;
     let bytes = file.metadata()?.len();
@@ -76,7 +76,7 @@ pub(super) fn open(path: &Path) -> Result<Opened, Refusal> {
     if bytes > FILE_BYTES_MAX {
         return Err(Refusal::FileTooLarge(bytes));
     }
-    let (object, cut_short) = header_of(file, bytes)?;
+    let (object, unread) = header_of(file, bytes)?;
     let class = text(&object, tags::SOP_CLASS_UID);
     if class.as_deref() == Some(uids::MEDIA_STORAGE_DIRECTORY_STORAGE)
         || object.get(tags::DIRECTORY_RECORD_SEQUENCE).is_some()
@@ -90,7 +90,7 @@ pub(super) fn open(path: &Path) -> Result<Opened, Refusal> {
         return Ok(Opened::Other(Other::NoImage));
     }
     let mut instance = instance(path, &object)?;
-    if let Some(refusal) = cut_short {
+    if let Some(refusal) = unread {
         instance.image = Err(refusal);
     }
     Ok(Opened::Image(Box::new(instance)))
@@ -106,7 +106,7 @@ pub(super) fn header(path: &Path) -> Result<DefaultDicomObject, Refusal> {
     Ok(header_of(file, bytes)?.0)
 }
 
-/// Reads a file with its pixels.
+/// Reads a file up to and with its pixels.
 ///
 /// # Errors
 /// As [`open`].
@@ -117,39 +117,53 @@ pub(super) fn whole(path: &Path) -> Result<DefaultDicomObject, Refusal> {
         return Err(Refusal::FileTooLarge(bytes));
     }
     look_over(&mut file, bytes)?;
-    OpenFileOptions::new().from_reader(file.take(FILE_BYTES_MAX)).map_err(parse_refusal)
+    // What comes after compressed pixels was not looked over.
+    let options = OpenFileOptions::new().read_to(tags::PIXEL_DATA);
+    let parsed = options.from_reader(file.take(FILE_BYTES_MAX));
+    parsed.map_err(|_| Refusal::DataSet)
+}
+
+/// The header of a file, and why its pixels are not read if they are not.
+fn header_of(mut file: File, bytes: u64) -> Result<(DefaultDicomObject, Option<Refusal>), Refusal> {
+    let named = from_start(&mut file, |input| nesting::transfer_syntax(input, bytes))?;
+    let refused = syntax::check(&named).err();
+    match (parsed_header(file, bytes), refused) {
+        (Ok((object, cut_short)), refused) => Ok((object, refused.or(cut_short))),
+        // How the rest is written is not known here, so that it seems damaged tells nothing.
+        (Err(_), Some(refusal)) | (Err(refusal), None) => Err(refusal),
+    }
 }
 
 /// The header of a file, and why its pixels are not all there if they are not.
-fn header_of(mut file: File, bytes: u64) -> Result<(DefaultDicomObject, Option<Refusal>), Refusal> {
+fn parsed_header(
+    mut file: File,
+    bytes: u64,
+) -> Result<(DefaultDicomObject, Option<Refusal>), Refusal> {
     let cut_short = match look_over(&mut file, bytes) {
         Ok(()) => None,
         Err(refusal @ Refusal::Truncated { .. }) => Some(refusal),
         Err(refusal) => return Err(refusal),
     };
     let options = OpenFileOptions::new().read_until(tags::PIXEL_DATA);
-    let object = options.from_reader(file.take(HEADER_BYTES_MAX)).map_err(parse_refusal)?;
-    Ok((object, cut_short))
+    let parsed = options.from_reader(file.take(HEADER_BYTES_MAX));
+    // What the parser says may quote the file, so nothing of it is kept.
+    Ok((parsed.map_err(|_| Refusal::DataSet)?, cut_short))
 }
 
-/// Looks over the whole file and goes back to its start.
+/// Looks over the whole file.
 fn look_over(file: &mut File, bytes: u64) -> Result<(), Refusal> {
-    file.seek(SeekFrom::Start(0))?;
-    let looked = nesting::check(BufReader::new(&mut *file), bytes);
-    file.seek(SeekFrom::Start(0))?;
-    looked
+    from_start(file, |input| nesting::check(input, bytes))
 }
 
-/// What the parser says may quote the file, so only its kind is kept.
-fn parse_refusal(error: ReadError) -> Refusal {
-    match error {
-        ReadError::ReadUnsupportedTransferSyntax { uid, .. }
-        | ReadError::ReadUnsupportedTransferSyntaxWithSuggestion { uid, .. } => {
-            syntax::check(uid).err().unwrap_or(Refusal::UnknownSyntax)
-        }
-        ReadError::ReadUnrecognizedTransferSyntax { .. } => Refusal::UnknownSyntax,
-        _ => Refusal::DataSet,
-    }
+/// Lets `look` read a file from its start and goes back there.
+fn from_start<T>(
+    file: &mut File,
+    look: impl FnOnce(BufReader<&mut File>) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    file.seek(SeekFrom::Start(0))?;
+    let seen = look(BufReader::new(&mut *file));
+    file.seek(SeekFrom::Start(0))?;
+    seen
 }
 
 fn instance(path: &Path, object: &DefaultDicomObject) -> Result<Instance, Refusal> {
@@ -164,7 +178,7 @@ fn instance(path: &Path, object: &DefaultDicomObject) -> Result<Instance, Refusa
         series: series.ok_or(Refusal::Attribute("SeriesInstanceUID"))?,
         series_number: integer(object, tags::SERIES_NUMBER),
         facts: class::facts(object),
-        image: image(object, object.meta().transfer_syntax()),
+        image: image(object, object.meta().transfer_syntax().trim_end_matches([' ', '\0'])),
     })
 }
 
@@ -173,8 +187,8 @@ fn image(object: &InMemDicomObject, transfer_syntax: &str) -> Result<Image, Refu
     if codes(object, tags::BURNED_IN_ANNOTATION).first().is_some_and(|code| code == "YES") {
         return Err(Refusal::BurnedIn);
     }
-    syntax::check(transfer_syntax)?;
     let storage = pixels::storage(object)?;
+    syntax::check_bytes(transfer_syntax, storage.bytes())?;
     let frames = frame::frames(object)?;
     // Checked before the pixels are decoded, so that a header cannot ask for more than memory.
     if let Some(Frame { plane, .. }) = frames.first() {

@@ -17,6 +17,9 @@ pub struct Found {
     pub series: Vec<Series>,
     /// What was passed over.
     pub passed: Passed,
+    /// Why files could not even be listed, with how many there are: whom they are of and what they
+    /// show is told in a transfer syntax that is not read.
+    pub refused: Vec<(Refusal, usize)>,
 }
 
 /// Counts of what is not an image.
@@ -59,9 +62,14 @@ impl Series {
     /// The [`Refusal`] of a file or of the stack.
     pub fn grid(&self) -> Result<Grid, Refusal> {
         let mut planes: Vec<Plane> = Vec::with_capacity(self.frames());
+        let mut by_philips = 0;
         for instance in &self.instances {
             let image = instance.image.as_ref().map_err(Clone::clone)?;
             planes.extend(image.frames.iter().map(|frame| frame.plane));
+            by_philips += image.frames.iter().filter(|frame| frame.by_philips).count();
+        }
+        if by_philips != 0 && by_philips != planes.len() {
+            return Err(Refusal::MixedScales);
         }
         stack::grid(&planes)
     }
@@ -89,6 +97,12 @@ pub fn find(folder: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Fou
             Ok(Opened::Other(Other::NotDicom)) => found.passed.not_dicom += 1,
             Ok(Opened::Other(Other::Directory)) => found.passed.dicomdir += 1,
             Ok(Opened::Other(Other::NoImage)) => found.passed.no_image += 1,
+            Err(refusal @ (Refusal::Syntax { .. } | Refusal::UnknownSyntax)) => {
+                match found.refused.iter_mut().find(|(other, _)| *other == refusal) {
+                    Some((_, files)) => *files += 1,
+                    None => found.refused.push((refusal, 1)),
+                }
+            }
             Err(_) => found.passed.damaged += 1,
         }
         progress(done + 1, total);

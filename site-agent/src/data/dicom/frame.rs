@@ -8,15 +8,10 @@ use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 
 use crate::data::dicom::limits::FRAMES_MAX;
+use crate::data::dicom::philips;
 use crate::data::dicom::refusal::Refusal;
 use crate::data::dicom::stack::Plane;
 use crate::data::dicom::tags::{integer, item, items, number, numbers};
-
-/// The owner of Philips' scale slope (2005,xx0E).
-const PHILIPS: &str = "Philips MR Imaging DD 001";
-
-/// The owner of the sequence (2005,xx0F) that holds it in an Enhanced file of Philips.
-const PHILIPS_ENHANCED: &str = "Philips MR Imaging DD 005";
 
 /// How a stored pixel becomes a real value: `slope * stored + intercept`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +29,8 @@ pub struct Frame {
     pub plane: Plane,
     /// How it is scaled.
     pub scale: Scale,
+    /// Whether that is by Philips' private slope.
+    pub by_philips: bool,
 }
 
 /// The groups in which the attributes of one frame are looked up: its own, then the shared ones.
@@ -76,9 +73,8 @@ pub(super) fn frames(object: &InMemDicomObject) -> Result<Vec<Frame>, Refusal> {
 /// The one frame of a classic file.
 fn classic(object: &InMemDicomObject) -> Result<Frame, Refusal> {
     let plane = plane(object, Some(object), Some(object), Some(object))?;
-    let philips = object.private_element(0x2005, PHILIPS, 0x0E).ok();
-    let philips = philips.and_then(|element| element.to_float64().ok());
-    Ok(Frame { plane, scale: scale(object, philips)? })
+    let slope = philips::classic(object)?;
+    Ok(Frame { plane, scale: scale(object, slope)?, by_philips: slope.is_some() })
 }
 
 /// A frame of an Enhanced file.
@@ -89,13 +85,10 @@ fn enhanced(object: &InMemDicomObject, groups: Groups<'_>) -> Result<Frame, Refu
         groups.item(tags::PLANE_ORIENTATION_SEQUENCE),
         groups.item(tags::PIXEL_MEASURES_SEQUENCE),
     )?;
-    let philips = groups.0.iter().flatten().find_map(|group| {
-        let inner = group.private_element(0x2005, PHILIPS_ENHANCED, 0x0F).ok()?;
-        let slope = inner.items()?.first()?.private_element(0x2005, PHILIPS, 0x0E).ok()?;
-        slope.to_float64().ok()
-    });
+    let slope = philips::enhanced(object, &groups.0)?;
     let transformation = groups.item(tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE);
-    Ok(Frame { plane, scale: scale(transformation.unwrap_or(object), philips)? })
+    let scale = scale(transformation.unwrap_or(object), slope)?;
+    Ok(Frame { plane, scale, by_philips: slope.is_some() })
 }
 
 fn plane(
@@ -144,50 +137,38 @@ fn scale(object: &InMemDicomObject, philips: Option<f64>) -> Result<Scale, Refus
         return Err(Refusal::Attribute("RescaleSlope"));
     }
     let Some(factor) = philips else { return Ok(scale) };
-    if !factor.is_finite() || factor <= 0.0 {
-        return Err(Refusal::Attribute("Philips' scale slope (2005,100E)"));
-    }
     Ok(Scale { slope: 1.0 / factor, intercept: scale.intercept / (scale.slope * factor) })
 }
 
 #[cfg(test)]
 mod tests {
-    use dicom_core::{DataElement, PrimitiveValue, VR};
+    use dicom_core::VR;
 
     use super::*;
 
-    fn philips(slope: &str, intercept: &str, factor: f32) -> InMemDicomObject {
+    fn stored(slope: &str, intercept: &str) -> InMemDicomObject {
         let mut object = InMemDicomObject::new_empty();
         object.put_str(tags::RESCALE_SLOPE, VR::DS, slope);
         object.put_str(tags::RESCALE_INTERCEPT, VR::DS, intercept);
-        object.put_str(Tag(0x2005, 0x0010), VR::LO, PHILIPS);
-        object.put(DataElement::new(Tag(0x2005, 0x100E), VR::FL, PrimitiveValue::from(factor)));
         object
-    }
-
-    fn scale_of(object: &InMemDicomObject) -> Result<Scale, Refusal> {
-        let philips = object.private_element(0x2005, PHILIPS, 0x0E).ok();
-        scale(object, philips.and_then(|element| element.to_float64().ok()))
     }
 
     #[test]
     fn the_scale_of_philips_gives_one_tissue_one_value_however_a_slice_is_stored() {
         // The reconstruction had 250 in both slices: stored 1000 with SS 4, and 500 with SS 2.
-        for (stored, factor, slope) in [(1000.0, 4.0, "2.5"), (500.0, 2.0, "5")] {
-            let scale = scale_of(&philips(slope, "0", factor)).unwrap();
-            assert_eq!(scale.slope * stored + scale.intercept, 250.0);
+        for (pixel, factor, slope) in [(1000.0, 4.0, "2.5"), (500.0, 2.0, "5")] {
+            let scale = scale(&stored(slope, "0"), Some(factor)).unwrap();
+            assert_eq!(scale.slope * pixel + scale.intercept, 250.0);
         }
-        let shifted = scale_of(&philips("2", "-8", 4.0)).unwrap();
+        let shifted = scale(&stored("2", "-8"), Some(4.0)).unwrap();
         assert_eq!(shifted, Scale { slope: 0.25, intercept: -1.0 });
     }
 
     #[test]
     fn a_scale_of_zero_is_refused_and_an_absent_one_is_one() {
-        let refused = |object| matches!(scale_of(&object), Err(Refusal::Attribute(_)));
-        assert!(refused(philips("0", "0", 1.0)));
-        assert!(refused(philips("1", "0", 0.0)));
-        assert!(refused(philips("1", "0", f32::INFINITY)));
-        let absent = scale_of(&InMemDicomObject::new_empty()).unwrap();
+        let refused = scale(&stored("0", "0"), Some(1.0)).unwrap_err();
+        assert_eq!(refused, Refusal::Attribute("RescaleSlope"));
+        let absent = scale(&InMemDicomObject::new_empty(), None).unwrap();
         assert_eq!(absent, Scale { slope: 1.0, intercept: 0.0 });
     }
 }

@@ -28,6 +28,16 @@ const ITEM: Tag = Tag(0xFFFE, 0xE000);
 const ITEM_END: Tag = Tag(0xFFFE, 0xE00D);
 const SEQUENCE_END: Tag = Tag(0xFFFE, 0xE0DD);
 
+/// Bytes of one of the numbers of a representation (PS3.5 6.2).
+fn unit(vr: Option<VR>) -> u32 {
+    match vr {
+        Some(VR::OW | VR::SS | VR::US) => 2,
+        Some(VR::AT | VR::FL | VR::OF | VR::OL | VR::SL | VR::UL) => 4,
+        Some(VR::FD | VR::OD | VR::OV | VR::SV | VR::UV) => 8,
+        _ => 1,
+    }
+}
+
 /// How the elements of a level are written.
 #[derive(Clone, Copy, PartialEq)]
 struct Encoding {
@@ -55,6 +65,19 @@ pub(super) fn check(input: impl BufRead + Seek, bytes: u64) -> Result<(), Refusa
     }
 }
 
+/// The transfer syntax that the file meta group names.
+///
+/// # Errors
+/// [`Refusal::DataSet`] if it names none; [`Refusal::Io`].
+pub(super) fn transfer_syntax(input: impl BufRead + Seek, bytes: u64) -> Result<String, Refusal> {
+    let mut scan = Scan { input, position: 0, bytes };
+    match scan.skip(132).and_then(|()| scan.meta()) {
+        Ok(syntax) if !syntax.is_empty() => Ok(syntax),
+        Ok(_) | Err(Refusal::Io(ErrorKind::UnexpectedEof)) => Err(Refusal::DataSet),
+        Err(refusal) => Err(refusal),
+    }
+}
+
 struct Scan<R> {
     input: R,
     position: u64,
@@ -71,7 +94,12 @@ struct Head {
 impl<R: BufRead + Seek> Scan<R> {
     fn run(&mut self) -> Result<(), Refusal> {
         self.skip(132)?;
-        let Some(encoding) = self.meta()? else { return Ok(()) };
+        let explicit = Encoding { big_endian: false, implicit: false };
+        let encoding = match self.meta()?.as_str() {
+            uids::IMPLICIT_VR_LITTLE_ENDIAN => Encoding { implicit: true, ..explicit },
+            EXPLICIT_VR_BIG_ENDIAN => Encoding { big_endian: true, ..explicit },
+            _ => explicit,
+        };
         let mut levels: Vec<Level> = vec![Level { end: Some(self.bytes), encoding }];
         for _ in 0..ELEMENTS_MAX {
             while levels.last().is_some_and(|level| level.end.is_some_and(|e| self.position >= e)) {
@@ -103,6 +131,12 @@ impl<R: BufRead + Seek> Scan<R> {
                     Refusal::DataSet
                 });
             }
+            // The parser reads whole numbers alone and would take the rest for the next element. Nothing
+            // comes after pixels.
+            let is_last = head.tag == tags::PIXEL_DATA && levels.len() == 1;
+            if !is_last && end.is_some() && head.length % unit(head.vr) != 0 {
+                return Err(Refusal::DataSet);
+            }
             let is_sequence = head.vr == Some(VR::SQ) || head.tag == ITEM;
             if is_sequence || end.is_none() {
                 // UN of undefined length holds a sequence in Implicit VR (PS3.5 6.2.2).
@@ -118,8 +152,8 @@ impl<R: BufRead + Seek> Scan<R> {
         Err(Refusal::DataSet)
     }
 
-    /// Reads the file meta group; the encoding of the rest, or none if that is not looked into.
-    fn meta(&mut self) -> Result<Option<Encoding>, Refusal> {
+    /// Reads the file meta group; the transfer syntax of the rest.
+    fn meta(&mut self) -> Result<String, Refusal> {
         let explicit = Encoding { big_endian: false, implicit: false };
         let mut syntax = String::new();
         while self.position < self.bytes {
@@ -138,20 +172,17 @@ impl<R: BufRead + Seek> Scan<R> {
                 self.skip(u64::from(head.length))?;
             }
         }
-        Ok(match syntax.as_str() {
-            uids::IMPLICIT_VR_LITTLE_ENDIAN => Some(Encoding { implicit: true, ..explicit }),
-            EXPLICIT_VR_BIG_ENDIAN => Some(Encoding { big_endian: true, ..explicit }),
-            // Refused by name later on: the parser does not enter it.
-            uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN => None,
-            _ => Some(explicit),
-        })
+        Ok(syntax)
     }
 
     fn fragments(&mut self, encoding: Encoding) -> Result<(), Refusal> {
         while self.position < self.bytes {
             let head = self.head(encoding)?;
-            if head.tag != ITEM {
-                return Ok(());
+            // After anything else the parser would go on, amid pixels or behind them.
+            match head.tag {
+                ITEM => {}
+                SEQUENCE_END => return Ok(()),
+                _ => return Err(Refusal::DataSet),
             }
             let found = self.bytes - self.position;
             if u64::from(head.length) > found {
@@ -167,10 +198,17 @@ impl<R: BufRead + Seek> Scan<R> {
     fn head(&mut self, encoding: Encoding) -> Result<Head, Refusal> {
         let tag = Tag(self.u16(encoding)?, self.u16(encoding)?);
         if tag.group() == 0xFFFE {
-            return Ok(Head { tag, vr: None, length: self.u32(encoding)? });
+            let length = self.u32(encoding)?;
+            // A delimiter has no value (PS3.5 7.5.2).
+            let is_sound = tag == ITEM || length == 0;
+            return if is_sound {
+                Ok(Head { tag, vr: None, length })
+            } else {
+                Err(Refusal::DataSet)
+            };
         }
         if encoding.implicit {
-            let vr = StandardDataDictionary.by_tag(tag).and_then(|entry| entry.vr().exact());
+            let vr = StandardDataDictionary.by_tag(tag).map(|entry| entry.vr().relaxed());
             return Ok(Head { tag, vr, length: self.u32(encoding)? });
         }
         let mut name = [0; 2];

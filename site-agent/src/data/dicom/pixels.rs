@@ -9,6 +9,7 @@ use dicom_pixeldata::PixelDecoder;
 use crate::data::dicom::frame::Scale;
 use crate::data::dicom::refusal::Refusal;
 use crate::data::dicom::tags::{codes, integer};
+use crate::data::dicom::{rle, syntax};
 
 /// How the pixels of a file are stored (PS3.5 8.1.1).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,7 +81,16 @@ pub(super) fn bytes(
     pixels: usize,
 ) -> Result<Vec<u8>, Refusal> {
     let element = object.get(tags::PIXEL_DATA).ok_or(Refusal::NoPixels)?;
-    let bytes = if element.fragments().is_some() {
+    let bytes = if let Some(fragments) = element.fragments() {
+        if object.meta().transfer_syntax().trim_end_matches([' ', '\0']) == syntax::RLE {
+            // Each fragment is a frame (PS3.5 A.4.2).
+            let size = |tag| integer(object, tag).unwrap_or(0);
+            let area = size(tags::ROWS) * size(tags::COLUMNS);
+            if fragments.len() * area != pixels {
+                return Err(Refusal::Decode);
+            }
+            fragments.iter().try_for_each(|frame| rle::check(frame, area, storage.bytes))?;
+        }
         // The decoders index into what a damaged stream unpacks to, so a panic of theirs is one more
         // way in which a file is damaged. They hold no state that could be left half-changed.
         let decoded = catch_unwind(AssertUnwindSafe(|| object.decode_pixel_data()));

@@ -46,6 +46,19 @@ pub enum Refusal {
         /// Its registered UID, which identifies a format and nobody.
         uid: &'static str,
     },
+    /// The transfer syntax has a decoder here, but not for pixels of so many bits.
+    #[error(
+        "transfer syntax {name} ({uid}) is not decoded here for {bits} bits per pixel, export \
+         uncompressed or convert with `gdcmconv --raw` or `dcmconv`"
+    )]
+    SyntaxBits {
+        /// Its name in PS3.6.
+        name: &'static str,
+        /// Its registered UID.
+        uid: &'static str,
+        /// BitsAllocated.
+        bits: usize,
+    },
     /// The transfer syntax is in no table.
     #[error("the transfer syntax is unknown, export as Explicit VR Little Endian")]
     UnknownSyntax,
@@ -92,6 +105,12 @@ pub enum Refusal {
     /// Slices of several pixel spacings.
     #[error("the slices have different pixel spacings")]
     PixelSpacingChanges,
+    /// Slices that are scaled in two ways, which have nothing to do with each other.
+    #[error(
+        "only some slices have Philips' scale slope (2005,100E), export all with their private \
+         attributes or all without"
+    )]
+    MixedScales,
     /// Slices that point in several directions, as those of a localiser do.
     #[error("the slices have different orientations")]
     OrientationChanges,

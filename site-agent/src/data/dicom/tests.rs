@@ -2,6 +2,7 @@
 //! make_dicom.py), and real files.
 
 mod exports;
+mod philips;
 mod refusals;
 mod results;
 
@@ -41,6 +42,15 @@ fn assert_discreet(text: &str) {
     let text = text.to_lowercase();
     for secret in SECRETS {
         assert!(!text.contains(secret), "{secret} in: {text}");
+    }
+}
+
+/// That voxels are those of a reference, within rounding.
+fn assert_alike(found: &[f32], expected: &[f32], name: &str) {
+    assert_eq!(found.len(), expected.len(), "{name}");
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let apart = (found - expected).abs();
+        assert!(apart <= 1e-6 * expected.abs(), "{name}, voxel {index}: {found} {expected}");
     }
 }
 
@@ -159,4 +169,17 @@ fn a_real_series_is_stacked_as_pydicom_says() {
     assert_eq!(sum, ct.sum);
     // It is no MR, so it is no scan of ours.
     assert_eq!(read(&fixture("real/CT5N")).unwrap_err().refusal, Refusal::NotMr);
+}
+
+#[test]
+fn a_real_mr_series_loads_whole_as_numpy_and_nibabel_put_it_together() {
+    for folder in ["hitachi", "anisotropic"] {
+        let found = read(&fixture(&format!("real/{folder}"))).unwrap();
+        let expected = nifti::read(&fixture(&format!("real/{folder}.nii.gz"))).unwrap();
+        assert_eq!(found.volume.dims, expected.volume.dims, "{folder}");
+        assert_eq!(found.geometry.axis_codes(), expected.geometry.axis_codes(), "{folder}");
+        let (a, b) = (found.geometry.affine(), expected.geometry.affine());
+        assert!(largest_distance_mm(a, b, found.volume.dims) < 1e-3, "{folder}");
+        assert_alike(&found.volume.voxels, &expected.volume.voxels, folder);
+    }
 }

@@ -145,3 +145,17 @@ fn an_imported_file_is_the_series_and_holds_nothing_of_its_patient() {
     let header: String = bytes[..352].iter().map(|&byte| char::from(byte)).collect();
     assert_discreet(&header);
 }
+
+#[test]
+fn a_real_series_is_imported_once_a_human_says_what_it_is() {
+    let found = folder::find(&fixture("real/hitachi"), &mut |_, _| {}).unwrap();
+    let listed = intake::list(&found);
+    assert_eq!((listed.len(), &listed[0].problem), (1, &None));
+    let assigned = BTreeMap::from([(1, Contrast::T2w)]);
+    let planned = intake::plan(&found, &listed, &assigned, &SALT).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let case = cases::write(out.path(), &found, &planned[0]).unwrap();
+    let imported = nifti::read(&case.join(format!("{}-t2w.nii.gz", planned[0].name))).unwrap();
+    let expected = nifti::read(&fixture("real/hitachi.nii.gz")).unwrap();
+    assert_eq!(imported.volume.voxels, expected.volume.voxels);
+}

@@ -86,6 +86,30 @@ fn copies_and_several_series_and_an_empty_folder_are_refused() {
     assert!(matches!(refused(&fixture("absent")), Refusal::Io(std::io::ErrorKind::NotFound)));
 }
 
+/// The fixture `plain`, whose files say that they are in another transfer syntax.
+fn in_syntax(uid: &str) -> tempfile::TempDir {
+    let folder = altered(|_, _| {});
+    for index in 0..6 {
+        let path = folder.path().join(format!("IM{index:04}"));
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, renamed_syntax(&bytes, uid)).unwrap();
+    }
+    folder
+}
+
+/// A file whose file meta group names another transfer syntax, and whose rest is as it was.
+fn renamed_syntax(file: &[u8], uid: &str) -> Vec<u8> {
+    let mut padded = uid.as_bytes().to_vec();
+    padded.resize(padded.len().next_multiple_of(2), 0);
+    let at = file.windows(6).position(|head| head == b"\x02\0\x10\0UI").unwrap();
+    let length = usize::from(u16::from_le_bytes([file[at + 6], file[at + 7]]));
+    let meta = u32::from_le_bytes(file[140..144].try_into().unwrap()) as usize;
+    let meta = (meta - length + padded.len()) as u32;
+    let length_of = (padded.len() as u16).to_le_bytes();
+    let parts = [&file[..140], &meta.to_le_bytes(), &file[144..at + 6], &length_of, &padded];
+    [&parts.concat(), &file[at + 8 + length..]].concat()
+}
+
 #[test]
 fn transfer_syntaxes_without_a_decoder_are_refused_by_name() {
     for (name, told) in [
@@ -97,11 +121,105 @@ fn transfer_syntaxes_without_a_decoder_are_refused_by_name() {
         let text = refused(folder.path()).to_string();
         assert!(text.contains(told) && text.contains("gdcmconv"), "{text}");
     }
-    for uid in ["1.2.3.4", ""] {
-        assert_eq!(syntax::check(uid), Err(Refusal::UnknownSyntax));
+}
+
+#[test]
+fn every_registered_transfer_syntax_is_read_or_refused_by_its_name() {
+    let registered = std::fs::read_to_string(fixture("transfer_syntaxes.tsv")).unwrap();
+    let since = [
+        ("1.2.840.10008.1.2.4.110", "JPEG XL Lossless"),
+        ("1.2.840.10008.1.2.4.111", "JPEG XL JPEG Recompression"),
+        ("1.2.840.10008.1.2.4.112", "JPEG XL"),
+        ("1.2.840.10008.1.2.8.1", "Deflated Image Frame Compression"),
+        ("1.2.840.113619.5.2", "GE Private"),
+    ];
+    let lines = registered.lines().map(|line| line.split_once('\t').unwrap());
+    let mut read_ones = Vec::new();
+    for (uid, name) in lines.chain(since) {
+        match syntax::check(uid) {
+            Ok(()) => read_ones.push(uid),
+            Err(Refusal::Syntax { name: ours, uid: same }) => {
+                assert_eq!(same, uid);
+                // Some names are shortened; what they begin with says which family it is.
+                assert_eq!(ours.split([' ', ',']).next(), name.split([' ', ',']).next(), "{uid}");
+                let folder = in_syntax(uid);
+                assert_eq!(refused(folder.path()), Refusal::Syntax { name: ours, uid: same });
+            }
+            Err(other) => panic!("{uid}: {other}"),
+        }
     }
-    let deflated = syntax::check("1.2.840.10008.1.2.1.99").unwrap_err().to_string();
-    assert!(deflated.contains("Deflated Explicit VR Little Endian"), "{deflated}");
+    let in_five = ["", ".1", ".2", ".4.50", ".4.51", ".4.57", ".4.70", ".5"];
+    assert_eq!(read_ones, in_five.map(|end| format!("1.2.840.10008.1.2{end}")));
+}
+
+#[test]
+fn a_transfer_syntax_that_is_not_registered_is_refused_without_repeating_it() {
+    for uid in ["1.2.826.0.1.4711", "GEHEIM"] {
+        let folder = in_syntax(uid);
+        assert_eq!(refused(folder.path()), Refusal::UnknownSyntax);
+        let found = folder::find(folder.path(), &mut |_, _| {}).unwrap();
+        assert_eq!(found.refused, [(Refusal::UnknownSyntax, 6)]);
+        assert_eq!(found.passed.damaged, 0);
+    }
+    // No syntax at all is damage.
+    assert_eq!(refused(in_syntax("").path()), Refusal::Damaged(6));
+}
+
+#[test]
+fn pixels_of_more_bits_than_a_decoder_gives_are_refused_by_name_before_they_are_decoded() {
+    for (uid, name) in [
+        ("1.2.840.10008.1.2.4.50", "JPEG Baseline (Process 1)"),
+        ("1.2.840.10008.1.2.4.51", "JPEG Extended (Process 2 and 4)"),
+    ] {
+        let folder = in_syntax(uid);
+        assert_eq!(refused(folder.path()), Refusal::SyntaxBits { name, uid, bits: 16 });
+        let found = folder::find(folder.path(), &mut |_, _| {}).unwrap();
+        let listed = intake::list(&found);
+        assert_eq!(listed[0].problem, Some(Refusal::SyntaxBits { name, uid, bits: 16 }));
+    }
+    assert_eq!(syntax::check_bytes("1.2.840.10008.1.2.4.51", 1), Ok(()));
+    assert_eq!(syntax::check_bytes("1.2.840.10008.1.2.4.70", 2), Ok(()));
+    assert!(syntax::check_bytes("1.2.840.10008.1.2.5", 4).is_err());
+}
+
+#[test]
+fn what_a_header_says_of_its_characters_is_in_nothing_that_is_told() {
+    let folder = altered(|_, _| {});
+    for index in 0..6 {
+        let path = folder.path().join(format!("IM{index:04}"));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(10).position(|text| text == b"ISO_IR 100").unwrap();
+        bytes[at..at + 10].copy_from_slice(b"GEHEIM4711");
+        std::fs::write(&path, bytes).unwrap();
+    }
+    // The character set has nothing to do with the voxels.
+    let found = folder::find(folder.path(), &mut |_, _| {}).unwrap();
+    assert_discreet(&serde_json::to_string(&intake::list(&found)).unwrap());
+    assert_eq!(read(folder.path()).unwrap(), read(&fixture("plain")).unwrap());
+    std::fs::remove_file(folder.path().join("IM0003")).unwrap();
+    assert_discreet(&refused(folder.path()).to_string());
+}
+
+#[test]
+fn what_comes_after_compressed_pixels_is_not_read() {
+    let path = fixture("rle/IM0000");
+    let folder = tempfile::tempdir().unwrap();
+    let longer = folder.path().join("longer");
+    // Three gigabytes of a trailing attribute.
+    let claim = [0xFC, 0xFF, 0xFC, 0xFF, b'O', b'W', 0, 0, 0, 0, 0, 0xC0];
+    std::fs::write(&longer, [&std::fs::read(&path).unwrap()[..], &claim].concat()).unwrap();
+    let frames = |path: &Path| {
+        let object = file::whole(path).unwrap();
+        object.get(tags::PIXEL_DATA).unwrap().fragments().unwrap().to_vec()
+    };
+    assert_eq!(frames(&longer), frames(&path));
+}
+
+#[test]
+fn one_real_slice_is_no_volume() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("real/MR_small.dcm"), folder.path().join("a")).unwrap();
+    assert_eq!(refused(folder.path()), Refusal::TooFewSlices(1));
 }
 
 #[test]
@@ -126,6 +244,21 @@ fn nesting_and_lengths_that_no_file_has_are_refused_before_the_parser_sees_them(
     let item = [0xFE, 0xFF, 0x00, 0xE0, 255, 255, 255, 255];
     let level = [&sequence[..], &item[..]].concat();
     assert_eq!(check(&level.repeat(100_000)), Err(Refusal::DataSet));
+    // Half a number, after which the parser would read the next element from amid this one.
+    let number = |vr: &[u8; 2], length: u8| {
+        let head = [&[0x28, 0x00, 0x10, 0x00], &vr[..], &[length, 0]].concat();
+        check(&[head, vec![0; usize::from(length)]].concat())
+    };
+    for (vr, unit) in [(b"US", 2), (b"UL", 4), (b"FL", 4), (b"FD", 8), (b"AT", 4)] {
+        assert_eq!(number(vr, 3 * unit), Ok(()));
+        assert_eq!(number(vr, 3 * unit - 1), Err(Refusal::DataSet));
+    }
+    // Fragments that end as an item does.
+    let pixels = [0xE0, 0x7F, 0x10, 0x00, b'O', b'B', 0, 0, 255, 255, 255, 255];
+    let fragment = [0xFE, 0xFF, 0x00, 0xE0, 2, 0, 0, 0, 7, 7];
+    let end =
+        |last| check(&[&pixels[..], &fragment, &[0xFE, 0xFF, last, 0xE0, 0, 0, 0, 0]].concat());
+    assert_eq!((end(0xDD), end(0x0D)), (Ok(()), Err(Refusal::DataSet)));
     // Four gigabytes of a comment.
     let claim = [0x10, 0x00, 0x00, 0x40, b'U', b'T', 0, 0, 0, 255, 255, 255];
     assert_eq!(check(&claim), Err(Refusal::DataSet));
