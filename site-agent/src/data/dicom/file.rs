@@ -116,10 +116,8 @@ pub(super) fn whole(path: &Path) -> Result<DefaultDicomObject, Refusal> {
     if bytes > FILE_BYTES_MAX {
         return Err(Refusal::FileTooLarge(bytes));
     }
-    look_over(&mut file, bytes)?;
-    // What comes after compressed pixels was not looked over.
-    let options = OpenFileOptions::new().read_to(tags::PIXEL_DATA);
-    let parsed = options.from_reader(file.take(FILE_BYTES_MAX));
+    let looked_over = look_over(&mut file, bytes)?;
+    let parsed = OpenFileOptions::new().from_reader(file.take(looked_over));
     parsed.map_err(|_| Refusal::DataSet)
 }
 
@@ -140,7 +138,7 @@ fn parsed_header(
     bytes: u64,
 ) -> Result<(DefaultDicomObject, Option<Refusal>), Refusal> {
     let cut_short = match look_over(&mut file, bytes) {
-        Ok(()) => None,
+        Ok(_) => None,
         Err(refusal @ Refusal::Truncated { .. }) => Some(refusal),
         Err(refusal) => return Err(refusal),
     };
@@ -150,8 +148,8 @@ fn parsed_header(
     Ok((parsed.map_err(|_| Refusal::DataSet)?, cut_short))
 }
 
-/// Looks over the whole file.
-fn look_over(file: &mut File, bytes: u64) -> Result<(), Refusal> {
+/// Looks over a file; how many bytes of it the parser may have.
+fn look_over(file: &mut File, bytes: u64) -> Result<u64, Refusal> {
     from_start(file, |input| nesting::check(input, bytes))
 }
 

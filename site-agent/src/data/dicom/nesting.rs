@@ -52,16 +52,18 @@ struct Level {
     encoding: Encoding,
 }
 
-/// Whether a file of `bytes` bytes can be given to the parser.
+/// How many of the `bytes` bytes of a file can be given to the parser: what comes after compressed pixels
+/// is not looked at.
 ///
 /// # Errors
 /// [`Refusal::DataSet`] if it cannot; [`Refusal::Truncated`] if everything in front of the pixels can;
 /// [`Refusal::Io`].
-pub(super) fn check(input: impl BufRead + Seek, bytes: u64) -> Result<(), Refusal> {
+pub(super) fn check(input: impl BufRead + Seek, bytes: u64) -> Result<u64, Refusal> {
     let mut scan = Scan { input, position: 0, bytes };
     match scan.run() {
+        Ok(()) => Ok(scan.position),
         Err(Refusal::Io(ErrorKind::UnexpectedEof)) => Err(Refusal::DataSet),
-        done => done,
+        Err(refusal) => Err(refusal),
     }
 }
 

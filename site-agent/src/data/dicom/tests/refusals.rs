@@ -205,14 +205,17 @@ fn what_comes_after_compressed_pixels_is_not_read() {
     let path = fixture("rle/IM0000");
     let folder = tempfile::tempdir().unwrap();
     let longer = folder.path().join("longer");
-    // Three gigabytes of a trailing attribute.
-    let claim = [0xFC, 0xFF, 0xFC, 0xFF, b'O', b'W', 0, 0, 0, 0, 0, 0xC0];
-    std::fs::write(&longer, [&std::fs::read(&path).unwrap()[..], &claim].concat()).unwrap();
+    let original = std::fs::read(&path).unwrap();
     let frames = |path: &Path| {
         let object = file::whole(path).unwrap();
         object.get(tags::PIXEL_DATA).unwrap().fragments().unwrap().to_vec()
     };
-    assert_eq!(frames(&longer), frames(&path));
+    // Three gigabytes of an attribute that belongs behind the pixels, or in front of them.
+    for tag in [[0xFC, 0xFF, 0xFC, 0xFF], [0x10, 0x00, 0x00, 0x40]] {
+        let claim = [b'O', b'W', 0, 0, 0, 0, 0, 0xC0];
+        std::fs::write(&longer, [&original[..], &tag, &claim].concat()).unwrap();
+        assert_eq!(frames(&longer), frames(&path));
+    }
 }
 
 #[test]
@@ -237,7 +240,7 @@ fn nesting_and_lengths_that_no_file_has_are_refused_before_the_parser_sees_them(
     let end = meta.windows(4).position(|tag| tag == [8, 0, 5, 0]).unwrap();
     let check = |body: &[u8]| {
         let file = [&meta[..end], body].concat();
-        nesting::check(std::io::Cursor::new(&file), file.len() as u64)
+        nesting::check(std::io::Cursor::new(&file), file.len() as u64).map(|_| ())
     };
     assert_eq!(check(&[]), Ok(()));
     let sequence = [0x40, 0x00, 0x30, 0xA7, b'S', b'Q', 0, 0, 255, 255, 255, 255];
@@ -253,12 +256,14 @@ fn nesting_and_lengths_that_no_file_has_are_refused_before_the_parser_sees_them(
         assert_eq!(number(vr, 3 * unit), Ok(()));
         assert_eq!(number(vr, 3 * unit - 1), Err(Refusal::DataSet));
     }
-    // Fragments that end as an item does.
+    // Fragments that end as an item does, or with a delimiter that has a value.
     let pixels = [0xE0, 0x7F, 0x10, 0x00, b'O', b'B', 0, 0, 255, 255, 255, 255];
     let fragment = [0xFE, 0xFF, 0x00, 0xE0, 2, 0, 0, 0, 7, 7];
-    let end =
-        |last| check(&[&pixels[..], &fragment, &[0xFE, 0xFF, last, 0xE0, 0, 0, 0, 0]].concat());
-    assert_eq!((end(0xDD), end(0x0D)), (Ok(()), Err(Refusal::DataSet)));
+    let ended = |last, length| {
+        check(&[&pixels[..], &fragment, &[0xFE, 0xFF, last, 0xE0, length, 0, 0, 0]].concat())
+    };
+    assert_eq!(ended(0xDD, 0), Ok(()));
+    assert_eq!((ended(0x0D, 0), ended(0xDD, 1)), (Err(Refusal::DataSet), Err(Refusal::DataSet)));
     // Four gigabytes of a comment.
     let claim = [0x10, 0x00, 0x00, 0x40, b'U', b'T', 0, 0, 0, 255, 255, 255];
     assert_eq!(check(&claim), Err(Refusal::DataSet));
