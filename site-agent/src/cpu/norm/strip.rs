@@ -1,0 +1,368 @@
+//! The inner loops of the normalisation, over a strip of pixels of one input.
+//!
+//! A strip's rows are whole vectors (or single values, see [`super::super::pieces::dispatch`]). Sums
+//! are taken in f32 over a block that stays in the first-level cache and in f64 over blocks, strips
+//! and channels: the variance by blocks of two passes, joined as Chan et al. 1983 do, so that a
+//! mean far from 0 costs no accuracy and x is read from memory once.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::NormShape;
+use crate::cpu::math;
+
+/// The values of a block.
+const BLOCK: usize = 1 << 12;
+
+/// Which of all channels an input has.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) first: usize,
+    pub(super) width: usize,
+    /// Channels of both inputs.
+    pub(super) channels: usize,
+}
+
+impl Place {
+    pub(super) fn range(self) -> Range<usize> {
+        self.first..self.first + self.width
+    }
+}
+
+/// Factors of every channel of an image.
+pub(super) struct Fold {
+    pub(super) centre: Vec<f32>,
+    pub(super) scale: Vec<f32>,
+    pub(super) shift: Vec<f32>,
+    pub(super) slope: Vec<f32>,
+}
+
+impl Fold {
+    pub(super) fn new(channels: usize) -> Fold {
+        let zeros = || vec![0.0; channels];
+        Fold { centre: zeros(), scale: zeros(), shift: zeros(), slope: zeros() }
+    }
+
+    /// Those of one input.
+    pub(super) fn part(&self, shape: &NormShape, part: usize) -> FoldPart<'_> {
+        let range = shape.place(part).range();
+        FoldPart {
+            centre: &self.centre[range.clone()],
+            scale: &self.scale[range.clone()],
+            shift: &self.shift[range.clone()],
+            slope: &self.slope[range],
+        }
+    }
+}
+
+/// Factors of every channel of an input. `[width]` each
+#[derive(Clone, Copy)]
+pub(super) struct FoldPart<'a> {
+    centre: &'a [f32],
+    scale: &'a [f32],
+    shift: &'a [f32],
+    slope: &'a [f32],
+}
+
+/// Mean and sum of squared deviations of every channel over some pixels.
+pub(super) struct Moments {
+    pub(super) pixels: usize,
+    mean: Vec<f64>,
+    squares: Vec<f64>,
+}
+
+/// The same of one input, `[width]` each.
+pub(super) struct MomentsPart<'a> {
+    mean: &'a mut [f64],
+    squares: &'a mut [f64],
+}
+
+impl Moments {
+    pub(super) fn new(channels: usize) -> Moments {
+        Moments { pixels: 0, mean: vec![0.0; channels], squares: vec![0.0; channels] }
+    }
+
+    pub(super) fn part(&mut self, range: Range<usize>) -> MomentsPart<'_> {
+        MomentsPart { mean: &mut self.mean[range.clone()], squares: &mut self.squares[range] }
+    }
+
+    /// Those of all strips, joined in their order.
+    pub(super) fn total(channels: usize, strips: &[Moments]) -> Moments {
+        let mut total = Moments::new(channels);
+        for strip in strips {
+            let counts = [total.pixels, strip.pixels];
+            total.part(0..channels).join(counts, &strip.mean, &strip.squares);
+            total.pixels += strip.pixels;
+        }
+        total
+    }
+
+    /// Mean and variance over a group of channels.
+    pub(super) fn joint(&self, group: Range<usize>) -> (f64, f64) {
+        let width = group.len() as f64;
+        let mean = self.mean[group.clone()].iter().sum::<f64>() / width;
+        let within = self.squares[group.clone()].iter().sum::<f64>() / self.pixels as f64;
+        let between = self.mean[group].iter().map(|m| (m - mean) * (m - mean)).sum::<f64>();
+        (mean, (within + between) / width)
+    }
+}
+
+impl MomentsPart<'_> {
+    /// Joins the moments of `counts[1]` pixels to those of `counts[0]`.
+    #[inline(always)]
+    fn join<T: Copy + Into<f64>>(&mut self, counts: [usize; 2], mean: &[T], squares: &[T]) {
+        let [before, more] = counts.map(|count| count as f64);
+        let share = more / (before + more);
+        let ours = self.mean.iter_mut().zip(self.squares.iter_mut());
+        for ((mean, squares), (&m, &s)) in ours.zip(mean.iter().zip(squares)) {
+            let delta = m.into() - *mean;
+            *mean += delta * share;
+            *squares += s.into() + delta * delta * before * share;
+        }
+    }
+}
+
+/// Sums of every channel over some pixels.
+pub(super) struct Sums {
+    /// sum dz
+    pub(super) plain: Vec<f64>,
+    /// sum dz (x - mean), and once the image is complete divided by the deviation
+    pub(super) normed: Vec<f64>,
+}
+
+/// The same of one input.
+pub(super) struct SumsPart<'a> {
+    plain: &'a mut [f64],
+    normed: &'a mut [f64],
+}
+
+impl Sums {
+    pub(super) fn new(channels: usize) -> Sums {
+        Sums { plain: vec![0.0; channels], normed: vec![0.0; channels] }
+    }
+
+    pub(super) fn part(&mut self, range: Range<usize>) -> SumsPart<'_> {
+        SumsPart { plain: &mut self.plain[range.clone()], normed: &mut self.normed[range] }
+    }
+
+    /// Those of all strips, added in their order.
+    pub(super) fn total(channels: usize, strips: &[Sums]) -> Sums {
+        let mut total = Sums::new(channels);
+        for strip in strips {
+            total.part(0..channels).add(&strip.plain, &strip.normed);
+        }
+        total
+    }
+}
+
+impl SumsPart<'_> {
+    #[inline(always)]
+    fn add<T: Copy + Into<f64>>(&mut self, plain: &[T], normed: &[T]) {
+        self.plain.iter_mut().zip(plain).for_each(|(sum, &more)| *sum += more.into());
+        self.normed.iter_mut().zip(normed).for_each(|(sum, &more)| *sum += more.into());
+    }
+}
+
+/// Takes the moments of a strip.
+pub(super) struct Measure<'a> {
+    /// `[pixels, width]`
+    pub(super) x: &'a [f32],
+    pub(super) width: usize,
+    pub(super) moments: MomentsPart<'a>,
+}
+
+impl WithSimd for Measure<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let rows = (BLOCK / self.width).max(1);
+        let mut buffer = vec![0.0; 2 * self.width];
+        let (mean, squares) = buffer.split_at_mut(self.width);
+        let mut before = 0;
+        for x in self.x.chunks(rows * self.width) {
+            let pixels = x.len() / self.width;
+            mean.fill(0.0);
+            squares.fill(0.0);
+            block_mean(simd, x, mean, simd.splat_f32s((pixels as f32).recip()));
+            block_squares(simd, x, mean, squares);
+            self.moments.join([before, pixels], mean, squares);
+            before += pixels;
+        }
+    }
+}
+
+#[inline(always)]
+fn block_mean<S: Simd>(simd: S, x: &[f32], mean: &mut [f32], share: S::f32s) {
+    let (mean, _) = S::as_mut_simd_f32s(mean);
+    let (x, _) = S::as_simd_f32s(x);
+    for row in x.chunks_exact(mean.len()) {
+        for (mean, &x) in mean.iter_mut().zip(row) {
+            *mean = simd.add_f32s(*mean, x);
+        }
+    }
+    for mean in mean {
+        *mean = simd.mul_f32s(*mean, share);
+    }
+}
+
+#[inline(always)]
+fn block_squares<S: Simd>(simd: S, x: &[f32], mean: &[f32], squares: &mut [f32]) {
+    let (mean, _) = S::as_simd_f32s(mean);
+    let (squares, _) = S::as_mut_simd_f32s(squares);
+    let (x, _) = S::as_simd_f32s(x);
+    for row in x.chunks_exact(mean.len()) {
+        for ((squares, &mean), &x) in squares.iter_mut().zip(mean).zip(row) {
+            let centred = simd.sub_f32s(x, mean);
+            *squares = simd.mul_add_f32s(centred, centred, *squares);
+        }
+    }
+}
+
+/// Writes the channels of one input into a strip of y.
+pub(super) struct Forward<'a> {
+    /// `[pixels, width]`
+    pub(super) x: &'a [f32],
+    /// `[pixels, channels]`
+    pub(super) y: &'a mut [f32],
+    pub(super) place: Place,
+    pub(super) fold: FoldPart<'a>,
+    pub(super) silu: bool,
+}
+
+impl WithSimd for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if self.silu {
+            self.rows(simd, |z| math::silu(simd, z));
+        } else {
+            self.rows(simd, |z| z);
+        }
+    }
+}
+
+impl Forward<'_> {
+    #[inline(always)]
+    fn rows<S: Simd>(self, simd: S, finish: impl Fn(S::f32s) -> S::f32s) {
+        let [centre, scale, shift] =
+            [self.fold.centre, self.fold.scale, self.fold.shift].map(|f| S::as_simd_f32s(f).0);
+        let (x, _) = S::as_simd_f32s(self.x);
+        let rows = self.y.chunks_exact_mut(self.place.channels).zip(x.chunks_exact(centre.len()));
+        for (y, x) in rows {
+            let (y, _) = S::as_mut_simd_f32s(&mut y[self.place.range()]);
+            let fold = centre.iter().zip(scale).zip(shift);
+            for ((y, &x), ((&centre, &scale), &shift)) in y.iter_mut().zip(x).zip(fold) {
+                *y = finish(simd.mul_add_f32s(simd.sub_f32s(x, centre), scale, shift));
+            }
+        }
+    }
+}
+
+/// Writes dz of one input's strip, and adds its sums.
+pub(super) struct Backward<'a> {
+    /// `[pixels, width]`
+    pub(super) x: &'a [f32],
+    /// `[pixels, channels]`
+    pub(super) dy: &'a [f32],
+    /// `[pixels, width]`
+    pub(super) dz: &'a mut [f32],
+    pub(super) place: Place,
+    pub(super) fold: FoldPart<'a>,
+    pub(super) silu: bool,
+    pub(super) sums: SumsPart<'a>,
+}
+
+impl WithSimd for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if self.silu {
+            self.blocks(simd, |z, dy| simd.mul_f32s(dy, math::silu_slope(simd, z)));
+        } else {
+            self.blocks(simd, |_, dy| dy);
+        }
+    }
+}
+
+impl Backward<'_> {
+    #[inline(always)]
+    fn blocks<S: Simd>(self, simd: S, through: impl Fn(S::f32s, S::f32s) -> S::f32s) {
+        let Backward { x, dy, dz, place, fold, mut sums, .. } = self;
+        let mut buffer = vec![0.0; 2 * place.width];
+        let (plain, normed) = buffer.split_at_mut(place.width);
+        let rows = (BLOCK / place.channels).max(1);
+        let blocks = x.chunks(rows * place.width).zip(dy.chunks(rows * place.channels));
+        for ((x, dy), dz) in blocks.zip(dz.chunks_mut(rows * place.width)) {
+            plain.fill(0.0);
+            normed.fill(0.0);
+            let sums_of_block = [&mut *plain, &mut *normed];
+            block_backward(simd, x, (dy, place), dz, fold, sums_of_block, &through);
+            sums.add(plain, normed);
+        }
+    }
+}
+
+#[inline(always)]
+fn block_backward<S: Simd>(
+    simd: S,
+    x: &[f32],
+    (dy, place): (&[f32], Place),
+    dz: &mut [f32],
+    fold: FoldPart<'_>,
+    [plain, normed]: [&mut [f32]; 2],
+    through: &impl Fn(S::f32s, S::f32s) -> S::f32s,
+) {
+    let lanes = place.width / S::F32_LANES;
+    let [centre, scale, shift] =
+        [fold.centre, fold.scale, fold.shift].map(|f| &S::as_simd_f32s(f).0[..lanes]);
+    let [plain, normed] = [plain, normed].map(|sums| &mut S::as_mut_simd_f32s(sums).0[..lanes]);
+    let (x, _) = S::as_simd_f32s(x);
+    let (dz, _) = S::as_mut_simd_f32s(dz);
+    let rows = x.chunks_exact(lanes).zip(dz.chunks_exact_mut(lanes));
+    for ((x, dz), dy) in rows.zip(dy.chunks_exact(place.channels)) {
+        let dy = &S::as_simd_f32s(&dy[place.range()]).0[..lanes];
+        for i in 0..lanes {
+            let centred = simd.sub_f32s(x[i], centre[i]);
+            let z = simd.mul_add_f32s(centred, scale[i], shift[i]);
+            let gradient = through(z, dy[i]);
+            dz[i] = gradient;
+            plain[i] = simd.add_f32s(plain[i], gradient);
+            normed[i] = simd.mul_add_f32s(gradient, centred, normed[i]);
+        }
+    }
+}
+
+/// Turns dz into dx, in place.
+pub(super) struct Input<'a> {
+    /// `[pixels, width]`
+    pub(super) x: &'a [f32],
+    /// `[pixels, width]`
+    pub(super) dx: &'a mut [f32],
+    pub(super) fold: FoldPart<'a>,
+}
+
+impl WithSimd for Input<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let FoldPart { centre, scale, shift, slope } = self.fold;
+        let [centre, scale, shift, slope] =
+            [centre, scale, shift, slope].map(|f| S::as_simd_f32s(f).0);
+        let lanes = centre.len();
+        let [scale, shift, slope] = [scale, shift, slope].map(|f| &f[..lanes]);
+        let (x, _) = S::as_simd_f32s(self.x);
+        let (dx, _) = S::as_mut_simd_f32s(self.dx);
+        for (x, dx) in x.chunks_exact(lanes).zip(dx.chunks_exact_mut(lanes)) {
+            for i in 0..lanes {
+                let centred = simd.sub_f32s(x[i], centre[i]);
+                let rest = simd.mul_add_f32s(centred, slope[i], shift[i]);
+                dx[i] = simd.mul_add_f32s(dx[i], scale[i], rest);
+            }
+        }
+    }
+}
