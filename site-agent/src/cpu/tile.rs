@@ -9,6 +9,9 @@ use pulp::{Arch, Simd, WithSimd};
 /// Vectors of a tile's width.
 const WIDE: usize = 2;
 
+/// Steps of a product's inner loop that are taken without asking where the rows end.
+const UNROLL: usize = 4;
+
 /// How many `f32` a vector of this processor holds.
 pub(super) fn lanes() -> usize {
     struct Lanes;
@@ -147,17 +150,11 @@ impl Rows<'_> {
         let (b, _) = b.as_chunks::<NV>();
         for (&start, b) in self.starts.iter().zip(b.chunks_exact(self.run)) {
             let from = start + m * self.pitch;
-            let rows: [&[f32]; MR] =
-                std::array::from_fn(|i| &self.a[from + i * self.pitch..][..self.run]);
-            for k in 0..self.run {
-                let b = b[k];
-                for i in 0..MR {
-                    let a = simd.splat_f32s(rows[i][k]);
-                    for v in 0..NV {
-                        held[i][v] = simd.mul_add_f32s(a, b[v], held[i][v]);
-                    }
-                }
+            let mut rows: [&[f32]; MR] = [&[]; MR];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = &self.a[from + i * self.pitch..][..self.run];
             }
+            multiply(simd, rows, b, &mut held);
         }
         held
     }
@@ -270,27 +267,110 @@ impl Outer<'_> {
         let mut held = [[simd.splat_f32s(0.0); NV]; MR];
         for &[a, b] in self.starts {
             let (a, b) = (&self.a[a + m..], &self.b[b + column..]);
-            let (mut at_a, mut at_b) = (0, 0);
-            for _ in 0..self.run {
-                let width = if FULL { NV * S::F32_LANES } else { width };
-                let (a, b) = (&a[at_a..][..MR], &b[at_b..][..width]);
-                at_a += self.a_pitch;
-                at_b += self.b_pitch;
-                let mut vectors = [simd.splat_f32s(0.0); NV];
-                if FULL {
-                    vectors.copy_from_slice(S::as_simd_f32s(b).0);
-                } else {
-                    vectors[0] = simd.partial_load_f32s(b);
-                }
-                for i in 0..MR {
-                    let a = simd.splat_f32s(a[i]);
-                    for v in 0..NV {
-                        held[i][v] = simd.mul_add_f32s(a, vectors[v], held[i][v]);
-                    }
+            let last = self.run - 1;
+            assert!(last * self.a_pitch + MR <= a.len() && last * self.b_pitch + width <= b.len());
+            let width = if FULL { NV * S::F32_LANES } else { width };
+            let (a, b) = ((a, self.a_pitch), (b, self.b_pitch));
+            add_products(simd, a, b, self.run, width, &mut held);
+        }
+        held
+    }
+}
+
+/// Adds the products of `rows`, each as long as `b`, with `b` to `held`.
+///
+/// Every loop over a tile's rows and vectors has constant bounds and the sums are copied in and
+/// out one by one, or the compiler would keep them in memory; and for the same reason nothing in
+/// the loop over k can panic.
+#[inline(always)]
+fn multiply<S: Simd, const MR: usize, const NV: usize>(
+    simd: S,
+    rows: [&[f32]; MR],
+    b: &[[S::f32s; NV]],
+    held: &mut [[S::f32s; NV]; MR],
+) {
+    let mut sums = [[simd.splat_f32s(0.0); NV]; MR];
+    for i in 0..MR {
+        for v in 0..NV {
+            sums[i][v] = held[i][v];
+        }
+    }
+    let (blocks, rest) = b.as_chunks::<UNROLL>();
+    'blocks: for (at, b) in blocks.iter().enumerate() {
+        let mut a = [&[0.0; UNROLL]; MR];
+        for i in 0..MR {
+            // Every row has this block.
+            let Some(block) = rows[i].as_chunks().0.get(at) else { break 'blocks };
+            a[i] = block;
+        }
+        for k in 0..UNROLL {
+            for i in 0..MR {
+                let value = simd.splat_f32s(a[i][k]);
+                for v in 0..NV {
+                    sums[i][v] = simd.mul_add_f32s(value, b[k][v], sums[i][v]);
                 }
             }
         }
-        held
+    }
+    let first = blocks.len() * UNROLL;
+    'rest: for (k, b) in rest.iter().enumerate() {
+        for i in 0..MR {
+            let Some(&value) = rows[i].get(first.wrapping_add(k)) else { break 'rest };
+            let value = simd.splat_f32s(value);
+            for v in 0..NV {
+                sums[i][v] = simd.mul_add_f32s(value, b[v], sums[i][v]);
+            }
+        }
+    }
+    for i in 0..MR {
+        for v in 0..NV {
+            held[i][v] = sums[i][v];
+        }
+    }
+}
+
+/// Adds the outer products of `run` rows of `a` and of `b`, of `width` columns, to `held`; for its
+/// form see [`multiply`].
+#[inline(always)]
+fn add_products<S: Simd, const MR: usize, const NV: usize>(
+    simd: S,
+    (mut a, a_pitch): (&[f32], usize),
+    (mut b, b_pitch): (&[f32], usize),
+    run: usize,
+    width: usize,
+    held: &mut [[S::f32s; NV]; MR],
+) {
+    let mut sums = [[simd.splat_f32s(0.0); NV]; MR];
+    for i in 0..MR {
+        for v in 0..NV {
+            sums[i][v] = held[i][v];
+        }
+    }
+    for _ in 0..run {
+        let Some(row) = a.first_chunk::<MR>() else { break };
+        let mut vectors = [simd.splat_f32s(0.0); NV];
+        if width == NV * S::F32_LANES {
+            let Some(whole) = S::as_simd_f32s(b).0.first_chunk::<NV>() else { break };
+            for v in 0..NV {
+                vectors[v] = whole[v];
+            }
+        } else {
+            let Some(part) = b.get(..width) else { break };
+            vectors[0] = simd.partial_load_f32s(part);
+        }
+        for i in 0..MR {
+            let value = simd.splat_f32s(row[i]);
+            for v in 0..NV {
+                sums[i][v] = simd.mul_add_f32s(value, vectors[v], sums[i][v]);
+            }
+        }
+        a = a.get(a_pitch..).unwrap_or_default();
+        b = b.get(b_pitch..).unwrap_or_default();
+    }
+    for i in 0..MR {
+        for v in 0..NV {
+            held[i][v] = sums[i][v];
+        }
     }
 }
 
