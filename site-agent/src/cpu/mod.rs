@@ -1,11 +1,18 @@
-//! The processor's path: the kernels of a training step on plain slices.
+//! The processor's own operations: what a training step on a CPU spends its time in.
 //!
-//! Activations are channels-last, `[batch, height, width, channels]`, and parameters are in the
-//! layout of the model file. No kernel knows a tensor library, a model or a clock. Work is cut
-//! into pieces that do not depend on the number of threads, and every sum is taken in one order,
-//! so the same inputs give the same bytes on one core and on sixty-four.
+//! burn's own CPU back end leaves most of the machine unused. Feature maps here are channels-last,
+//! `[batch, height, width, channels]`, so that a vector of the processor holds neighbouring channels
+//! and every operation streams; parameters are in the layout of the model file. Kernels are functions
+//! of slices that know no tensor library, model or clock; [`kernels`] gives them their derivatives,
+//! and [`extension`] makes operations of burn of them. Work is cut into pieces that do not depend on
+//! the number of threads, and every sum is taken in one order, so the same inputs give the same bytes
+//! on one core and on sixty-four. Nothing here is unsafe.
 
 pub mod attention;
+pub mod conv;
+pub mod extension;
+pub mod kernel;
+pub mod kernels;
 pub mod linear;
 pub mod math;
 pub mod norm;
@@ -13,5 +20,7 @@ pub mod optimiser;
 pub mod pieces;
 pub mod pointwise;
 pub mod product;
+mod scratch;
 #[cfg(test)]
 mod testing;
+mod tile;
