@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, in_range};
 
+/// The highest server learning rate.
+pub const RATE_MAX: f64 = 100.0;
+/// The highest server learning rate of `adam`: every weight moves by about this much in a round, and
+/// weights are themselves a few hundredths. The general default of 1 is so refused, not followed.
+pub const ADAM_RATE_MAX: f64 = 0.1;
+
 /// How the coordinator makes a round's model. The weighted mean of the sites' weights less the base
 /// model is the round's pseudo-gradient D (Reddi et al. 2021, arXiv 2003.00295, algorithm 2); the
 /// optimiser takes one step along it.
@@ -66,8 +72,11 @@ impl AggregationPlan {
             real(field, value, (0.0..1.0).contains(&value), "at least 0 and below 1")
         };
         let (rate, tau) = (self.learning_rate, self.tau);
-        let rate_fits = rate > 0.0 && rate <= 100.0;
-        real("aggregation.learning_rate", rate, rate_fits, "above 0 and at most 100")?;
+        let (rate_max, must) = match self.optimizer {
+            ServerOptimizer::Adam => (ADAM_RATE_MAX, "above 0 and at most 0.1 for adam"),
+            _ => (RATE_MAX, "above 0 and at most 100"),
+        };
+        real("aggregation.learning_rate", rate, rate > 0.0 && rate <= rate_max, must)?;
         share("aggregation.momentum", self.momentum)?;
         share("aggregation.beta_2", self.beta_2)?;
         // The square of tau is kept in 32 bits.
@@ -106,6 +115,16 @@ mod tests {
             assert_eq!((plan.aggregation.learning_rate, plan.aggregation.ema_decay), (0.01, 0.0));
             assert_eq!(RunPlan::from_toml(&plan.to_toml()).unwrap(), plan);
         }
+    }
+
+    #[test]
+    fn adam_is_refused_a_rate_that_would_throw_the_model_away_such_as_the_default() {
+        for text in ["optimizer = \"adam\"", "optimizer = \"adam\"\nlearning_rate = 0.2"] {
+            let error = plan(text).unwrap_err().to_string();
+            assert!(error.contains("at most 0.1 for adam"), "{error}");
+        }
+        assert!(plan("optimizer = \"adam\"\nlearning_rate = 0.1").is_ok());
+        assert!(plan("optimizer = \"momentum\"").is_ok());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
 use super::blueprint;
-use super::spec::{ModelSpec, Preset, SpecError};
+use super::spec::{ModelSpec, SpecError};
 use super::weights::{Loose, Weights, WeightsError};
 
 /// The one key of the file's `__metadata__`; its value is the spec's JSON.
@@ -199,24 +199,13 @@ fn little_endian(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// Starting weights of a preset, optionally for slices of another size.
-///
-/// # Errors
-/// [`SpecError`] if the network cannot work at that size.
-pub fn initial(preset: Preset, image_size: Option<usize>, seed: u64) -> Result<Weights, SpecError> {
-    let mut spec = ModelSpec::preset(preset);
-    if let Some(image_size) = image_size {
-        spec = spec.with_image_size(image_size)?;
-    }
-    Weights::init(&spec, seed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::spec::Preset;
 
     fn tiny() -> Weights {
-        initial(Preset::Tiny, None, 1).unwrap()
+        Weights::init(&ModelSpec::preset(Preset::Tiny), 1).unwrap()
     }
 
     /// The bytes of a safetensors file with this header.
@@ -235,7 +224,8 @@ mod tests {
         assert_eq!(load(&path).unwrap(), tiny());
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(bytes, to_bytes(&tiny()).unwrap());
-        let weights = initial(Preset::Tiny, Some(48), 1).unwrap();
+        let spec = ModelSpec::preset(Preset::Tiny).with_image_size(48).unwrap();
+        let weights = Weights::init(&spec, 1).unwrap();
         assert_eq!(from_bytes(&to_bytes(&weights).unwrap()).unwrap().spec().image_size, 48);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }

@@ -226,26 +226,38 @@ impl ModuleVisitor for Flat<'_> {
     }
 }
 
-#[test]
-fn one_slice_can_be_learnt_by_heart() {
-    let size = 16;
-    let slice = example(size, 1);
+/// The squared error of what `sampler` paints into `slice`, by `start` and once it was trained on it.
+fn error_before_and_after(start: &Weights, slice: &Example, sampler: SampleOptions) -> [f64; 2] {
     let mut next = |_| Ok(vec![slice.clone(); 4]);
-    let start = weights(size);
     let options = TrainingOptions { learning_rate: 2e-3, ..options(150) };
-    let (trained, _) = train(&start, &Device::flex(), &options, &mut next, &mut go).unwrap();
-    let error = |weights: &Weights| {
-        let options = SampleOptions { steps: 10, samples: 4, seed: 0, ..Sampler::Ddim.options() };
-        let prompts = [Prompt::of(&slice, 0)];
+    let (trained, _) = train(start, &Device::flex(), &options, &mut next, &mut go).unwrap();
+    [start, &trained].map(|weights| {
+        let prompts = [Prompt::of(slice, 0)];
         let mut go = |_, _| ControlFlow::Continue(());
         let painted =
-            sampler::sample(weights, &Device::flex(), &prompts, &options, &mut go).unwrap();
+            sampler::sample(weights, &Device::flex(), &prompts, &sampler, &mut go).unwrap();
         let pixels = painted[0].iter().zip(&slice.image);
         pixels.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
-    };
-    let (before, after) = (error(&start), error(&trained));
+    })
+}
+
+#[test]
+fn one_slice_can_be_learnt_by_heart() {
+    let slice = example(16, 1);
+    let options = SampleOptions { steps: 10, samples: 4, seed: 0, ..Sampler::Ddim.options() };
+    let [before, after] = error_before_and_after(&weights(16), &slice, options);
     assert!(after * 10.0 < before, "{before} {after}");
     assert_eq!(slice.condition.len(), CONDITIONS);
+}
+
+#[test]
+fn a_model_that_learns_its_variance_learns_the_slice_too_and_samples_with_both() {
+    let slice = example(16, 1);
+    let spec = ModelSpec { learn_sigma: true, ..weights(16).spec().clone() };
+    let start = Weights::init(&spec, 11).unwrap();
+    let options = SampleOptions { steps: 20, samples: 4, seed: 0, ..Sampler::Ddpm.options() };
+    let [before, after] = error_before_and_after(&start, &slice, options);
+    assert!(after * 10.0 < before, "{before} {after}");
 }
 
 #[test]
