@@ -23,7 +23,6 @@ use crate::model::diffusion::weight::LossWeight;
 use crate::model::loss::{self, Score};
 use crate::model::noise;
 use crate::model::spec::ModelSpec;
-use crate::model::tape::Tape;
 use crate::model::unet::Unet;
 use crate::model::weights::{Weights, WeightsError};
 
@@ -222,9 +221,7 @@ impl<'a> Trainer<'a> {
             .map_err(|error| TrainError::Example { step: number, error })?;
         let slices: Vec<(usize, f64)> =
             lesson.batch.timesteps.iter().copied().zip(lesson.shares.iter().copied()).collect();
-        let (losses, mut gradients) = self
-            .differentiate(lesson, Tape::for_training(&self.device))
-            .map_err(|error| TrainError::Device { step: number, error })?;
+        let (losses, mut gradients) = self.differentiate(lesson);
         let losses = numbers(number, losses)?;
         let value = finite(number, "loss", losses.iter().sum())?;
         for (&(t, share), &loss) in slices.iter().zip(&losses) {
@@ -247,20 +244,13 @@ impl<'a> Trainer<'a> {
 
     /// The loss of every slice, on the plain device, and the gradients of all parameters with respect
     /// to their sum. `[batch, 1]`
-    fn differentiate(
-        &self,
-        lesson: Lesson,
-        mut tape: Tape,
-    ) -> Result<(Tensor<2>, GradientsParams), ExecutionError> {
+    fn differentiate(&self, lesson: Lesson) -> (Tensor<2>, GradientsParams) {
         let Lesson { batch, target, weight, variance, .. } = lesson;
-        let predicted = self.net.predict(batch, self.spec, &self.device, &mut tape);
+        let predicted = self.net.predict(batch, self.spec, &self.device);
         let losses = loss::losses(predicted, Score { target, weight, variance }, &self.device);
         let gradients = losses.clone().sum_dim(0).backward();
-        let mut convolutions = GradientsParams::new();
-        tape.finish(&gradients, &mut convolutions)?;
-        let mut params = GradientsParams::from_grads(gradients, &self.net);
-        gradients::transfer(&self.net, &mut convolutions, &mut params);
-        Ok((losses.inner(), params))
+        let params = GradientsParams::from_grads(gradients, &self.net);
+        (losses.inner(), params)
     }
 }
 

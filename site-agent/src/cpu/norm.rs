@@ -15,7 +15,7 @@ use super::pieces::{cut, dispatch, piece};
 mod strip;
 
 /// What keeps a normalisation of a constant input finite.
-const EPSILON: f64 = 1e-5;
+pub const EPSILON: f64 = 1e-5;
 /// The values of a strip, which is what one thread takes at a time.
 const STRIP: usize = 1 << 15;
 

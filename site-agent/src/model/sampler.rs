@@ -26,7 +26,6 @@ use self::options::SampleOptions;
 use self::paint::{Progress, SampleError, paint};
 use self::prompt::Prompt;
 use super::batch::Batch;
-use super::tape::Tape;
 use super::unet::Unet;
 use super::weights::Weights;
 
@@ -75,7 +74,7 @@ pub fn sample_each<E: From<SampleError>>(
     let net = Unet::new(weights, &device);
     let failed = |error: ExecutionError| SampleError::Device(error.into());
     let mut network = |batch: Batch| {
-        let predicted = net.predict(batch, weights.spec(), &device, &mut Tape::off());
+        let predicted = net.predict(batch, weights.spec(), &device);
         let predicted = predicted.try_into_data().map_err(failed)?;
         // What is no list of numbers has the wrong length and is refused for it.
         Ok(predicted.convert::<f32>().try_into_vec().unwrap_or_default())

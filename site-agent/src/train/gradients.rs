@@ -21,11 +21,6 @@ pub fn scale(net: &Unet, gradients: &mut GradientsParams, factor: f64) {
     net.visit(&mut Scale { gradients, factor });
 }
 
-/// Moves the gradients that `from` has to `to`.
-pub fn transfer(net: &Unet, from: &mut GradientsParams, to: &mut GradientsParams) {
-    net.visit(&mut Transfer { from, to });
-}
-
 /// Where a round began: the parameters of its base model, on the plain device.
 #[derive(Debug)]
 pub struct Anchor {
@@ -71,19 +66,6 @@ impl ModuleVisitor for Scale<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.remove::<D>(param.id) {
             self.gradients.register(param.id, gradient * self.factor);
-        }
-    }
-}
-
-struct Transfer<'a> {
-    from: &'a mut GradientsParams,
-    to: &'a mut GradientsParams,
-}
-
-impl ModuleVisitor for Transfer<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.from.remove::<D>(param.id) {
-            self.to.register(param.id, gradient);
         }
     }
 }

@@ -5,6 +5,8 @@ use burn::module::{Module, ModuleVisitor, Param};
 use super::*;
 use crate::data::example::{CONDITIONS, REGIONS};
 use crate::model::checkpoint;
+use crate::model::ops::Ops;
+use crate::model::precision::Precision;
 use crate::model::sampler;
 use crate::model::sampler::options::{SampleOptions, Sampler};
 use crate::model::sampler::prompt::Prompt;
@@ -134,7 +136,7 @@ fn gradients_are_clipped_by_their_joint_norm() {
     let device = Device::flex();
     let options = options(1);
     let trainer = Trainer::new(&start, &device, &options);
-    let (_, mut gradients) = trainer.differentiate(lesson(&trainer, 16), Tape::off()).unwrap();
+    let (_, mut gradients) = trainer.differentiate(lesson(&trainer, 16));
     let norm = |gradients: &GradientsParams| {
         numbers(1, gradients::square_norm(&trainer.net, gradients, &trainer.device)).unwrap()[0]
             .sqrt()
@@ -157,13 +159,11 @@ fn the_gradient_is_the_slope_of_the_loss() {
     let start = start.with_values(start.iter().map(jitter).collect()).unwrap();
     let loss_of = |weights: &Weights| {
         let trainer = Trainer::new(weights, &device, &options);
-        let losses = trainer.differentiate(lesson(&trainer, 8), Tape::off()).unwrap().0;
+        let losses = trainer.differentiate(lesson(&trainer, 8)).0;
         numbers(1, losses).unwrap().iter().sum::<f64>()
     };
     let trainer = Trainer::new(&start, &device, &options);
-    let tape = Tape::for_training(&trainer.device);
-    assert!(tape.records());
-    let (_, gradients) = trainer.differentiate(lesson(&trainer, 8), tape).unwrap();
+    let (_, gradients) = trainer.differentiate(lesson(&trainer, 8));
     let mut flat = Flat { gradients: &gradients, values: vec![Vec::new(); start.iter().len()] };
     trainer.net.visit(&mut flat);
     // Along its own direction the loss changes by the square of the gradient's norm, tensor by
@@ -190,20 +190,22 @@ fn the_gradient_is_the_slope_of_the_loss() {
 }
 
 #[test]
-fn the_tape_gives_the_gradients_that_burn_gives() {
+fn our_own_operations_give_the_gradients_that_burn_gives() {
     let (start, device, options) = (weights(16), Device::flex(), options(1));
     // Away from the zeros that a model starts with, which would hide half of the gradients.
     let moved = start.iter().map(|(_, v)| v.iter().map(|v| v + 0.03).collect());
     let start = start.with_values(moved.collect()).unwrap();
-    let trainer = Trainer::new(&start, &device, &options);
-    let gradients = |tape: Tape| {
-        let (_, gradients) = trainer.differentiate(lesson(&trainer, 16), tape).unwrap();
+    let gradients = |ops: Ops| {
+        let mut trainer = Trainer::new(&start, &device, &options);
+        assert_eq!(Ops::on(&trainer.device, Precision::F32), Ops::Own);
+        trainer.net = Unet::working_by(ops, &start, &trainer.device);
+        let (_, gradients) = trainer.differentiate(lesson(&trainer, 16));
         let values = vec![Vec::new(); start.iter().len()];
         let mut flat = Flat { gradients: &gradients, values };
         trainer.net.visit(&mut flat);
         flat.values
     };
-    let (burn, ours) = (gradients(Tape::off()), gradients(Tape::for_training(&trainer.device)));
+    let (burn, ours) = (gradients(Ops::Stock(Precision::F32)), gradients(Ops::Own));
     for ((tensor, _), (burn, ours)) in start.iter().zip(burn.iter().zip(&ours)) {
         let largest = burn.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
         assert!(largest > 0.0, "{}", tensor.name);
@@ -283,7 +285,7 @@ fn a_proximal_term_adds_mu_times_the_way_gone_to_every_gradient() {
         trainer.net.visit(&mut flat);
         flat.values
     };
-    let (_, mut gradients) = trainer.differentiate(lesson(&trainer, 8), Tape::off()).unwrap();
+    let (_, mut gradients) = trainer.differentiate(lesson(&trainer, 8));
     let plain = flat(&gradients);
     trainer.anchor.as_ref().unwrap().pull(&trainer.net, &mut gradients, 0.5);
     for ((plain, pulled), (_, base)) in plain.iter().zip(flat(&gradients)).zip(start.iter()) {

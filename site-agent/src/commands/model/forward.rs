@@ -17,7 +17,6 @@ use crate::model::blueprint;
 use crate::model::checkpoint::{self, MAX_HEADER_BYTES};
 use crate::model::spec::{CONDITION_LEN, IN_CHANNELS, Preset};
 use crate::model::state_dict::{self, MAX_STATE_BYTES, floats};
-use crate::model::tape::Tape;
 use crate::model::unet::{Unet, embed_timesteps};
 use crate::model::weights::Weights;
 
@@ -167,7 +166,7 @@ fn forward(weights: &Weights, inputs: &Inputs, device: &Device) -> Result<Vec<f3
             net.condition(tensor(y.to_vec(), CONDITION_LEN), Tensor::zeros([count, 1], device));
         let x = TensorData::new(x.to_vec(), [count, IN_CHANNELS, size, size]);
         let x = Tensor::from_data(x, device);
-        let data = net.forward(x, time, condition, &mut Tape::off()).try_into_data()?;
+        let data = net.forward(x, time, condition).try_into_data()?;
         let values = data.convert::<f32>().try_into_vec::<f32>();
         out.extend(values.ok().context("the device gave something else than numbers")?);
     }

@@ -96,7 +96,7 @@ fn golden() -> BTreeMap<String, Vec<f32>> {
 fn predicted(weights: &Weights, batch: Batch) -> Vec<f32> {
     let device = Device::flex();
     let net = Unet::new(weights, &device);
-    let out = net.predict(batch, weights.spec(), &device, &mut Tape::off());
+    let out = net.predict(batch, weights.spec(), &device);
     let size = weights.spec().image_size;
     assert_eq!(out.dims()[1..], [weights.spec().out_channels(), size, size]);
     out.into_data().try_into_vec().unwrap()
@@ -108,33 +108,30 @@ fn loss_weights(len: usize) -> Vec<f64> {
 }
 
 /// The gradient of that loss, tensor by tensor in blueprint order.
-fn gradients(weights: &Weights, batch: Batch, tape: fn(&Device) -> Tape) -> Vec<Vec<f32>> {
+fn gradients(weights: &Weights, batch: Batch) -> Vec<Vec<f32>> {
     let device = Device::flex().autodiff();
-    let (net, mut tape) = (Unet::new(weights, &device), tape(&device));
-    let out = net.predict(batch, weights.spec(), &device, &mut tape);
+    let net = Unet::new(weights, &device);
+    let out = net.predict(batch, weights.spec(), &device);
     let shape = [1, out.shape().num_elements()];
     let factors: Vec<f32> = loss_weights(shape[1]).into_iter().map(|c| c as f32).collect();
     let factors = Tensor::<2>::from_data(TensorData::new(factors, shape), &device);
     let out = out.reshape(shape);
     let gradients = (out.clone() * out * factors).sum_dim(1).backward();
-    let mut params = GradientsParams::new();
-    tape.finish(&gradients, &mut params).unwrap();
-    let other = GradientsParams::from_grads(gradients, &net);
-    let mut read =
-        Gradients { from: [&params, &other], values: vec![vec![]; weights.iter().len()] };
+    let from = GradientsParams::from_grads(gradients, &net);
+    let mut read = Gradients { from: &from, values: vec![vec![]; weights.iter().len()] };
     net.visit(&mut read);
     read.values
 }
 
-/// Reads every gradient to the place of its parameter, from wherever it is.
+/// Reads every gradient to the place of its parameter.
 struct Gradients<'a> {
-    from: [&'a GradientsParams; 2],
+    from: &'a GradientsParams,
     values: Vec<Vec<f32>>,
 }
 
 impl ModuleVisitor for Gradients<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let gradient = self.from.iter().find_map(|from| from.get::<D>(param.id)).unwrap();
+        let gradient = self.from.get::<D>(param.id).unwrap();
         self.values[param.id.val() as usize] = gradient.into_data().try_into_vec().unwrap();
     }
 }
@@ -213,7 +210,7 @@ fn twenty_gradients_of_every_variant_are_those_of_pytorch() {
     for Variant { name, spec, unconditional, timesteps } in variants() {
         let weights = reference_weights(&spec);
         let batch = reference_batch(spec.image_size, &timesteps, &unconditional);
-        let found = gradients(&weights, batch, Tape::for_training);
+        let found = gradients(&weights, batch);
         let (mut compared, mut worst) = (0, 0.0_f64);
         for ((tensor, _), found) in weights.iter().zip(&found) {
             let Some(expected) = golden.get(&format!("{name}.grad.{}", tensor.name)) else {
@@ -240,7 +237,7 @@ fn twenty_gradients_are_the_slopes_of_the_loss() {
     let spec = ModelSpec::preset(Preset::Tiny).with_image_size(8).unwrap();
     let weights = reference_weights(&spec);
     let batch = || reference_batch(8, &[7, 500], &[false, true]);
-    let all = gradients(&weights, batch(), Tape::for_training);
+    let all = gradients(&weights, batch());
     let factors = loss_weights(2 * 64);
     let loss_with = |place: usize, index: usize, shift: f64| -> f64 {
         let mut values: Vec<Vec<f32>> = weights.iter().map(|(_, v)| v.to_vec()).collect();
