@@ -2,7 +2,9 @@
 //!
 //! They choose the operations that are cheap on every burn back end: a pointwise convolution is a
 //! matrix product, and a normalisation, its scale and a condition's modulation are one product
-//! and one sum. No layer draws a random number; weights always come from a [`Weights`].
+//! and one sum. Convolutions, pixelwise maps and attention's two products compute in the network's
+//! [`Precision`]; every layer takes and gives f32, and all else in it is f32. No layer draws a random
+//! number; weights always come from a [`Weights`].
 
 use std::collections::HashMap;
 
@@ -12,6 +14,7 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::precision::Precision;
 use super::tape::Tape;
 use super::weights::Weights;
 
@@ -24,6 +27,7 @@ const NORM_EPSILON: f64 = 1e-5;
 /// again.
 pub struct Source<'a> {
     device: &'a Device,
+    precision: Precision,
     tensors: HashMap<&'a str, (u64, &'a [f32])>,
 }
 
@@ -35,6 +39,8 @@ pub struct Conv3x3 {
     /// `[out]`
     bias: Param<Tensor<1>>,
     stride: usize,
+    #[module(skip)]
+    precision: Precision,
 }
 
 /// The same linear map at every position.
@@ -44,6 +50,8 @@ pub struct Pointwise {
     weight: Param<Tensor<2>>,
     /// `[out]`
     bias: Param<Tensor<1>>,
+    #[module(skip)]
+    precision: Precision,
 }
 
 /// Group normalisation (Wu and He 2018, arXiv 1803.08494).
@@ -75,15 +83,17 @@ pub struct Attention {
     qkv: Pointwise,
     proj_out: Pointwise,
     heads: usize,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl<'a> Source<'a> {
-    /// The tensors of `weights`, to be put on `device`.
-    pub fn new(weights: &'a Weights, device: &'a Device) -> Source<'a> {
+    /// The tensors of `weights`, to be put on `device` for layers that compute in `precision`.
+    pub fn new(weights: &'a Weights, device: &'a Device, precision: Precision) -> Source<'a> {
         let named = weights.iter().enumerate();
         let tensors =
             named.map(|(i, (tensor, values))| (tensor.name.as_str(), (i as u64, values))).collect();
-        Source { device, tensors }
+        Source { device, precision, tensors }
     }
 
     /// The tensor `name` as a parameter of the given shape.
@@ -103,6 +113,7 @@ impl<'a> Source<'a> {
             weight: self.param(&format!("{name}.weight"), [out, input, 3, 3]),
             bias: self.param(&format!("{name}.bias"), [out]),
             stride,
+            precision: self.precision,
         }
     }
 
@@ -111,6 +122,7 @@ impl<'a> Source<'a> {
         Pointwise {
             weight: self.param(&format!("{name}.weight"), [out, input]),
             bias: self.param(&format!("{name}.bias"), [out]),
+            precision: self.precision,
         }
     }
 
@@ -149,6 +161,7 @@ impl<'a> Source<'a> {
             qkv: self.pointwise(&format!("{name}.qkv"), width, 3 * width),
             proj_out: self.pointwise(&format!("{name}.proj_out"), width, width),
             heads,
+            precision: self.precision,
         }
     }
 }
@@ -157,6 +170,12 @@ impl Conv3x3 {
     /// `[batch, in, height, width]` to `[batch, out, height / stride, width / stride]`
     pub fn forward(&self, x: Tensor<4>, tape: &mut Tape) -> Tensor<4> {
         let options = ConvOptions::new([self.stride; 2], [1, 1], [1, 1], 1);
+        if self.precision != Precision::F32 {
+            let lower = self.precision;
+            let output = conv2d(lower.lower(x), lower.lower(self.weight.val()), None, options);
+            let [out] = self.bias.dims();
+            return lower.widen(output) + self.bias.val().reshape([1, out, 1, 1]);
+        }
         if !tape.records() {
             return conv2d(x, self.weight.val(), Some(self.bias.val()), options);
         }
@@ -168,7 +187,7 @@ impl Conv3x3 {
 }
 
 impl Pointwise {
-    /// One map per row. `[batch, in]` to `[batch, out]`
+    /// One map per row, in f32: the embeddings are small. `[batch, in]` to `[batch, out]`
     pub fn rows(&self, x: Tensor<2>) -> Tensor<2> {
         x.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
     }
@@ -176,7 +195,8 @@ impl Pointwise {
     /// One map per position. `[batch, in, pixels]` to `[batch, out, pixels]`
     pub fn columns(&self, x: Tensor<3>) -> Tensor<3> {
         let [out] = self.bias.dims();
-        self.weight.val().unsqueeze().matmul(x) + self.bias.val().reshape([1, out, 1])
+        self.precision.matmul(self.weight.val().unsqueeze(), x)
+            + self.bias.val().reshape([1, out, 1])
     }
 
     /// One map per pixel. `[batch, in, height, width]` to `[batch, out, height, width]`
@@ -257,8 +277,9 @@ impl Attention {
         let key = qkv.clone().narrow(1, dim, dim);
         let value = qkv.narrow(1, 2 * dim, dim);
         // [batch * heads, pixels of the query, pixels of the key]
-        let weight = softmax(query.swap_dims(1, 2).matmul(key), 2);
-        let mixed = value.matmul(weight.swap_dims(1, 2)).reshape([batch, channels, pixels]);
+        let weight = softmax(self.precision.matmul(query.swap_dims(1, 2), key), 2);
+        let mixed = self.precision.matmul(value, weight.swap_dims(1, 2));
+        let mixed = mixed.reshape([batch, channels, pixels]);
         let projected = self.proj_out.columns(mixed).reshape([batch, channels, height, width]);
         x + projected
     }

@@ -3,7 +3,7 @@
 //! On the processor burn's own weight gradient is several times dearer than the rest of a
 //! convolution. So the weight is kept out of burn's graph, a leaf is added to every convolution's
 //! output whose gradient is the output's, and [`super::conv_grad`] does the rest. On any other
-//! device the tape is off and burn differentiates everything.
+//! device, and for any convolution that does not compute in f32, burn differentiates everything.
 
 use burn::module::{Param, ParamId};
 use burn::optim::GradientsParams;
@@ -57,7 +57,12 @@ impl Tape {
     ) -> Tensor<4> {
         let (device, shape) = (output.device(), output.dims());
         let plain = bias.val().inner().reshape([1, shape[1], 1, 1]).expand(shape);
-        let leaf = Tensor::from_inner(plain).to_device(&device).require_grad();
+        let leaf = Tensor::from_inner(plain).to_device(&device);
+        // burn wants one strategy in an operation, and a tensor from outside has the default.
+        let leaf = match output.gradient_checkpointing_strategy() {
+            Some(strategy) => leaf.with_gradient_checkpointing_strategy(strategy).require_grad(),
+            None => leaf.require_grad(),
+        };
         if let Some(entries) = &mut self.entries {
             let (weight, bias, leaf) = (weight.id, bias.id, leaf.clone());
             entries.push(Entry { weight, bias, stride, input: input.inner(), leaf });

@@ -2,8 +2,8 @@
 //! or added to it.
 //!
 //! It maps x_t, its context planes, the step and the condition to a prediction. It knows nothing
-//! of diffusion, and its weights come in and go out as [`Weights`]. All of it computes in f32,
-//! norms and softmax included; no part runs at a lower precision.
+//! of diffusion, and its weights come in and go out as [`Weights`]. Its convolutions may compute in
+//! less than f32; what flows between blocks, the head and all parameters are f32 always.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::activation::silu;
@@ -14,6 +14,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::batch::Batch;
 use super::blueprint::{Block, Blueprint, NULL_CONDITION};
 use super::layers::{Attention, Conv3x3, GroupNorm, Pointwise, Residual, Source};
+use super::precision::Precision;
 use super::spec::{CONDITION_LEN, EmbMode, IN_CHANNELS, ModelSpec};
 use super::tape::Tape;
 use super::weights::{Weights, WeightsError};
@@ -54,10 +55,18 @@ enum Layer {
 }
 
 impl Unet {
-    /// The network of `weights` on `device`; trainable where the device is an autodiff device.
+    /// The network of `weights` on `device`, in f32; trainable where the device is an autodiff
+    /// device.
     pub fn new(weights: &Weights, device: &Device) -> Unet {
+        Unet::computing_in(Precision::F32, weights, device)
+    }
+
+    /// [`Self::new`], its convolutions and large products in `precision`, which the device must
+    /// support. The head stays in f32, as guided-diffusion's does.
+    pub fn computing_in(precision: Precision, weights: &Weights, device: &Device) -> Unet {
         let spec = weights.spec();
-        let source = Source::new(weights, device);
+        let source = Source::new(weights, device, precision);
+        let head = Source::new(weights, device, Precision::F32);
         let blueprint = Blueprint::new(spec);
         let (embedding, width) = (spec.embedding(), blueprint.out_width);
         let mlp = |name: &str, input: usize| {
@@ -80,8 +89,8 @@ impl Unet {
             input: stages("input_blocks", &blueprint.input),
             middle: stage(&source, spec, "middle_block", &blueprint.middle),
             output: stages("output_blocks", &blueprint.output),
-            out_norm: source.norm("out.0", width, spec.groups),
-            out_conv: source.conv3x3("out.2", width, spec.out_channels(), 1),
+            out_norm: head.norm("out.0", width, spec.groups),
+            out_conv: head.conv3x3("out.2", width, spec.out_channels(), 1),
         }
     }
 

@@ -21,9 +21,9 @@ pub fn scale(net: &Unet, gradients: &mut GradientsParams, factor: f64) {
     net.visit(&mut Scale { gradients, factor });
 }
 
-/// Moves the gradients that `from` has to `to`.
-pub fn transfer(net: &Unet, from: &mut GradientsParams, to: &mut GradientsParams) {
-    net.visit(&mut Transfer { from, to });
+/// Moves the gradients that `from` has to `to`, and adds them to what is there.
+pub fn add(net: &Unet, from: &mut GradientsParams, to: &mut GradientsParams) {
+    net.visit(&mut Add { from, to });
 }
 
 /// Where a round began: the parameters of its base model, on the plain device.
@@ -75,15 +75,19 @@ impl ModuleVisitor for Scale<'_> {
     }
 }
 
-struct Transfer<'a> {
+struct Add<'a> {
     from: &'a mut GradientsParams,
     to: &'a mut GradientsParams,
 }
 
-impl ModuleVisitor for Transfer<'_> {
+impl ModuleVisitor for Add<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.from.remove::<D>(param.id) {
-            self.to.register(param.id, gradient);
+            let sum = match self.to.remove::<D>(param.id) {
+                Some(before) => before + gradient,
+                None => gradient,
+            };
+            self.to.register(param.id, sum);
         }
     }
 }
