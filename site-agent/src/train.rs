@@ -5,6 +5,7 @@
 
 pub mod gradients;
 pub mod report;
+pub mod scaling;
 
 use std::error::Error;
 use std::ops::ControlFlow;
@@ -16,12 +17,15 @@ use serde::{Deserialize, Serialize};
 
 use self::gradients::Anchor;
 use self::report::{Quarters, StepReport, TrainingSummary};
+use self::scaling::LossScale;
 use crate::data::example::Example;
+use crate::model::device::{self, Crash};
 use crate::model::diffusion::Diffusion;
 use crate::model::diffusion::lesson::{ExampleError, Lesson, LessonOptions};
 use crate::model::diffusion::weight::LossWeight;
 use crate::model::loss::{self, Score};
 use crate::model::noise;
+use crate::model::precision::{Precision, Unsupported};
 use crate::model::spec::ModelSpec;
 use crate::model::unet::Unet;
 use crate::model::weights::{Weights, WeightsError};
@@ -57,6 +61,14 @@ pub struct TrainingOptions {
     /// FedProx's mu: how strongly weights are pulled back to where they began. It shows in the
     /// gradient's norm and not in the loss.
     pub proximal_mu: f64,
+    /// What convolutions and large products compute in.
+    pub precision: Precision,
+    /// Whether cheap operations are done again on the way back rather than their results kept: burn
+    /// then keeps what convolutions and matrix products gave, and little else.
+    pub gradient_checkpointing: bool,
+    /// The most slices that go through the network at once, 0 for a step's whole batch. The gradient
+    /// is the same up to rounding: the sum over the parts, first to last.
+    pub micro_batch: usize,
 }
 
 impl Default for TrainingOptions {
@@ -72,6 +84,9 @@ impl Default for TrainingOptions {
             loss_weight: LossWeight::Uniform,
             condition_drop: 0.1,
             proximal_mu: 0.0,
+            precision: Precision::F32,
+            gradient_checkpointing: false,
+            micro_batch: 0,
         }
     }
 }
@@ -126,6 +141,17 @@ pub enum TrainError {
         /// What it said.
         error: ExecutionError,
     },
+    /// The device has no such number type.
+    #[error(transparent)]
+    Precision(#[from] Unsupported),
+    /// The device or its library gave up in the middle of a step.
+    #[error("the device failed at step {step}: {error}")]
+    Crash {
+        /// The step, from 1.
+        step: usize,
+        /// Its last words.
+        error: Crash,
+    },
     /// The caller stopped it.
     #[error("training was stopped after {steps} steps")]
     Stopped {
@@ -152,7 +178,9 @@ pub fn train(
     progress: &mut dyn FnMut(StepReport) -> ControlFlow<()>,
 ) -> Result<(Weights, TrainingSummary), TrainError> {
     options.validate()?;
-    let mut trainer = Trainer::new(start, device, options);
+    options.precision.check(device)?;
+    let crash = |step: usize| move |error| TrainError::Crash { step: step + 1, error };
+    let mut trainer = device::guarded(|| Trainer::new(start, device, options)).map_err(crash(0))?;
     let mut reports = Vec::with_capacity(options.steps.min(1 << 16));
     let mut examples = 0;
     for step in 0..options.steps {
@@ -162,7 +190,8 @@ pub fn train(
             let (value, must) = (batch.len().to_string(), format!("at most {MAX_BATCH}"));
             return Err(TrainError::Option { name: "batch", value, must });
         }
-        let (loss, gradient_norm) = trainer.step(step, &batch)?;
+        let (loss, gradient_norm) =
+            device::guarded(|| trainer.step(step, &batch)).map_err(crash(step))??;
         examples += batch.len() as u64;
         let report =
             StepReport { step: step + 1, steps: options.steps, examples, loss, gradient_norm };
@@ -185,11 +214,16 @@ struct Trainer<'a> {
     /// Where it began, if it is pulled back there.
     anchor: Option<Anchor>,
     quarters: Quarters,
+    scale: LossScale,
 }
 
 impl<'a> Trainer<'a> {
     fn new(start: &'a Weights, device: &Device, options: &'a TrainingOptions) -> Trainer<'a> {
         let device = device.clone().autodiff();
+        let device = match options.gradient_checkpointing {
+            true => device.gradient_checkpointing(),
+            false => device,
+        };
         // AdamW of Loshchilov and Hutter 2019 (arXiv 1711.05101). burn's own clipping works on one
         // parameter at a time, so clipping is ours.
         let optimiser = AdamWConfig::new()
@@ -198,7 +232,7 @@ impl<'a> Trainer<'a> {
             .with_epsilon(1e-8)
             .with_weight_decay(options.weight_decay)
             .init();
-        let net = Unet::new(start, &device);
+        let net = Unet::computing_in(options.precision, start, &device);
         Trainer {
             spec: start.spec(),
             options,
@@ -208,6 +242,7 @@ impl<'a> Trainer<'a> {
             device,
             optimiser,
             quarters: Quarters::default(),
+            scale: LossScale::new(options.precision),
         }
     }
 
@@ -221,37 +256,69 @@ impl<'a> Trainer<'a> {
             .map_err(|error| TrainError::Example { step: number, error })?;
         let slices: Vec<(usize, f64)> =
             lesson.batch.timesteps.iter().copied().zip(lesson.shares.iter().copied()).collect();
-        let (losses, mut gradients) = self.differentiate(lesson);
-        let losses = numbers(number, losses)?;
+        let parts = lesson.split(self.options.micro_batch);
+        let Gradient { losses, mut params, norm } = self.gradient(number, &parts)?;
         let value = finite(number, "loss", losses.iter().sum())?;
         for (&(t, share), &loss) in slices.iter().zip(&losses) {
             self.quarters.add(t, self.diffusion.timesteps(), loss, share);
         }
-        if let Some(anchor) = &self.anchor {
-            anchor.pull(&self.net, &mut gradients, self.options.proximal_mu);
-        }
-        let squares = gradients::square_norm(&self.net, &gradients, &self.device);
-        let square = numbers(number, squares)?.iter().sum::<f64>();
-        let norm = finite(number, "gradient norm", square.sqrt())?;
+        let norm = finite(number, "gradient norm", norm)?;
         if norm > self.options.gradient_norm_max {
-            let factor = self.options.gradient_norm_max / norm;
-            gradients::scale(&self.net, &mut gradients, factor);
+            gradients::scale(&self.net, &mut params, self.options.gradient_norm_max / norm);
         }
         let rate = self.options.rate(step);
-        self.net = self.optimiser.step(rate, self.net.clone(), gradients);
+        self.net = self.optimiser.step(rate, self.net.clone(), params);
         Ok((value, norm))
     }
 
+    /// What the parts of one step's batch come to together. A gradient that overflows under a loss
+    /// scale is taken again with a smaller one.
+    fn gradient(&mut self, step: usize, parts: &[Lesson]) -> Result<Gradient, TrainError> {
+        loop {
+            let (mut losses, mut params) = (Vec::new(), GradientsParams::new());
+            for part in parts {
+                let (some, mut gradients) = self.differentiate(part.clone());
+                losses.extend(numbers(step, some)?);
+                gradients::add(&self.net, &mut gradients, &mut params);
+            }
+            if self.scale.factor() != 1.0 {
+                gradients::scale(&self.net, &mut params, 1.0 / self.scale.factor());
+            }
+            if let Some(anchor) = &self.anchor {
+                anchor.pull(&self.net, &mut params, self.options.proximal_mu);
+            }
+            let squares = gradients::square_norm(&self.net, &params, &self.device);
+            let norm = numbers(step, squares)?.iter().sum::<f64>().sqrt();
+            let finite_losses = losses.iter().all(|loss| loss.is_finite());
+            match self.scale.halved() {
+                Some(halved) if finite_losses && !norm.is_finite() => self.scale = halved,
+                _ => {
+                    self.scale = self.scale.held();
+                    return Ok(Gradient { losses, params, norm });
+                }
+            }
+        }
+    }
+
     /// The loss of every slice, on the plain device, and the gradients of all parameters with respect
-    /// to their sum. `[batch, 1]`
+    /// to their sum times the loss scale. `[batch, 1]`
     fn differentiate(&self, lesson: Lesson) -> (Tensor<2>, GradientsParams) {
         let Lesson { batch, target, weight, variance, .. } = lesson;
         let predicted = self.net.predict(batch, self.spec, &self.device);
         let losses = loss::losses(predicted, Score { target, weight, variance }, &self.device);
-        let gradients = losses.clone().sum_dim(0).backward();
+        let gradients = (losses.clone().sum_dim(0) * self.scale.factor()).backward();
         let params = GradientsParams::from_grads(gradients, &self.net);
         (losses.inner(), params)
     }
+}
+
+/// One step's gradient.
+struct Gradient {
+    /// Of every slice.
+    losses: Vec<f64>,
+    params: GradientsParams,
+    /// Over all parameters together.
+    norm: f64,
 }
 
 impl TrainingOptions {
@@ -278,7 +345,9 @@ impl TrainingOptions {
         let drop = (0.0..=1.0).contains(&self.condition_drop);
         check(drop, "condition_drop", self.condition_drop.to_string(), "0 to 1")?;
         let mu = self.proximal_mu >= 0.0 && self.proximal_mu.is_finite();
-        check(mu, "proximal_mu", self.proximal_mu.to_string(), "at least 0 and finite")
+        check(mu, "proximal_mu", self.proximal_mu.to_string(), "at least 0 and finite")?;
+        let micro = self.micro_batch <= MAX_BATCH;
+        check(micro, "micro_batch", self.micro_batch.to_string(), "at most 1024, 0 for all")
     }
 
     /// What lessons are made with.
@@ -312,5 +381,7 @@ fn finite(step: usize, quantity: &'static str, value: f64) -> Result<f64, TrainE
     if value.is_finite() { Ok(value) } else { Err(TrainError::NotFinite { step, quantity, value }) }
 }
 
+#[cfg(test)]
+mod compute_tests;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 
 pub mod completions;
 pub mod data;
+pub mod devices;
 pub mod doctor;
 pub mod evaluate;
 pub mod init_model;
@@ -47,6 +48,8 @@ enum Verb {
     Run(run::Args),
     /// Check certificate, coordinator, clock, device, data and disk, one line each.
     Doctor(doctor::Args),
+    /// List what this build can compute on here, with memory.
+    Devices,
     /// Write a new model with random weights.
     InitModel(init_model::Args),
     /// Exchange a model with PyTorch, or run its bare network.
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Devices => devices::run(),
         Verb::InitModel(args) => init_model::run(&args),
         Verb::Model(args) => model::run(&args),
         Verb::Train(args) => train::run(&args),

@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
+use crate::model::precision::Precision;
 use crate::model::sampler::options::{Jumps, SampleOptions, Sampler, Spacing};
 use crate::model::spec::ModelSpec;
 
@@ -43,6 +44,9 @@ pub struct SamplingArgs {
     /// Times that repaint walks each stretch of steps.
     #[arg(long, value_name = "N", default_value_t = 10)]
     jump_samples: usize,
+    /// What convolutions compute in: bf16 and f16 are for GPUs, and slower on a processor.
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: PrecisionName,
     /// Names the noise, and the masks of an evaluation.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -59,6 +63,14 @@ enum SamplerName {
     DpmSolver,
     /// For a model trained with noise everywhere.
     Repaint,
+}
+
+/// A precision as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PrecisionName {
+    F32,
+    Bf16,
+    F16,
 }
 
 /// A spacing as it is typed.
@@ -86,6 +98,7 @@ impl SamplingArgs {
             eta: self.eta,
             noise_share: self.noise_share,
             jumps: Jumps { length: self.jump_length, samples: self.jump_samples },
+            precision: self.precision.precision(),
             ..common
         }
     }
@@ -98,6 +111,16 @@ impl SamplerName {
             SamplerName::Ddim => Sampler::Ddim,
             SamplerName::DpmSolver => Sampler::DpmSolver,
             SamplerName::Repaint => Sampler::Repaint,
+        }
+    }
+}
+
+impl PrecisionName {
+    fn precision(self) -> Precision {
+        match self {
+            PrecisionName::F32 => Precision::F32,
+            PrecisionName::Bf16 => Precision::Bf16,
+            PrecisionName::F16 => Precision::F16,
         }
     }
 }
@@ -159,7 +182,7 @@ mod tests {
     fn what_is_typed_is_what_is_done() {
         let words = "--sampler ddim --steps 7 --spacing stride --samples 3 --guidance 2.5 \
                      --guidance-rescale 0.7 --eta 0.5 --noise-share 0.1 --seed 9 --jump-length 4 \
-                     --jump-samples 2";
+                     --jump-samples 2 --precision bf16";
         let expected = SampleOptions {
             sampler: Sampler::Ddim,
             steps: 7,
@@ -172,6 +195,7 @@ mod tests {
             eta: 0.5,
             noise_share: 0.1,
             jumps: Jumps { length: 4, samples: 2 },
+            precision: Precision::Bf16,
         };
         assert_eq!(typed(&words.split_whitespace().collect::<Vec<_>>()), expected);
     }

@@ -2,7 +2,7 @@
 //!
 //! Arrows point down: `sampler` → `unet` → `layers` → `ops` → `precision`; `sampler` → `diffusion` →
 //! `batch`; `loss` → `diffusion`; `state_dict` → `checkpoint`; `checkpoint`, `layers` → `weights` →
-//! `blueprint` → `spec`; `device` and `noise` stand alone.
+//! `blueprint` → `spec`; `memory` → `blueprint`; `layers`, `memory` → `precision`; `device` and `noise` stand alone.
 //! Nothing here opens a scan, knows a site, or decides when to train.
 
 pub mod batch;
@@ -12,6 +12,7 @@ pub mod device;
 pub mod diffusion;
 pub mod layers;
 pub mod loss;
+pub mod memory;
 pub mod noise;
 pub mod ops;
 pub mod precision;

@@ -21,6 +21,11 @@ pub fn scale(net: &Unet, gradients: &mut GradientsParams, factor: f64) {
     net.visit(&mut Scale { gradients, factor });
 }
 
+/// Moves the gradients that `from` has to `to`, and adds them to what is there.
+pub fn add(net: &Unet, from: &mut GradientsParams, to: &mut GradientsParams) {
+    net.visit(&mut Add { from, to });
+}
+
 /// Where a round began: the parameters of its base model, on the plain device.
 #[derive(Debug)]
 pub struct Anchor {
@@ -66,6 +71,23 @@ impl ModuleVisitor for Scale<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.remove::<D>(param.id) {
             self.gradients.register(param.id, gradient * self.factor);
+        }
+    }
+}
+
+struct Add<'a> {
+    from: &'a mut GradientsParams,
+    to: &'a mut GradientsParams,
+}
+
+impl ModuleVisitor for Add<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.from.remove::<D>(param.id) {
+            let sum = match self.to.remove::<D>(param.id) {
+                Some(before) => before + gradient,
+                None => gradient,
+            };
+            self.to.register(param.id, sum);
         }
     }
 }

@@ -12,14 +12,14 @@ use crate::model::sampler::options::{SampleOptions, Sampler};
 use crate::model::sampler::prompt::Prompt;
 use crate::model::spec::{NoiseRegion, Prediction, Preset};
 
-fn weights(size: usize) -> Weights {
+pub(super) fn weights(size: usize) -> Weights {
     // These batches withhold no condition, so the null condition would have no gradient.
     let spec = ModelSpec { null_condition: false, ..ModelSpec::preset(Preset::Tiny) };
     Weights::init(&spec.with_image_size(size).unwrap(), 11).unwrap()
 }
 
 /// A smooth slice: a few waves whose phases come from `seed`, and a round hole.
-fn example(size: usize, seed: u64) -> Example {
+pub(super) fn example(size: usize, seed: u64) -> Example {
     let draws = noise::normal(&mut noise::stream("test slice", &[&seed.to_le_bytes()]), 16);
     let at = |i: usize| [(i % size) as f32, (i / size) as f32].map(|v| v / size as f32 - 0.5);
     let image = |i: usize| {
@@ -47,11 +47,11 @@ fn example(size: usize, seed: u64) -> Example {
     }
 }
 
-fn options(steps: usize) -> TrainingOptions {
+pub(super) fn options(steps: usize) -> TrainingOptions {
     TrainingOptions { steps, seed: 3, ..TrainingOptions::default() }
 }
 
-fn go(_: StepReport) -> ControlFlow<()> {
+pub(super) fn go(_: StepReport) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
@@ -216,9 +216,9 @@ fn our_own_operations_give_the_gradients_that_burn_gives() {
 }
 
 /// Reads every gradient to the place of its parameter.
-struct Flat<'a> {
-    gradients: &'a GradientsParams,
-    values: Vec<Vec<f32>>,
+pub(super) struct Flat<'a> {
+    pub(super) gradients: &'a GradientsParams,
+    pub(super) values: Vec<Vec<f32>>,
 }
 
 impl ModuleVisitor for Flat<'_> {

@@ -95,3 +95,9 @@ fn every_module_is_on_one_side_of_the_wall() {
         assert!(known.contains(&module), "module {module} is on neither side of the wall");
     }
 }
+
+#[test]
+fn noise_and_steps_are_drawn_on_the_host_so_that_a_seed_means_the_same_on_every_device() {
+    let words = ["Tensor::random", "random_like(", "tensor::Distribution", "device.seed("];
+    assert_never_named(TRAINER, &words.map(str::to_owned));
+}

@@ -47,6 +47,7 @@ pub(super) struct Sampling {
     noise_share: f64,
     /// RePaint's jump length and how often it walks each stretch.
     jumps: Option<[usize; 2]>,
+    precision: &'static str,
 }
 
 impl Sampling {
@@ -64,6 +65,7 @@ impl Sampling {
             eta: options.eta,
             noise_share: options.noise_share,
             jumps,
+            precision: options.precision.name(),
         }
     }
 }

@@ -90,6 +90,46 @@ pub enum ExampleError {
     NothingToLearn,
 }
 
+impl Lesson {
+    /// The lesson in parts of at most `slices` slices, in order; 0 leaves it whole. Their losses add up
+    /// to the lesson's.
+    pub fn split(self, slices: usize) -> Vec<Lesson> {
+        let count = self.batch.timesteps.len();
+        if slices == 0 || slices >= count {
+            return vec![self];
+        }
+        let part = |from: usize| {
+            let to = (from + slices).min(count);
+            let Batch { planes, timesteps, conditions, unconditional } = &self.batch;
+            let batch = Batch {
+                planes: rows(planes, count, from, to),
+                timesteps: timesteps[from..to].to_vec(),
+                conditions: rows(conditions, count, from, to),
+                unconditional: rows(unconditional, count, from, to),
+            };
+            let variance = self.variance.as_ref().map(|variance| VarianceLesson {
+                bounds: variance.bounds[from..to].to_vec(),
+                truth: rows(&variance.truth, count, from, to),
+                scale: variance.scale,
+            });
+            Lesson {
+                batch,
+                target: rows(&self.target, count, from, to),
+                weight: rows(&self.weight, count, from, to),
+                shares: self.shares[from..to].to_vec(),
+                variance,
+            }
+        };
+        (0..count).step_by(slices).map(part).collect()
+    }
+}
+
+/// The values of slices `from` to `to`, of `count` slices that have equally many or none.
+fn rows<T: Clone>(values: &[T], count: usize, from: usize, to: usize) -> Vec<T> {
+    let each = values.len() / count;
+    values[from * each..to * each].to_vec()
+}
+
 impl Diffusion {
     /// One batch to learn from: steps stratified over the batch, then noise, then which slices lose
     /// their condition, all from one stream. Which slices do changes no other draw.

@@ -2,6 +2,7 @@
 //!
 //! It says what a model can be asked for and refuses the rest; it paints nothing.
 
+use super::super::precision::Precision;
 use super::super::spec::{ModelSpec, NoiseRegion, Prediction};
 
 /// The most samples of one slice.
@@ -76,6 +77,8 @@ pub struct SampleOptions {
     pub noise_share: f64,
     /// How RePaint goes back.
     pub jumps: Jumps,
+    /// What convolutions and large products compute in.
+    pub precision: Precision,
 }
 
 /// Why a model cannot paint so.
@@ -159,6 +162,7 @@ impl Sampler {
             eta: 0.0,
             noise_share: 0.8,
             jumps: Jumps { length: 10, samples: 10 },
+            precision: Precision::F32,
         }
     }
 }

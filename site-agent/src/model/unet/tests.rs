@@ -94,8 +94,12 @@ fn golden() -> BTreeMap<String, Vec<f32>> {
 }
 
 fn predicted(weights: &Weights, batch: Batch) -> Vec<f32> {
+    predicted_in(Precision::F32, weights, batch)
+}
+
+fn predicted_in(precision: Precision, weights: &Weights, batch: Batch) -> Vec<f32> {
     let device = Device::flex();
-    let net = Unet::new(weights, &device);
+    let net = Unet::computing_in(precision, weights, &device);
     let out = net.predict(batch, weights.spec(), &device);
     let size = weights.spec().image_size;
     assert_eq!(out.dims()[1..], [weights.spec().out_channels(), size, size]);
@@ -280,4 +284,46 @@ fn a_withheld_condition_is_not_read_and_another_slice_does_not_notice() {
     assert_eq!(withheld, out(&[false, true], 1.0));
     assert_ne!(told, out(&[], 1.0));
     assert_eq!(told, out(&[false, false], 0.0));
+}
+
+#[test]
+fn short_types_give_what_pytorch_gives_in_f64_up_to_their_rounding() {
+    let golden = golden();
+    for Variant { name, spec, unconditional, timesteps } in variants() {
+        let expected = &golden[&format!("{name}.out")];
+        let power: f32 = expected.iter().map(|x| x * x).sum();
+        let error = |precision| {
+            let batch = reference_batch(spec.image_size, &timesteps, &unconditional);
+            let found = predicted_in(precision, &reference_weights(&spec), batch);
+            let square: f32 = found.iter().zip(expected).map(|(a, b)| (a - b).powi(2)).sum();
+            (square / power).sqrt()
+        };
+        let (bf16, f16) = (error(Precision::Bf16), error(Precision::F16));
+        println!("{name}: bf16 {bf16:e}, f16 {f16:e}");
+        // Not f32, and not worse than a few roundings to 8 and 11 bits.
+        assert!(bf16 > 1e-4 && bf16 < 4e-2, "{name}: {bf16}");
+        assert!(f16 > 1e-5 && f16 < 5e-3, "{name}: {f16}");
+    }
+}
+
+#[test]
+fn a_norm_in_a_network_of_bf16_sees_f32() {
+    let spec = ModelSpec::preset(Preset::Tiny);
+    let (weights, device) = (reference_weights(&spec), Device::flex());
+    // A mean of 1000 and a deviation of 1: bf16 has nothing between 1000 and 1004.
+    let values: Vec<f32> = (0..16 * 64).map(|i| 1000.0 + (0.7 * i as f32).sin() * 1.4).collect();
+    let x = Tensor::<4>::from_data(TensorData::new(values, [1, 16, 8, 8]), &device);
+    let embedding = Tensor::<2>::zeros([1, spec.joint_embedding()], &device);
+    let block = |precision| {
+        let ops = Ops::on(&device, precision);
+        let source = Source::new(&weights, &device, ops);
+        let width = [16, 16];
+        let block = source.residual("input_blocks.1.0", width, spec.joint_embedding(), spec.groups);
+        let out = ops.leave(block.forward(Map::One(ops.enter(x.clone())), &embedding)) - x.clone();
+        out.into_data().try_into_vec::<f32>().unwrap()
+    };
+    let (exact, found) = (block(Precision::F32), block(Precision::Bf16));
+    let power: f32 = exact.iter().map(|x| x * x).sum();
+    let error: f32 = exact.iter().zip(&found).map(|(a, b)| (a - b).powi(2)).sum();
+    assert!(power > 1.0 && (error / power).sqrt() < 0.02, "{power} {error}");
 }
