@@ -2,7 +2,7 @@
 //!
 //! Arrows point down: `sampler` → `unet` → `layers` → `tape` → `conv_grad`; `sampler` → `diffusion` →
 //! `batch`; `loss` → `diffusion`; `state_dict` → `checkpoint`; `checkpoint`, `layers` → `weights` →
-//! `blueprint` → `spec`; `device` and `noise` stand alone.
+//! `blueprint` → `spec`; `flops` → `blueprint`; `device` and `noise` stand alone.
 //! Nothing here opens a scan, knows a site, or decides when to train.
 
 pub mod batch;
@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod conv_grad;
 pub mod device;
 pub mod diffusion;
+pub mod flops;
 pub mod layers;
 pub mod loss;
 pub mod noise;
