@@ -1,7 +1,8 @@
 //! Training: weights, examples and a seed go in, weights and a summary come out.
 //!
 //! The same weights, examples, options and seed give the same bytes. Nothing here opens a scan,
-//! reads a clock, or lets a number that is not finite out.
+//! reads a clock, or lets a number that is not finite out; where a step's time goes is counted by
+//! [`crate::cpu::profile`], for whoever has given it a clock.
 
 pub mod gradients;
 pub mod report;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use self::gradients::Anchor;
 use self::report::{Quarters, StepReport, TrainingSummary};
+use crate::cpu::profile::{Operation, measure};
 use crate::data::example::Example;
 use crate::model::diffusion::Diffusion;
 use crate::model::diffusion::lesson::{ExampleError, Lesson, LessonOptions};
@@ -158,7 +160,7 @@ pub fn train(
     let mut examples = 0;
     for step in 0..options.steps {
         let error = |error| TrainError::Examples { step: step + 1, error };
-        let batch = next_batch(step).map_err(error)?;
+        let batch = measure(Operation::Examples, || next_batch(step)).map_err(error)?;
         if batch.len() > MAX_BATCH {
             let (value, must) = (batch.len().to_string(), format!("at most {MAX_BATCH}"));
             return Err(TrainError::Option { name: "batch", value, must });
@@ -173,6 +175,22 @@ pub fn train(
         }
     }
     Ok((trainer.net.weights(start)?, report::summary(&reports, &trainer.quarters)))
+}
+
+/// What step `step`, from 0, of such a training learns from its examples: a function of the seed, the
+/// step and the examples alone.
+///
+/// # Errors
+/// [`ExampleError`] if the examples do not fit `size` pixels squared.
+pub fn lesson(
+    diffusion: &Diffusion,
+    size: usize,
+    options: &TrainingOptions,
+    step: usize,
+    examples: &[Example],
+) -> Result<Lesson, ExampleError> {
+    let mut rng = step_stream(options.seed, step);
+    diffusion.lesson(examples, size, &options.lesson(), &mut rng)
 }
 
 /// A network with its optimiser.
@@ -215,11 +233,10 @@ impl<'a> Trainer<'a> {
     /// One optimiser step. Gives the loss and the norm of the gradient before it was scaled.
     fn step(&mut self, step: usize, examples: &[Example]) -> Result<(f64, f64), TrainError> {
         let number = step + 1;
-        let mut rng = step_stream(self.options.seed, step);
-        let lesson = self
-            .diffusion
-            .lesson(examples, self.spec.image_size, &self.options.lesson(), &mut rng)
-            .map_err(|error| TrainError::Example { step: number, error })?;
+        let lesson = measure(Operation::Lesson, || {
+            lesson(&self.diffusion, self.spec.image_size, self.options, step, examples)
+        });
+        let lesson = lesson.map_err(|error| TrainError::Example { step: number, error })?;
         let slices: Vec<(usize, f64)> =
             lesson.batch.timesteps.iter().copied().zip(lesson.shares.iter().copied()).collect();
         let (losses, mut gradients) = self
@@ -233,16 +250,23 @@ impl<'a> Trainer<'a> {
         if let Some(anchor) = &self.anchor {
             anchor.pull(&self.net, &mut gradients, self.options.proximal_mu);
         }
-        let squares = gradients::square_norm(&self.net, &gradients, &self.device);
+        let norm = measure(Operation::GradientNorm, || self.clip(number, &mut gradients))?;
+        let rate = self.options.rate(step);
+        self.net = measure(Operation::Optimiser, || {
+            self.optimiser.step(rate, self.net.clone(), gradients)
+        });
+        Ok((value, norm))
+    }
+
+    /// Scales gradients that are too large together. Gives their norm before.
+    fn clip(&self, number: usize, gradients: &mut GradientsParams) -> Result<f64, TrainError> {
+        let squares = gradients::square_norm(&self.net, gradients, &self.device);
         let square = numbers(number, squares)?.iter().sum::<f64>();
         let norm = finite(number, "gradient norm", square.sqrt())?;
         if norm > self.options.gradient_norm_max {
-            let factor = self.options.gradient_norm_max / norm;
-            gradients::scale(&self.net, &mut gradients, factor);
+            gradients::scale(&self.net, gradients, self.options.gradient_norm_max / norm);
         }
-        let rate = self.options.rate(step);
-        self.net = self.optimiser.step(rate, self.net.clone(), gradients);
-        Ok((value, norm))
+        Ok(norm)
     }
 
     /// The loss of every slice, on the plain device, and the gradients of all parameters with respect
@@ -253,11 +277,14 @@ impl<'a> Trainer<'a> {
         mut tape: Tape,
     ) -> Result<(Tensor<2>, GradientsParams), ExecutionError> {
         let Lesson { batch, target, weight, variance, .. } = lesson;
-        let predicted = self.net.predict(batch, self.spec, &self.device, &mut tape);
-        let losses = loss::losses(predicted, Score { target, weight, variance }, &self.device);
-        let gradients = losses.clone().sum_dim(0).backward();
+        let losses = measure(Operation::Forward, || {
+            let predicted = self.net.predict(batch, self.spec, &self.device, &mut tape);
+            loss::losses(predicted, Score { target, weight, variance }, &self.device)
+        });
+        let total = losses.clone().sum_dim(0);
+        let gradients = measure(Operation::Backward, || total.backward());
         let mut convolutions = GradientsParams::new();
-        tape.finish(&gradients, &mut convolutions)?;
+        measure(Operation::ConvWeightGradient, || tape.finish(&gradients, &mut convolutions))?;
         let mut params = GradientsParams::from_grads(gradients, &self.net);
         gradients::transfer(&self.net, &mut convolutions, &mut params);
         Ok((losses.inner(), params))
