@@ -215,7 +215,7 @@ fn next(
 }
 
 /// How far ahead batches are made: as the memory for them allows, on a part of the threads.
-fn prefetch(batch: usize, size: usize) -> Ahead {
+pub fn prefetch(batch: usize, size: usize) -> Ahead {
     // Besides the regions: the image, the mask, the loss mask.
     let batch_bytes = batch * size * size * (REGIONS + 3) * size_of::<f32>();
     let queue = (PREFETCH_BYTES_MAX / batch_bytes.max(1)).clamp(1, PREFETCH_BATCHES_MAX);

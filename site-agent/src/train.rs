@@ -1,23 +1,27 @@
 //! Training: weights, examples and a seed go in, weights and a summary come out.
 //!
 //! The same weights, examples, options and seed give the same bytes. Nothing here opens a scan,
-//! reads a clock, or lets a number that is not finite out.
+//! reads a clock, or lets a number that is not finite out; where a step's time goes is counted by
+//! [`crate::cpu::profile`], for whoever has given it a clock.
 
 pub mod gradients;
+pub mod optimiser;
 pub mod report;
 pub mod scaling;
 
 use std::error::Error;
 use std::ops::ControlFlow;
 
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, ExecutionError, Tensor};
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
 
 use self::gradients::Anchor;
+use self::optimiser::{Optimiser, StepSize};
 use self::report::{Quarters, StepReport, TrainingSummary};
 use self::scaling::LossScale;
+use crate::cpu::profile::{Operation, measure};
 use crate::data::example::Example;
 use crate::model::device::{self, Crash};
 use crate::model::diffusion::Diffusion;
@@ -185,7 +189,7 @@ pub fn train(
     let mut examples = 0;
     for step in 0..options.steps {
         let error = |error| TrainError::Examples { step: step + 1, error };
-        let batch = next_batch(step).map_err(error)?;
+        let batch = measure(Operation::Examples, || next_batch(step)).map_err(error)?;
         if batch.len() > MAX_BATCH {
             let (value, must) = (batch.len().to_string(), format!("at most {MAX_BATCH}"));
             return Err(TrainError::Option { name: "batch", value, must });
@@ -203,6 +207,22 @@ pub fn train(
     Ok((trainer.net.weights(start)?, report::summary(&reports, &trainer.quarters)))
 }
 
+/// What step `step`, from 0, of such a training learns from its examples: a function of the seed, the
+/// step and the examples alone.
+///
+/// # Errors
+/// [`ExampleError`] if the examples do not fit `size` pixels squared.
+pub fn lesson(
+    diffusion: &Diffusion,
+    size: usize,
+    options: &TrainingOptions,
+    step: usize,
+    examples: &[Example],
+) -> Result<Lesson, ExampleError> {
+    let mut rng = step_stream(options.seed, step);
+    diffusion.lesson(examples, size, &options.lesson(), &mut rng)
+}
+
 /// A network with its optimiser.
 struct Trainer<'a> {
     spec: &'a ModelSpec,
@@ -210,7 +230,7 @@ struct Trainer<'a> {
     device: Device,
     diffusion: Diffusion,
     net: Unet,
-    optimiser: ModuleOptimizer,
+    optimiser: Optimiser,
     /// Where it began, if it is pulled back there.
     anchor: Option<Anchor>,
     quarters: Quarters,
@@ -224,23 +244,15 @@ impl<'a> Trainer<'a> {
             true => device.gradient_checkpointing(),
             false => device,
         };
-        // AdamW of Loshchilov and Hutter 2019 (arXiv 1711.05101). burn's own clipping works on one
-        // parameter at a time, so clipping is ours.
-        let optimiser = AdamWConfig::new()
-            .with_beta_1(0.9)
-            .with_beta_2(0.999)
-            .with_epsilon(1e-8)
-            .with_weight_decay(options.weight_decay)
-            .init();
         let net = Unet::computing_in(options.precision, start, &device);
         Trainer {
             spec: start.spec(),
             options,
             diffusion: Diffusion::new(start.spec()),
             anchor: (options.proximal_mu > 0.0).then(|| Anchor::new(&net)),
+            optimiser: Optimiser::new(Ops::on(&device, options.precision), &net),
             net,
             device,
-            optimiser,
             quarters: Quarters::default(),
             scale: LossScale::new(options.precision),
         }
@@ -249,31 +261,37 @@ impl<'a> Trainer<'a> {
     /// One optimiser step. Gives the loss and the norm of the gradient before it was scaled.
     fn step(&mut self, step: usize, examples: &[Example]) -> Result<(f64, f64), TrainError> {
         let number = step + 1;
-        let mut rng = step_stream(self.options.seed, step);
-        let lesson = self
-            .diffusion
-            .lesson(examples, self.spec.image_size, &self.options.lesson(), &mut rng)
-            .map_err(|error| TrainError::Example { step: number, error })?;
+        let lesson = measure(Operation::Lesson, || {
+            lesson(&self.diffusion, self.spec.image_size, self.options, step, examples)
+        });
+        let lesson = lesson.map_err(|error| TrainError::Example { step: number, error })?;
         let slices: Vec<(usize, f64)> =
             lesson.batch.timesteps.iter().copied().zip(lesson.shares.iter().copied()).collect();
         let parts = lesson.split(self.options.micro_batch);
-        let Gradient { losses, mut params, norm } = self.gradient(number, &parts)?;
+        let (losses, params) = self.gradient(number, &parts)?;
         let value = finite(number, "loss", losses.iter().sum())?;
         for (&(t, share), &loss) in slices.iter().zip(&losses) {
             self.quarters.add(t, self.diffusion.timesteps(), loss, share);
         }
-        let norm = finite(number, "gradient norm", norm)?;
-        if norm > self.options.gradient_norm_max {
-            gradients::scale(&self.net, &mut params, self.options.gradient_norm_max / norm);
-        }
-        let rate = self.options.rate(step);
-        self.net = self.optimiser.step(rate, self.net.clone(), params);
-        Ok((value, norm))
+        let size = StepSize {
+            rate: self.options.rate(step),
+            weight_decay: self.options.weight_decay.into(),
+            norm_max: self.options.gradient_norm_max,
+        };
+        let norm = measure(Operation::Optimiser, || {
+            self.optimiser.step(&mut self.net, params, size, &self.device)
+        });
+        let norm = norm.map_err(|error| TrainError::Device { step: number, error })?;
+        Ok((value, finite(number, "gradient norm", norm)?))
     }
 
     /// What the parts of one step's batch come to together. A gradient that overflows under a loss
     /// scale is taken again with a smaller one.
-    fn gradient(&mut self, step: usize, parts: &[Lesson]) -> Result<Gradient, TrainError> {
+    fn gradient(
+        &mut self,
+        step: usize,
+        parts: &[Lesson],
+    ) -> Result<(Vec<f64>, GradientsParams), TrainError> {
         loop {
             let (mut losses, mut params) = (Vec::new(), GradientsParams::new());
             for part in parts {
@@ -281,22 +299,23 @@ impl<'a> Trainer<'a> {
                 losses.extend(numbers(step, some)?);
                 gradients::add(&self.net, &mut gradients, &mut params);
             }
+            let finite_losses = losses.iter().all(|loss| loss.is_finite());
+            if let Some(halved) = self.scale.halved().filter(|_| finite_losses) {
+                let norm = gradients::norm(&self.net, &params, &self.device)
+                    .map_err(|error| TrainError::Device { step, error })?;
+                if !norm.is_finite() {
+                    self.scale = halved;
+                    continue;
+                }
+            }
             if self.scale.factor() != 1.0 {
                 gradients::scale(&self.net, &mut params, 1.0 / self.scale.factor());
             }
             if let Some(anchor) = &self.anchor {
                 anchor.pull(&self.net, &mut params, self.options.proximal_mu);
             }
-            let squares = gradients::square_norm(&self.net, &params, &self.device);
-            let norm = numbers(step, squares)?.iter().sum::<f64>().sqrt();
-            let finite_losses = losses.iter().all(|loss| loss.is_finite());
-            match self.scale.halved() {
-                Some(halved) if finite_losses && !norm.is_finite() => self.scale = halved,
-                _ => {
-                    self.scale = self.scale.held();
-                    return Ok(Gradient { losses, params, norm });
-                }
-            }
+            self.scale = self.scale.held();
+            return Ok((losses, params));
         }
     }
 
@@ -304,21 +323,15 @@ impl<'a> Trainer<'a> {
     /// to their sum times the loss scale. `[batch, 1]`
     fn differentiate(&self, lesson: Lesson) -> (Tensor<2>, GradientsParams) {
         let Lesson { batch, target, weight, variance, .. } = lesson;
-        let predicted = self.net.predict(batch, self.spec, &self.device);
-        let losses = loss::losses(predicted, Score { target, weight, variance }, &self.device);
-        let gradients = (losses.clone().sum_dim(0) * self.scale.factor()).backward();
+        let losses = measure(Operation::Forward, || {
+            let predicted = self.net.predict(batch, self.spec, &self.device);
+            loss::losses(predicted, Score { target, weight, variance }, &self.device)
+        });
+        let total = losses.clone().sum_dim(0) * self.scale.factor();
+        let gradients = measure(Operation::Backward, || total.backward());
         let params = GradientsParams::from_grads(gradients, &self.net);
         (losses.inner(), params)
     }
-}
-
-/// One step's gradient.
-struct Gradient {
-    /// Of every slice.
-    losses: Vec<f64>,
-    params: GradientsParams,
-    /// Over all parameters together.
-    norm: f64,
 }
 
 impl TrainingOptions {

@@ -1,6 +1,7 @@
 //! The command line: one file per verb. Data goes to standard output, everything else to standard
 //! error; 0 is done, 1 failed, 2 misused.
 
+pub mod bench;
 pub mod completions;
 pub mod data;
 pub mod devices;
@@ -66,6 +67,9 @@ enum Verb {
     Phantom(phantom::Args),
     /// Print a completion script for a shell.
     Completions(completions::Args),
+    /// Time training steps on examples that are drawn; started by the benchmark of training.
+    #[command(hide = true)]
+    Bench(bench::Args),
     /// The trainer's process; started by `run`, never by hand.
     #[command(hide = true)]
     Trainer,
@@ -87,6 +91,7 @@ pub fn main() -> ExitCode {
         Verb::Inpaint(args) => inpaint::run(&args),
         Verb::Phantom(args) => phantom::run(&args),
         Verb::Completions(args) => completions::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Trainer => return crate::trainer::run(),
     };
     done.unwrap_or_else(|error| output::failed(&error))

@@ -4,7 +4,8 @@
 //! `[batch, height, width, channels]`, so that a vector of the processor holds neighbouring channels
 //! and every operation streams; parameters are in the layout of the model file. Kernels are functions
 //! of slices that know no tensor library, model or clock; [`kernels`] gives them their derivatives,
-//! and [`extension`] makes operations of burn of them. Work is cut into pieces that do not depend on
+//! and [`extension`] makes operations of burn of them; [`profile`] says which takes how long, when
+//! somebody asks. Work is cut into pieces that do not depend on
 //! the number of threads, and every sum is taken in one order, so the same inputs give the same bytes
 //! on one core and on sixty-four. Nothing here is unsafe.
 
@@ -20,6 +21,7 @@ pub mod optimiser;
 pub mod pieces;
 pub mod pointwise;
 pub mod product;
+pub mod profile;
 mod scratch;
 #[cfg(test)]
 mod testing;

@@ -40,6 +40,8 @@ pub struct Parameter<'a> {
     pub first: &'a mut [f32],
     /// The mean of the squared gradient; zero before the first step.
     pub second: &'a mut [f32],
+    /// Whether the weights decay.
+    pub decays: bool,
     /// The moving average of the weights, where there is one.
     pub average: Option<&'a mut [f32]>,
 }
@@ -166,9 +168,10 @@ impl<'a> Parameter<'a> {
             gradient: gradient_rest,
             first: first_rest,
             second: second_rest,
+            decays: self.decays,
             average: average_rest,
         };
-        [Parameter { weight, gradient, first, second, average }, rest]
+        [Parameter { weight, gradient, first, second, decays: self.decays, average }, rest]
     }
 }
 
@@ -183,7 +186,10 @@ impl WithSimd for Update<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Update { piece, factors } = self;
+        let Update { piece, mut factors } = self;
+        if !piece.decays {
+            factors.keep = 1.0;
+        }
         let (gradient, _) = S::as_simd_f32s(piece.gradient);
         let lanes = gradient.len();
         let [weight, first, second] = [piece.weight, piece.first, piece.second]

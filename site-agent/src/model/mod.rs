@@ -2,7 +2,8 @@
 //!
 //! Arrows point down: `sampler` → `unet` → `layers` → `ops` → `precision`; `sampler` → `diffusion` →
 //! `batch`; `loss` → `diffusion`; `state_dict` → `checkpoint`; `checkpoint`, `layers` → `weights` →
-//! `blueprint` → `spec`; `memory` → `blueprint`; `layers`, `memory` → `precision`; `device` and `noise` stand alone.
+//! `blueprint` → `spec`; `flops`, `memory` → `blueprint`; `ops`, `memory` → `precision`; `device` and
+//! `noise` stand alone.
 //! Nothing here opens a scan, knows a site, or decides when to train.
 
 pub mod batch;
@@ -10,6 +11,7 @@ pub mod blueprint;
 pub mod checkpoint;
 pub mod device;
 pub mod diffusion;
+pub mod flops;
 pub mod layers;
 pub mod loss;
 pub mod memory;

@@ -4,16 +4,25 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, ExecutionError, Tensor};
 
 use crate::model::unet::Unet;
 
-/// The sum of the squares of all gradients. `[1, 1]` on the plain device.
-pub fn square_norm(net: &Unet, gradients: &GradientsParams, device: &Device) -> Tensor<2> {
+/// The norm of all gradients together.
+///
+/// # Errors
+/// [`ExecutionError`] if the device cannot give it back.
+pub fn norm(
+    net: &Unet,
+    gradients: &GradientsParams,
+    device: &Device,
+) -> Result<f64, ExecutionError> {
     let total = Tensor::zeros([1, 1], &device.clone().inner());
     let mut squares = Squares { gradients, total };
     net.visit(&mut squares);
-    squares.total
+    let square = squares.total.try_into_data()?.convert::<f64>().try_into_vec::<f64>();
+    // What cannot be read as a number is not finite.
+    Ok(square.unwrap_or_default().first().map_or(f64::NAN, |square| square.sqrt()))
 }
 
 /// Multiplies every gradient by one factor.

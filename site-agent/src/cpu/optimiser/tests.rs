@@ -34,7 +34,7 @@ impl State {
         let states = weights.iter_mut().zip(firsts).zip(seconds.iter_mut().zip(averages));
         let parameters =
             states.zip(gradients).map(|(((weight, first), (second, average)), gradient)| {
-                Parameter { weight, gradient, first, second, average: Some(average) }
+                Parameter { weight, gradient, first, second, decays: true, average: Some(average) }
             });
         step(parameters.collect(), options, number)
     }
@@ -129,6 +129,7 @@ fn the_average_may_be_left_out() {
         gradient: &gradient,
         first: &mut first,
         second: &mut second,
+        decays: true,
         average: None,
     };
     step(vec![parameter], &OPTIONS, 1);
