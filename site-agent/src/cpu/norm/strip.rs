@@ -14,6 +14,8 @@ use crate::cpu::math;
 
 /// The values of a block.
 const BLOCK: usize = 1 << 12;
+/// The most pixels of a block whose mean is taken, for what rounding its sum in f32 may lose.
+const MEAN_PIXELS: usize = 1 << 8;
 
 /// Which of all channels an input has.
 #[derive(Clone, Copy)]
@@ -177,7 +179,7 @@ impl WithSimd for Measure<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let rows = (BLOCK / self.width).max(1);
+        let rows = (BLOCK / self.width).clamp(1, MEAN_PIXELS);
         let mut buffer = vec![0.0; 2 * self.width];
         let (mean, squares) = buffer.split_at_mut(self.width);
         let mut before = 0;
