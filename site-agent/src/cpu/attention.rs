@@ -139,10 +139,11 @@ impl<'a> Head<'a> {
 
     /// Writes the transposed, scaled queries of a block, zero beyond its last. `[dim, QUERIES]`
     fn transposed_queries(&self, first: usize, count: usize, to: &mut [f32]) {
+        let scale = self.scale();
         to.fill(0.0);
         for r in 0..count {
             for (to, &value) in to[r..].iter_mut().step_by(QUERIES).zip(self.query(first + r)) {
-                *to = value * self.scale();
+                *to = value * scale;
             }
         }
     }

@@ -22,7 +22,8 @@ const Q: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_745, 0.
 /// x = n ln 2 + r, and e^x = 2^n e^r.
 #[inline(always)]
 pub fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    let [max, min, rounder] = [MAX, MIN, ROUNDER].map(|value| simd.splat_f32s(value));
+    let (max, min) = (simd.splat_f32s(MAX), simd.splat_f32s(MIN));
+    let rounder = simd.splat_f32s(ROUNDER);
     // Choices and not `min` and `max`, which lose a NaN on some processors.
     let x = simd.select_f32s(simd.greater_than_f32s(x, max), max, x);
     let x = simd.select_f32s(simd.less_than_f32s(x, min), min, x);
@@ -55,12 +56,13 @@ pub fn silu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.div_f32s(x, simd.add_f32s(one, exp(simd, simd.neg_f32s(x))))
 }
 
-/// d silu / dx = s (1 + x (1 - s)) with s = sigmoid(x)
+/// d silu / dx = s (1 + x (1 - s)) with s = sigmoid(x); 1 - s is e^-x s, which cancels nothing.
 #[inline(always)]
 pub fn silu_slope<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    let s = sigmoid(simd, x);
-    // s + x (s - s^2)
-    simd.mul_add_f32s(x, simd.negate_mul_add_f32s(s, s, s), s)
+    let one = simd.splat_f32s(1.0);
+    let e = exp(simd, simd.neg_f32s(x));
+    let s = simd.div_f32s(one, simd.add_f32s(one, e));
+    simd.mul_f32s(s, simd.mul_add_f32s(x, simd.mul_f32s(e, s), one))
 }
 
 #[cfg(test)]

@@ -9,9 +9,11 @@
 
 use rayon::prelude::*;
 
-use self::strip::{Backward, Fold, Forward, Moments, Sums};
+use self::channels::{Fold, Moments, Place, Sums};
+use self::strip::{Backward, Forward};
 use super::pieces::{cut, dispatch, piece};
 
+mod channels;
 mod strip;
 
 /// What keeps a normalisation of a constant input finite.
@@ -224,9 +226,9 @@ impl NormShape {
     }
 
     /// Where the channels of an input stand among all.
-    fn place(&self, part: usize) -> strip::Place {
+    fn place(&self, part: usize) -> Place {
         let first = if part == 0 { 0 } else { self.widths[0] };
-        strip::Place { first, width: self.widths[part], channels: self.channels() }
+        Place { first, width: self.widths[part], channels: self.channels() }
     }
 
     fn check(&self, x: [&[f32]; 2], affine: &Affine<'_>, statistics: &[f32]) {

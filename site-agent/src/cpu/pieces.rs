@@ -1,6 +1,8 @@
 //! How a kernel finds its vectors and its share of the work.
 //!
-//! Pieces are cut by the shape of the data and never by the number of threads.
+//! Pieces are cut by the shape of the data and never by the number of threads. Everything that a
+//! kernel does to a vector is in functions marked `#[inline(always)]` and never in a closure: what
+//! the compiler does not inline it compiles without the machine's vectors, fifty times slower.
 
 use pulp::{Arch, Scalar, Simd, WithSimd};
 

@@ -163,11 +163,13 @@ fn it_is_right_over_many_strips_and_groups_that_straddle_the_inputs() {
 
 #[test]
 fn a_mean_far_from_zero_costs_no_accuracy() {
-    let shape = NormShape { batch: 1, pixels: 4000, widths: [16, 0], groups: 4 };
-    let mut case = Case::new(shape, false, false, 5);
-    case.x[0].iter_mut().for_each(|x| *x += 1000.0);
-    let found = case.run();
-    assert_close("y", &found.y, &case.definition(&case.inputs()), 1e-4);
+    for (widths, groups) in [([16, 0], 4), ([2, 1], 1), ([1, 0], 1)] {
+        let shape = NormShape { batch: 1, pixels: 4000, widths, groups };
+        let mut case = Case::new(shape, false, false, 5);
+        case.x.iter_mut().flatten().for_each(|x| *x += 1000.0);
+        let found = case.run();
+        assert_close("y", &found.y, &case.definition(&case.inputs()), 1e-4);
+    }
 }
 
 #[test]

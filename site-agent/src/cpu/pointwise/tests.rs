@@ -20,7 +20,7 @@ fn flat(a: &[f32], b: &[f32]) -> [Vec<f32>; 3] {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(110))]
+    #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
     fn sums_and_silu_are_the_definition_at_every_length(
