@@ -13,6 +13,7 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{Tensor, TensorData};
 
 use super::kernel::{Gradient, Kernel, View};
+use super::profile::measure;
 
 /// A back end whose tensors are slices of this process.
 pub trait Slices: Backend {
@@ -32,12 +33,6 @@ pub trait Kernels: Backend {
     /// Runs a kernel of one tensor.
     fn run_1<K: Kernel<1>>(kernel: K, a: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// Runs a kernel of two tensors.
-    fn run_2<K: Kernel<2>>(
-        kernel: K,
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
 
     /// Runs a kernel of three tensors.
     fn run_3<K: Kernel<3>>(
@@ -60,15 +55,6 @@ pub trait Kernels: Backend {
 /// `kernel` of one tensor on the processor.
 pub fn run_1<K: Kernel<1>, const A: usize, const R: usize>(kernel: K, a: Tensor<A>) -> Tensor<R> {
     Tensor::from_dispatch(Dispatch::run_1(kernel, a.into_dispatch()))
-}
-
-/// `kernel` of two tensors on the processor.
-pub fn run_2<K: Kernel<2>, const A: usize, const B: usize, const R: usize>(
-    kernel: K,
-    a: Tensor<A>,
-    b: Tensor<B>,
-) -> Tensor<R> {
-    Tensor::from_dispatch(Dispatch::run_2(kernel, a.into_dispatch(), b.into_dispatch()))
 }
 
 /// `kernel` of three tensors on the processor.
@@ -122,14 +108,6 @@ impl Kernels for Flex {
         forward::<Self, K, 1>(&kernel, [a]).0
     }
 
-    fn run_2<K: Kernel<2>>(
-        kernel: K,
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        forward::<Self, K, 2>(&kernel, [a, b]).0
-    }
-
     fn run_3<K: Kernel<3>>(
         kernel: K,
         a: FloatTensor<Self>,
@@ -153,14 +131,6 @@ impl Kernels for Flex {
 impl<B: Slices, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     fn run_1<K: Kernel<1>>(kernel: K, a: FloatTensor<Self>) -> FloatTensor<Self> {
         tracked::<B, C, K, 1>(kernel, [a])
-    }
-
-    fn run_2<K: Kernel<2>>(
-        kernel: K,
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        tracked::<B, C, K, 2>(kernel, [a, b])
     }
 
     fn run_3<K: Kernel<3>>(
@@ -192,7 +162,8 @@ fn forward<B: Slices, K: Kernel<N>, const N: usize>(
     let shapes = inputs.each_ref().map(|input| input.shape().to_vec());
     let shape = kernel.shape(shapes.each_ref().map(Vec::as_slice));
     let mut output = vec![0.0; shape.iter().product()];
-    let kept = kernel.forward(views::<B, N>(&inputs, &shapes), &mut output);
+    let views = views::<B, N>(&inputs, &shapes);
+    let kept = measure(K::COUNTS_AS[0], || kernel.forward(views, &mut output));
     (B::tensor(output, shape), kept)
 }
 
@@ -253,7 +224,9 @@ impl<B: Slices, K: Kernel<N>, const N: usize> Backward<B, N> for Step<K, N> {
         let shapes = inputs.each_ref().map(|input| input.shape().to_vec());
         let wanted = ops.parents.each_ref().map(Option::is_some);
         let views = views::<B, N>(&inputs, &shapes);
-        let found = self.kernel.backward(views, &kept, B::values(&dy), wanted);
+        let found = measure(K::COUNTS_AS[1], || {
+            self.kernel.backward(views, &kept, B::values(&dy), wanted)
+        });
         for ((parent, gradient), shape) in ops.parents.into_iter().zip(found).zip(shapes) {
             let gradient = match gradient {
                 Gradient::Unwanted => continue,

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use super::profile::Operation;
+
 /// A tensor as a kernel reads it: contiguous, the last dimension fastest.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
@@ -33,6 +35,9 @@ pub enum Gradient {
 pub trait Kernel<const N: usize>: Clone + fmt::Debug + Send + 'static {
     /// What the forward pass leaves to the backward pass besides the inputs: a few numbers.
     type Kept: Clone + fmt::Debug + Send + 'static;
+
+    /// What the time of its passes counts as, forward and backward.
+    const COUNTS_AS: [Operation; 2];
 
     /// The output's sizes for the inputs'.
     fn shape(&self, inputs: [&[usize]; N]) -> Vec<usize>;

@@ -2,5 +2,6 @@
 
 pub mod attention;
 pub mod conv;
+pub mod linear;
 pub mod norm;
 pub mod pointwise;

@@ -19,7 +19,6 @@ pub mod math;
 pub mod norm;
 pub mod optimiser;
 pub mod pieces;
-pub mod pointwise;
 pub mod product;
 pub mod profile;
 mod scratch;

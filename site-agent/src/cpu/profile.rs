@@ -43,13 +43,7 @@ pub enum Operation {
     AttentionForward,
     /// Its gradients.
     AttentionBackward,
-    /// What only moves or adds values: upsampling, concatenation, residual sums.
-    MoveForward,
-    /// Its gradients.
-    MoveBackward,
-    /// The norm of all gradients and the clipping by it.
-    GradientNorm,
-    /// The new weights from the gradients.
+    /// The norm of all gradients, the clipping by it and the new weights.
     Optimiser,
 }
 
@@ -112,7 +106,7 @@ impl Profile {
 
 impl Operation {
     /// Every operation, in the order of its number.
-    pub const ALL: [Operation; 17] = [
+    pub const ALL: [Operation; 13] = [
         Operation::Examples,
         Operation::Lesson,
         Operation::Forward,
@@ -125,9 +119,6 @@ impl Operation {
         Operation::NormBackward,
         Operation::AttentionForward,
         Operation::AttentionBackward,
-        Operation::MoveForward,
-        Operation::MoveBackward,
-        Operation::GradientNorm,
         Operation::Optimiser,
     ];
 
@@ -146,9 +137,6 @@ impl Operation {
             Operation::NormBackward => "norm_backward",
             Operation::AttentionForward => "attention_forward",
             Operation::AttentionBackward => "attention_backward",
-            Operation::MoveForward => "move_forward",
-            Operation::MoveBackward => "move_backward",
-            Operation::GradientNorm => "gradient_norm",
             Operation::Optimiser => "optimiser",
         }
     }

@@ -184,7 +184,7 @@ impl Conv3x3 {
 impl Pointwise {
     /// One map per row, in f32: the embeddings are small. `[batch, in]` to `[batch, out]`
     pub fn rows(&self, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
+        self.ops.rows(x, Linear { weight: self.weight.val(), bias: self.bias.val() })
     }
 
     /// One map per pixel, plus `added` where there is one.

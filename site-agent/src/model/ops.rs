@@ -132,6 +132,14 @@ impl Ops {
         }
     }
 
+    /// The same linear map of every row, in f32: embeddings are small. `[rows, in]` to `[rows, out]`
+    pub fn rows(self, x: Tensor<2>, linear: Linear<2>) -> Tensor<2> {
+        match self {
+            Ops::Stock(_) => stock::rows(x, linear),
+            Ops::Own => own::rows(x, linear),
+        }
+    }
+
     /// A normalisation.
     pub fn norm(self, x: Tensor<4>, norm: Norm) -> Tensor<4> {
         match self {

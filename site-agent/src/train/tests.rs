@@ -138,8 +138,7 @@ fn gradients_are_clipped_by_their_joint_norm() {
     let trainer = Trainer::new(&start, &device, &options);
     let (_, mut gradients) = trainer.differentiate(lesson(&trainer, 16));
     let norm = |gradients: &GradientsParams| {
-        numbers(1, gradients::square_norm(&trainer.net, gradients, &trainer.device)).unwrap()[0]
-            .sqrt()
+        gradients::norm(&trainer.net, gradients, &trainer.device).unwrap()
     };
     let before = norm(&gradients);
     gradients::scale(&trainer.net, &mut gradients, 0.5 / before);

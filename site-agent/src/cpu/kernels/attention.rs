@@ -2,6 +2,9 @@
 
 use crate::cpu::attention::{self, AttentionShape};
 use crate::cpu::kernel::{Gradient, Kernel, View};
+use crate::cpu::profile::Operation;
+
+const COUNTS_AS: [Operation; 2] = [Operation::AttentionForward, Operation::AttentionBackward];
 
 /// Input `[batch, height, width, heads * 3 * dim]`: heads first, then query, key and value in each.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +22,7 @@ pub struct Kept {
 
 impl Kernel<1> for Attention {
     type Kept = Kept;
+    const COUNTS_AS: [Operation; 2] = COUNTS_AS;
 
     fn shape(&self, [qkv]: [&[usize]; 1]) -> Vec<usize> {
         let &[batch, height, width, channels] = qkv else {

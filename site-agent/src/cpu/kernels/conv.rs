@@ -2,6 +2,9 @@
 
 use crate::cpu::conv::{self, Conv, Part, PartMut, Scale};
 use crate::cpu::kernel::{Gradient, Kernel, View};
+use crate::cpu::profile::Operation;
+
+const COUNTS_AS: [Operation; 2] = [Operation::ConvForward, Operation::ConvBackward];
 
 /// Inputs x `[batch, height, width, in]`, weight `[out, in, 3, 3]`, bias `[out]`.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +22,7 @@ pub struct Conv3x3Added {
 
 impl Kernel<3> for Conv3x3 {
     type Kept = ();
+    const COUNTS_AS: [Operation; 2] = COUNTS_AS;
 
     fn shape(&self, [x, weight, _]: [&[usize]; 3]) -> Vec<usize> {
         out_shape(&conv_of(self.scale, x, weight))
@@ -42,6 +46,7 @@ impl Kernel<3> for Conv3x3 {
 
 impl Kernel<4> for Conv3x3Added {
     type Kept = ();
+    const COUNTS_AS: [Operation; 2] = COUNTS_AS;
 
     fn shape(&self, [x, weight, _, _]: [&[usize]; 4]) -> Vec<usize> {
         out_shape(&conv_of(self.scale, x, weight))

@@ -2,6 +2,9 @@
 
 use crate::cpu::kernel::{Gradient, Kernel, View};
 use crate::cpu::norm::{self, Affine, AffineGradient, NormShape};
+use crate::cpu::profile::Operation;
+
+const COUNTS_AS: [Operation; 2] = [Operation::NormForward, Operation::NormBackward];
 
 /// Inputs x `[batch, height, width, channels]`, gamma and beta `[channels]`.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +33,7 @@ pub struct GroupNormFilm {
 
 impl Kernel<3> for GroupNorm {
     type Kept = Vec<f32>;
+    const COUNTS_AS: [Operation; 2] = COUNTS_AS;
 
     fn shape(&self, [x, ..]: [&[usize]; 3]) -> Vec<usize> {
         x.to_vec()
@@ -57,6 +61,7 @@ impl Kernel<3> for GroupNorm {
 
 impl Kernel<4> for GroupNormJoined {
     type Kept = Vec<f32>;
+    const COUNTS_AS: [Operation; 2] = COUNTS_AS;
 
     fn shape(&self, [a, b, ..]: [&[usize]; 4]) -> Vec<usize> {
         let mut shape = a.to_vec();
@@ -89,6 +94,7 @@ impl Kernel<4> for GroupNormJoined {
 
 impl Kernel<4> for GroupNormFilm {
     type Kept = Vec<f32>;
+    const COUNTS_AS: [Operation; 2] = COUNTS_AS;
 
     fn shape(&self, [x, ..]: [&[usize]; 4]) -> Vec<usize> {
         x.to_vec()

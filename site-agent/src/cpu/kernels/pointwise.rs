@@ -3,6 +3,9 @@
 use crate::cpu::conv;
 use crate::cpu::conv::pointwise::{forward, input_gradient, weight_gradient};
 use crate::cpu::kernel::{Gradient, Kernel, View};
+use crate::cpu::profile::Operation;
+
+const COUNTS_AS: [Operation; 2] = [Operation::PointwiseForward, Operation::PointwiseBackward];
 
 /// Inputs x `[…, in]`, weight `[out, in]`, bias `[out]`.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +21,7 @@ pub struct PointwiseJoined;
 
 impl Kernel<3> for Pointwise {
     type Kept = ();
+    const COUNTS_AS: [Operation; 2] = COUNTS_AS;
 
     fn shape(&self, [x, weight, _]: [&[usize]; 3]) -> Vec<usize> {
         out_shape(x, weight)
@@ -40,6 +44,7 @@ impl Kernel<3> for Pointwise {
 
 impl Kernel<4> for PointwiseAdded {
     type Kept = ();
+    const COUNTS_AS: [Operation; 2] = COUNTS_AS;
 
     fn shape(&self, [x, weight, _, _]: [&[usize]; 4]) -> Vec<usize> {
         out_shape(x, weight)
@@ -64,6 +69,7 @@ impl Kernel<4> for PointwiseAdded {
 
 impl Kernel<4> for PointwiseJoined {
     type Kept = ();
+    const COUNTS_AS: [Operation; 2] = COUNTS_AS;
 
     fn shape(&self, [a, _, weight, _]: [&[usize]; 4]) -> Vec<usize> {
         out_shape(a, weight)

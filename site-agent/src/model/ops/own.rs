@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use super::{Linear, Map, Norm, Resize};
 use crate::cpu::conv::Scale;
 use crate::cpu::extension::{run_1, run_3, run_4};
+use crate::cpu::kernels;
 use crate::cpu::kernels::attention::Attention;
 use crate::cpu::kernels::conv::{Conv3x3, Conv3x3Added};
 use crate::cpu::kernels::norm::{GroupNorm, GroupNormFilm, GroupNormJoined};
@@ -43,6 +44,11 @@ pub(super) fn pointwise(
             y + added
         }
     }
+}
+
+/// The same map of every row.
+pub(super) fn rows(x: Tensor<2>, Linear { weight, bias }: Linear<2>) -> Tensor<2> {
+    run_3(kernels::linear::Linear, x, weight, bias)
 }
 
 /// Group normalisation, then SiLU where asked.

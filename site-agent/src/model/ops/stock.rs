@@ -48,6 +48,11 @@ pub(super) fn pointwise(
     sum(y.reshape([batch, out, height, width]), added)
 }
 
+/// A matrix product.
+pub(super) fn rows(x: Tensor<2>, Linear { weight, bias }: Linear<2>) -> Tensor<2> {
+    x.matmul(weight.transpose()) + bias.unsqueeze()
+}
+
 /// Group normalisation.
 pub(super) fn norm(x: Tensor<4>, Norm { weight, bias, groups }: Norm) -> Tensor<4> {
     let shape = [1, weight.dims()[0], 1];
