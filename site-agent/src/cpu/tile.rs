@@ -383,6 +383,24 @@ pub(super) fn load<S: Simd>(simd: S, from: &[f32]) -> S::f32s {
     }
 }
 
+/// `N` vectors of `lanes` values, `pitch` apart.
+///
+/// A loop and not a `map` over an array, which is not always compiled into its caller and then
+/// knows nothing of the vectors that this processor has.
+#[inline(always)]
+pub(super) fn load_apart<S: Simd, const N: usize>(
+    simd: S,
+    from: &[f32],
+    pitch: usize,
+    lanes: usize,
+) -> [S::f32s; N] {
+    let mut vectors = [simd.splat_f32s(0.0); N];
+    for (i, vector) in vectors.iter_mut().enumerate() {
+        *vector = load(simd, &from[i * pitch..][..lanes]);
+    }
+    vectors
+}
+
 /// As much of `value` as `to` has room for, which is at most a vector.
 #[inline(always)]
 pub(super) fn store<S: Simd>(simd: S, to: &mut [f32], value: S::f32s) {
