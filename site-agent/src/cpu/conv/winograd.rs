@@ -5,13 +5,12 @@
 //! cache: transformed tiles `[point, tile, in]`, their products with the transformed kernel
 //! `[point, tile, out]`, and y. No transformed tensor is ever stored whole.
 
-use std::ops::Range;
-
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::band::{Band, Source, Window, bands};
-use super::winograd_tiles::{EDGE, POINTS, STEP, input, kernel, output};
+use super::winograd_kernel::with_kernel;
+use super::winograd_tiles::{EDGE, POINTS, STEP, input, output};
 use super::{Conv, Part, PartMut, Scale, TAPS, source};
 use crate::cpu::scratch;
 use crate::cpu::tile::{self, Rows, load_apart};
@@ -99,98 +98,11 @@ fn tiles(conv: &Conv) -> usize {
     (BUFFER_LEN / per_tile / 4 * 4).clamp(TILES_MIN, TILES_MAX)
 }
 
-/// Lends the transformed kernel, G w G^T of the nine taps that start at the inner product of
-/// (k, column) with `steps`, to `work`; `turned` by half a turn if so asked.
-fn with_kernel(
-    weight: &[f32],
-    [depth, columns]: [usize; 2],
-    steps: [usize; 2],
-    turned: bool,
-    work: impl FnOnce(&[f32]),
-) {
-    let (panel, arch) = (tile::panel_columns(), Arch::new());
-    scratch::with(POINTS * tile::packed_len(depth, columns), |packed| {
-        let panels = packed.par_chunks_mut(POINTS * depth * panel).enumerate();
-        panels.for_each(|(at, packed)| {
-            let columns = at * panel..columns.min((at + 1) * panel);
-            arch.dispatch(KernelPanel { weight, depth, columns, steps, turned, packed });
-        });
-        work(packed);
-    });
-}
-
 /// Where the points of a tile go: `first`, and `pitch` from one to the next.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     pub(super) first: usize,
     pub(super) pitch: usize,
-}
-
-/// More than the lanes of any vector.
-pub(super) const LANES_MAX: usize = 64;
-
-/// Transforms and packs some columns of the kernel.
-struct KernelPanel<'a> {
-    weight: &'a [f32],
-    depth: usize,
-    columns: Range<usize>,
-    steps: [usize; 2],
-    turned: bool,
-    packed: &'a mut [f32],
-}
-
-impl WithSimd for KernelPanel<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let width = self.packed.len() / POINTS / self.depth;
-        let pitch = self.depth * width;
-        let mut taps = [[0.0; LANES_MAX]; TAPS];
-        for k in 0..self.depth {
-            for first in (0..width).step_by(S::F32_LANES) {
-                for l in 0..S::F32_LANES {
-                    let column = self.columns.start + first + l;
-                    let from = k * self.steps[0] + column * self.steps[1];
-                    let outside = [0.0; TAPS];
-                    let inside = column < self.columns.end;
-                    let nine = if inside { &self.weight[from..][..TAPS] } else { &outside };
-                    for (tap, &value) in taps.iter_mut().zip(nine) {
-                        tap[l] = value;
-                    }
-                }
-                if self.turned {
-                    taps.reverse();
-                }
-                transform_kernel(simd, &taps, &mut self.packed[k * width + first..], pitch);
-            }
-        }
-    }
-}
-
-/// G w G^T for a vector of kernels, whose points go `pitch` apart.
-#[inline(always)]
-fn transform_kernel<S: Simd>(
-    simd: S,
-    taps: &[[f32; LANES_MAX]; TAPS],
-    to: &mut [f32],
-    pitch: usize,
-) {
-    let taps = taps.as_flattened();
-    let mut half = [[simd.splat_f32s(0.0); 3]; EDGE];
-    for s in 0..3 {
-        let from = &taps[s * LANES_MAX..];
-        let column = kernel(simd, load_apart(simd, from, 3 * LANES_MAX, S::F32_LANES));
-        for i in 0..EDGE {
-            half[i][s] = column[i];
-        }
-    }
-    let mut points = to.chunks_mut(pitch);
-    for half in half {
-        for (value, point) in kernel(simd, half).into_iter().zip(&mut points) {
-            tile::store(simd, point, value);
-        }
-    }
 }
 
 impl Filter<'_> {

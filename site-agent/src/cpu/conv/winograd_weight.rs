@@ -8,9 +8,10 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::band::{Source, Window};
-use super::winograd::{LANES_MAX, Place, Run, STAGGER, groups, transform_input};
-use super::winograd_tiles::{EDGE, POINTS, STEP, kernel_transposed, output_transposed};
-use super::{Conv, Part, TAPS, source};
+use super::winograd::{Place, Run, STAGGER, groups, transform_input};
+use super::winograd_kernel::turn_back;
+use super::winograd_tiles::{EDGE, POINTS, STEP, output_transposed};
+use super::{Conv, Part, source};
 use crate::cpu::scratch;
 use crate::cpu::tile::{self, Outer, load_apart};
 
@@ -196,54 +197,5 @@ impl WithSimd for Sum<'_> {
             columns: self.conv.out,
         };
         outer.add(simd, self.sums);
-    }
-}
-
-/// G^T u G of `sums` `[point, in, out]`, written to `[out, in, 3, 3]`.
-fn turn_back(conv: &Conv, sums: &[f32], dweight: &mut [f32]) {
-    let (lanes, arch) = (tile::lanes(), Arch::new());
-    let blocks = dweight.par_chunks_mut(lanes * conv.input * TAPS).enumerate();
-    blocks.for_each(|(block, dweight)| {
-        arch.dispatch(TurnBack { conv, sums, first: block * lanes, dweight });
-    });
-}
-
-/// The rows of dw of one vector of channels out.
-struct TurnBack<'a> {
-    conv: &'a Conv,
-    sums: &'a [f32],
-    first: usize,
-    dweight: &'a mut [f32],
-}
-
-impl WithSimd for TurnBack<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Conv { input, out, .. } = *self.conv;
-        let lanes = S::F32_LANES.min(out - self.first);
-        let mut taps = [[0.0; LANES_MAX]; TAPS];
-        for i in 0..input {
-            let mut half = [[simd.splat_f32s(0.0); EDGE]; 3];
-            for j in 0..EDGE {
-                let from = &self.sums[(j * input + i) * out + self.first..];
-                let u = load_apart(simd, from, EDGE * input * out, lanes);
-                let u = kernel_transposed(simd, u);
-                for r in 0..3 {
-                    half[r][j] = u[r];
-                }
-            }
-            for (r, half) in half.iter().enumerate() {
-                for (s, &value) in kernel_transposed(simd, *half).iter().enumerate() {
-                    tile::store(simd, &mut taps[r * 3 + s], value);
-                }
-            }
-            for (l, row) in self.dweight.chunks_exact_mut(input * TAPS).enumerate() {
-                for (to, tap) in row[i * TAPS..][..TAPS].iter_mut().zip(&taps) {
-                    *to = tap[l];
-                }
-            }
-        }
     }
 }
