@@ -375,9 +375,7 @@ fn add_products<S: Simd, const MR: usize, const NV: usize>(
         let mut vectors = [simd.splat_f32s(0.0); NV];
         if width == NV * S::F32_LANES {
             let Some(whole) = S::as_simd_f32s(b).0.first_chunk::<NV>() else { break };
-            for v in 0..NV {
-                vectors[v] = whole[v];
-            }
+            vectors = *whole;
         } else {
             let Some(part) = b.get(..width) else { break };
             vectors[0] = simd.partial_load_f32s(part);

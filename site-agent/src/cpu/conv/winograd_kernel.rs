@@ -126,17 +126,17 @@ impl WithSimd for TurnBack<'_> {
         let lanes = S::F32_LANES.min(out - self.first);
         let mut taps = [[0.0; LANES_MAX]; TAPS];
         for i in 0..input {
-            let mut half = [[simd.splat_f32s(0.0); EDGE]; 3];
-            for j in 0..EDGE {
+            let mut half = [[simd.splat_f32s(0.0); 3]; EDGE];
+            for (j, half) in half.iter_mut().enumerate() {
                 let from = &self.sums[(j * input + i) * out + self.first..];
-                let u = load_apart(simd, from, EDGE * input * out, lanes);
-                let u = kernel_transposed(simd, u);
-                for r in 0..3 {
-                    half[r][j] = u[r];
-                }
+                *half = kernel_transposed(simd, load_apart(simd, from, EDGE * input * out, lanes));
             }
-            for (r, half) in half.iter().enumerate() {
-                for (s, &value) in kernel_transposed(simd, *half).iter().enumerate() {
+            for r in 0..3 {
+                let mut row = [simd.splat_f32s(0.0); EDGE];
+                for (value, half) in row.iter_mut().zip(&half) {
+                    *value = half[r];
+                }
+                for (s, value) in kernel_transposed(simd, row).into_iter().enumerate() {
                     tile::store(simd, &mut taps[r * 3 + s], value);
                 }
             }
