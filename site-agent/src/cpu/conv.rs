@@ -12,9 +12,11 @@ pub mod pointwise;
 #[cfg(test)]
 mod tests;
 mod winograd;
+mod winograd_kernel;
 mod winograd_tiles;
 mod winograd_weight;
 
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use band::Source;
@@ -188,23 +190,35 @@ pub fn weight_gradient(conv: &Conv, x: &[Part<'_>], dy: &[f32], dweight: &mut [f
 pub fn bias_gradient(dy: &[f32], dbias: &mut [f32]) {
     let channels = dbias.len();
     assert!(dy.len().is_multiple_of(channels), "dy is whole pixels");
-    let sums: Vec<Vec<f32>> = dy
-        .par_chunks(PIXELS_PER_SUM * channels)
-        .map(|dy| {
-            let mut sums = vec![0.0; channels];
-            for pixel in dy.chunks_exact(channels) {
-                for (sum, value) in sums.iter_mut().zip(pixel) {
-                    *sum += value;
-                }
-            }
-            sums
-        })
-        .collect();
+    let arch = Arch::new();
+    let sums = |dy: &[f32]| arch.dispatch(PixelSum { dy, channels });
+    let sums: Vec<Vec<f32>> = dy.par_chunks(PIXELS_PER_SUM * channels).map(sums).collect();
     dbias.fill(0.0);
     for sums in sums {
         for (total, sum) in dbias.iter_mut().zip(sums) {
             *total += sum;
         }
+    }
+}
+
+/// The sum over some pixels.
+struct PixelSum<'a> {
+    dy: &'a [f32],
+    channels: usize,
+}
+
+impl WithSimd for PixelSum<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Vec<f32> {
+        let mut sums = vec![0.0; self.channels];
+        for pixel in self.dy.chunks_exact(self.channels) {
+            for (sum, value) in sums.iter_mut().zip(pixel) {
+                *sum += value;
+            }
+        }
+        sums
     }
 }
 

@@ -41,23 +41,20 @@ pub(super) fn packed_len(depth: usize, columns: usize) -> usize {
     depth * columns.next_multiple_of(lanes())
 }
 
-/// Packs `value(k, column)` into panels that [`Rows`] reads front to back: each panel is the
-/// next columns, as many as a tile is wide, and holds them for all k; columns that a last vector
-/// lacks are zero.
-pub(super) fn pack(
-    depth: usize,
-    columns: usize,
-    packed: &mut [f32],
-    value: impl Fn(usize, usize) -> f32,
-) {
-    let panel = WIDE * lanes();
-    for (at, packed) in packed.chunks_mut(depth * panel).enumerate() {
-        let width = packed.len() / depth;
-        for (k, row) in packed.chunks_exact_mut(width).enumerate() {
-            for (j, to) in row.iter_mut().enumerate() {
-                let column = at * panel + j;
-                *to = if column < columns { value(k, column) } else { 0.0 };
+/// Packs the values at `firsts[k] + column * step` of `from` into panels that [`Rows`] reads front
+/// to back: each panel is the next columns, as many as a tile is wide, and holds them for all k;
+/// columns that a last vector lacks are zero.
+pub(super) fn pack(from: &[f32], firsts: &[usize], step: usize, columns: usize, to: &mut [f32]) {
+    let panel = panel_columns();
+    for (at, to) in to.chunks_mut(firsts.len() * panel).enumerate() {
+        let width = to.len() / firsts.len();
+        let inside = width.min(columns - at * panel);
+        for (&first, row) in firsts.iter().zip(to.chunks_exact_mut(width)) {
+            let values = from[first + at * panel * step..].iter().step_by(step);
+            for (to, &value) in row[..inside].iter_mut().zip(values) {
+                *to = value;
             }
+            row[inside..].fill(0.0);
         }
     }
 }
@@ -100,11 +97,37 @@ impl Rows<'_> {
         }
     }
 
+    /// The same for few columns, of which a vector would be mostly empty: every value of `c` is a
+    /// dot product with a row of `b` `[columns, length of a row]`.
+    #[inline(always)]
+    pub(super) fn write_dots<S: Simd>(&self, simd: S, b: &[f32], c: &mut [f32]) {
+        let depth = self.starts.len() * self.run;
+        for (column, b) in b.chunks_exact(depth).enumerate() {
+            let bias = self.bias.map_or(0.0, |bias| bias[column]);
+            for m in 0..self.rows {
+                let mut sum = simd.splat_f32s(0.0);
+                for (&start, b) in self.starts.iter().zip(b.chunks_exact(self.run)) {
+                    let a = &self.a[start + m * self.pitch..][..self.run];
+                    let ((a, a_rest), (b, b_rest)) = (S::as_simd_f32s(a), S::as_simd_f32s(b));
+                    for (&a, &b) in a.iter().zip(b) {
+                        sum = simd.mul_add_f32s(a, b, sum);
+                    }
+                    let [a, b] = [simd.partial_load_f32s(a_rest), simd.partial_load_f32s(b_rest)];
+                    sum = simd.mul_add_f32s(a, b, sum);
+                }
+                let at = m * self.c_pitch + column;
+                let residual = self.residual.map_or(0.0, |residual| residual[at]);
+                c[at] = simd.reduce_sum_f32s(sum) + bias + residual;
+            }
+        }
+    }
+
     /// All rows by one panel.
     #[inline(always)]
     fn panel<S: Simd, const NV: usize>(&self, simd: S, b: &[f32], column: usize, c: &mut [f32]) {
         let m = if S::REGISTER_COUNT >= 32 {
-            self.blocks::<S, 12, NV>(simd, b, column, c, 0)
+            let m = self.blocks::<S, 12, NV>(simd, b, column, c, 0);
+            self.blocks::<S, 8, NV>(simd, b, column, c, m)
         } else {
             self.blocks::<S, 6, NV>(simd, b, column, c, 0)
         };
@@ -221,7 +244,8 @@ impl Outer<'_> {
     #[inline(always)]
     fn column<S: Simd, const NV: usize>(&self, simd: S, column: usize, c: &mut [f32]) {
         let m = if S::REGISTER_COUNT >= 32 {
-            self.blocks::<S, 12, NV>(simd, column, c, 0)
+            let m = self.blocks::<S, 12, NV>(simd, column, c, 0);
+            self.blocks::<S, 8, NV>(simd, column, c, m)
         } else {
             self.blocks::<S, 6, NV>(simd, column, c, 0)
         };
@@ -351,9 +375,7 @@ fn add_products<S: Simd, const MR: usize, const NV: usize>(
         let mut vectors = [simd.splat_f32s(0.0); NV];
         if width == NV * S::F32_LANES {
             let Some(whole) = S::as_simd_f32s(b).0.first_chunk::<NV>() else { break };
-            for v in 0..NV {
-                vectors[v] = whole[v];
-            }
+            vectors = *whole;
         } else {
             let Some(part) = b.get(..width) else { break };
             vectors[0] = simd.partial_load_f32s(part);
@@ -381,6 +403,24 @@ pub(super) fn load<S: Simd>(simd: S, from: &[f32]) -> S::f32s {
         Some(&whole) => whole,
         None => simd.partial_load_f32s(from),
     }
+}
+
+/// `N` vectors of `lanes` values, `pitch` apart.
+///
+/// A loop and not a `map` over an array, which is not always compiled into its caller and then
+/// knows nothing of the vectors that this processor has.
+#[inline(always)]
+pub(super) fn load_apart<S: Simd, const N: usize>(
+    simd: S,
+    from: &[f32],
+    pitch: usize,
+    lanes: usize,
+) -> [S::f32s; N] {
+    let mut vectors = [simd.splat_f32s(0.0); N];
+    for (i, vector) in vectors.iter_mut().enumerate() {
+        *vector = load(simd, &from[i * pitch..][..lanes]);
+    }
+    vectors
 }
 
 /// As much of `value` as `to` has room for, which is at most a vector.

@@ -16,6 +16,9 @@ use crate::cpu::tile::{self, Rows};
 /// Pixels of a band, about.
 const BAND_PIXELS: usize = 256;
 
+/// With at most as many columns each result is a dot product of its own.
+const DOT_COLUMNS_MAX: usize = 2;
+
 /// The products of a window of rows that give some pixels of each row of a result.
 struct Phase {
     /// The first row and column of the result, which then go on in the phase's steps.
@@ -56,8 +59,8 @@ pub(super) fn forward(
     y: &mut [f32],
 ) {
     let all = Phase { first: [0, 0], taps: [vec![0, 1, 2], vec![0, 1, 2]], packed: 0 };
-    let weight_of = |k: usize, o: usize, tap: usize| weight[(o * conv.input + k) * TAPS + tap];
-    with_kernel(vec![all], [conv.input, conv.out], weight_of, |kernel, phases| {
+    let (size, steps) = ([conv.input, conv.out], [TAPS, conv.input * TAPS]);
+    with_kernel(weight, size, steps, vec![all], |kernel, phases| {
         let phases = Phases {
             source: source(conv, x),
             phases,
@@ -88,9 +91,9 @@ pub(super) fn input_gradient(conv: &Conv, dy: &[f32], weight: &[f32], dx: &mut [
     } else {
         vec![Phase { first: [0, 0], taps: [vec![2, 1, 0], vec![2, 1, 0]], packed: 0 }]
     };
-    let weight_of = |k: usize, i: usize, tap: usize| weight[(k * conv.input + i) * TAPS + tap];
+    let (depth_columns, steps) = ([conv.out, conv.input], [conv.input * TAPS, TAPS]);
     let dy = [Part { values: dy, channels: conv.out }];
-    with_kernel(phases, [conv.out, conv.input], weight_of, |kernel, phases| {
+    with_kernel(weight, depth_columns, steps, phases, |kernel, phases| {
         let size = conv.out_size();
         let phases = Phases {
             source: Source { parts: &dy, channels: conv.out, size, doubled: false },
@@ -109,26 +112,36 @@ pub(super) fn input_gradient(conv: &Conv, dy: &[f32], weight: &[f32], dx: &mut [
     });
 }
 
-/// Lends the packed weights `weight_of(k, column, tap)` of every phase to `work`.
+/// Lends the packed weights of every phase to `work`; those of (k, column) start at the inner
+/// product with `steps`.
 fn with_kernel(
-    mut phases: Vec<Phase>,
+    weight: &[f32],
     [depth, columns]: [usize; 2],
-    weight_of: impl Fn(usize, usize, usize) -> f32,
+    steps: [usize; 2],
+    mut phases: Vec<Phase>,
     work: impl FnOnce(&[f32], Vec<Phase>),
 ) {
     scratch::with(tile::packed_len(TAPS * depth, columns), |packed| {
+        let mut rest = &mut packed[..];
         let mut at = 0;
         for phase in &mut phases {
             phase.packed = at;
             let [rows, along] = &phase.taps;
-            let depths = rows.len() * along.len() * depth;
-            let len = tile::packed_len(depths, columns);
-            tile::pack(depths, columns, &mut packed[at..][..len], |k, column| {
-                let (tap, k) = (k / depth, k % depth);
-                let tap = rows[tap / along.len()] * 3 + along[tap % along.len()];
-                weight_of(k, column, tap)
-            });
-            at += len;
+            let taps = rows.iter().flat_map(|row| along.iter().map(move |tap| row * 3 + tap));
+            let firsts: Vec<usize> =
+                taps.flat_map(|tap| (0..depth).map(move |k| k * steps[0] + tap)).collect();
+            let (to, after) = rest.split_at_mut(tile::packed_len(firsts.len(), columns));
+            if columns <= DOT_COLUMNS_MAX {
+                for (column, to) in to.chunks_exact_mut(firsts.len()).take(columns).enumerate() {
+                    for (to, first) in to.iter_mut().zip(&firsts) {
+                        *to = weight[first + column * steps[1]];
+                    }
+                }
+            } else {
+                tile::pack(weight, &firsts, steps[1], columns, to);
+            }
+            at += to.len();
+            rest = after;
         }
         work(packed, phases);
     });
@@ -236,7 +249,13 @@ impl Phases<'_> {
                     columns: self.columns,
                     c_pitch: self.write_step * self.columns,
                 };
-                if steps > 0 {
+                if steps == 0 {
+                    continue;
+                }
+                if self.columns <= DOT_COLUMNS_MAX {
+                    let kernel = &kernel[..self.columns * taps * run];
+                    product.write_dots(simd, kernel, &mut to[from..]);
+                } else {
                     product.write(simd, kernel, &mut to[from..]);
                 }
             }

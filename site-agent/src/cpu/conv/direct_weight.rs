@@ -17,6 +17,8 @@ use crate::cpu::tile::Outer;
 const PASS_LEN: usize = 2 << 20;
 /// Rows of dy whose x is copied as one piece of work, about, in pixels.
 const BAND_PIXELS: usize = 256;
+/// With fewer channels out, the vectors hold taps instead.
+const OUT_MIN: usize = 8;
 /// Rows of dw that are one piece of work.
 const ROWS: usize = 48;
 
@@ -35,6 +37,7 @@ pub(super) fn gradient(conv: &Conv, x: &[Part<'_>], dy: &[f32], dweight: &mut [f
     let slab = bands.iter().map(|band| band.len(conv)).max().unwrap_or(0).max(1);
     let in_pass = (PASS_LEN / slab).clamp(1, bands.len().max(1));
     let (slabs_len, row_len, arch) = (in_pass * slab, 3 * conv.input * conv.out, Arch::new());
+    let turned = conv.out < OUT_MIN;
     scratch::with(slabs_len + 3 * row_len, |buffer| {
         let (slabs, sums) = buffer.split_at_mut(slabs_len);
         sums.fill(0.0);
@@ -44,17 +47,22 @@ pub(super) fn gradient(conv: &Conv, x: &[Part<'_>], dy: &[f32], dweight: &mut [f
             let slabs = &*slabs;
             let kernel_rows = sums.par_chunks_mut(row_len).enumerate();
             let pieces = kernel_rows.flat_map(|(row, sums)| {
-                let pieces = sums.par_chunks_mut(ROWS * conv.out).enumerate();
-                pieces.map(move |(at, sums)| (row, at * ROWS, sums))
+                let rows = if turned { 3 * conv.input } else { ROWS };
+                let pieces = sums.par_chunks_mut(rows * conv.out).enumerate();
+                pieces.map(move |(at, sums)| (row, at * rows, sums))
             });
             pieces.for_each(|(row, first, sums)| {
                 let starts = starts(conv, bands, slab, row);
-                arch.dispatch(Sum { conv, slabs: &slabs[first..], dy, starts: &starts, sums });
+                let (taps, dy) = ((&slabs[first..], stride(conv) * conv.input), (dy, conv.out));
+                let run = conv.out_size()[1];
+                arch.dispatch(Sum { taps, dy, starts, run, turned, sums });
             });
         }
         for (o, dweight) in dweight.chunks_exact_mut(conv.input * TAPS).enumerate() {
             for (at, to) in dweight.iter_mut().enumerate() {
-                *to = sums[(at % TAPS * conv.input + at / TAPS) * conv.out + o];
+                let (row, tap) = (at % TAPS / 3, at % 3 * conv.input + at / TAPS);
+                let from = if turned { o * 3 * conv.input + tap } else { tap * conv.out + o };
+                *to = sums[row * row_len + from];
             }
         }
     });
@@ -98,13 +106,16 @@ fn starts(conv: &Conv, bands: &[Band], slab: usize, row: usize) -> Vec<[usize; 2
     bands.iter().enumerate().flat_map(of_band).collect()
 }
 
-/// Adds the bands of a pass to some rows of dw.
+/// Adds the bands of a pass to some rows of `[taps of a row, out]`, or to all of `[out, taps of a
+/// row]` if `turned`.
 struct Sum<'a> {
-    conv: &'a Conv,
-    /// From the first of the rows on.
-    slabs: &'a [f32],
-    dy: &'a [f32],
-    starts: &'a [[usize; 2]],
+    /// Windows of x from the first of the rows on, and the pitch of pixels.
+    taps: (&'a [f32], usize),
+    /// dy and the pitch of its pixels.
+    dy: (&'a [f32], usize),
+    starts: Vec<[usize; 2]>,
+    run: usize,
+    turned: bool,
     sums: &'a mut [f32],
 }
 
@@ -112,16 +123,23 @@ impl WithSimd for Sum<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let (mut a, mut b, out) = (self.taps, self.dy, self.dy.1);
+        let mut size = [self.sums.len() / out, out];
+        if self.turned {
+            (a, b) = (b, a);
+            size.reverse();
+            self.starts.iter_mut().for_each(|pair| pair.reverse());
+        }
         let outer = Outer {
-            a: self.slabs,
-            a_pitch: stride(self.conv) * self.conv.input,
-            b: self.dy,
-            b_pitch: self.conv.out,
-            starts: self.starts,
-            run: self.conv.out_size()[1],
-            rows: self.sums.len() / self.conv.out,
-            columns: self.conv.out,
+            a: a.0,
+            a_pitch: a.1,
+            b: b.0,
+            b_pitch: b.1,
+            starts: &self.starts,
+            run: self.run,
+            rows: size[0],
+            columns: size[1],
         };
         outer.add(simd, self.sums);
     }

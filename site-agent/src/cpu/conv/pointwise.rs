@@ -34,8 +34,7 @@ pub fn forward(
     assert_eq!(bias.len(), out, "so has the bias");
     assert_eq!(x.len() * out, y.len() * input, "x and y have as many pixels");
     assert!(residual.is_none_or(|residual| residual.len() == y.len()), "so has the residual");
-    let weight_of = |k: usize, o: usize| weight[o * input + k];
-    product([input, out], x, weight_of, Some(bias), residual, y);
+    product([input, out], x, (weight, [1, input]), Some(bias), residual, y);
 }
 
 /// dL/dx `[pixels, in]` = dy weight from dL/dy `[pixels, out]` and `weight` `[out, in]`.
@@ -45,7 +44,7 @@ pub fn forward(
 pub fn input_gradient([input, out]: [usize; 2], dy: &[f32], weight: &[f32], dx: &mut [f32]) {
     assert_eq!(weight.len(), out * input, "the weight has its shape's length");
     assert_eq!(dx.len() * out, dy.len() * input, "dx and dy have as many pixels");
-    product([out, input], dy, |k, i| weight[k * input + i], None, None, dx);
+    product([out, input], dy, (weight, [input, 1]), None, None, dx);
 }
 
 /// dL/dweight `[out, in]` = dy^T x from `x` `[pixels, in]` and dL/dy `[pixels, out]`.
@@ -84,18 +83,20 @@ pub fn weight_gradient([input, out]: [usize; 2], x: &[f32], dy: &[f32], dweight:
     });
 }
 
-/// c = a b + bias + residual, where row k of b is `weight_of(k, ..)`.
+/// c = a b + bias + residual, where b\[k, column\] is the weight at their inner product with the
+/// steps.
 fn product(
     [depth, columns]: [usize; 2],
     a: &[f32],
-    weight_of: impl Fn(usize, usize) -> f32,
+    (weight, steps): (&[f32], [usize; 2]),
     bias: Option<&[f32]>,
     residual: Option<&[f32]>,
     c: &mut [f32],
 ) {
     let arch = Arch::new();
     scratch::with(tile::packed_len(depth, columns), |packed| {
-        tile::pack(depth, columns, packed, weight_of);
+        let firsts: Vec<usize> = (0..depth).map(|k| k * steps[0]).collect();
+        tile::pack(weight, &firsts, steps[1], columns, packed);
         let packed = &*packed;
         c.par_chunks_mut(PIXELS * columns).enumerate().for_each(|(at, c)| {
             let rows = Rows {
@@ -154,7 +155,6 @@ impl WithSimd for Sum<'_> {
             rows: self.sums.len() / self.input,
             columns: self.input,
         };
-        // Some pixels at a time, which then stay in the cache for all of the rows.
         outer.add(simd, self.sums);
     }
 }

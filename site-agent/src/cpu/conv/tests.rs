@@ -1,5 +1,4 @@
 //! Convolutions against their definition, one product at a time in f64, over random shapes.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use proptest::prelude::*;
 
@@ -176,6 +175,32 @@ proptest! {
         pointwise::weight_gradient([input, out], &x, &dy, &mut dw);
         agree(&dw, &expected_dw)?;
     }
+}
+
+#[test]
+fn the_widest_layers_stay_within_the_same_roundings() {
+    let conv = Conv { batch: 2, input: 256, out: 64, size: [12, 8], scale: Scale::Same };
+    let (x, dy) = (draw(1, conv.input_len()), draw(2, conv.out_len()));
+    let weight = draw(3, conv.weight_len());
+    let zeros = |len| vec![0.0; len];
+    let (mut y, mut dx) = (zeros(conv.out_len()), zeros(conv.input_len()));
+    let mut dw = zeros(conv.weight_len());
+    products(&conv, |i, w, o| {
+        let [x, weight, dy] = [x[i], weight[w], dy[o]].map(f64::from);
+        y[o] += x * weight;
+        dx[i] += dy * weight;
+        dw[w] += x * dy;
+    });
+    let parts = [Part { values: &x, channels: 256 }];
+    let mut found = vec![0.0; conv.out_len()];
+    forward(&conv, &parts, &weight, &[0.0; 64], None, &mut found);
+    agree(&found, &y).unwrap();
+    let mut found = vec![0.0; conv.input_len()];
+    input_gradient(&conv, &dy, &weight, &mut [PartMut { values: &mut found, channels: 256 }]);
+    agree(&found, &dx).unwrap();
+    let mut found = vec![0.0; conv.weight_len()];
+    weight_gradient(&conv, &parts, &dy, &mut found);
+    agree(&found, &dw).unwrap();
 }
 
 #[test]

@@ -9,10 +9,11 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::band::{Band, Source, Window, bands};
-use super::winograd_tiles::{EDGE, POINTS, STEP, input, kernel, output};
+use super::winograd_kernel::with_kernel;
+use super::winograd_tiles::{EDGE, POINTS, STEP, input, output};
 use super::{Conv, Part, PartMut, Scale, TAPS, source};
 use crate::cpu::scratch;
-use crate::cpu::tile::{self, Rows};
+use crate::cpu::tile::{self, Rows, load_apart};
 
 /// The most tiles that go through the buffers together.
 const TILES_MAX: usize = 48;
@@ -56,8 +57,8 @@ pub(super) fn forward(
     residual: Option<&[f32]>,
     y: &mut [f32],
 ) {
-    let taps = |k: usize, column: usize| (column * conv.input + k) * TAPS;
-    with_kernel(weight, [conv.input, conv.out], taps, false, |kernel| {
+    let steps = [TAPS, conv.input * TAPS];
+    with_kernel(weight, [conv.input, conv.out], steps, false, |kernel| {
         let filter = Filter {
             source: source(conv, x),
             size: conv.out_size(),
@@ -74,9 +75,9 @@ pub(super) fn forward(
 
 /// dx of [`super::input_gradient`] where x is not halved.
 pub(super) fn input_gradient(conv: &Conv, dy: &[f32], weight: &[f32], dx: &mut [PartMut<'_>]) {
-    let taps = |k: usize, column: usize| (k * conv.input + column) * TAPS;
+    let steps = [conv.input * TAPS, TAPS];
     let (size, dy) = (conv.out_size(), [Part { values: dy, channels: conv.out }]);
-    with_kernel(weight, [conv.out, conv.input], taps, true, |kernel| {
+    with_kernel(weight, [conv.out, conv.input], steps, true, |kernel| {
         let filter = Filter {
             source: Source { parts: &dy, channels: conv.out, size, doubled: false },
             size,
@@ -97,75 +98,11 @@ fn tiles(conv: &Conv) -> usize {
     (BUFFER_LEN / per_tile / 4 * 4).clamp(TILES_MIN, TILES_MAX)
 }
 
-/// Lends the transformed kernel, G w G^T of the nine taps at `taps(k, column)` for every pair, to
-/// `work`; `turned` by half a turn if so asked.
-fn with_kernel(
-    weight: &[f32],
-    [depth, columns]: [usize; 2],
-    taps: impl Fn(usize, usize) -> usize + Sync,
-    turned: bool,
-    work: impl FnOnce(&[f32]),
-) {
-    let arch = Arch::new();
-    let (lanes, panel) = (tile::lanes(), tile::panel_columns());
-    scratch::with(POINTS * tile::packed_len(depth, columns), |packed| {
-        let panels = packed.par_chunks_mut(POINTS * depth * panel).enumerate();
-        panels.for_each(|(at, packed)| {
-            let width = packed.len() / POINTS / depth;
-            let mut nine = [const { [0.0; MOST_LANES] }; TAPS];
-            for k in 0..depth {
-                for first in (0..width).step_by(lanes) {
-                    for l in 0..lanes {
-                        let column = at * panel + first + l;
-                        if column >= columns {
-                            nine.iter_mut().for_each(|tap| tap[l] = 0.0);
-                            continue;
-                        }
-                        let from = &weight[taps(k, column)..][..TAPS];
-                        for (tap, nine) in nine.iter_mut().enumerate() {
-                            nine[l] = from[if turned { TAPS - 1 - tap } else { tap }];
-                        }
-                    }
-                    let place = Place { first: k * width + first, pitch: depth * width };
-                    arch.dispatch(TransformKernel { nine: &nine, place, packed });
-                }
-            }
-        });
-        work(packed);
-    });
-}
-
 /// Where the points of a tile go: `first`, and `pitch` from one to the next.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     pub(super) first: usize,
     pub(super) pitch: usize,
-}
-
-/// More than the lanes of any vector.
-pub(super) const MOST_LANES: usize = 64;
-
-struct TransformKernel<'a> {
-    nine: &'a [[f32; MOST_LANES]; TAPS],
-    place: Place,
-    packed: &'a mut [f32],
-}
-
-impl WithSimd for TransformKernel<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let tap = |tap: usize| tile::load(simd, &self.nine[tap]);
-        let columns = [0, 1, 2].map(|s| kernel(simd, [tap(s), tap(3 + s), tap(6 + s)]));
-        for i in 0..EDGE {
-            let row = kernel(simd, [columns[0][i], columns[1][i], columns[2][i]]);
-            for (j, &value) in row.iter().enumerate() {
-                let to = self.place.first + (i * EDGE + j) * self.place.pitch;
-                tile::store(simd, &mut self.packed[to..], value);
-            }
-        }
-    }
 }
 
 impl Filter<'_> {
@@ -325,44 +262,85 @@ impl Filter<'_> {
         band: &mut Band<'_>,
         column: usize,
     ) {
-        let [height, width] = self.size;
         let row = self.first_row(band);
-        let rows = STEP.min(height - row);
-        let columns = STEP.min(width - column * STEP);
-        let first = (band.image * height + row) * width + column * STEP;
-        let pitch = self.output_pitch();
-        let mut offset = 0;
+        let place = Target {
+            first: (band.image * self.size[0] + row) * self.size[1],
+            column: column * STEP,
+            size: [STEP.min(self.size[0] - row), STEP.min(self.size[1] - column * STEP)],
+        };
+        let mut from = Place { first: tile * self.columns, pitch: self.output_pitch() };
+        let mut channel = 0;
         for (values, channels) in &mut band.parts {
-            let channels = *channels;
-            for c in (0..channels).step_by(S::F32_LANES) {
-                let lanes = S::F32_LANES.min(channels - c);
-                let from = Place { first: tile * self.columns + offset + c, pitch };
-                let y = output_tile(simd, outputs, from, lanes);
-                if self.halved {
-                    let to = column * 2 * channels + c;
-                    let size = [rows / 2, columns / 2, width / 2 * channels, channels];
-                    store_halved(simd, &y, &mut values[to..], size, lanes);
-                    continue;
-                }
-                let bias = match self.bias {
-                    Some(bias) => tile::load(simd, &bias[offset + c..][..lanes]),
-                    None => simd.splat_f32s(0.0),
-                };
-                for (i, y) in y.iter().enumerate().take(rows) {
-                    for (j, &y) in y.iter().enumerate().take(columns) {
-                        let mut y = simd.add_f32s(y, bias);
-                        if let Some(residual) = self.residual {
-                            let at = (first + i * width + j) * channels + c;
-                            y = simd.add_f32s(y, tile::load(simd, &residual[at..][..lanes]));
-                        }
-                        let to = (i * width + column * STEP + j) * channels + c;
-                        tile::store(simd, &mut values[to..][..lanes], y);
-                    }
+            let whole = *channels / S::F32_LANES * S::F32_LANES;
+            for c in (0..*channels).step_by(S::F32_LANES) {
+                let bias = self.bias.map(|bias| &bias[channel..]);
+                if c < whole {
+                    let y = output_tile(simd, outputs, from, S::F32_LANES);
+                    self.write(simd, &y, values, &place, [*channels, c, S::F32_LANES], bias);
+                    from.first += S::F32_LANES;
+                    channel += S::F32_LANES;
+                } else {
+                    let lanes = *channels - whole;
+                    let y = output_tile(simd, outputs, from, lanes);
+                    self.write(simd, &y, values, &place, [*channels, c, lanes], bias);
+                    from.first += lanes;
+                    channel += lanes;
                 }
             }
-            offset += channels;
         }
     }
+
+    /// Writes `lanes` channels from `c` on of a tile, with bias and residual, to the rows of a band.
+    #[inline(always)]
+    fn write<S: Simd>(
+        &self,
+        simd: S,
+        y: &[[S::f32s; STEP]; STEP],
+        values: &mut [f32],
+        place: &Target,
+        [channels, c, lanes]: [usize; 3],
+        bias: Option<&[f32]>,
+    ) {
+        let ([rows, columns], width) = (place.size, self.size[1]);
+        if self.halved {
+            let to = &mut values[place.column / 2 * channels + c..];
+            let size = [rows / 2, columns / 2, width / 2 * channels, channels];
+            store_halved(simd, y, to, size, lanes);
+            return;
+        }
+        let bias = match bias {
+            Some(bias) => tile::load(simd, &bias[..lanes]),
+            None => simd.splat_f32s(0.0),
+        };
+        for i in 0..STEP {
+            if i >= rows {
+                break;
+            }
+            let first = (i * width + place.column) * channels + c;
+            for j in 0..STEP {
+                if j >= columns {
+                    break;
+                }
+                let mut y = simd.add_f32s(y[i][j], bias);
+                let to = first + j * channels;
+                if let Some(residual) = self.residual {
+                    let residual = &residual[place.first * channels + to..][..lanes];
+                    y = simd.add_f32s(y, tile::load(simd, residual));
+                }
+                tile::store(simd, &mut values[to..][..lanes], y);
+            }
+        }
+    }
+}
+
+/// Where a tile's results go.
+struct Target {
+    /// The pixel of all images that the band starts with.
+    first: usize,
+    /// The tile's first column.
+    column: usize,
+    /// The rows and columns of it that lie in the image.
+    size: [usize; 2],
 }
 
 /// Transforms all `channels` of the tile that `from` points to in a window.
@@ -375,24 +353,40 @@ pub(super) fn transform_input<S: Simd>(
     inputs: &mut [f32],
     to: Place,
 ) {
-    for c in (0..channels).step_by(S::F32_LANES) {
-        let lanes = S::F32_LANES.min(channels - c);
-        let mut half = [[simd.splat_f32s(0.0); EDGE]; EDGE];
-        for j in 0..EDGE {
-            let first = from.first + j * channels + c;
-            let d = [0, 1, 2, 3, 4, 5]
-                .map(|i| tile::load(simd, &window[first + i * from.pitch..][..lanes]));
-            let d = input(simd, d);
-            for i in 0..EDGE {
-                half[i][j] = d[i];
-            }
+    let whole = channels / S::F32_LANES * S::F32_LANES;
+    for c in (0..whole).step_by(S::F32_LANES) {
+        let window = &window[from.first + c..];
+        let to = Place { first: to.first + c, ..to };
+        transform_vector(simd, window, [from.pitch, channels], S::F32_LANES, inputs, to);
+    }
+    if whole < channels {
+        let window = &window[from.first + whole..];
+        let to = Place { first: to.first + whole, ..to };
+        transform_vector(simd, window, [from.pitch, channels], channels - whole, inputs, to);
+    }
+}
+
+/// B^T x B for a vector of channels.
+#[inline(always)]
+fn transform_vector<S: Simd>(
+    simd: S,
+    window: &[f32],
+    [row_pitch, pitch]: [usize; 2],
+    lanes: usize,
+    inputs: &mut [f32],
+    to: Place,
+) {
+    let mut half = [[simd.splat_f32s(0.0); EDGE]; EDGE];
+    for j in 0..EDGE {
+        let column = input(simd, load_apart(simd, &window[j * pitch..], row_pitch, lanes));
+        for i in 0..EDGE {
+            half[i][j] = column[i];
         }
-        let first = to.first + c;
-        for (half, inputs) in half.iter().zip(inputs.chunks_mut(EDGE * to.pitch)) {
-            let values = input(simd, *half);
-            for (&value, inputs) in values.iter().zip(inputs.chunks_mut(to.pitch)) {
-                tile::store(simd, &mut inputs[first..][..lanes], value);
-            }
+    }
+    let mut points = inputs.chunks_exact_mut(to.pitch);
+    for half in half {
+        for (value, point) in input(simd, half).into_iter().zip(&mut points) {
+            tile::store(simd, &mut point[to.first..][..lanes], value);
         }
     }
 }
@@ -405,15 +399,17 @@ fn output_tile<S: Simd>(
     from: Place,
     lanes: usize,
 ) -> [[S::f32s; STEP]; STEP] {
-    let mut half = [[simd.splat_f32s(0.0); STEP]; EDGE];
-    for (half, outputs) in half.iter_mut().zip(outputs.chunks(EDGE * from.pitch)) {
-        let m = [0, 1, 2, 3, 4, 5]
-            .map(|j| tile::load(simd, &outputs[from.first + j * from.pitch..][..lanes]));
-        *half = output(simd, m);
+    let mut half = [[simd.splat_f32s(0.0); EDGE]; STEP];
+    for i in 0..EDGE {
+        let points = &outputs[i * EDGE * from.pitch + from.first..];
+        let row = output(simd, load_apart(simd, points, from.pitch, lanes));
+        for j in 0..STEP {
+            half[j][i] = row[j];
+        }
     }
     let mut y = [[simd.splat_f32s(0.0); STEP]; STEP];
     for j in 0..STEP {
-        let column = output(simd, [0, 1, 2, 3, 4, 5].map(|i| half[i][j]));
+        let column = output(simd, half[j]);
         for i in 0..STEP {
             y[i][j] = column[i];
         }

@@ -17,8 +17,11 @@ pub(super) const STEP: usize = 4;
 /// B^T d.
 #[inline(always)]
 pub(super) fn input<S: Simd>(simd: S, d: [S::f32s; 6]) -> [S::f32s; 6] {
-    let [minus_5, minus_4, minus_2] = [-5.0, -4.0, -2.0].map(|k| simd.splat_f32s(k));
-    let [two, four] = [2.0, 4.0].map(|k| simd.splat_f32s(k));
+    let minus_5 = simd.splat_f32s(-5.0);
+    let minus_4 = simd.splat_f32s(-4.0);
+    let minus_2 = simd.splat_f32s(-2.0);
+    let two = simd.splat_f32s(2.0);
+    let four = simd.splat_f32s(4.0);
     let outer_even = simd.mul_add_f32s(minus_4, d[2], d[4]);
     let outer_odd = simd.mul_add_f32s(minus_4, d[1], d[3]);
     let inner_even = simd.sub_f32s(d[4], d[2]);
@@ -36,7 +39,9 @@ pub(super) fn input<S: Simd>(simd: S, d: [S::f32s; 6]) -> [S::f32s; 6] {
 /// A^T m.
 #[inline(always)]
 pub(super) fn output<S: Simd>(simd: S, m: [S::f32s; 6]) -> [S::f32s; 4] {
-    let [two, four, eight] = [2.0, 4.0, 8.0].map(|k| simd.splat_f32s(k));
+    let two = simd.splat_f32s(2.0);
+    let four = simd.splat_f32s(4.0);
+    let eight = simd.splat_f32s(8.0);
     let near_sum = simd.add_f32s(m[1], m[2]);
     let near_difference = simd.sub_f32s(m[1], m[2]);
     let far_sum = simd.add_f32s(m[3], m[4]);
@@ -52,7 +57,9 @@ pub(super) fn output<S: Simd>(simd: S, m: [S::f32s; 6]) -> [S::f32s; 4] {
 /// A y, the transpose of [`output`].
 #[inline(always)]
 pub(super) fn output_transposed<S: Simd>(simd: S, y: [S::f32s; 4]) -> [S::f32s; 6] {
-    let [two, four, eight] = [2.0, 4.0, 8.0].map(|k| simd.splat_f32s(k));
+    let two = simd.splat_f32s(2.0);
+    let four = simd.splat_f32s(4.0);
+    let eight = simd.splat_f32s(8.0);
     let near_even = simd.add_f32s(y[0], y[2]);
     let near_odd = simd.add_f32s(y[1], y[3]);
     let far_even = simd.mul_add_f32s(four, y[2], y[0]);
@@ -70,9 +77,12 @@ pub(super) fn output_transposed<S: Simd>(simd: S, y: [S::f32s; 4]) -> [S::f32s; 
 /// G g.
 #[inline(always)]
 pub(super) fn kernel<S: Simd>(simd: S, g: [S::f32s; 3]) -> [S::f32s; 6] {
-    let [quarter, minus_6th, sixth, twelfth, minus_12th, part_24] =
-        [0.25, -1.0 / 6.0, 1.0 / 6.0, 1.0 / 12.0, -1.0 / 12.0, 1.0 / 24.0]
-            .map(|k| simd.splat_f32s(k));
+    let quarter = simd.splat_f32s(0.25);
+    let minus_6th = simd.splat_f32s(-1.0 / 6.0);
+    let sixth = simd.splat_f32s(1.0 / 6.0);
+    let twelfth = simd.splat_f32s(1.0 / 12.0);
+    let minus_12th = simd.splat_f32s(-1.0 / 12.0);
+    let part_24 = simd.splat_f32s(1.0 / 24.0);
     let near = simd.mul_f32s(minus_6th, simd.add_f32s(g[0], g[2]));
     let far = simd.mul_add_f32s(sixth, g[2], simd.mul_f32s(part_24, g[0]));
     [
@@ -88,8 +98,11 @@ pub(super) fn kernel<S: Simd>(simd: S, g: [S::f32s; 3]) -> [S::f32s; 6] {
 /// G^T u, the transpose of [`kernel`].
 #[inline(always)]
 pub(super) fn kernel_transposed<S: Simd>(simd: S, u: [S::f32s; 6]) -> [S::f32s; 3] {
-    let [quarter, minus_6th, sixth, twelfth, part_24] =
-        [0.25, -1.0 / 6.0, 1.0 / 6.0, 1.0 / 12.0, 1.0 / 24.0].map(|k| simd.splat_f32s(k));
+    let quarter = simd.splat_f32s(0.25);
+    let minus_6th = simd.splat_f32s(-1.0 / 6.0);
+    let sixth = simd.splat_f32s(1.0 / 6.0);
+    let twelfth = simd.splat_f32s(1.0 / 12.0);
+    let part_24 = simd.splat_f32s(1.0 / 24.0);
     let near_sum = simd.mul_f32s(minus_6th, simd.add_f32s(u[1], u[2]));
     let near_difference = simd.mul_f32s(sixth, simd.sub_f32s(u[2], u[1]));
     let far_sum = simd.add_f32s(u[3], u[4]);

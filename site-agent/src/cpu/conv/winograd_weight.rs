@@ -8,11 +8,12 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::band::{Source, Window};
-use super::winograd::{MOST_LANES, Place, Run, STAGGER, groups, transform_input};
-use super::winograd_tiles::{EDGE, POINTS, STEP, kernel_transposed, output_transposed};
-use super::{Conv, Part, TAPS, source};
+use super::winograd::{Place, Run, STAGGER, groups, transform_input};
+use super::winograd_kernel::turn_back;
+use super::winograd_tiles::{EDGE, POINTS, STEP, output_transposed};
+use super::{Conv, Part, source};
 use crate::cpu::scratch;
-use crate::cpu::tile::{self, Outer};
+use crate::cpu::tile::{self, Outer, load_apart};
 
 /// Tiles that are transformed as one piece of work.
 const TILES: usize = 32;
@@ -133,24 +134,41 @@ fn transform_output<S: Simd>(
     outputs: &mut [f32],
     to: Place,
 ) {
-    for c in (0..channels).step_by(S::F32_LANES) {
-        let lanes = S::F32_LANES.min(channels - c);
-        let mut half = [[simd.splat_f32s(0.0); STEP]; EDGE];
-        for j in 0..STEP {
-            let first = from.first + j * channels + c;
-            let d =
-                [0, 1, 2, 3].map(|i| tile::load(simd, &window[first + i * from.pitch..][..lanes]));
-            let d = output_transposed(simd, d);
-            for i in 0..EDGE {
-                half[i][j] = d[i];
-            }
+    let whole = channels / S::F32_LANES * S::F32_LANES;
+    for c in (0..whole).step_by(S::F32_LANES) {
+        let window = &window[from.first + c..];
+        let to = Place { first: to.first + c, ..to };
+        transform_vector(simd, window, [from.pitch, channels], S::F32_LANES, outputs, to);
+    }
+    if whole < channels {
+        let window = &window[from.first + whole..];
+        let to = Place { first: to.first + whole, ..to };
+        transform_vector(simd, window, [from.pitch, channels], channels - whole, outputs, to);
+    }
+}
+
+/// A dy A^T for a vector of channels.
+#[inline(always)]
+fn transform_vector<S: Simd>(
+    simd: S,
+    window: &[f32],
+    [row_pitch, pitch]: [usize; 2],
+    lanes: usize,
+    outputs: &mut [f32],
+    to: Place,
+) {
+    let mut half = [[simd.splat_f32s(0.0); STEP]; EDGE];
+    for j in 0..STEP {
+        let column = load_apart(simd, &window[j * pitch..], row_pitch, lanes);
+        let column = output_transposed(simd, column);
+        for i in 0..EDGE {
+            half[i][j] = column[i];
         }
-        let first = to.first + c;
-        for (half, outputs) in half.iter().zip(outputs.chunks_mut(EDGE * to.pitch)) {
-            let values = output_transposed(simd, *half);
-            for (&value, outputs) in values.iter().zip(outputs.chunks_mut(to.pitch)) {
-                tile::store(simd, &mut outputs[first..][..lanes], value);
-            }
+    }
+    let mut points = outputs.chunks_exact_mut(to.pitch);
+    for half in half {
+        for (value, point) in output_transposed(simd, half).into_iter().zip(&mut points) {
+            tile::store(simd, &mut point[to.first..][..lanes], value);
         }
     }
 }
@@ -179,56 +197,5 @@ impl WithSimd for Sum<'_> {
             columns: self.conv.out,
         };
         outer.add(simd, self.sums);
-    }
-}
-
-/// G^T u G of `sums` `[point, in, out]`, written to `[out, in, 3, 3]`.
-fn turn_back(conv: &Conv, sums: &[f32], dweight: &mut [f32]) {
-    let (lanes, arch) = (tile::lanes(), Arch::new());
-    let blocks = dweight.par_chunks_mut(lanes * conv.input * TAPS).enumerate();
-    blocks.for_each(|(block, dweight)| {
-        arch.dispatch(TurnBack { conv, sums, first: block * lanes, dweight });
-    });
-}
-
-/// The rows of dw of one vector of channels out.
-struct TurnBack<'a> {
-    conv: &'a Conv,
-    sums: &'a [f32],
-    first: usize,
-    dweight: &'a mut [f32],
-}
-
-impl WithSimd for TurnBack<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Conv { input, out, .. } = *self.conv;
-        let lanes = S::F32_LANES.min(out - self.first);
-        let mut taps = [[0.0; MOST_LANES]; TAPS];
-        for i in 0..input {
-            let mut half = [[simd.splat_f32s(0.0); EDGE]; 3];
-            for j in 0..EDGE {
-                let u = [0, 1, 2, 3, 4, 5].map(|row| {
-                    let at = ((row * EDGE + j) * input + i) * out + self.first;
-                    tile::load(simd, &self.sums[at..][..lanes])
-                });
-                let u = kernel_transposed(simd, u);
-                for r in 0..3 {
-                    half[r][j] = u[r];
-                }
-            }
-            for (r, half) in half.iter().enumerate() {
-                for (s, &value) in kernel_transposed(simd, *half).iter().enumerate() {
-                    tile::store(simd, &mut taps[r * 3 + s], value);
-                }
-            }
-            for (l, row) in self.dweight.chunks_exact_mut(input * TAPS).enumerate() {
-                for (to, tap) in row[i * TAPS..][..TAPS].iter_mut().zip(&taps) {
-                    *to = tap[l];
-                }
-            }
-        }
     }
 }
