@@ -3,6 +3,8 @@
 //! Ignored unless asked for, because a machine may have no such device; `.ci/gpu-path` asks, and there a
 //! device that is missing is a failure.
 
+#![expect(clippy::print_stdout, reason = "how far a GPU is from the processor is worth reading")]
+
 use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Tensor};
