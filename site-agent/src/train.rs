@@ -19,7 +19,7 @@ use self::report::{Quarters, StepReport, TrainingSummary};
 use crate::data::example::Example;
 use crate::model::diffusion::Diffusion;
 use crate::model::diffusion::lesson::{ExampleError, Lesson, LessonOptions};
-use crate::model::diffusion::weight::LossWeight;
+use crate::model::diffusion::weight::{LossWeight, WEIGHT_MIN};
 use crate::model::loss::{self, Score};
 use crate::model::noise;
 use crate::model::spec::ModelSpec;
@@ -153,6 +153,7 @@ pub fn train(
     progress: &mut dyn FnMut(StepReport) -> ControlFlow<()>,
 ) -> Result<(Weights, TrainingSummary), TrainError> {
     options.validate()?;
+    check_weight(options.loss_weight, &Diffusion::new(start.spec()))?;
     let mut trainer = Trainer::new(start, device, options);
     let mut reports = Vec::with_capacity(options.steps.min(1 << 16));
     let mut examples = 0;
@@ -173,6 +174,19 @@ pub fn train(
         }
     }
     Ok((trainer.net.weights(start)?, report::summary(&reports, &trainer.quarters)))
+}
+
+/// Whether the error of at least one trained step counts.
+fn check_weight(loss_weight: LossWeight, diffusion: &Diffusion) -> Result<(), TrainError> {
+    let (most, trained) = (diffusion.weight_max(loss_weight), diffusion.trained().len());
+    if most >= WEIGHT_MIN {
+        return Ok(());
+    }
+    let must = format!(
+        "uniform for a model with trained_timesteps {trained}: no error would count more than \
+         {most:.0e} of itself, and next to nothing would be learnt"
+    );
+    Err(TrainError::Option { name: "loss_weight", value: "min_snr".into(), must })
 }
 
 /// A network with its optimiser.

@@ -104,6 +104,26 @@ fn examples_that_are_not_numbers_never_reach_a_model() {
 }
 
 #[test]
+fn a_training_in_which_no_step_counts_is_refused_by_its_options() {
+    let one = |trained_timesteps, zero_terminal_snr, loss_weight| {
+        let spec =
+            ModelSpec { trained_timesteps, zero_terminal_snr, ..weights(16).spec().clone() };
+        let start = Weights::init(&spec, 11).unwrap();
+        let options = TrainingOptions { loss_weight, ..options(1) };
+        let mut next = |_| Ok(vec![example(16, 0)]);
+        train(&start, &Device::flex(), &options, &mut next, &mut go).map(|_| ())
+    };
+    for zero_terminal_snr in [false, true] {
+        let error = one(1, zero_terminal_snr, LossWeight::MinSnr).unwrap_err();
+        assert!(matches!(error, TrainError::Option { name: "loss_weight", .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("min_snr") && text.contains("trained_timesteps 1"), "{text}");
+        one(1, zero_terminal_snr, LossWeight::Uniform).unwrap();
+        one(4, zero_terminal_snr, LossWeight::MinSnr).unwrap();
+    }
+}
+
+#[test]
 fn a_model_that_explodes_is_an_error_with_its_step() {
     // Weights so large that their products overflow.
     let start = weights(16);
