@@ -223,12 +223,13 @@ fn paint(
     };
     let job = InpaintJob::new(image, &masks.void, &task).map_err(named)?;
     let is_scored = |z: usize| masks.healthy.slice(z).iter().any(|&m| m != 0.0);
+    let key = job.key();
     let prompts: Vec<Prompt<'_>> = job
         .slices()
         .iter()
         .zip(job.examples())
         .filter(|(z, _)| is_scored(**z))
-        .map(|(&z, example)| Prompt::of(example, z as u64))
+        .map(|(&z, example)| Prompt::of(example, key, z as u64))
         .collect();
     let mut go_on = |_, _| ControlFlow::Continue(());
     let mut slices = sampler::sample(weights, device, &prompts, sampling, &mut go_on)?.into_iter();

@@ -43,7 +43,7 @@ pub struct SamplingArgs {
     /// Times that repaint walks each stretch of steps.
     #[arg(long, value_name = "N", default_value_t = 10)]
     jump_samples: usize,
-    /// Names the noise, and the masks of an evaluation.
+    /// Names the noise, which is another for each scan, slice and sample; and the masks of an evaluation.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }

@@ -203,7 +203,8 @@ mod tests {
             let gradient = values(predicted.grad(&gradients).unwrap());
             let scale = case.trained as f64 / 1000.0;
             for (slice, loss) in values(losses.inner()).into_iter().enumerate() {
-                let pixel = |i| factors[slice] * case.squared[slice][i] + scale * case.bits[slice][i];
+                let pixel =
+                    |i| factors[slice] * case.squared[slice][i] + scale * case.bits[slice][i];
                 let expected: f64 = (0..16).map(pixel).sum();
                 assert!(close(loss, expected, 1e-4), "{slice}: {loss} {expected}");
                 for i in 0..16 {

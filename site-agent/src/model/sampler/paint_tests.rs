@@ -49,7 +49,7 @@ fn painted(
     mut network: impl FnMut(Batch) -> Vec<f32>,
 ) -> Result<Vec<Vec<Vec<f32>>>, SampleError> {
     let prompts: Vec<Prompt<'_>> =
-        examples.iter().zip(10..).map(|(e, key)| Prompt::of(e, key)).collect();
+        examples.iter().zip(10..).map(|(e, slice)| Prompt::of(e, [1; 32], slice)).collect();
     let mut samples = Vec::new();
     let (mut calls, mut told) = (0, 0);
     let mut count = |done, total| {
@@ -294,7 +294,7 @@ fn painting_stops_when_it_is_told_to_and_refuses_what_does_not_fit() {
     };
     let mut network = |_| Ok(vec![0.0; AREA]);
     let mut never = |_, _| panic!("nothing is finished");
-    let prompts = [Prompt::of(&example, 0)];
+    let prompts = [Prompt::of(&example, [1; 32], 0)];
     let stopped =
         paint::<SampleError>(&spec(), &prompts, &options, &mut network, &mut stop, &mut never);
     assert!(matches!(stopped, Err(SampleError::Stopped)));
