@@ -145,7 +145,7 @@ pub fn evaluate<E: From<Error>>(
             let masks =
                 inpaint::evaluation_masks(image, lesion, &case.patient, options.sampling.seed);
             let masks = masks.map_err(named)?;
-            let scan = Held { case, contrast, image };
+            let scan = Held { case, contrast, image, first_axis: exam.geometry.first_axis() };
             let (scored, result) = judge(painters, &scan, &masks, options)?;
             scores.push(scored);
             if let Some(result) = &result {
@@ -165,12 +165,13 @@ fn judge(
     masks: &EvaluationMasks,
     options: &Options,
 ) -> Result<(ScanScores, Option<Volume>), Error> {
-    let Held { case, contrast, image } = *scan;
+    let Held { case, contrast, image, first_axis } = *scan;
     let named = |source| Error::Score { case: case.name.clone(), source };
     let voxels = image.voxels.iter().zip(&masks.void.voxels);
     let voided = voxels.map(|(&v, &hidden)| if hidden == 0.0 { v.max(0.0) } else { 0.0 }).collect();
     let voided = image.with_voxels(voided);
     let reference = Reference::new(image, &voided, &masks.healthy).map_err(named)?;
+    let reference = reference.across(first_axis);
     let mut methods = Vec::new();
     let mut add = |method, result: &Volume| {
         let scores = metrics::score(&reference, result).map_err(named)?;
@@ -202,6 +203,8 @@ struct Held<'a> {
     case: &'a Case,
     contrast: Contrast,
     image: &'a Volume,
+    /// The axis along which its file counts first.
+    first_axis: usize,
 }
 
 /// Paints healthy tissue where the masks hide it. Slices that hide lesion alone stay void: there is
@@ -213,7 +216,7 @@ fn paint(
     masks: &EvaluationMasks,
     sampling: &SampleOptions,
 ) -> Result<Volume, Error> {
-    let Held { case, contrast, image } = *scan;
+    let Held { case, contrast, image, .. } = *scan;
     let named = |source| Error::Inpaint { case: case.name.clone(), source };
     let task = Task {
         contrast: contrast as usize,
