@@ -172,8 +172,23 @@ fn a_model_survives_pytorch_and_its_bare_network_is_the_same_on_both_sides() {
     let error = forward("state.safetensors", "same.in", "d.out").unwrap_err().1;
     assert!(error.contains("--preset"), "{error}");
     forward("state.safetensors --preset tiny --learn-sigma", "same.in", "d.out").unwrap();
-    let error = forward("m.safetensors --preset tiny", "same.in", "e.out").unwrap_err().1;
-    assert!(error.contains("not the tiny"), "{error}");
+    // The model says itself that it is a variant of what is asked for.
+    for asked in ["--preset tiny", "--learn-sigma", "--preset tiny --head-channels 16 --groups 8"] {
+        forward(&format!("m.safetensors {asked}"), "same.in", "e.out").unwrap();
+        assert_eq!(folder.read("e.out"), folder.read("b.out"), "{asked}");
+        std::fs::remove_file(folder.path("e.out")).unwrap();
+    }
+    for (asked, part) in [
+        ("--preset small", "channels"),
+        ("--preset tiny --channel-mult 1,2", "channel_mult"),
+        ("--preset tiny --groups 4", "groups"),
+        ("--heads 2", "heads"),
+        ("--emb-mode add", "emb_mode"),
+        ("--no-null-condition", "null_condition"),
+    ] {
+        let error = forward(&format!("m.safetensors {asked}"), "same.in", "e.out").unwrap_err().1;
+        assert!(error.contains(&format!("has another {part} than")), "{asked}: {error}");
+    }
 
     let [a, b, c, d] = ["a.out", "b.out", "c.out", "d.out"].map(|name| folder.read(name));
     assert!(a == b && b == d && b != c);

@@ -113,6 +113,33 @@ impl NetworkChoices {
         spec.validate()?;
         Ok(spec)
     }
+
+    /// The first thing in which a model is not what was asked for: the preset's widths and blocks, and
+    /// whatever was chosen. What was not chosen may be as it is, for the model says itself how it is.
+    pub fn difference(&self, preset: Option<Preset>, found: &ModelSpec) -> Option<&'static str> {
+        let asked = self.of(preset.unwrap_or(Preset::Tiny));
+        let (named, heads) = (preset.is_some(), self.heads());
+        let parts = [
+            ("channels", named || self.channels.is_some(), asked.channels == found.channels),
+            (
+                "channel_mult",
+                named || self.channel_mult.is_some(),
+                asked.channel_mult == found.channel_mult,
+            ),
+            (
+                "res_blocks",
+                named || self.res_blocks.is_some(),
+                asked.res_blocks == found.res_blocks,
+            ),
+            ("attention_ds", self.attention_ds.is_some(), asked.attention_ds == found.attention_ds),
+            ("heads", heads.is_some(), asked.heads == found.heads),
+            ("groups", self.groups.is_some(), asked.groups == found.groups),
+            ("emb_mode", self.emb_mode.is_some(), asked.emb_mode == found.emb_mode),
+            ("learn_sigma", self.learn_sigma, found.learn_sigma),
+            ("null_condition", self.no_null_condition, !found.null_condition),
+        ];
+        parts.into_iter().find(|&(_, counts, same)| counts && !same).map(|(name, ..)| name)
+    }
 }
 
 impl Choices {
