@@ -133,7 +133,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         tissues,
         box_class: args.box_class,
         lesion_visible: args.lesion_visible,
-        sampling: Sampling::of(&options),
+        sampling: Sampling::of(&options, weights.spec()),
     };
     if is_series {
         dicom::derived::write(&args.out, &args.image, &painted, &sidecar.derivation())?;
