@@ -302,6 +302,29 @@ fn painting_stops_when_it_is_told_to_and_refuses_what_does_not_fit() {
 }
 
 #[test]
+fn the_same_slice_of_two_scans_begins_with_noise_that_is_not_alike() {
+    let spec = ModelSpec { noise_region: NoiseRegion::Full, ..spec() };
+    let examples: Vec<Example> = (0..20).map(|i| example(i as f32)).collect();
+    let prompts: Vec<Prompt<'_>> =
+        examples.iter().zip(0..).map(|(e, scan)| Prompt::of(e, [scan; 32], 5)).collect();
+    for noise_share in [0.0, 1.0] {
+        let options = SampleOptions { steps: 1, noise_share, batch: 20, ..Sampler::Ddim.options() };
+        let mut product = 0.0;
+        let mut network = |batch: Batch| {
+            for pair in plane(&batch, 0).chunks(AREA).collect::<Vec<_>>().windows(2) {
+                product += pair[0].iter().zip(pair[1]).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+            }
+            Ok(vec![0.0; 20 * AREA])
+        };
+        let mut go = |_, _| ControlFlow::Continue(());
+        let mut keep = |_, _| Ok::<_, SampleError>(());
+        paint(&spec, &prompts, &options, &mut network, &mut go, &mut keep).unwrap();
+        let alike = product / (19 * AREA) as f64;
+        assert!(alike.abs() < 0.12, "{noise_share}: {alike}");
+    }
+}
+
+#[test]
 fn slices_of_one_volume_begin_with_noise_that_is_much_alike() {
     let spec = ModelSpec { noise_region: NoiseRegion::Full, ..spec() };
     let examples: Vec<Example> = (0..20).map(|i| example(i as f32)).collect();
