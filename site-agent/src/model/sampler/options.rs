@@ -12,8 +12,8 @@ pub const MAX_BATCH: usize = 256;
 pub const MAX_GUIDANCE: f64 = 50.0;
 /// The most steps that RePaint jumps back at once, and the most often that it does so.
 pub const MAX_JUMP: usize = 100;
-/// How RePaint commonly goes back (Lugmayr et al. 2022, arXiv 2201.09865, section 5.4), and what stands
-/// in the options of the samplers that do not.
+/// How RePaint commonly goes back (Lugmayr et al. 2022, arXiv 2201.09865), and what stands in the options
+/// of the samplers that do not.
 pub const COMMON_JUMPS: Jumps = Jumps { length: 10, samples: 10 };
 
 /// The way from noise to an image.
