@@ -74,8 +74,10 @@ pub enum Error {
 /// Whom a model is judged on, and how it paints.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How it paints. The seed names the masks too.
+    /// How it paints.
     pub sampling: SampleOptions,
+    /// Names the masks.
+    pub mask_seed: u64,
     /// Judges on every patient and not only on those held out.
     pub all: bool,
     /// What the model is compared with.
@@ -142,8 +144,7 @@ pub fn evaluate<E: From<Error>>(
         let lesion = exam.lesion.as_deref();
         for (&contrast, image) in &exam.images {
             let named = |source| Error::Mask { case: case.name.clone(), source };
-            let masks =
-                inpaint::evaluation_masks(image, lesion, &case.patient, options.sampling.seed);
+            let masks = inpaint::evaluation_masks(image, lesion, &case.patient, options.mask_seed);
             let masks = masks.map_err(named)?;
             let scan = Held { case, contrast, image, first_axis: exam.geometry.first_axis() };
             let (scored, result) = judge(painters, &scan, &masks, options)?;

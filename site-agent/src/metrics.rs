@@ -2,7 +2,8 @@
 //! (package `inpainting` 0.0.12 on torchmetrics 1.9), so that numbers can stand beside published ones.
 //!
 //! Intensities are scaled to [0, 1] by percentiles of the voided scan first, for every metric. It
-//! never scores a voxel outside the mask.
+//! never looks at a voxel outside the mask, whatever it holds; files with a voxel anywhere that is not a
+//! finite number are refused where they are read.
 
 pub mod spread;
 mod ssim;

@@ -45,7 +45,7 @@ pub struct SamplingArgs {
     jump_samples: usize,
     /// Names the noise, which is another for each scan, slice and sample; and the masks of an evaluation.
     #[arg(long, default_value_t = 1)]
-    seed: u64,
+    pub seed: u64,
 }
 
 /// A sampler as it is typed.

@@ -85,6 +85,29 @@ fn a_scan_scores_the_same_by_its_files_as_on_its_cohort_and_baselines_the_same_w
     assert!(alone.get("model").is_none() && alone.get("mean").is_none());
 }
 
+#[test]
+fn other_noise_is_judged_on_the_same_masks_if_they_have_a_seed_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m").to_str().unwrap().to_owned();
+    // Away from the zeros that a new model ends with, so that what it paints depends on its noise.
+    let new = checkpoint::from_bytes(&model()).unwrap();
+    let moved = new.iter().map(|(_, v)| v.iter().map(|v| v + 0.03).collect()).collect();
+    checkpoint::save(&new.with_values(moved).unwrap(), file.as_ref()).unwrap();
+    let judged = |seeds: &[&str]| {
+        let more = [&["--model", &file, "--baselines", "mean"], seeds].concat();
+        let report = json(&on_cohort(&more));
+        let scan = &report["scans"][0];
+        let mse = |at: usize| scan["methods"][at]["mse"].clone();
+        (mse(0), mse(1), scan["voxels"].clone())
+    };
+    let first = judged(&["--seed", "1"]);
+    let other_noise = judged(&["--seed", "2", "--mask-seed", "1"]);
+    assert_ne!(first.0, other_noise.0);
+    assert_eq!((&first.1, &first.2), (&other_noise.1, &other_noise.2));
+    let other_masks = judged(&["--seed", "2"]);
+    assert_ne!(first.1, other_masks.1);
+}
+
 /// A NIfTI-1 file of f32 whose axes run to the head, to the right and to the front, which is no order of
 /// the program's own. `voxel` is told (x, y, z).
 fn stored_z_first(dims: [usize; 3], voxel: impl Fn([f64; 3]) -> f64) -> Vec<u8> {
@@ -168,6 +191,14 @@ fn files_of_another_grid_an_empty_mask_and_a_twin_with_noise_are_refused() {
     refused([&good, &good, &good, &empty], ["empty.nii", "mask is empty"]);
     refused([&good, &good, &empty, &good], ["empty.nii", "no contrast"]);
     refused([&good, "none.nii", &good, &good], ["none.nii", ""]);
+    // A voxel that is no number is refused wherever it lies, here far from the mask.
+    let mut voxels = image.voxels.clone();
+    voxels[0] = f32::NAN;
+    let (nan, mut mask) =
+        (write("nan.nii", &image.with_voxels(voxels)), vec![0.0; image.voxels.len()]);
+    mask[600] = 1.0;
+    let mask = write("mask.nii", &image.with_voxels(mask));
+    refused([&nan, &good, &good, &mask], ["nan.nii", "finite"]);
 
     let model_file = path("m");
     std::fs::write(&model_file, model()).unwrap();

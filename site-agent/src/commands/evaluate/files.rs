@@ -30,7 +30,9 @@ pub struct Options {
     #[arg(long, value_name = "FILE", requires_all = ["truth", "voided", "mask"])]
     #[arg(conflicts_with_all = ["data", "model", "twin", "baselines", "no_baselines"])]
     #[arg(conflicts_with_all = ["baselines_only", "site", "all", "steps", "samples", "seed"])]
-    #[arg(conflicts_with_all = ["save", "device", "threads"])]
+    #[arg(conflicts_with_all = ["save", "device", "threads", "mask_seed", "sampler", "spacing"])]
+    #[arg(conflicts_with_all = ["guidance", "guidance_rescale", "eta", "noise_share"])]
+    #[arg(conflicts_with_all = ["jump_length", "jump_samples"])]
     prediction: Option<PathBuf>,
     /// The scan as it was; the other files must lie on its grid.
     #[arg(long, value_name = "FILE", requires = "prediction")]
