@@ -26,7 +26,7 @@ use crate::data::example::Example;
 use crate::model::device::{self, Crash};
 use crate::model::diffusion::Diffusion;
 use crate::model::diffusion::lesson::{ExampleError, Lesson, LessonOptions};
-use crate::model::diffusion::weight::LossWeight;
+use crate::model::diffusion::weight::{LossWeight, WEIGHT_MIN};
 use crate::model::loss::{self, Score};
 use crate::model::noise;
 use crate::model::precision::{Precision, Unsupported};
@@ -183,6 +183,7 @@ pub fn train(
 ) -> Result<(Weights, TrainingSummary), TrainError> {
     options.validate()?;
     options.precision.check(device)?;
+    check_weight(options.loss_weight, &Diffusion::new(start.spec()))?;
     let crash = |step: usize| move |error| TrainError::Crash { step: step + 1, error };
     let mut trainer = device::guarded(|| Trainer::new(start, device, options)).map_err(crash(0))?;
     let mut reports = Vec::with_capacity(options.steps.min(1 << 16));
@@ -221,6 +222,19 @@ pub fn lesson(
 ) -> Result<Lesson, ExampleError> {
     let mut rng = step_stream(options.seed, step);
     diffusion.lesson(examples, size, &options.lesson(), &mut rng)
+}
+
+/// Whether the error of at least one trained step counts.
+fn check_weight(loss_weight: LossWeight, diffusion: &Diffusion) -> Result<(), TrainError> {
+    let (most, trained) = (diffusion.weight_max(loss_weight), diffusion.trained().len());
+    if most >= WEIGHT_MIN {
+        return Ok(());
+    }
+    let must = format!(
+        "uniform for a model with trained_timesteps {trained}: no error would count more than \
+         {most:.0e} of itself, and next to nothing would be learnt"
+    );
+    Err(TrainError::Option { name: "loss_weight", value: "min_snr".into(), must })
 }
 
 /// A network with its optimiser.

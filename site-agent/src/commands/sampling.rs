@@ -17,7 +17,7 @@ pub struct SamplingArgs {
     #[arg(long, value_enum, default_value = "dpm-solver")]
     sampler: SamplerName,
     /// Sampling steps. By default 10 of dpm-solver, 25 of ddim, 250 of repaint, 1000 of ddpm, or as many
-    /// as a few-step model has.
+    /// as a few-step model has. A model that knows no noise paints in one call, whatever is said here.
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// Which steps of the diffusion these are. By default lambda for dpm-solver, else even.
@@ -29,27 +29,27 @@ pub struct SamplingArgs {
     /// How strongly to follow what is asked for: 1 is as trained, more exaggerates.
     #[arg(long, value_name = "W", default_value_t = 1.0)]
     guidance: f64,
-    /// How far guidance is kept from raising the contrast, 0 to 1.
+    /// How far guidance is kept from raising the contrast, 0 to 1; refused without guidance.
     #[arg(long, value_name = "PHI", default_value_t = 0.0)]
     guidance_rescale: f64,
-    /// The noise that ddim adds at each step, 0 to 1.
+    /// The noise that ddim adds at each step, 0 to 1; refused for other samplers.
     #[arg(long, default_value_t = 0.0)]
     eta: f64,
     /// The part of the noise that all slices of a scan share, 0 to 1: more means fewer stripes.
     #[arg(long, value_name = "RHO", default_value_t = 0.8)]
     noise_share: f64,
-    /// Steps that repaint jumps back at once.
+    /// Steps that repaint jumps back at once; refused for other samplers.
     #[arg(long, value_name = "N", default_value_t = 10)]
     jump_length: usize,
-    /// Times that repaint walks each stretch of steps.
+    /// Times that repaint walks each stretch of steps; refused for other samplers.
     #[arg(long, value_name = "N", default_value_t = 10)]
     jump_samples: usize,
     /// What convolutions compute in: bf16 and f16 are for GPUs, and slower on a processor.
     #[arg(long, value_enum, default_value = "f32")]
     precision: PrecisionName,
-    /// Names the noise, and the masks of an evaluation.
+    /// Names the noise, which is another for each scan, slice and sample; and the masks of an evaluation.
     #[arg(long, default_value_t = 1)]
-    seed: u64,
+    pub seed: u64,
 }
 
 /// A sampler as it is typed.

@@ -124,7 +124,7 @@ mod tests {
         let weights = Weights::init(&spec, 5).unwrap();
         let examples: Vec<Example> = (0..3).map(|i| example(16, i as f32)).collect();
         let prompts: Vec<Prompt<'_>> =
-            examples.iter().zip(10..).map(|(e, key)| Prompt::of(e, key)).collect();
+            examples.iter().zip(10..).map(|(e, slice)| Prompt::of(e, [1; 32], slice)).collect();
         let mut go = |_, _| ControlFlow::Continue(());
         let device = Device::flex();
         for sampler in [Sampler::Ddpm, Sampler::Ddim, Sampler::DpmSolver, Sampler::Repaint] {
@@ -154,7 +154,7 @@ mod tests {
         };
         let weights = Weights::init(&spec, 5).unwrap();
         let example = example(16, 0.0);
-        let prompts = [Prompt::of(&example, 0)];
+        let prompts = [Prompt::of(&example, [1; 32], 0)];
         let mut calls = 0;
         let mut count = |_, total| {
             calls += 1;

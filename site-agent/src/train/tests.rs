@@ -106,6 +106,25 @@ fn examples_that_are_not_numbers_never_reach_a_model() {
 }
 
 #[test]
+fn a_training_in_which_no_step_counts_is_refused_by_its_options() {
+    let one = |trained_timesteps, zero_terminal_snr, loss_weight| {
+        let spec = ModelSpec { trained_timesteps, zero_terminal_snr, ..weights(16).spec().clone() };
+        let start = Weights::init(&spec, 11).unwrap();
+        let options = TrainingOptions { loss_weight, ..options(1) };
+        let mut next = |_| Ok(vec![example(16, 0)]);
+        train(&start, &Device::flex(), &options, &mut next, &mut go).map(|_| ())
+    };
+    for zero_terminal_snr in [false, true] {
+        let error = one(1, zero_terminal_snr, LossWeight::MinSnr).unwrap_err();
+        assert!(matches!(error, TrainError::Option { name: "loss_weight", .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("min_snr") && text.contains("trained_timesteps 1"), "{text}");
+        one(1, zero_terminal_snr, LossWeight::Uniform).unwrap();
+        one(4, zero_terminal_snr, LossWeight::MinSnr).unwrap();
+    }
+}
+
+#[test]
 fn a_model_that_explodes_is_an_error_with_its_step() {
     // Weights so large that their products overflow.
     let start = weights(16);
@@ -233,7 +252,7 @@ fn error_before_and_after(start: &Weights, slice: &Example, sampler: SampleOptio
     let options = TrainingOptions { learning_rate: 2e-3, ..options(150) };
     let (trained, _) = train(start, &Device::flex(), &options, &mut next, &mut go).unwrap();
     [start, &trained].map(|weights| {
-        let prompts = [Prompt::of(slice, 0)];
+        let prompts = [Prompt::of(slice, [1; 32], 0)];
         let mut go = |_, _| ControlFlow::Continue(());
         let painted =
             sampler::sample(weights, &Device::flex(), &prompts, &sampler, &mut go).unwrap();

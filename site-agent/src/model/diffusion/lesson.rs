@@ -52,6 +52,9 @@ pub struct VarianceLesson {
     pub bounds: Vec<Bound>,
     /// x_0, whose grey levels the first step is scored by. `[batch, 1, size, size]`
     pub truth: Vec<f32>,
+    /// How much each pixel's bound counts, at every step alike: a step's weight is for the squared
+    /// error, as the bound is itself a sum over steps. `[batch, 1, size, size]`
+    pub weight: Vec<f32>,
     /// The factor of this part of the loss: the number of trained steps by 1,000, so that it is as
     /// large beside the squared error as in guided-diffusion.
     pub scale: f64,
@@ -150,6 +153,7 @@ impl Diffusion {
         let share = |pixels: &[f32]| pixels.iter().copied().map(f64::from).sum();
         let shares = weight.chunks(area).map(share).collect();
         let timesteps = self.draw_timesteps(examples.len(), rng);
+        let variance = self.variance(&timesteps, examples, &weight);
         for (weight, &t) in weight.chunks_mut(area).zip(&timesteps) {
             let factor = options.loss_weight.factor(self.prediction, self.alpha_bar[t]);
             weight.iter_mut().for_each(|weight| *weight = (f64::from(*weight) * factor) as f32);
@@ -174,7 +178,6 @@ impl Diffusion {
         if self.null_condition && options.condition_drop > 0.0 {
             drop_conditions(&mut batch, options.condition_drop, rng);
         }
-        let variance = self.variance(&batch.timesteps, examples);
         Ok(Lesson { batch, target, weight, shares, variance })
     }
 
@@ -198,12 +201,18 @@ impl Diffusion {
         places.into_iter().map(|place| self.trained[place]).collect()
     }
 
-    /// What the variance head learns, if there is one.
-    fn variance(&self, timesteps: &[usize], examples: &[Example]) -> Option<VarianceLesson> {
+    /// What the variance head learns, if there is one, where pixels count as in `weight`.
+    fn variance(
+        &self,
+        timesteps: &[usize],
+        examples: &[Example],
+        weight: &[f32],
+    ) -> Option<VarianceLesson> {
         let learns = self.learn_sigma && self.prediction != Prediction::Direct;
         learns.then(|| VarianceLesson {
             bounds: timesteps.iter().map(|&t| self.bound(t)).collect(),
             truth: examples.iter().flat_map(|example| example.image.iter().copied()).collect(),
+            weight: weight.to_vec(),
             scale: self.trained.len() as f64 / BALANCED_TIMESTEPS,
         })
     }

@@ -179,8 +179,10 @@ impl Flock<'_> {
         let mut predict = |x: &[f32], t| Ok(self.split(&call(self.batch(x, t), t)?, &mask));
         let area = self.spec.image_size * self.spec.image_size;
         let &SampleOptions { seed, noise_share, eta, .. } = self.options;
-        let draws =
-            |job: &Job| Draws::new(seed, self.prompts[job.prompt].key, job.sample, noise_share);
+        let draws = |job: &Job| {
+            let Prompt { scan, slice, .. } = &self.prompts[job.prompt];
+            Draws::new(seed, scan, *slice, job.sample, noise_share)
+        };
         let mut draws: Vec<Draws> = self.jobs.iter().map(draws).collect();
         let mut noise = || draws.iter_mut().flat_map(|draws| draws.draw(area)).collect();
         match course {
