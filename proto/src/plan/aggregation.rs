@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::{Error, in_range};
 
 /// The highest server learning rate.
-pub const RATE_MAX: f64 = 100.0;
+const RATE_MAX: f64 = 100.0;
 /// The highest server learning rate of `adam`: every weight moves by about this much in a round, and
 /// weights are themselves a few hundredths. The general default of 1 is so refused, not followed.
-pub const ADAM_RATE_MAX: f64 = 0.1;
+const ADAM_RATE_MAX: f64 = 0.1;
 
 /// How the coordinator makes a round's model. The weighted mean of the sites' weights less the base
 /// model is the round's pseudo-gradient D (Reddi et al. 2021, arXiv 2003.00295, algorithm 2); the
