@@ -64,8 +64,8 @@ fn twins(results: &Results) -> impl Iterator<Item = String> {
             Some(_) => "whether diffusion pays by this error, these patients do not tell",
         };
         Some(format!(
-            "**Diffusion against regression.** `{}`, the same network without diffusion, has {excess} \
-             error against `{}`: {word}. Their mean SSIM is {:.5} and {:.5}.",
+            "**Diffusion against regression.** The error of `{}`, the same network without diffusion, \
+             against that of `{}`: {excess}; {word}. Their mean SSIM is {:.5} and {:.5}.",
             arm.name,
             model.name,
             arm.last().ssim,
@@ -143,11 +143,8 @@ mod tests {
     #[test]
     fn whether_diffusion_pays_is_said_as_far_as_the_interval_tells() {
         for (bounds, words) in [
-            (
-                Some((-0.3, -0.2)),
-                "-25.0 % [-30.0, -20.0] error against `pooled`: diffusion does not pay",
-            ),
-            (Some((0.1, 0.2)), ": diffusion pays"),
+            (Some((-0.3, -0.2)), "`pooled`: -25.0 % [-30.0, -20.0]; diffusion does not pay"),
+            (Some((0.1, 0.2)), "; diffusion pays"),
             (Some((-0.1, 0.2)), "these patients do not tell"),
             (None, "too few held-out patients"),
         ] {
