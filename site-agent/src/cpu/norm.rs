@@ -69,7 +69,7 @@ pub fn forward(
     x: [&[f32]; 2],
     affine: &Affine<'_>,
     y: &mut [f32],
-    statistics: &mut [f32],
+    statistics: &mut [f64],
 ) {
     shape.check(x, affine, statistics);
     assert_eq!(y.len(), shape.len(), "y has the length of x");
@@ -102,7 +102,7 @@ pub fn backward(
     shape: &NormShape,
     x: [&[f32]; 2],
     affine: &Affine<'_>,
-    statistics: &[f32],
+    statistics: &[f64],
     dy: &[f32],
     dx: [&mut [f32]; 2],
     gradient: AffineGradient<'_>,
@@ -129,7 +129,7 @@ fn backward_image(
     shape: &NormShape,
     image: &Image<'_>,
     affine: &Affine<'_>,
-    (n, statistics): (usize, &[f32]),
+    (n, statistics): (usize, &[f64]),
     dy: &[f32],
     [first, second]: [&mut [f32]; 2],
 ) -> Sums {
@@ -155,7 +155,8 @@ fn backward_image(
     let sums: Vec<Sums> = sums.collect();
     let mut sums = Sums::total(channels, &sums);
     for (c, normed) in sums.normed.iter_mut().enumerate() {
-        *normed *= f64::from(statistics[c / (channels / shape.groups) * 2 + 1]);
+        let [mean, inverse] = shape.statistics_of(c, statistics);
+        *normed = (*normed + sums.plain[c] * rounded_off(mean)) * inverse;
     }
     // Then dx from dz.
     let slope = shape.slope(affine, n, statistics, &sums);
@@ -231,7 +232,7 @@ impl NormShape {
         Place { first, width: self.widths[part], channels: self.channels() }
     }
 
-    fn check(&self, x: [&[f32]; 2], affine: &Affine<'_>, statistics: &[f32]) {
+    fn check(&self, x: [&[f32]; 2], affine: &Affine<'_>, statistics: &[f64]) {
         let channels = self.channels();
         assert!(self.widths[0] > 0 && self.groups > 0, "there are channels and groups");
         assert!(channels.is_multiple_of(self.groups), "groups divide the channels");
@@ -246,17 +247,24 @@ impl NormShape {
         assert_eq!(statistics.len(), 2 * self.batch * self.groups, "so have the statistics");
     }
 
+    /// Mean and 1 / sqrt(var + eps) of the group of channel `c`.
+    fn statistics_of(&self, c: usize, statistics: &[f64]) -> [f64; 2] {
+        let group = c / (self.channels() / self.groups);
+        [statistics[2 * group], statistics[2 * group + 1]]
+    }
+
     /// z = (x - centre) * scale + shift for every channel of image `n`.
-    fn fold(&self, affine: &Affine<'_>, n: usize, statistics: &[f32]) -> Fold {
-        let (channels, per_group) = (self.channels(), self.channels() / self.groups);
+    fn fold(&self, affine: &Affine<'_>, n: usize, statistics: &[f64]) -> Fold {
+        let channels = self.channels();
         let mut fold = Fold::new(channels);
         for c in 0..channels {
-            let [mean, inverse] = [0, 1].map(|k| statistics[c / per_group * 2 + k]);
-            let scale = affine.scale(n, c, channels);
-            fold.centre[c] = mean;
-            fold.scale[c] = (f64::from(affine.gamma[c]) * scale * f64::from(inverse)) as f32;
-            let shift = f64::from(affine.beta[c]) * scale + affine.shift(n, c, channels);
-            fold.shift[c] = shift as f32;
+            let [mean, inverse] = self.statistics_of(c, statistics);
+            let film = affine.scale(n, c, channels);
+            let scale = f64::from(affine.gamma[c]) * film * inverse;
+            fold.centre[c] = mean as f32;
+            fold.scale[c] = scale as f32;
+            let shift = f64::from(affine.beta[c]) * film + affine.shift(n, c, channels);
+            fold.shift[c] = (shift + scale * rounded_off(mean)) as f32;
         }
         fold
     }
@@ -265,25 +273,41 @@ impl NormShape {
     ///
     /// dx = (a dz - mean(a dz) - n mean(a dz n)) / deviation with a = gamma (1 + scale) and the
     /// means over the group.
-    fn slope(&self, affine: &Affine<'_>, n: usize, statistics: &[f32], sums: &Sums) -> Fold {
+    fn slope(&self, affine: &Affine<'_>, n: usize, statistics: &[f64], sums: &Sums) -> Fold {
         let (channels, per_group) = (self.channels(), self.channels() / self.groups);
         let mut fold = Fold::new(channels);
         let count = (per_group * self.pixels) as f64;
         for group in 0..self.groups {
-            let [mean, inverse] = [0, 1].map(|k| f64::from(statistics[group * 2 + k]));
+            let [mean, inverse] = self.statistics_of(group * per_group, statistics);
             let range = group * per_group..(group + 1) * per_group;
             let a = |c: usize| f64::from(affine.gamma[c]) * affine.scale(n, c, channels);
-            let plain = range.clone().map(|c| a(c) * sums.plain[c]).sum::<f64>() / count;
-            let normed = range.clone().map(|c| a(c) * sums.normed[c]).sum::<f64>() / count;
+            for c in range.clone() {
+                fold.scale[c] = (a(c) * inverse) as f32;
+            }
+            // With the rounded scales, so that dx has the mean 0 that it should have.
+            let (mut plain, mut normed) = (0.0, 0.0);
+            for c in range.clone() {
+                plain += f64::from(fold.scale[c]) * sums.plain[c] / count;
+                normed += f64::from(fold.scale[c]) * sums.normed[c] / count;
+            }
+            let slope = (-normed * inverse) as f32;
+            let shift = f64::from(slope) * rounded_off(mean) - plain;
+            // What rounding takes from one channel's shift, the next one's gives back.
+            let mut owed = 0.0;
             for c in range {
                 fold.centre[c] = mean as f32;
-                fold.scale[c] = (a(c) * inverse) as f32;
-                fold.slope[c] = (-normed * inverse * inverse) as f32;
-                fold.shift[c] = (-plain * inverse) as f32;
+                fold.slope[c] = slope;
+                fold.shift[c] = (shift + owed) as f32;
+                owed += shift - f64::from(fold.shift[c]);
             }
         }
         fold
     }
+}
+
+/// What x - mean is more than x minus the mean that the vectors hold.
+fn rounded_off(mean: f64) -> f64 {
+    f64::from(mean as f32) - mean
 }
 
 /// One image of both inputs.
@@ -307,7 +331,7 @@ impl<'a> Image<'a> {
     }
 
     /// Writes mean and 1 / sqrt(var + eps) of every group. `[groups, 2]`
-    fn statistics(&self, statistics: &mut [f32]) {
+    fn statistics(&self, statistics: &mut [f64]) {
         let shape = self.shape;
         let strips = (0..shape.pixels.div_ceil(self.strip)).into_par_iter().map(|s| {
             let mut moments = Moments::new(shape.channels());
@@ -324,8 +348,7 @@ impl<'a> Image<'a> {
         let per_group = shape.channels() / shape.groups;
         for (group, pair) in statistics.chunks_exact_mut(2).enumerate() {
             let (mean, variance) = moments.joint(group * per_group..(group + 1) * per_group);
-            pair[0] = mean as f32;
-            pair[1] = (variance + EPSILON).sqrt().recip() as f32;
+            pair.copy_from_slice(&[mean, (variance + EPSILON).sqrt().recip()]);
         }
     }
 }

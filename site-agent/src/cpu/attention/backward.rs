@@ -124,23 +124,34 @@ fn transpose(from: &[f32], to: &mut [f32], wide: usize) {
 }
 
 /// Turns s^T into p^T and dp^T into ds^T, both `[pixels, QUERIES]`.
+///
+/// The weights of a query are divided by their own sum: a rounded `log_sum` leaves it off 1 by more than
+/// the small differences of ds can bear.
 #[inline(always)]
 fn differentiate<S: Simd>(simd: S, p: &mut [f32], ds: &mut [f32], log_sums: &[f32; QUERIES]) {
     let (p, _) = S::as_mut_simd_f32s(p);
     let (ds, _) = S::as_mut_simd_f32s(ds);
     let (log_sums, _) = S::as_simd_f32s(log_sums);
-    let mut inner = [0.0; QUERIES];
+    let (mut total, mut inner) = ([0.0; QUERIES], [0.0; QUERIES]);
+    let (total, _) = S::as_mut_simd_f32s(&mut total);
     let (inner, _) = S::as_mut_simd_f32s(&mut inner);
     let lanes = log_sums.len();
     for (p, ds) in p.chunks_exact_mut(lanes).zip(ds.chunks_exact(lanes)) {
-        for (((p, &ds), &log_sum), inner) in p.iter_mut().zip(ds).zip(log_sums).zip(&mut *inner) {
-            *p = math::exp(simd, simd.sub_f32s(*p, log_sum));
-            *inner = simd.mul_add_f32s(*p, ds, *inner);
+        for at in 0..lanes {
+            p[at] = math::exp(simd, simd.sub_f32s(p[at], log_sums[at]));
+            total[at] = simd.add_f32s(total[at], p[at]);
+            inner[at] = simd.mul_add_f32s(p[at], ds[at], inner[at]);
         }
     }
-    for (p, ds) in p.chunks_exact(lanes).zip(ds.chunks_exact_mut(lanes)) {
-        for ((&p, ds), &inner) in p.iter().zip(ds).zip(&*inner) {
-            *ds = simd.mul_f32s(p, simd.sub_f32s(*ds, inner));
+    let one = simd.splat_f32s(1.0);
+    for (total, inner) in total.iter_mut().zip(&mut *inner) {
+        *total = simd.div_f32s(one, *total);
+        *inner = simd.mul_f32s(*inner, *total);
+    }
+    for (p, ds) in p.chunks_exact_mut(lanes).zip(ds.chunks_exact_mut(lanes)) {
+        for at in 0..lanes {
+            p[at] = simd.mul_f32s(p[at], total[at]);
+            ds[at] = simd.mul_f32s(p[at], simd.sub_f32s(ds[at], inner[at]));
         }
     }
 }

@@ -32,14 +32,14 @@ pub struct GroupNormFilm {
 }
 
 impl Kernel<3> for GroupNorm {
-    type Kept = Vec<f32>;
+    type Kept = Vec<f64>;
     const COUNTS_AS: [Operation; 2] = COUNTS_AS;
 
     fn shape(&self, [x, ..]: [&[usize]; 3]) -> Vec<usize> {
         x.to_vec()
     }
 
-    fn forward(&self, [x, gamma, beta]: [View<'_>; 3], output: &mut [f32]) -> Vec<f32> {
+    fn forward(&self, [x, gamma, beta]: [View<'_>; 3], output: &mut [f32]) -> Vec<f64> {
         let affine = affine(gamma, beta, None, self.silu);
         normalise(&norm_shape(x.shape, 0, self.groups), [x.values, &[]], &affine, output)
     }
@@ -47,7 +47,7 @@ impl Kernel<3> for GroupNorm {
     fn backward(
         &self,
         [x, gamma, beta]: [View<'_>; 3],
-        kept: &Vec<f32>,
+        kept: &Vec<f64>,
         dy: &[f32],
         _: [bool; 3],
     ) -> [Gradient; 3] {
@@ -60,7 +60,7 @@ impl Kernel<3> for GroupNorm {
 }
 
 impl Kernel<4> for GroupNormJoined {
-    type Kept = Vec<f32>;
+    type Kept = Vec<f64>;
     const COUNTS_AS: [Operation; 2] = COUNTS_AS;
 
     fn shape(&self, [a, b, ..]: [&[usize]; 4]) -> Vec<usize> {
@@ -71,7 +71,7 @@ impl Kernel<4> for GroupNormJoined {
         shape
     }
 
-    fn forward(&self, [a, b, gamma, beta]: [View<'_>; 4], output: &mut [f32]) -> Vec<f32> {
+    fn forward(&self, [a, b, gamma, beta]: [View<'_>; 4], output: &mut [f32]) -> Vec<f64> {
         let affine = affine(gamma, beta, None, self.silu);
         let shape = norm_shape(a.shape, width(b.shape), self.groups);
         normalise(&shape, [a.values, b.values], &affine, output)
@@ -80,7 +80,7 @@ impl Kernel<4> for GroupNormJoined {
     fn backward(
         &self,
         [a, b, gamma, beta]: [View<'_>; 4],
-        kept: &Vec<f32>,
+        kept: &Vec<f64>,
         dy: &[f32],
         _: [bool; 4],
     ) -> [Gradient; 4] {
@@ -93,14 +93,14 @@ impl Kernel<4> for GroupNormJoined {
 }
 
 impl Kernel<4> for GroupNormFilm {
-    type Kept = Vec<f32>;
+    type Kept = Vec<f64>;
     const COUNTS_AS: [Operation; 2] = COUNTS_AS;
 
     fn shape(&self, [x, ..]: [&[usize]; 4]) -> Vec<usize> {
         x.to_vec()
     }
 
-    fn forward(&self, [x, gamma, beta, film]: [View<'_>; 4], output: &mut [f32]) -> Vec<f32> {
+    fn forward(&self, [x, gamma, beta, film]: [View<'_>; 4], output: &mut [f32]) -> Vec<f64> {
         let affine = affine(gamma, beta, Some(film.values), true);
         normalise(&norm_shape(x.shape, 0, self.groups), [x.values, &[]], &affine, output)
     }
@@ -108,7 +108,7 @@ impl Kernel<4> for GroupNormFilm {
     fn backward(
         &self,
         [x, gamma, beta, film]: [View<'_>; 4],
-        kept: &Vec<f32>,
+        kept: &Vec<f64>,
         dy: &[f32],
         _: [bool; 4],
     ) -> [Gradient; 4] {
@@ -134,7 +134,7 @@ fn normalise(
     x: [&[f32]; 2],
     affine: &Affine<'_>,
     output: &mut [f32],
-) -> Vec<f32> {
+) -> Vec<f64> {
     let mut statistics = vec![0.0; shape.batch * shape.groups * 2];
     norm::forward(shape, x, affine, output, &mut statistics);
     statistics
@@ -144,7 +144,7 @@ fn derive(
     shape: &NormShape,
     x: [&[f32]; 2],
     affine: &Affine<'_>,
-    statistics: &[f32],
+    statistics: &[f64],
     dy: &[f32],
 ) -> Found {
     let mut dx = x.map(|x| vec![0.0; x.len()]);
