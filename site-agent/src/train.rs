@@ -29,6 +29,7 @@ use crate::model::diffusion::lesson::{ExampleError, Lesson, LessonOptions};
 use crate::model::diffusion::weight::{LossWeight, WEIGHT_MIN};
 use crate::model::loss::{self, Score};
 use crate::model::noise;
+use crate::model::ops::Ops;
 use crate::model::precision::{Precision, Unsupported};
 use crate::model::spec::ModelSpec;
 use crate::model::unet::Unet;

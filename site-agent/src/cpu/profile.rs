@@ -168,7 +168,7 @@ mod tests {
             for _ in 0..2 {
                 profile.measure(Operation::ConvBackward, || {
                     pass(100);
-                    profile.measure(Operation::MoveBackward, || pass(10));
+                    profile.measure(Operation::PointwiseBackward, || pass(10));
                 });
             }
             profile.measure(Operation::NormBackward, || pass(1000));
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(answer, 42);
         assert_eq!(of(&profile, Operation::Backward), 12);
         assert_eq!(of(&profile, Operation::ConvBackward), 200);
-        assert_eq!(of(&profile, Operation::MoveBackward), 20);
+        assert_eq!(of(&profile, Operation::PointwiseBackward), 20);
         assert_eq!(of(&profile, Operation::NormBackward), 1000);
         assert_eq!(of(&profile, Operation::Optimiser), 3);
         assert_eq!(profile.totals().iter().sum::<u64>(), NOW.get());

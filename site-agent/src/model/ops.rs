@@ -25,6 +25,10 @@ pub enum Ops {
 /// A feature map, or two whose channels follow each other: where the U-Net joins a map with an
 /// earlier one, nothing is copied until somebody needs it whole.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a handle that lives for one call, its values are shared"
+)]
 pub enum Map {
     /// One map.
     One(Tensor<4>),

@@ -24,10 +24,15 @@ fn five() -> (Weights, Vec<Example>) {
 fn step_of(start: &Weights, options: &TrainingOptions, share: f32) -> (Vec<f64>, Vec<Vec<f32>>) {
     let mut trainer = Trainer::new(start, &Device::flex(), options);
     let lesson = lesson_of(&trainer, share);
-    let found = trainer.gradient(1, &lesson.split(options.micro_batch)).unwrap();
-    let mut flat = Flat { gradients: &found.params, values: vec![vec![]; start.iter().len()] };
+    let (losses, gradients) = trainer.gradient(1, &lesson.split(options.micro_batch)).unwrap();
+    (losses, flat(&trainer, &gradients))
+}
+
+/// Every gradient, at the place of its parameter.
+fn flat(trainer: &Trainer<'_>, gradients: &GradientsParams) -> Vec<Vec<f32>> {
+    let mut flat = Flat { gradients, values: vec![vec![]; five().0.iter().len()] };
     trainer.net.visit(&mut flat);
-    (found.losses, flat.values)
+    flat.values
 }
 
 fn lesson_of(trainer: &Trainer<'_>, share: f32) -> Lesson {
@@ -103,20 +108,19 @@ fn a_gradient_too_small_for_f16_survives_by_its_scale_and_one_too_large_is_taken
     // The same without a scale: what flows back is lost.
     let mut trainer = Trainer::new(&start, &Device::flex(), &options);
     trainer.scale = LossScale::new(Precision::F32);
-    let found = trainer.gradient(1, &[lesson_of(&trainer, share)]).unwrap();
-    let mut flat = Flat { gradients: &found.params, values: vec![vec![]; start.iter().len()] };
-    trainer.net.visit(&mut flat);
-    assert!(apart(&flat.values, &f32) > 0.5, "{}", apart(&flat.values, &f32));
+    let unscaled = trainer.gradient(1, &[lesson_of(&trainer, share)]).unwrap().1;
+    let unscaled = apart(&flat(&trainer, &unscaled), &f32);
+    assert!(unscaled > 0.5, "{unscaled}");
 
     let mut trainer = Trainer::new(&start, &Device::flex(), &options);
     let large = 1.0;
     let begun = trainer.scale.factor();
-    let found = trainer.gradient(1, &[lesson_of(&trainer, large)]).unwrap();
-    assert!(found.norm.is_finite() && trainer.scale.factor() < begun);
-    let mut flat = Flat { gradients: &found.params, values: vec![vec![]; start.iter().len()] };
-    trainer.net.visit(&mut flat);
+    let found = trainer.gradient(1, &[lesson_of(&trainer, large)]).unwrap().1;
+    let norm = gradients::norm(&trainer.net, &found, &trainer.device).unwrap();
+    assert!(norm.is_finite() && trainer.scale.factor() < begun);
     let f32 = step_of(&start, &self::options(1), large).1;
-    assert!(apart(&flat.values, &f32) < 0.05, "{}", apart(&flat.values, &f32));
+    let again = apart(&flat(&trainer, &found), &f32);
+    assert!(again < 0.05, "{again}");
 }
 
 #[test]

@@ -113,6 +113,7 @@ impl Lesson {
             let variance = self.variance.as_ref().map(|variance| VarianceLesson {
                 bounds: variance.bounds[from..to].to_vec(),
                 truth: rows(&variance.truth, count, from, to),
+                weight: rows(&variance.weight, count, from, to),
                 scale: variance.scale,
             });
             Lesson {
