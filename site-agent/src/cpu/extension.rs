@@ -33,7 +33,6 @@ pub trait Kernels: Backend {
     /// Runs a kernel of one tensor.
     fn run_1<K: Kernel<1>>(kernel: K, a: FloatTensor<Self>) -> FloatTensor<Self>;
 
-
     /// Runs a kernel of three tensors.
     fn run_3<K: Kernel<3>>(
         kernel: K,
@@ -224,9 +223,8 @@ impl<B: Slices, K: Kernel<N>, const N: usize> Backward<B, N> for Step<K, N> {
         let shapes = inputs.each_ref().map(|input| input.shape().to_vec());
         let wanted = ops.parents.each_ref().map(Option::is_some);
         let views = views::<B, N>(&inputs, &shapes);
-        let found = measure(K::COUNTS_AS[1], || {
-            self.kernel.backward(views, &kept, B::values(&dy), wanted)
-        });
+        let found =
+            measure(K::COUNTS_AS[1], || self.kernel.backward(views, &kept, B::values(&dy), wanted));
         for ((parent, gradient), shape) in ops.parents.into_iter().zip(found).zip(shapes) {
             let gradient = match gradient {
                 Gradient::Unwanted => continue,

@@ -234,9 +234,8 @@ mod tests {
 
     #[test]
     fn more_slices_take_more_in_proportion_and_parameters_once() {
-        let at = |slices| {
-            Estimate::new(&ModelSpec::preset(Preset::Small), training(slices), Ops::Own)
-        };
+        let at =
+            |slices| Estimate::new(&ModelSpec::preset(Preset::Small), training(slices), Ops::Own);
         let (one, eight) = (at(1), at(8));
         assert_eq!(eight.parameters, one.parameters);
         assert_eq!(eight.activations, 8.0 * one.activations);
@@ -268,7 +267,7 @@ mod tests {
         };
         spec.validate().unwrap();
         let most = Estimate::new(&spec, training(1 << 20), Ops::Own);
-        assert_eq!(most.bytes(), u64::MAX);
+        assert!(most.bytes() > 1 << 56, "{}", most.bytes());
         let sizes = [Preset::Tiny, Preset::Small, Preset::Base, Preset::Mayo];
         let sizes = sizes.map(|preset| bytes(preset, training(1), Precision::F32));
         assert!(sizes.is_sorted(), "{sizes:?}");

@@ -91,7 +91,8 @@ fn other_noise_is_judged_on_the_same_masks_if_they_have_a_seed_of_their_own() {
     let file = folder.path().join("m").to_str().unwrap().to_owned();
     // Away from the zeros that a new model ends with, so that what it paints depends on its noise.
     let new = checkpoint::from_bytes(&model()).unwrap();
-    let moved = new.iter().map(|(_, v)| v.iter().map(|v| v + 0.03).collect()).collect();
+    let wave = |(i, v): (usize, &f32)| v + 0.1 * (0.7 * i as f32).sin();
+    let moved = new.iter().map(|(_, v)| v.iter().enumerate().map(wave).collect()).collect();
     checkpoint::save(&new.with_values(moved).unwrap(), file.as_ref()).unwrap();
     let judged = |seeds: &[&str]| {
         let more = [&["--model", &file, "--baselines", "mean"], seeds].concat();

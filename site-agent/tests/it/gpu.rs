@@ -128,7 +128,7 @@ fn a_short_type_trains_on_a_gpu_that_has_it_and_is_refused_by_name_on_one_that_h
 #[ignore = "needs a GPU or a software renderer: .ci/gpu-path"]
 fn a_gpu_paints_what_the_processor_paints() {
     let (weights, example) = (start(), example(1));
-    let prompts = [Prompt::of(&example, 0)];
+    let prompts = [Prompt::of(&example, [1; 32], 0)];
     let options = SampleOptions { steps: 3, samples: 2, ..Sampler::DpmSolver.options() };
     let mut go = |_, _| ControlFlow::Continue(());
     let mut painted = |device: &Device| {

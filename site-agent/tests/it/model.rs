@@ -108,7 +108,7 @@ fn every_part_of_the_network_can_be_chosen() {
     let import = "model import --state state.safetensors --preset tiny";
     folder.run(&format!("{import} {options} --out again.safetensors")).unwrap();
     assert_eq!(folder.read("m.safetensors"), folder.read("again.safetensors"));
-    folder.refused(&format!("{import} --out other.safetensors"), 1, "shape");
+    folder.refused(&format!("{import} --out other.safetensors"), 1, "is missing");
 
     let options = "--attention-ds 2,4 --head-channels 8";
     folder.run(&format!("init-model --preset tiny {options} --out n.safetensors")).unwrap();

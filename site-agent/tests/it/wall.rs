@@ -11,6 +11,7 @@ const SHARED: &[&str] = &["backoff", "pipe", "settings", "workspace"];
 const TRAINER: &[&str] = &[
     "baselines",
     "cohort",
+    "cpu",
     "data",
     "evaluate",
     "local_round",

@@ -138,7 +138,8 @@ mod tests {
             keys.sort();
             keys
         };
-        let noisy = ["guidance", "noise_share", "sampler", "samples", "seed", "spacing", "steps"];
+        let noisy = "guidance noise_share precision sampler samples seed spacing steps";
+        let noisy: Vec<&str> = noisy.split(' ').collect();
         assert_eq!(recorded(&SampleOptions::default(), &tiny), noisy);
         let ddim = SampleOptions { eta: 0.5, ..Sampler::Ddim.options() };
         let with = |more: &'static str| {
@@ -152,7 +153,7 @@ mod tests {
         assert_eq!(recorded(&guided, &tiny), with("guidance_rescale"));
 
         let asked = SampleOptions { steps: 777, eta: 0.5, ..Sampler::Ddim.options() };
-        assert_eq!(recorded(&asked, &direct), ["guidance", "samples"]);
+        assert_eq!(recorded(&asked, &direct), ["guidance", "precision", "samples"]);
         let sampling = Sampling::of(&asked, &direct);
         assert_eq!(serde_json::to_value(&sampling).unwrap()["samples"], json!(1));
         assert_eq!(sampling.told(), "one call without noise");
