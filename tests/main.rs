@@ -7,6 +7,7 @@
 
 mod agents;
 mod aggregation;
+mod bench;
 mod house;
 mod refusals;
 mod study;

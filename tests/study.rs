@@ -40,7 +40,7 @@ fn a_study_that_lost_results_makes_those_again_and_says_the_same_to_the_byte() {
     let arms = summary["arms"].as_array().unwrap();
     assert_eq!(
         arms.iter().map(|a| a["name"].as_str().unwrap()).collect::<Vec<_>>(),
-        ["pooled", "fedavg", "fedadam", "alone"]
+        ["pooled", "fedavg", "fedadam", "alone", "twin", "fedtwin"]
     );
     for arm in arms {
         // The initial model and two rounds, at two sites.
@@ -49,13 +49,30 @@ fn a_study_that_lost_results_makes_those_again_and_says_the_same_to_the_byte() {
         let scores = curve.iter().flat_map(|point| point[1]["mse"].as_array().unwrap());
         assert!(scores.map(|s| s.as_f64().unwrap()).filter(|s| *s > 0.0).count() == 6, "{arm}");
     }
+    let beginning = |arm: usize| &arms[arm]["curve"][0][1]["mse"];
+    assert_eq!(beginning(0), beginning(3));
+    assert!(
+        beginning(4) == beginning(5) && beginning(4) != beginning(0),
+        "a twin begins as a twin"
+    );
+    let baselines = summary["baselines"].as_array().unwrap();
+    assert_eq!(
+        baselines.iter().map(|b| b["name"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["zero", "mean", "mirror", "harmonic", "biharmonic"]
+    );
     let outputs = ["report.md", "scores.csv", "summary.json", "curves.png", "sites.png"];
     let before: Vec<Vec<u8>> =
         outputs.iter().map(|o| std::fs::read(out.join(o)).unwrap()).collect();
     assert!(before[3].starts_with(b"\x89PNG") && before[4].starts_with(b"\x89PNG"));
-    // An initial model, two of each model (pooled, federated in two ways, one per site), two moving
-    // averages of either federated arm, two of Adam's moments for two rounds.
-    assert_eq!(files(&models).len(), 1 + 10 + 4 + 4);
+    // Two initial models, two of each model (pooled, federated in three ways, one per site, a twin), two
+    // moving averages of each federated arm, two of Adam's moments for two rounds.
+    assert_eq!(files(&models).len(), 2 + 14 + 6 + 4);
+    // A file of baselines per site, however many models there are.
+    let scores = files(&out.join("scores"));
+    let is_of_baselines = |p: &&PathBuf| p.to_str().unwrap().contains("-baselines-");
+    assert_eq!(scores.keys().filter(is_of_baselines).count(), 2);
+    let report = String::from_utf8(before[0].clone()).unwrap();
+    assert!(baselines.iter().all(|b| report.contains(b["name"].as_str().unwrap())), "{report}");
     assert!(files(&out.join("updates")).is_empty(), "an average's updates are removed");
 
     let all = files(&models);

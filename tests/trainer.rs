@@ -44,7 +44,7 @@ async fn a_killed_trainer_leaves_the_agent_running_and_the_round_is_retried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trainer_out_of_memory_leaves_the_agent_running_and_the_run_says_why_it_pauses() {
+async fn a_training_too_large_for_the_memory_is_refused_with_both_numbers_and_the_agent_lives() {
     let folder = tempfile::tempdir().unwrap();
     // A batch that no 700 MiB can hold.
     let training = "\n[training]\nsteps = 2\nbatch = 1024\n";
@@ -53,7 +53,10 @@ async fn a_trainer_out_of_memory_leaves_the_agent_running_and_the_run_says_why_i
     let (run, round) = paused.unwrap_or_else(|e| panic!("{e}\n{}", agent.log().unwrap()));
     assert!(run.reason.contains("3"), "the run says after how many attempts: {}", run.reason);
     let why = round.members.iter().map(|m| m.reason.as_str()).collect::<String>() + &round.reason;
-    assert!(why.contains("memory") || why.contains("trainer"), "{why}");
+    assert!(why.contains("memory"), "{why}");
+    let log = agent.log().unwrap();
+    let refusal = log.lines().find(|line| line.contains("bytes of memory")).unwrap_or_default();
+    assert!(refusal.contains("it needs about") && refusal.contains("are available"), "{log}");
     assert_eq!(round.r#ref.unwrap().attempt, 3, "retried until failures_max");
     assert!(agent.is_running().unwrap(), "{}", agent.log().unwrap());
     assert!(agent.stop().unwrap().success());

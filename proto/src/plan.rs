@@ -108,6 +108,28 @@ pub struct TrainingPlan {
     /// How strongly a site's weights are pulled back to the round's base model: FedProx's mu (Li et al.
     /// 2020, arXiv 1812.06127).
     pub proximal_mu: f64,
+    /// What a site's convolutions compute in.
+    #[serde(skip_serializing_if = "is_default")]
+    pub precision: Precision,
+    /// Whether a site keeps less for the way back through the network and computes it again.
+    #[serde(skip_serializing_if = "is_default")]
+    pub gradient_checkpointing: bool,
+    /// The most slices that go through a site's network at once, 0 for the whole batch.
+    #[serde(skip_serializing_if = "is_default")]
+    pub micro_batch: u32,
+}
+
+/// What a site's convolutions compute in. Weights, norms, softmax, loss and optimiser are f32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32 bits, on every device.
+    #[default]
+    F32,
+    /// 16 bits with the range of f32.
+    Bf16,
+    /// 16 bits with more digits and less range; the loss is scaled to fit it.
+    F16,
 }
 
 /// How much the error at each diffusion step counts.
@@ -148,6 +170,9 @@ impl Default for TrainingPlan {
             loss_weight: LossWeight::Uniform,
             condition_drop: 0.1,
             proximal_mu: 0.0,
+            precision: Precision::F32,
+            gradient_checkpointing: false,
+            micro_batch: 0,
         }
     }
 }
@@ -196,7 +221,8 @@ impl RunPlan {
         Ok(plan)
     }
 
-    /// The plan in its canonical form, every default written out.
+    /// The plan in its canonical form, every default written out but those of how a site computes:
+    /// plans from before these could be chosen keep their digests, and agents of that time read them.
     ///
     /// # Panics
     /// Never: a plan is a table of numbers and words, which TOML can always hold once validated.
@@ -253,10 +279,15 @@ impl RunPlan {
         real("training.condition_drop", drop, (0.0..=1.0).contains(&drop), "from 0 to 1")?;
         let mu = t.proximal_mu;
         real("training.proximal_mu", mu, (0.0..=100.0).contains(&mu), "from 0 to 100")?;
+        whole("training.micro_batch", t.micro_batch, 0, 1_024, "at most 1,024")?;
         // TOML has no larger whole number.
         let fits = i64::try_from(t.seed).is_ok();
         in_range("training.seed", t.seed.to_string(), fits, "at most 2^63 - 1")
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn in_range(
@@ -301,6 +332,25 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_says_how_a_site_computes_and_one_that_does_not_keeps_its_digest() {
+        let text = "version = 1\nrounds = 1\n[training]\nprecision = \"bf16\"\n\
+                    gradient_checkpointing = true\nmicro_batch = 4";
+        let plan = RunPlan::from_toml(text).unwrap();
+        let TrainingPlan { precision, gradient_checkpointing, micro_batch, .. } = plan.training;
+        assert_eq!((precision, gradient_checkpointing), (Precision::Bf16, true));
+        assert_eq!(micro_batch, 4);
+        assert_eq!(RunPlan::from_toml(&plan.to_toml()).unwrap(), plan);
+        assert!(RunPlan::from_toml(&text.replace("bf16", "f8")).is_err());
+        let silent = RunPlan::from_toml("version = 1\nrounds = 1").unwrap();
+        let said = "version = 1\nrounds = 1\n[training]\nprecision = \"f32\"\nmicro_batch = 0";
+        assert_eq!(RunPlan::from_toml(said).unwrap().digest(), silent.digest());
+        // What agents read that know none of the three.
+        for word in ["precision", "gradient_checkpointing", "micro_batch"] {
+            assert!(!silent.to_toml().contains(word), "{word}");
+        }
+    }
+
+    #[test]
     fn a_plan_out_of_range_is_refused_by_the_name_of_the_field() {
         for (text, field) in [
             ("version = 1\nrounds = 0", "rounds"),
@@ -311,6 +361,7 @@ mod tests {
             ("version = 1\nrounds = 1\n[training]\ncondition_drop = 1.5", "condition_drop"),
             ("version = 1\nrounds = 1\n[training]\nproximal_mu = -1.0", "proximal_mu"),
             ("version = 1\nrounds = 1\n[training]\nproximal_mu = inf", "proximal_mu"),
+            ("version = 1\nrounds = 1\n[training]\nmicro_batch = 1025", "micro_batch"),
             ("version = 2\nrounds = 1", "version"),
         ] {
             let error = RunPlan::from_toml(text).unwrap_err().to_string();

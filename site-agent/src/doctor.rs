@@ -70,7 +70,8 @@ pub async fn examine(config: &Config, now: Timestamp, program: PathBuf) -> Vec<C
             checks.push(check("coordinator", Verdict::Warn, "not tried without a certificate"))
         }
     }
-    checks.extend(trainer(config, program).await);
+    checks.extend(trainer(config, program.clone()).await);
+    checks.push(devices(program).await);
     checks.push(disk(&config.workspace));
     checks
 }
@@ -192,6 +193,21 @@ async fn trainer(config: &Config, program: PathBuf) -> [Check; 2] {
             [device, check("data", Verdict::Fail, detail)]
         }
         Err(error) => [check("device", Verdict::Fail, error.to_string()), not_tried("data")],
+    }
+}
+
+/// Asks a process of its own, because looking at a GPU opens it.
+async fn devices(program: PathBuf) -> Check {
+    const NAME: &str = "devices";
+    match tokio::process::Command::new(program).arg("devices").output().await {
+        Ok(output) if output.status.success() => {
+            let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+            let each = lines.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let each: Vec<String> = each.map(|words| words.join(" ")).collect();
+            check(NAME, Verdict::Ok, each.join("; "))
+        }
+        Ok(output) => check(NAME, Verdict::Warn, format!("cannot be listed: {}", output.status)),
+        Err(error) => check(NAME, Verdict::Warn, format!("cannot be listed: {error}")),
     }
 }
 

@@ -74,8 +74,10 @@ pub enum Error {
 /// Whom a model is judged on, and how it paints.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How it paints. The seed names the masks too.
+    /// How it paints.
     pub sampling: SampleOptions,
+    /// Names the masks.
+    pub mask_seed: u64,
     /// Judges on every patient and not only on those held out.
     pub all: bool,
     /// What the model is compared with.
@@ -142,10 +144,9 @@ pub fn evaluate<E: From<Error>>(
         let lesion = exam.lesion.as_deref();
         for (&contrast, image) in &exam.images {
             let named = |source| Error::Mask { case: case.name.clone(), source };
-            let masks =
-                inpaint::evaluation_masks(image, lesion, &case.patient, options.sampling.seed);
+            let masks = inpaint::evaluation_masks(image, lesion, &case.patient, options.mask_seed);
             let masks = masks.map_err(named)?;
-            let scan = Held { case, contrast, image };
+            let scan = Held { case, contrast, image, first_axis: exam.geometry.first_axis() };
             let (scored, result) = judge(painters, &scan, &masks, options)?;
             scores.push(scored);
             if let Some(result) = &result {
@@ -165,12 +166,13 @@ fn judge(
     masks: &EvaluationMasks,
     options: &Options,
 ) -> Result<(ScanScores, Option<Volume>), Error> {
-    let Held { case, contrast, image } = *scan;
+    let Held { case, contrast, image, first_axis } = *scan;
     let named = |source| Error::Score { case: case.name.clone(), source };
     let voxels = image.voxels.iter().zip(&masks.void.voxels);
     let voided = voxels.map(|(&v, &hidden)| if hidden == 0.0 { v.max(0.0) } else { 0.0 }).collect();
     let voided = image.with_voxels(voided);
     let reference = Reference::new(image, &voided, &masks.healthy).map_err(named)?;
+    let reference = reference.across(first_axis);
     let mut methods = Vec::new();
     let mut add = |method, result: &Volume| {
         let scores = metrics::score(&reference, result).map_err(named)?;
@@ -202,6 +204,8 @@ struct Held<'a> {
     case: &'a Case,
     contrast: Contrast,
     image: &'a Volume,
+    /// The axis along which its file counts first.
+    first_axis: usize,
 }
 
 /// Paints healthy tissue where the masks hide it. Slices that hide lesion alone stay void: there is
@@ -213,7 +217,7 @@ fn paint(
     masks: &EvaluationMasks,
     sampling: &SampleOptions,
 ) -> Result<Volume, Error> {
-    let Held { case, contrast, image } = *scan;
+    let Held { case, contrast, image, .. } = *scan;
     let named = |source| Error::Inpaint { case: case.name.clone(), source };
     let task = Task {
         contrast: contrast as usize,
@@ -223,12 +227,13 @@ fn paint(
     };
     let job = InpaintJob::new(image, &masks.void, &task).map_err(named)?;
     let is_scored = |z: usize| masks.healthy.slice(z).iter().any(|&m| m != 0.0);
+    let key = job.key();
     let prompts: Vec<Prompt<'_>> = job
         .slices()
         .iter()
         .zip(job.examples())
         .filter(|(z, _)| is_scored(**z))
-        .map(|(&z, example)| Prompt::of(example, z as u64))
+        .map(|(&z, example)| Prompt::of(example, key, z as u64))
         .collect();
     let mut go_on = |_, _| ControlFlow::Continue(());
     let mut slices = sampler::sample(weights, device, &prompts, sampling, &mut go_on)?.into_iter();

@@ -16,6 +16,7 @@ pub mod client;
 pub mod cohort;
 pub mod commands;
 pub mod config;
+pub mod cpu;
 pub mod data;
 pub mod doctor;
 pub mod evaluate;

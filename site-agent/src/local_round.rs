@@ -16,7 +16,12 @@ use crate::data::mask::Mode;
 use crate::data::pool::{self, BatchKey};
 use crate::data::prefetch::{Ahead, ahead};
 use crate::data::scan::{MASKS_PER_CASE, SliceOptions};
+use crate::model::device::room::{self, TooLarge};
 use crate::model::diffusion::weight::LossWeight;
+use crate::model::memory::{Estimate, Work};
+use crate::model::ops::Ops;
+use crate::model::precision::Precision;
+use crate::model::spec::ModelSpec;
 use crate::model::weights::Weights;
 use crate::pipe::{Failure, Progress, Report};
 use crate::train::report::{StepReport, TrainingSummary};
@@ -40,6 +45,16 @@ pub struct RoundKey<'a> {
     pub number: u32,
     /// The site.
     pub site: &'a SiteName,
+}
+
+/// What a round is trained with.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The device.
+    pub device: Device,
+    /// The most of a GPU's memory that may be taken, in bytes. For the processor the process's own
+    /// limit says that.
+    pub memory_max: Option<u64>,
 }
 
 /// How the caller follows a training and stops it.
@@ -69,6 +84,9 @@ pub enum Error {
     /// The scans cannot be used.
     #[error(transparent)]
     Cohort(#[from] cohort::Error),
+    /// The model is too large for the device; nothing was allocated for it.
+    #[error("training does not fit the device: {0}")]
+    Memory(#[from] TooLarge),
     /// The training failed.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -79,11 +97,14 @@ impl Error {
     pub fn failure(&self) -> Failure {
         match self {
             Error::Cohort(error) => error.failure(),
+            Error::Memory(_) => Failure::Memory,
             Error::Train(error) => match error {
                 TrainError::Stopped { .. } => Failure::Cancelled,
                 TrainError::NotFinite { .. } | TrainError::Weights(_) => Failure::NotFinite,
                 TrainError::Option { .. } => Failure::Plan,
-                TrainError::Device { .. } => Failure::Device,
+                TrainError::Device { .. } | TrainError::Crash { .. } | TrainError::Precision(_) => {
+                    Failure::Device
+                }
                 TrainError::Examples { error, .. } if error.is::<pool::Error>() => Failure::NoData,
                 TrainError::Examples { .. } | TrainError::Example { .. } => Failure::Internal,
             },
@@ -94,11 +115,12 @@ impl Error {
 /// Trains `base` for one round on the cohort's training patients.
 ///
 /// # Errors
-/// [`Error`] if the scans or the training fail, or the watch stops it.
+/// [`Error`] if the training does not fit the device, the scans or the training fail, or the watch
+/// stops it.
 pub fn train_round(
     base: &Weights,
     cohort: &Cohort,
-    device: &Device,
+    machine: &Machine,
     key: RoundKey<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<RoundResult, Error> {
@@ -115,6 +137,8 @@ pub fn train_round(
     let noise = [seed.to_le_bytes(), round.to_le_bytes()];
     let noise = seed_of("fedpaint 2026 training noise", &noise.each_ref().map(<[u8; 8]>::as_slice));
     let options = options(plan, noise);
+    let needed = needed(base.spec(), plan.batch as usize, &options, &machine.device);
+    room::fits(needed, room::available(&machine.device, machine.memory_max))?;
     let Watch { is_stopped, progress } = watch;
     let is_stopped = *is_stopped;
     let mut progress = |report: StepReport| {
@@ -128,7 +152,7 @@ pub fn train_round(
         let make = |step| pool.batch(key(step), batch);
         ahead(prefetch(batch, size), options.steps, make, |ready| {
             let mut next_batch = |_| next(ready.take());
-            train::train(base, device, &options, &mut next_batch, &mut progress)
+            train::train(base, &machine.device, &options, &mut next_batch, &mut progress)
         })
     })??;
     let report = Report {
@@ -141,6 +165,20 @@ pub fn train_round(
     };
     let TrainingSummary { examples, loss_by_noise, .. } = summary;
     Ok(RoundResult { weights, examples, report, loss_by_noise })
+}
+
+/// Bytes that steps of `batch` slices take of `device`.
+fn needed(spec: &ModelSpec, batch: usize, options: &TrainingOptions, device: &Device) -> u64 {
+    let slices = match options.micro_batch {
+        0 => batch,
+        parts => parts.min(batch),
+    };
+    let work = Work::Training {
+        slices,
+        checkpointing: options.gradient_checkpointing,
+        anchored: options.proximal_mu > 0.0,
+    };
+    Estimate::new(spec, work, Ops::on(device, options.precision)).bytes()
 }
 
 /// What the plan asks of training; `seed` names the round's noise at this site.
@@ -159,6 +197,13 @@ fn options(plan: &TrainingPlan, seed: u64) -> TrainingOptions {
         },
         condition_drop: plan.condition_drop,
         proximal_mu: plan.proximal_mu,
+        precision: match plan.precision {
+            plan::Precision::F32 => Precision::F32,
+            plan::Precision::Bf16 => Precision::Bf16,
+            plan::Precision::F16 => Precision::F16,
+        },
+        gradient_checkpointing: plan.gradient_checkpointing,
+        micro_batch: plan.micro_batch as usize,
     }
 }
 
@@ -170,7 +215,7 @@ fn next(
 }
 
 /// How far ahead batches are made: as the memory for them allows, on a part of the threads.
-fn prefetch(batch: usize, size: usize) -> Ahead {
+pub fn prefetch(batch: usize, size: usize) -> Ahead {
     // Besides the regions: the image, the mask, the loss mask.
     let batch_bytes = batch * size * size * (REGIONS + 3) * size_of::<f32>();
     let queue = (PREFETCH_BYTES_MAX / batch_bytes.max(1)).clamp(1, PREFETCH_BATCHES_MAX);

@@ -2,7 +2,8 @@
 //! (package `inpainting` 0.0.12 on torchmetrics 1.9), so that numbers can stand beside published ones.
 //!
 //! Intensities are scaled to [0, 1] by percentiles of the voided scan first, for every metric. It
-//! never scores a voxel outside the mask.
+//! never looks at a voxel outside the mask, whatever it holds; files with a voxel anywhere that is not a
+//! finite number are refused where they are read.
 
 pub mod spread;
 mod ssim;
@@ -43,7 +44,8 @@ pub enum Error {
 /// One value for each metric: a score, a column of scores, a spread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PerMetric<T> {
-    /// Structural similarity in 2-D windows over (y, z), the package's; 1 is perfect.
+    /// Structural similarity in 2-D windows over the second and the third axis of the file, (y, z) in
+    /// one of BraTS, the package's; 1 is perfect.
     pub ssim: T,
     /// Structural similarity in 3-D windows, as the challenge's evaluation of 2023 fed it, but scaled
     /// as every metric here is, so that it can stand beside [`PerMetric::ssim`].
@@ -88,6 +90,8 @@ impl<T> PerMetric<T> {
 pub struct Reference<'a> {
     truth: &'a Volume,
     window: Window,
+    /// The axis of the volumes that 2-D windows leave out.
+    across: usize,
     /// The voxels that are scored, ascending.
     inside: Vec<usize>,
     /// The truth there, scaled.
@@ -116,7 +120,13 @@ impl<'a> Reference<'a> {
         }
         let window = Window::of(voided.voxels.iter().copied())?;
         let truths = scaled("truth", truth, &inside, window)?;
-        Ok(Reference { truth, window, inside, truths })
+        Ok(Reference { truth, window, across: 0, inside, truths })
+    }
+
+    /// The same where 2-D windows leave out `axis` of the volumes (0 x, 1 y, 2 z) and not x: the
+    /// package leaves out the first axis of a file, whichever way that runs.
+    pub fn across(self, axis: usize) -> Reference<'a> {
+        Reference { across: axis.min(2), ..self }
     }
 
     /// How many voxels are scored.
@@ -130,7 +140,7 @@ impl<'a> Reference<'a> {
 /// # Errors
 /// [`Error::Shape`] and [`Error::NotFinite`] if it is none.
 pub fn score(reference: &Reference<'_>, prediction: &Volume) -> Result<Scores, Error> {
-    let Reference { truth, window, inside, truths } = reference;
+    let Reference { truth, window, across, inside, truths } = reference;
     check_shape("prediction", prediction, truth.dims)?;
     let predictions = scaled("prediction", prediction, inside, *window)?;
     let mean = |error: &dyn Fn(f64, f64) -> f64| {
@@ -140,7 +150,7 @@ pub fn score(reference: &Reference<'_>, prediction: &Volume) -> Result<Scores, E
     let mse = mean(&|p, g| (p - g).powi(2));
     let (low, high) = range(truths.iter().copied());
     let clamped_mse = mean(&|p, g| (p.clamp(low, high) - g).powi(2));
-    let pair = Pair::new(truth.dims, inside, [&predictions, truths]);
+    let pair = Pair::new(truth.dims, inside, [&predictions, truths], *across);
     let [ssim, ssim_3d] = ssim::ssim(&pair, data_range(&predictions, truths, truth.voxels.len()));
     Ok(Scores {
         ssim,

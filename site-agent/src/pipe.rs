@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::settings::{ComputeSettings, DataSettings};
 
 /// The version of what is said here; both ends must speak the same.
-pub const PIPE_VERSION: u32 = 1;
+pub const PIPE_VERSION: u32 = 2;
 
 /// The longest body of a frame: a plan of the greatest length, escaped, and room.
 pub const FRAME_BYTES_MAX: usize = 512 << 10;
@@ -166,8 +166,10 @@ pub enum Failure {
     BaseModel,
     /// The plan asks for what this version cannot do.
     Plan,
-    /// The device failed or is not there.
+    /// The device failed or is not there; another trainer may find it working.
     Device,
+    /// The training needs more memory than the device has left.
+    Memory,
     /// The disk is full or broken.
     Disk,
     /// Anything else, such as another version at the other end.

@@ -75,7 +75,8 @@ pub struct ComputeSettings {
     pub device: String,
     /// Threads of the CPU; by default one per core.
     pub threads: Option<u32>,
-    /// The trainer's address space is limited to this many MiB.
+    /// On the processor the trainer's address space is limited to this many MiB; on a GPU no
+    /// training begins that is estimated to take more of its memory.
     pub memory_mib_max: Option<u64>,
 }
 

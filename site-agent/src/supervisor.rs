@@ -51,8 +51,17 @@ const OUT_OF_MEMORY_WORDS: &str = "memory allocation of ";
 
 /// The environment variables that a trainer is given, if the agent has them: where to find GPU
 /// libraries and temporary files, which log lines to write, and which devices to see.
-const ENVIRONMENT: &[&str] =
-    &["CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "PATH", "RUST_BACKTRACE", "RUST_LOG", "TMPDIR"];
+const ENVIRONMENT: &[&str] = &[
+    "CUDA_VISIBLE_DEVICES",
+    "CUBECL_AUTOTUNE_LEVEL",
+    "LD_LIBRARY_PATH",
+    "PATH",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "TMPDIR",
+    "VK_DRIVER_FILES",
+    "VK_ICD_FILENAMES",
+];
 
 /// Why a round was not trained.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -162,6 +171,12 @@ impl Supervisor {
             Ok(trained) => {
                 self.deaths = 0;
                 Ok(trained)
+            }
+            // A device that failed stays lost to the process that had it.
+            Err(error @ Error::Failed { failure: Failure::Device, .. }) => {
+                self.trainer = None;
+                self.mourn();
+                Err(error)
             }
             Err(error @ Error::Failed { .. }) => Err(error),
             Err(error) => {

@@ -1,29 +1,37 @@
 //! Training: weights, examples and a seed go in, weights and a summary come out.
 //!
 //! The same weights, examples, options and seed give the same bytes. Nothing here opens a scan,
-//! reads a clock, or lets a number that is not finite out.
+//! reads a clock, or lets a number that is not finite out; where a step's time goes is counted by
+//! [`crate::cpu::profile`], for whoever has given it a clock.
 
 pub mod gradients;
+pub mod optimiser;
 pub mod report;
+pub mod scaling;
 
 use std::error::Error;
 use std::ops::ControlFlow;
 
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, ExecutionError, Tensor};
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
 
 use self::gradients::Anchor;
+use self::optimiser::{Optimiser, StepSize};
 use self::report::{Quarters, StepReport, TrainingSummary};
+use self::scaling::LossScale;
+use crate::cpu::profile::{Operation, measure};
 use crate::data::example::Example;
+use crate::model::device::{self, Crash};
 use crate::model::diffusion::Diffusion;
 use crate::model::diffusion::lesson::{ExampleError, Lesson, LessonOptions};
-use crate::model::diffusion::weight::LossWeight;
+use crate::model::diffusion::weight::{LossWeight, WEIGHT_MIN};
 use crate::model::loss::{self, Score};
 use crate::model::noise;
+use crate::model::ops::Ops;
+use crate::model::precision::{Precision, Unsupported};
 use crate::model::spec::ModelSpec;
-use crate::model::tape::Tape;
 use crate::model::unet::Unet;
 use crate::model::weights::{Weights, WeightsError};
 
@@ -58,6 +66,14 @@ pub struct TrainingOptions {
     /// FedProx's mu: how strongly weights are pulled back to where they began. It shows in the
     /// gradient's norm and not in the loss.
     pub proximal_mu: f64,
+    /// What convolutions and large products compute in.
+    pub precision: Precision,
+    /// Whether cheap operations are done again on the way back rather than their results kept: burn
+    /// then keeps what convolutions and matrix products gave, and little else.
+    pub gradient_checkpointing: bool,
+    /// The most slices that go through the network at once, 0 for a step's whole batch. The gradient
+    /// is the same up to rounding: the sum over the parts, first to last.
+    pub micro_batch: usize,
 }
 
 impl Default for TrainingOptions {
@@ -73,6 +89,9 @@ impl Default for TrainingOptions {
             loss_weight: LossWeight::Uniform,
             condition_drop: 0.1,
             proximal_mu: 0.0,
+            precision: Precision::F32,
+            gradient_checkpointing: false,
+            micro_batch: 0,
         }
     }
 }
@@ -127,6 +146,17 @@ pub enum TrainError {
         /// What it said.
         error: ExecutionError,
     },
+    /// The device has no such number type.
+    #[error(transparent)]
+    Precision(#[from] Unsupported),
+    /// The device or its library gave up in the middle of a step.
+    #[error("the device failed at step {step}: {error}")]
+    Crash {
+        /// The step, from 1.
+        step: usize,
+        /// Its last words.
+        error: Crash,
+    },
     /// The caller stopped it.
     #[error("training was stopped after {steps} steps")]
     Stopped {
@@ -153,17 +183,21 @@ pub fn train(
     progress: &mut dyn FnMut(StepReport) -> ControlFlow<()>,
 ) -> Result<(Weights, TrainingSummary), TrainError> {
     options.validate()?;
-    let mut trainer = Trainer::new(start, device, options);
+    options.precision.check(device)?;
+    check_weight(options.loss_weight, &Diffusion::new(start.spec()))?;
+    let crash = |step: usize| move |error| TrainError::Crash { step: step + 1, error };
+    let mut trainer = device::guarded(|| Trainer::new(start, device, options)).map_err(crash(0))?;
     let mut reports = Vec::with_capacity(options.steps.min(1 << 16));
     let mut examples = 0;
     for step in 0..options.steps {
         let error = |error| TrainError::Examples { step: step + 1, error };
-        let batch = next_batch(step).map_err(error)?;
+        let batch = measure(Operation::Examples, || next_batch(step)).map_err(error)?;
         if batch.len() > MAX_BATCH {
             let (value, must) = (batch.len().to_string(), format!("at most {MAX_BATCH}"));
             return Err(TrainError::Option { name: "batch", value, must });
         }
-        let (loss, gradient_norm) = trainer.step(step, &batch)?;
+        let (loss, gradient_norm) =
+            device::guarded(|| trainer.step(step, &batch)).map_err(crash(step))??;
         examples += batch.len() as u64;
         let report =
             StepReport { step: step + 1, steps: options.steps, examples, loss, gradient_norm };
@@ -175,6 +209,35 @@ pub fn train(
     Ok((trainer.net.weights(start)?, report::summary(&reports, &trainer.quarters)))
 }
 
+/// What step `step`, from 0, of such a training learns from its examples: a function of the seed, the
+/// step and the examples alone.
+///
+/// # Errors
+/// [`ExampleError`] if the examples do not fit `size` pixels squared.
+pub fn lesson(
+    diffusion: &Diffusion,
+    size: usize,
+    options: &TrainingOptions,
+    step: usize,
+    examples: &[Example],
+) -> Result<Lesson, ExampleError> {
+    let mut rng = step_stream(options.seed, step);
+    diffusion.lesson(examples, size, &options.lesson(), &mut rng)
+}
+
+/// Whether the error of at least one trained step counts.
+fn check_weight(loss_weight: LossWeight, diffusion: &Diffusion) -> Result<(), TrainError> {
+    let (most, trained) = (diffusion.weight_max(loss_weight), diffusion.trained().len());
+    if most >= WEIGHT_MIN {
+        return Ok(());
+    }
+    let must = format!(
+        "uniform for a model with trained_timesteps {trained}: no error would count more than \
+         {most:.0e} of itself, and next to nothing would be learnt"
+    );
+    Err(TrainError::Option { name: "loss_weight", value: "min_snr".into(), must })
+}
+
 /// A network with its optimiser.
 struct Trainer<'a> {
     spec: &'a ModelSpec,
@@ -182,85 +245,107 @@ struct Trainer<'a> {
     device: Device,
     diffusion: Diffusion,
     net: Unet,
-    optimiser: ModuleOptimizer,
+    optimiser: Optimiser,
     /// Where it began, if it is pulled back there.
     anchor: Option<Anchor>,
     quarters: Quarters,
+    scale: LossScale,
 }
 
 impl<'a> Trainer<'a> {
     fn new(start: &'a Weights, device: &Device, options: &'a TrainingOptions) -> Trainer<'a> {
         let device = device.clone().autodiff();
-        // AdamW of Loshchilov and Hutter 2019 (arXiv 1711.05101). burn's own clipping works on one
-        // parameter at a time, so clipping is ours.
-        let optimiser = AdamWConfig::new()
-            .with_beta_1(0.9)
-            .with_beta_2(0.999)
-            .with_epsilon(1e-8)
-            .with_weight_decay(options.weight_decay)
-            .init();
-        let net = Unet::new(start, &device);
+        let device = match options.gradient_checkpointing {
+            true => device.gradient_checkpointing(),
+            false => device,
+        };
+        let net = Unet::computing_in(options.precision, start, &device);
         Trainer {
             spec: start.spec(),
             options,
             diffusion: Diffusion::new(start.spec()),
             anchor: (options.proximal_mu > 0.0).then(|| Anchor::new(&net)),
+            optimiser: Optimiser::new(Ops::on(&device, options.precision), &net),
             net,
             device,
-            optimiser,
             quarters: Quarters::default(),
+            scale: LossScale::new(options.precision),
         }
     }
 
     /// One optimiser step. Gives the loss and the norm of the gradient before it was scaled.
     fn step(&mut self, step: usize, examples: &[Example]) -> Result<(f64, f64), TrainError> {
         let number = step + 1;
-        let mut rng = step_stream(self.options.seed, step);
-        let lesson = self
-            .diffusion
-            .lesson(examples, self.spec.image_size, &self.options.lesson(), &mut rng)
-            .map_err(|error| TrainError::Example { step: number, error })?;
+        let lesson = measure(Operation::Lesson, || {
+            lesson(&self.diffusion, self.spec.image_size, self.options, step, examples)
+        });
+        let lesson = lesson.map_err(|error| TrainError::Example { step: number, error })?;
         let slices: Vec<(usize, f64)> =
             lesson.batch.timesteps.iter().copied().zip(lesson.shares.iter().copied()).collect();
-        let (losses, mut gradients) = self
-            .differentiate(lesson, Tape::for_training(&self.device))
-            .map_err(|error| TrainError::Device { step: number, error })?;
-        let losses = numbers(number, losses)?;
+        let parts = lesson.split(self.options.micro_batch);
+        let (losses, params) = self.gradient(number, &parts)?;
         let value = finite(number, "loss", losses.iter().sum())?;
         for (&(t, share), &loss) in slices.iter().zip(&losses) {
             self.quarters.add(t, self.diffusion.timesteps(), loss, share);
         }
-        if let Some(anchor) = &self.anchor {
-            anchor.pull(&self.net, &mut gradients, self.options.proximal_mu);
+        let size = StepSize {
+            rate: self.options.rate(step),
+            weight_decay: self.options.weight_decay.into(),
+            norm_max: self.options.gradient_norm_max,
+        };
+        let norm = measure(Operation::Optimiser, || {
+            self.optimiser.step(&mut self.net, params, size, &self.device)
+        });
+        let norm = norm.map_err(|error| TrainError::Device { step: number, error })?;
+        Ok((value, finite(number, "gradient norm", norm)?))
+    }
+
+    /// What the parts of one step's batch come to together. A gradient that overflows under a loss
+    /// scale is taken again with a smaller one.
+    fn gradient(
+        &mut self,
+        step: usize,
+        parts: &[Lesson],
+    ) -> Result<(Vec<f64>, GradientsParams), TrainError> {
+        loop {
+            let (mut losses, mut params) = (Vec::new(), GradientsParams::new());
+            for part in parts {
+                let (some, mut gradients) = self.differentiate(part.clone());
+                losses.extend(numbers(step, some)?);
+                gradients::add(&self.net, &mut gradients, &mut params);
+            }
+            let finite_losses = losses.iter().all(|loss| loss.is_finite());
+            if let Some(halved) = self.scale.halved().filter(|_| finite_losses) {
+                let norm = gradients::norm(&self.net, &params, &self.device)
+                    .map_err(|error| TrainError::Device { step, error })?;
+                if !norm.is_finite() {
+                    self.scale = halved;
+                    continue;
+                }
+            }
+            if self.scale.factor() != 1.0 {
+                gradients::scale(&self.net, &mut params, 1.0 / self.scale.factor());
+            }
+            if let Some(anchor) = &self.anchor {
+                anchor.pull(&self.net, &mut params, self.options.proximal_mu);
+            }
+            self.scale = self.scale.held();
+            return Ok((losses, params));
         }
-        let squares = gradients::square_norm(&self.net, &gradients, &self.device);
-        let square = numbers(number, squares)?.iter().sum::<f64>();
-        let norm = finite(number, "gradient norm", square.sqrt())?;
-        if norm > self.options.gradient_norm_max {
-            let factor = self.options.gradient_norm_max / norm;
-            gradients::scale(&self.net, &mut gradients, factor);
-        }
-        let rate = self.options.rate(step);
-        self.net = self.optimiser.step(rate, self.net.clone(), gradients);
-        Ok((value, norm))
     }
 
     /// The loss of every slice, on the plain device, and the gradients of all parameters with respect
-    /// to their sum. `[batch, 1]`
-    fn differentiate(
-        &self,
-        lesson: Lesson,
-        mut tape: Tape,
-    ) -> Result<(Tensor<2>, GradientsParams), ExecutionError> {
+    /// to their sum times the loss scale. `[batch, 1]`
+    fn differentiate(&self, lesson: Lesson) -> (Tensor<2>, GradientsParams) {
         let Lesson { batch, target, weight, variance, .. } = lesson;
-        let predicted = self.net.predict(batch, self.spec, &self.device, &mut tape);
-        let losses = loss::losses(predicted, Score { target, weight, variance }, &self.device);
-        let gradients = losses.clone().sum_dim(0).backward();
-        let mut convolutions = GradientsParams::new();
-        tape.finish(&gradients, &mut convolutions)?;
-        let mut params = GradientsParams::from_grads(gradients, &self.net);
-        gradients::transfer(&self.net, &mut convolutions, &mut params);
-        Ok((losses.inner(), params))
+        let losses = measure(Operation::Forward, || {
+            let predicted = self.net.predict(batch, self.spec, &self.device);
+            loss::losses(predicted, Score { target, weight, variance }, &self.device)
+        });
+        let total = losses.clone().sum_dim(0) * self.scale.factor();
+        let gradients = measure(Operation::Backward, || total.backward());
+        let params = GradientsParams::from_grads(gradients, &self.net);
+        (losses.inner(), params)
     }
 }
 
@@ -288,7 +373,9 @@ impl TrainingOptions {
         let drop = (0.0..=1.0).contains(&self.condition_drop);
         check(drop, "condition_drop", self.condition_drop.to_string(), "0 to 1")?;
         let mu = self.proximal_mu >= 0.0 && self.proximal_mu.is_finite();
-        check(mu, "proximal_mu", self.proximal_mu.to_string(), "at least 0 and finite")
+        check(mu, "proximal_mu", self.proximal_mu.to_string(), "at least 0 and finite")?;
+        let micro = self.micro_batch <= MAX_BATCH;
+        check(micro, "micro_batch", self.micro_batch.to_string(), "at most 1024, 0 for all")
     }
 
     /// What lessons are made with.
@@ -322,5 +409,7 @@ fn finite(step: usize, quantity: &'static str, value: f64) -> Result<f64, TrainE
     if value.is_finite() { Ok(value) } else { Err(TrainError::NotFinite { step, quantity, value }) }
 }
 
+#[cfg(test)]
+mod compute_tests;
 #[cfg(test)]
 mod tests;

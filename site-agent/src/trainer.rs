@@ -18,7 +18,7 @@ use fedpaint_proto::plan::RunPlan;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::cohort::{self, Cohort};
-use crate::local_round::{self, RoundKey, RoundResult, Watch, train_round};
+use crate::local_round::{self, Machine, RoundKey, RoundResult, Watch, train_round};
 use crate::model::checkpoint::{self, CheckpointError};
 use crate::model::device::{self, DeviceError};
 use crate::pipe::{
@@ -76,7 +76,7 @@ impl Error {
 struct Bench {
     workspace: PathBuf,
     cohort: Cohort,
-    device: Device,
+    machine: Machine,
 }
 
 /// Serves the agent over standard input and output until it closes the pipe.
@@ -99,7 +99,7 @@ fn serve(mut stdin: io::Stdin, out: &mut File) -> Result<(), pipe::Error> {
     };
     let hello = FromTrainer::Hello {
         version: PIPE_VERSION,
-        device: device::describe(&bench.device),
+        device: device::describe(&bench.machine.device),
         cohort: bench.cohort.summary(),
     };
     pipe::write(out, &hello)?;
@@ -167,10 +167,12 @@ fn prepare(first: ToTrainer) -> Result<Bench, Error> {
         ToTrainer::Hello { version, .. } => return Err(Error::Version(version)),
         ToTrainer::Train(_) | ToTrainer::Cancel => return Err(Error::NoHello),
     };
-    limit(&compute)?;
     let device = device::open(compute.device.parse()?)?;
+    limit(&compute, &device)?;
     data.cache.get_or_insert_with(|| workspace.join(SCANS_CACHE));
-    Ok(Bench { workspace, cohort: Cohort::discover(&data)?, device })
+    let memory_max = compute.memory_mib_max.map(|mib| mib << 20);
+    let machine = Machine { device, memory_max };
+    Ok(Bench { workspace, cohort: Cohort::discover(&data)?, machine })
 }
 
 /// Sets what the configuration allows this process before it does anything large.
@@ -180,8 +182,10 @@ pub(crate) fn limit_threads(threads: Option<u32>) -> Result<(), String> {
     pool.map_err(|e| e.to_string())
 }
 
-fn limit(compute: &ComputeSettings) -> Result<(), Error> {
-    if let Some(mib) = compute.memory_mib_max {
+fn limit(compute: &ComputeSettings, device: &Device) -> Result<(), Error> {
+    // A GPU's driver reserves far more addresses than it takes memory, so there the limit is held by
+    // the estimate before a training alone.
+    if let Some(mib) = compute.memory_mib_max.filter(|_| *device == Device::flex()) {
         let bytes = Some(mib << 20);
         setrlimit(Resource::As, Rlimit { current: bytes, maximum: bytes })
             .map_err(|e| Error::Limit(e.to_string()))?;
@@ -196,7 +200,7 @@ fn train(bench: &Bench, assignment: &Assignment, watch: &mut Watch<'_>) -> Resul
     let base = checkpoint::load(&model_path(&bench.workspace, base.digest)).map_err(Error::Base)?;
     let key = RoundKey { plan: &plan.training, number: *number, site };
     let RoundResult { weights, examples, report, .. } =
-        train_round(&base, &bench.cohort, &bench.device, key, watch)?;
+        train_round(&base, &bench.cohort, &bench.machine, key, watch)?;
     let split = bench.workspace.join(SPLIT);
     bench.cohort.manifest().write(&split).map_err(|source| Error::Disk { path: split, source })?;
     let path = new_update_path(&bench.workspace);

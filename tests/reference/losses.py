@@ -5,10 +5,11 @@ Written with PyTorch (float64) from Nichol and Dhariwal 2021 (arXiv 2102.09672, 
 et al. 2020 (arXiv 2006.11239, eq. 13): per pixel the divergence, in bits, of the reverse step from the
 true posterior, whose mean comes from the network's prediction without its gradient; at the first step
 the negative log likelihood of the grey level, of which [-1, 1] has 255 steps, under the normal
-distribution whose cumulative is approximated by a tanh. It writes
+distribution whose cumulative is approximated by a tanh. Where the squared error is weighted by the signal-
+to-noise ratio (Hang et al. 2023, arXiv 2303.09556, eq. 6), the bits are not. It writes
 ../../site-agent/tests/fixtures/model/losses.json: per case the process, the truth, the noise and both
-channels of a prediction at every slice and pixel, the squared error, the bits, and the gradient of the
-sum of both with respect to both channels.
+channels of a prediction at every slice and pixel, how much a slice's squared error counts, the squared
+error, the bits, and the gradient of the sum of both with respect to both channels.
 
     pip install numpy torch && python3 losses.py
 """
@@ -57,7 +58,14 @@ def divergence(mean, log_variance, other_mean, other_log_variance):
     return 0.5 * (other_log_variance - log_variance + ratio + apart - 1)
 
 
-def case(prediction, total, count, places, seed):
+def min_snr(prediction, kept):
+    """What makes an error of the prediction count as one of x_0 does at min(SNR, 5)."""
+    snr = kept / (1 - kept)
+    of_clean = torch.clamp(snr, max=5.0)
+    return {"sample": of_clean, "epsilon": of_clean / snr, "v": of_clean / (snr + 1)}[prediction]
+
+
+def case(prediction, total, count, places, seed, loss_weight="uniform"):
     """One batch with a slice at each of the process's `places`."""
     rng = np.random.default_rng(seed)
     steps, betas, here, before = process(total, count)
@@ -89,9 +97,11 @@ def case(prediction, total, count, places, seed):
     nats = torch.where(first, grey_level_nll(truth, mean, log_variance),
                        divergence(true_mean, low, mean, log_variance))
     bits = nats / math.log(2)
-    (squared + count / 1000 * bits).sum().backward()
+    weight = min_snr(prediction, kept) if loss_weight == "min_snr" else torch.ones_like(kept)
+    (weight * squared + count / 1000 * bits).sum().backward()
     rows = lambda tensor: [[float(f"{value:.9g}") for value in row] for row in tensor.detach().tolist()]
     return {"prediction": prediction, "timesteps": total, "trained": count,
+            "loss_weight": loss_weight, "weight": [float(f"{value:.12g}") for [value] in weight.tolist()],
             "t": [int(steps[place]) for place in places], "truth": rows(truth), "target": rows(target),
             "said": rows(said), "fraction": rows(fraction), "squared": rows(squared), "bits": rows(bits),
             "said_gradient": rows(said.grad), "fraction_gradient": rows(fraction.grad)}
@@ -104,6 +114,9 @@ def main():
         case("v", 1000, 1000, [0, 1, 10, 250, 999], 1),
         case("epsilon", 1000, 1000, [0, 1, 10, 500, 900], 2),
         case("sample", 1000, 10, [0, 1, 5, 9], 3),
+        case("v", 1000, 1000, [0, 10, 250, 500, 999], 4, "min_snr"),
+        case("epsilon", 1000, 1000, [0, 1, 10, 500], 5, "min_snr"),
+        case("sample", 1000, 10, [1, 5, 9], 6, "min_snr"),
     ]
     OUT.write_text("[\n" + ",\n".join(json.dumps(entry) for entry in cases) + "\n]\n")
 

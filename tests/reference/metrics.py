@@ -11,6 +11,8 @@ Every case is scored twice: `single` as the package does it, whose SSIM is in f6
 and the volumes follow) but whose sums are in f32, good for 7 digits; `double` by the same package with
 sums in f64. `ssim_3d` is torchmetrics' SSIM on the 5-D tensor [1, 1, x, y, z]
 of the same normalised volumes, as the challenge's older evaluation fed it, averaged over the mask.
+`stored_y_first` and `stored_z_first` are `double` of the same volumes whose files have another order of
+axes: the package takes voxels as they are stored, and its 2-D windows leave out the first axis.
 """
 
 import json
@@ -95,8 +97,9 @@ def ssim_3d(prediction, truth, voided, mask):
     return full[0][mask].mean().item()
 
 
-def scores(case, dtype):
+def scores(case, dtype, first_axis=0):
     # torchmetrics sums in the default type.
+    case = [np.ascontiguousarray(np.moveaxis(v, first_axis, 0)) for v in case]
     truth, prediction, voided, healthy = case
     # The program reads f32 voxels, whatever it computes in.
     tensors = [torch.tensor(v.astype(np.float32))[None] for v in (prediction, truth, voided)]
@@ -115,6 +118,8 @@ def main():
             "voxels": int(case[3].sum()),
             "single": scores(case, torch.float32),
             "double": scores(case, torch.float64),
+            "stored_y_first": scores(case, torch.float64, 1),
+            "stored_z_first": scores(case, torch.float64, 2),
         }
     OUT.write_text(json.dumps(golden, indent=1) + "\n")
 

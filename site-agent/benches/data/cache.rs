@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 
 const DIMS: [usize; 3] = [240, 240, 155];
 
-const SCHEME: Option<LabelScheme> = Some(LabelScheme::Brats2023);
+pub(crate) const SCHEME: Option<LabelScheme> = Some(LabelScheme::Brats2023);
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -98,13 +98,13 @@ fn busy_ns() -> Option<u64> {
     text.split(' ').next()?.parse().ok()
 }
 
-fn shelf(place: &Path) -> Shelf {
+pub(crate) fn shelf(place: &Path) -> Shelf {
     let cache = Cache::open(place, 64 << 10).expect("a cache can be opened");
     Shelf::new(Some(cache), OPEN_BYTES_DEFAULT)
 }
 
 /// Reads every case for the first time.
-fn fill(cases: &[Case], place: &Path) -> Value {
+pub(crate) fn fill(cases: &[Case], place: &Path) -> Value {
     let input: u64 = cases.iter().flat_map(files).map(|path| size(&path)).sum();
     let shelf = shelf(place);
     let start = Watch::start();
@@ -159,11 +159,11 @@ fn draw(cases: &[Case], place: &Path, options: SliceOptions, steps: usize) -> Va
     })
 }
 
-fn key(options: &SliceOptions, step: u64) -> BatchKey {
+pub(crate) fn key(options: &SliceOptions, step: u64) -> BatchKey {
     BatchKey { seed: options.seed, round: options.round, step }
 }
 
-fn with_pool<R>(
+pub(crate) fn with_pool<R>(
     cases: &[Case],
     shelf: &Shelf,
     options: SliceOptions,
@@ -189,7 +189,7 @@ fn size(path: &Path) -> u64 {
 }
 
 /// A head of its own for every index, in BraTS's files.
-fn write_case(folder: &Path, index: usize) -> Case {
+pub(crate) fn write_case(folder: &Path, index: usize) -> Case {
     let name = format!("B-{index:03}-000");
     let vary = |by: usize| ((index * by) % 17) as f64;
     let centre = [119.0 + 0.2 * vary(3), 125.0 - 0.3 * vary(5), 75.0 + 0.2 * vary(7)];

@@ -103,6 +103,7 @@ fn trainer_withdrawal(error: &supervisor::Error) -> Option<WithdrawalReason> {
             Failure::BaseModel => WithdrawalReason::BaseModel,
             Failure::Plan => WithdrawalReason::Plan,
             Failure::Device => WithdrawalReason::Device,
+            Failure::Memory => WithdrawalReason::OutOfMemory,
             Failure::Disk => WithdrawalReason::Disk,
             Failure::Internal => WithdrawalReason::Internal,
         },
@@ -271,6 +272,7 @@ mod tests {
         let failed = |failure| {
             Error::Trainer(E::Failed { failure, detail: "scan /x of y".into() }).withdrawal()
         };
+        assert_eq!(failed(Failure::Memory), Some(WithdrawalReason::OutOfMemory));
         assert_eq!(failed(Failure::NotFinite), Some(WithdrawalReason::NotFinite));
         assert_eq!(failed(Failure::Cancelled), None);
         assert_eq!(Error::Cancelled.withdrawal(), None);

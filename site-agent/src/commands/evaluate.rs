@@ -57,6 +57,9 @@ pub struct Args {
     /// Judge on every patient, also on those that train.
     #[arg(long)]
     all: bool,
+    /// Names the masks, so that other noise can be judged on the same masks. By default --seed does.
+    #[arg(long, value_name = "SEED")]
+    mask_seed: Option<u64>,
     /// Also write every inpainted scan, its mask, and `panel.png` into this folder.
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
@@ -90,6 +93,14 @@ struct Evaluation<'a> {
     mean: Option<MeanScores>,
 }
 
+impl Args {
+    /// Of the noise, of the masks.
+    fn seeds(&self) -> [u64; 2] {
+        let seed = self.sampling.seed;
+        [seed, self.mask_seed.unwrap_or(seed)]
+    }
+}
+
 /// Judges what was asked for and prints the scores.
 ///
 /// # Errors
@@ -114,7 +125,8 @@ fn run_on_cohort(args: &Args) -> Result<ExitCode> {
     };
     let baselines = if args.no_baselines { Vec::new() } else { args.baselines.clone() };
     let sampling = args.sampling.options(painters.model.map(Weights::spec));
-    let options = Options { sampling, all: args.all, baselines };
+    let [_, mask_seed] = args.seeds();
+    let options = Options { sampling, mask_seed, all: args.all, baselines };
     let scans = judge(&painters, &cohort, &options, args.save.as_deref())?;
     let patients = report::patients(&scans);
     let evaluation = Evaluation {

@@ -104,9 +104,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let job =
         InpaintJob::of_map(&scan.volume, map, &view).context("the scan cannot be inpainted")?;
+    let key = job.key();
     let prompts = job.slices().iter().zip(job.examples());
     let prompts: Vec<Prompt<'_>> =
-        prompts.map(|(&z, example)| Prompt::of(example, z as u64)).collect();
+        prompts.map(|(&z, example)| Prompt::of(example, key, z as u64)).collect();
     let bar = output::bar("painting");
     let mut progress = |done, total| {
         output::advance(&bar, done, total);
@@ -132,7 +133,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         tissues,
         box_class: args.box_class,
         lesion_visible: args.lesion_visible,
-        sampling: Sampling::of(&options),
+        sampling: Sampling::of(&options, weights.spec()),
     };
     if is_series {
         dicom::derived::write(&args.out, &args.image, &painted, &sidecar.derivation())?;

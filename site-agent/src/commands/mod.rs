@@ -1,8 +1,10 @@
 //! The command line: one file per verb. Data goes to standard output, everything else to standard
 //! error; 0 is done, 1 failed, 2 misused.
 
+pub mod bench;
 pub mod completions;
 pub mod data;
+pub mod devices;
 pub mod doctor;
 pub mod evaluate;
 pub mod init_model;
@@ -47,6 +49,8 @@ enum Verb {
     Run(run::Args),
     /// Check certificate, coordinator, clock, device, data and disk, one line each.
     Doctor(doctor::Args),
+    /// List what this build can compute on here, with memory.
+    Devices,
     /// Write a new model with random weights.
     InitModel(init_model::Args),
     /// Exchange a model with PyTorch, or run its bare network.
@@ -63,6 +67,9 @@ enum Verb {
     Phantom(phantom::Args),
     /// Print a completion script for a shell.
     Completions(completions::Args),
+    /// Time training steps on examples that are drawn; started by the benchmark of training.
+    #[command(hide = true)]
+    Bench(bench::Args),
     /// The trainer's process; started by `run`, never by hand.
     #[command(hide = true)]
     Trainer,
@@ -75,6 +82,7 @@ pub fn main() -> ExitCode {
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Devices => devices::run(),
         Verb::InitModel(args) => init_model::run(&args),
         Verb::Model(args) => model::run(&args),
         Verb::Train(args) => train::run(&args),
@@ -83,6 +91,7 @@ pub fn main() -> ExitCode {
         Verb::Inpaint(args) => inpaint::run(&args),
         Verb::Phantom(args) => phantom::run(&args),
         Verb::Completions(args) => completions::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Trainer => return crate::trainer::run(),
     };
     done.unwrap_or_else(|error| output::failed(&error))

@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
+use crate::model::precision::Precision;
 use crate::model::sampler::options::{Jumps, SampleOptions, Sampler, Spacing};
 use crate::model::spec::ModelSpec;
 
@@ -16,7 +17,7 @@ pub struct SamplingArgs {
     #[arg(long, value_enum, default_value = "dpm-solver")]
     sampler: SamplerName,
     /// Sampling steps. By default 10 of dpm-solver, 25 of ddim, 250 of repaint, 1000 of ddpm, or as many
-    /// as a few-step model has.
+    /// as a few-step model has. A model that knows no noise paints in one call, whatever is said here.
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// Which steps of the diffusion these are. By default lambda for dpm-solver, else even.
@@ -28,24 +29,27 @@ pub struct SamplingArgs {
     /// How strongly to follow what is asked for: 1 is as trained, more exaggerates.
     #[arg(long, value_name = "W", default_value_t = 1.0)]
     guidance: f64,
-    /// How far guidance is kept from raising the contrast, 0 to 1.
+    /// How far guidance is kept from raising the contrast, 0 to 1; refused without guidance.
     #[arg(long, value_name = "PHI", default_value_t = 0.0)]
     guidance_rescale: f64,
-    /// The noise that ddim adds at each step, 0 to 1.
+    /// The noise that ddim adds at each step, 0 to 1; refused for other samplers.
     #[arg(long, default_value_t = 0.0)]
     eta: f64,
     /// The part of the noise that all slices of a scan share, 0 to 1: more means fewer stripes.
     #[arg(long, value_name = "RHO", default_value_t = 0.8)]
     noise_share: f64,
-    /// Steps that repaint jumps back at once.
+    /// Steps that repaint jumps back at once; refused for other samplers.
     #[arg(long, value_name = "N", default_value_t = 10)]
     jump_length: usize,
-    /// Times that repaint walks each stretch of steps.
+    /// Times that repaint walks each stretch of steps; refused for other samplers.
     #[arg(long, value_name = "N", default_value_t = 10)]
     jump_samples: usize,
-    /// Names the noise, and the masks of an evaluation.
+    /// What convolutions compute in: bf16 and f16 are for GPUs, and slower on a processor.
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: PrecisionName,
+    /// Names the noise, which is another for each scan, slice and sample; and the masks of an evaluation.
     #[arg(long, default_value_t = 1)]
-    seed: u64,
+    pub seed: u64,
 }
 
 /// A sampler as it is typed.
@@ -59,6 +63,14 @@ enum SamplerName {
     DpmSolver,
     /// For a model trained with noise everywhere.
     Repaint,
+}
+
+/// A precision as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PrecisionName {
+    F32,
+    Bf16,
+    F16,
 }
 
 /// A spacing as it is typed.
@@ -86,6 +98,7 @@ impl SamplingArgs {
             eta: self.eta,
             noise_share: self.noise_share,
             jumps: Jumps { length: self.jump_length, samples: self.jump_samples },
+            precision: self.precision.precision(),
             ..common
         }
     }
@@ -98,6 +111,16 @@ impl SamplerName {
             SamplerName::Ddim => Sampler::Ddim,
             SamplerName::DpmSolver => Sampler::DpmSolver,
             SamplerName::Repaint => Sampler::Repaint,
+        }
+    }
+}
+
+impl PrecisionName {
+    fn precision(self) -> Precision {
+        match self {
+            PrecisionName::F32 => Precision::F32,
+            PrecisionName::Bf16 => Precision::Bf16,
+            PrecisionName::F16 => Precision::F16,
         }
     }
 }
@@ -159,7 +182,7 @@ mod tests {
     fn what_is_typed_is_what_is_done() {
         let words = "--sampler ddim --steps 7 --spacing stride --samples 3 --guidance 2.5 \
                      --guidance-rescale 0.7 --eta 0.5 --noise-share 0.1 --seed 9 --jump-length 4 \
-                     --jump-samples 2";
+                     --jump-samples 2 --precision bf16";
         let expected = SampleOptions {
             sampler: Sampler::Ddim,
             steps: 7,
@@ -172,6 +195,7 @@ mod tests {
             eta: 0.5,
             noise_share: 0.1,
             jumps: Jumps { length: 4, samples: 2 },
+            precision: Precision::Bf16,
         };
         assert_eq!(typed(&words.split_whitespace().collect::<Vec<_>>()), expected);
     }

@@ -12,7 +12,7 @@ use fedpaint_proto::plan::RunPlan;
 use super::options::{ComputeOptions, DataOptions, digest_of, load_model};
 use super::output;
 use crate::cohort::Cohort;
-use crate::local_round::{RoundKey, Watch, train_round};
+use crate::local_round::{Machine, RoundKey, Watch, train_round};
 use crate::model::checkpoint;
 use crate::pipe::Progress;
 
@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let plan = read_plan(&args.plan)?;
     let cohort = Cohort::discover(&args.data.settings()?)?;
     let (mut weights, _) = load_model(&args.model)?;
-    let device = args.compute.open()?;
+    let machine = Machine { device: args.compute.open()?, memory_max: None };
     let bar = output::bar("scans");
     cohort.survey(&|| false, &mut |done, total| output::advance(&bar, done, total))?;
     bar.finish_and_clear();
@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         };
         let mut watch = Watch { is_stopped: &|| false, progress: &mut progress };
         let key = RoundKey { plan: &plan.training, number, site: &args.site };
-        let done = train_round(&weights, &cohort, &device, key, &mut watch)
+        let done = train_round(&weights, &cohort, &machine, key, &mut watch)
             .with_context(|| format!("round {number}"))?;
         bar.suspend(|| {
             let (first, last) = (done.report.loss_first, done.report.loss_last);

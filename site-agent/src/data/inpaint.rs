@@ -133,6 +133,24 @@ impl<'a> InpaintJob<'a> {
         Ok(InpaintJob { image, map, grid, window, slices, examples })
     }
 
+    /// Names the scan by a digest of what is known of it, so that two scans are painted from two
+    /// noises. What is hidden is not in it: a scan and its voided copy are painted alike.
+    pub fn key(&self) -> [u8; 32] {
+        let Volume { dims, voxels, .. } = self.image;
+        let mut hasher = blake3::Hasher::new();
+        for &n in dims {
+            hasher.update(&(n as u64).to_le_bytes());
+        }
+        let known = |i: usize| if self.map.is_hidden(i) { 0.0 } else { voxels[i] };
+        let area = dims[0] * dims[1];
+        for slice in 0..dims[2] {
+            let voxels = area * slice..area * (slice + 1);
+            let bytes: Vec<u8> = voxels.flat_map(|i| known(i).to_le_bytes()).collect();
+            hasher.update(&bytes);
+        }
+        *hasher.finalize().as_bytes()
+    }
+
     /// Everything that is painted: 1 where it is, else 0.
     pub fn mask(&self) -> Volume {
         let hidden = |i| f32::from(u8::from(self.map.is_hidden(i)));

@@ -143,8 +143,13 @@ impl<T> Drop for StopOnPanic<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     use super::{Ahead, ahead};
+
+    /// After which what was not made is not being made.
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
     fn things_come_in_order_and_are_the_same_for_any_number_of_threads() {
@@ -173,6 +178,31 @@ mod tests {
         // The threads have ended, so the count is final.
         let made = made.load(Ordering::SeqCst);
         assert!((10..=16).contains(&made), "{made}");
+    }
+
+    #[test]
+    fn the_next_batches_are_made_while_a_step_runs() {
+        let queue = 3;
+        for threads in [1, 2] {
+            let (made, told) = channel();
+            let make = |n: usize| {
+                made.send(n).unwrap();
+                n
+            };
+            ahead(Ahead { threads, queue }, 100, make, |ready| {
+                for step in 0..20 {
+                    assert_eq!(ready.take(), Some(step));
+                    // The step has its batch and asks for no other. As many as may wait are made before
+                    // it ends, however long it takes: it ends when they are.
+                    let new = if step == 0 { 1 + queue } else { 1 };
+                    let mut seen: Vec<usize> = (0..new)
+                        .map(|_| told.recv_timeout(PATIENCE).expect("made while the step runs"))
+                        .collect();
+                    seen.sort_unstable();
+                    assert_eq!(seen.last(), Some(&(step + queue)));
+                }
+            });
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Structural similarity (Wang et al. 2004) of what lies in a mask, as torchmetrics computes it:
 //! Gaussian windows, reflected borders, both volumes 0 outside the mask.
 //!
-//! The challenge's package hands torchmetrics a tensor `[1, x, y, z]`, which it takes for a batch of
-//! images with x channels: windows are 2-D, over (y, z). The evaluation of 2023 handed it
-//! `[1, 1, x, y, z]`, and windows were 3-D. Both are made here in one pass. Our volumes are RAS where
-//! BraTS files are LPS; that flips x and y, which changes no window. It never looks outside the box
-//! of the mask.
+//! The challenge's package hands torchmetrics a tensor `[1, i, j, k]` of voxels as they are stored, which
+//! it takes for a batch of images with i channels: windows are 2-D, over the second and the third axis of
+//! the file, (y, z) in a file of BraTS. The evaluation of 2023 handed it `[1, 1, i, j, k]`, and windows
+//! were 3-D. Both are made here in one pass. Our volumes are RAS where BraTS files are LPS; that flips x
+//! and y, which changes no window. It never looks outside the box of the mask.
 
 use std::collections::VecDeque;
 
@@ -23,7 +23,8 @@ const K2: f64 = 0.03;
 /// The local means that SSIM is made of: p, g, p², g², pg.
 type Moments = [f64; 5];
 
-/// A prediction p and a truth g where the mask is, in the mask's box.
+/// A prediction p and a truth g where the mask is, in the mask's box. What is called x here is the axis
+/// that 2-D windows leave out.
 pub(super) struct Pair {
     /// The volume's voxels along each axis.
     dims: [usize; 3],
@@ -37,9 +38,20 @@ pub(super) struct Pair {
 
 impl Pair {
     /// `inside` are the voxels of the mask in a volume of `dims`, ascending; `values` the prediction
-    /// and the truth there.
-    pub(super) fn new(dims: [usize; 3], inside: &[usize], values: [&[f64]; 2]) -> Pair {
-        let place = |i: usize| [i % dims[0], i / dims[0] % dims[1], i / dims[0] / dims[1]];
+    /// and the truth there; `across` the volume's axis, less than 3, that 2-D windows leave out.
+    pub(super) fn new(
+        mut dims: [usize; 3],
+        inside: &[usize],
+        values: [&[f64]; 2],
+        across: usize,
+    ) -> Pair {
+        let [nx, ny, _] = dims;
+        dims.swap(0, across);
+        let place = |i: usize| {
+            let mut at = [i % nx, i / nx % ny, i / nx / ny];
+            at.swap(0, across);
+            at
+        };
         let (mut first, mut last) = (dims, [0; 3]);
         for at in inside.iter().map(|&i| place(i)) {
             first = [0, 1, 2].map(|axis| at[axis].min(first[axis]));

@@ -3,7 +3,11 @@
 //! The only file that knows which back ends this build has. Asking for one it lacks is an error
 //! that says what to build, never a silent change of device.
 
+pub mod room;
+
+use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
 use burn::tensor::{Device, DeviceType};
@@ -16,7 +20,8 @@ pub const MAX_GPU: usize = 63;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum DeviceChoice {
-    /// The first GPU this build can use, otherwise the processor.
+    /// The first card this build can use, otherwise the processor. A software renderer is no card: it
+    /// would be the processor at a fraction of its speed.
     #[default]
     Auto,
     /// The processor.
@@ -46,6 +51,28 @@ pub enum DeviceError {
     },
 }
 
+/// What a device's library said when it gave up: a lost device, memory that is not there, a kernel that
+/// does not compile. It may hold shapes and sizes, so it stays in the site's own log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Crash(pub String);
+
+/// Does `work` on a device. burn panics where a device fails between two reads; here, and nowhere
+/// else, that becomes an error. What `work` was changing is lost with it.
+///
+/// # Errors
+/// [`Crash`] if it panics.
+pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Crash> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Crash(words(payload.as_ref())))
+}
+
+/// What a panic said, on one line.
+fn words(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+    text.unwrap_or("it did not say why").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Opens a device. It is a plain device; training asks it for its autodiff side.
 ///
 /// # Errors
@@ -57,24 +84,58 @@ pub fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
     };
     match choice {
         DeviceChoice::Cpu => Ok(Device::flex()),
-        DeviceChoice::Auto => Ok(gpus.drain(..).next().unwrap_or_else(Device::flex)),
+        DeviceChoice::Auto => Ok(gpus.drain(..).find(is_card).unwrap_or_else(Device::flex)),
         DeviceChoice::Gpu(_) if backends().is_empty() => Err(DeviceError::NotBuilt(choice)),
         DeviceChoice::Gpu(n) if n < gpus.len() => Ok(gpus.swap_remove(n)),
         DeviceChoice::Gpu(_) => Err(DeviceError::Missing { choice, found: gpus.len() }),
     }
 }
 
-/// One line for people: the device, and how many threads the processor lends it.
+/// One line for people: the device, how many threads the processor lends it, and what memory is left.
 pub fn describe(device: &Device) -> String {
-    if *device == Device::flex() {
-        return format!("cpu, {} threads", rayon::current_num_threads());
+    let name = match *device == Device::flex() {
+        true => format!("cpu, {} threads", rayon::current_num_threads()),
+        false => name(device).unwrap_or_else(|| format!("{device:?}")),
+    };
+    match room::available(device, None) {
+        Some(bytes) => format!("{name}, {} MiB of memory available", bytes >> 20),
+        None => format!("{name}, its driver does not say what memory is available"),
     }
-    format!("{device:?}")
+}
+
+/// Every device this build can use on this machine, as it is chosen and described. It opens them all.
+pub fn list() -> Vec<(DeviceChoice, String)> {
+    let gpus = gpus().into_iter().enumerate().map(|(n, gpu)| (DeviceChoice::Gpu(n), gpu));
+    let all = std::iter::once((DeviceChoice::Cpu, Device::flex())).chain(gpus);
+    let described = |device: &Device| guarded(|| describe(device)).unwrap_or_else(|e| e.0);
+    all.map(|(choice, device)| (choice, described(&device))).collect()
 }
 
 /// The GPUs that this build can use on this machine.
 fn gpus() -> Vec<Device> {
     backends().into_iter().flat_map(|kind| Device::enumerate(kind).into_vec()).collect()
+}
+
+/// What a GPU calls itself.
+#[cfg(any(feature = "cuda", feature = "metal", feature = "vulkan", feature = "wgpu"))]
+fn name(device: &Device) -> Option<String> {
+    device.clone().inner().identity().map(|identity| identity.name)
+}
+
+/// Whether a GPU is a card, and no software that plays one.
+#[cfg(any(feature = "cuda", feature = "metal", feature = "vulkan", feature = "wgpu"))]
+fn is_card(device: &Device) -> bool {
+    device.identity().is_some_and(|identity| identity.physical.is_some())
+}
+
+#[cfg(not(any(feature = "cuda", feature = "metal", feature = "vulkan", feature = "wgpu")))]
+fn name(_: &Device) -> Option<String> {
+    None
+}
+
+#[cfg(not(any(feature = "cuda", feature = "metal", feature = "vulkan", feature = "wgpu")))]
+fn is_card(_: &Device) -> bool {
+    false
 }
 
 /// The GPU back ends of this build, the most specialised first.
@@ -147,8 +208,19 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_becomes_an_error_with_its_words_on_one_line() {
+        assert_eq!(guarded(|| 3), Ok(3));
+        let lost = guarded(|| -> u8 { panic!("device {}\n  lost", 7) });
+        assert_eq!(lost, Err(Crash("device 7 lost".into())));
+        let silent = guarded(|| -> u8 { std::panic::panic_any(5) });
+        assert_eq!(silent, Err(Crash("it did not say why".into())));
+    }
+
+    #[test]
     fn the_processor_is_always_there() {
-        assert!(describe(&open(DeviceChoice::Cpu).unwrap()).starts_with("cpu, "));
+        let described = describe(&open(DeviceChoice::Cpu).unwrap());
+        assert!(described.starts_with("cpu, ") && described.contains(" MiB"), "{described}");
+        assert_eq!(list()[0].0, DeviceChoice::Cpu);
     }
 
     #[cfg(not(any(feature = "cuda", feature = "metal", feature = "vulkan", feature = "wgpu")))]

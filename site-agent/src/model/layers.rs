@@ -1,22 +1,15 @@
 //! The layers of the U-Net, holding their parameters in the layout of the model file.
 //!
-//! They choose the operations that are cheap on every burn back end: a pointwise convolution is a
-//! matrix product, and a normalisation, its scale and a condition's modulation are one product
-//! and one sum. No layer draws a random number; weights always come from a [`Weights`].
+//! What they are made of is [`Ops`]' affair; they say in which order. No layer draws a random number;
+//! weights always come from a [`Weights`].
 
 use std::collections::HashMap;
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::activation::{silu, softmax};
-use burn::tensor::module::conv2d;
-use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::tape::Tape;
+use super::ops::{Linear, Map, Norm, Ops, Resize};
 use super::weights::Weights;
-
-/// What keeps a normalisation of a constant input finite.
-const NORM_EPSILON: f64 = 1e-5;
 
 /// Hands out a model's tensors as parameters on one device.
 ///
@@ -24,6 +17,7 @@ const NORM_EPSILON: f64 = 1e-5;
 /// again.
 pub struct Source<'a> {
     device: &'a Device,
+    ops: Ops,
     tensors: HashMap<&'a str, (u64, &'a [f32])>,
 }
 
@@ -34,7 +28,10 @@ pub struct Conv3x3 {
     weight: Param<Tensor<4>>,
     /// `[out]`
     bias: Param<Tensor<1>>,
-    stride: usize,
+    #[module(skip)]
+    resize: Resize,
+    #[module(skip)]
+    ops: Ops,
 }
 
 /// The same linear map at every position.
@@ -44,6 +41,8 @@ pub struct Pointwise {
     weight: Param<Tensor<2>>,
     /// `[out]`
     bias: Param<Tensor<1>>,
+    #[module(skip)]
+    ops: Ops,
 }
 
 /// Group normalisation (Wu and He 2018, arXiv 1803.08494).
@@ -54,6 +53,8 @@ pub struct GroupNorm {
     /// `[channels]`
     bias: Param<Tensor<1>>,
     groups: usize,
+    #[module(skip)]
+    ops: Ops,
 }
 
 /// A residual block whose second normalisation is scaled and shifted by the embedding.
@@ -75,15 +76,22 @@ pub struct Attention {
     qkv: Pointwise,
     proj_out: Pointwise,
     heads: usize,
+    #[module(skip)]
+    ops: Ops,
 }
 
 impl<'a> Source<'a> {
-    /// The tensors of `weights`, to be put on `device`.
-    pub fn new(weights: &'a Weights, device: &'a Device) -> Source<'a> {
+    /// The tensors of `weights`, to be put on `device` for layers that work by `ops`.
+    pub fn new(weights: &'a Weights, device: &'a Device, ops: Ops) -> Source<'a> {
         let named = weights.iter().enumerate();
         let tensors =
             named.map(|(i, (tensor, values))| (tensor.name.as_str(), (i as u64, values))).collect();
-        Source { device, tensors }
+        Source { device, ops, tensors }
+    }
+
+    /// By which operations the layers work.
+    pub fn ops(&self) -> Ops {
+        self.ops
     }
 
     /// The tensor `name` as a parameter of the given shape.
@@ -98,11 +106,12 @@ impl<'a> Source<'a> {
     }
 
     /// A 3x3 convolution from the tensors under `name`.
-    pub fn conv3x3(&self, name: &str, input: usize, out: usize, stride: usize) -> Conv3x3 {
+    pub fn conv3x3(&self, name: &str, input: usize, out: usize, resize: Resize) -> Conv3x3 {
         Conv3x3 {
             weight: self.param(&format!("{name}.weight"), [out, input, 3, 3]),
             bias: self.param(&format!("{name}.bias"), [out]),
-            stride,
+            resize,
+            ops: self.ops,
         }
     }
 
@@ -111,6 +120,7 @@ impl<'a> Source<'a> {
         Pointwise {
             weight: self.param(&format!("{name}.weight"), [out, input]),
             bias: self.param(&format!("{name}.bias"), [out]),
+            ops: self.ops,
         }
     }
 
@@ -120,6 +130,7 @@ impl<'a> Source<'a> {
             weight: self.param(&format!("{name}.weight"), [width]),
             bias: self.param(&format!("{name}.bias"), [width]),
             groups,
+            ops: self.ops,
         }
     }
 
@@ -134,10 +145,10 @@ impl<'a> Source<'a> {
         let skip = || self.pointwise(&format!("{name}.skip_connection"), input, out);
         Residual {
             in_norm: self.norm(&format!("{name}.in_layers.0"), input, groups),
-            in_conv: self.conv3x3(&format!("{name}.in_layers.2"), input, out, 1),
+            in_conv: self.conv3x3(&format!("{name}.in_layers.2"), input, out, Resize::Same),
             modulation: self.pointwise(&format!("{name}.emb_layers.1"), embedding, 2 * out),
             out_norm: self.norm(&format!("{name}.out_layers.0"), out, groups),
-            out_conv: self.conv3x3(&format!("{name}.out_layers.3"), out, out, 1),
+            out_conv: self.conv3x3(&format!("{name}.out_layers.3"), out, out, Resize::Same),
             skip: (input != out).then(skip),
         }
     }
@@ -149,117 +160,71 @@ impl<'a> Source<'a> {
             qkv: self.pointwise(&format!("{name}.qkv"), width, 3 * width),
             proj_out: self.pointwise(&format!("{name}.proj_out"), width, width),
             heads,
+            ops: self.ops,
         }
     }
 }
 
 impl Conv3x3 {
-    /// `[batch, in, height, width]` to `[batch, out, height / stride, width / stride]`
-    pub fn forward(&self, x: Tensor<4>, tape: &mut Tape) -> Tensor<4> {
-        let options = ConvOptions::new([self.stride; 2], [1, 1], [1, 1], 1);
-        if !tape.records() {
-            return conv2d(x, self.weight.val(), Some(self.bias.val()), options);
-        }
-        // A detached tensor of burn still asks for its gradient; this one does not.
-        let weight = self.weight.val().detach().set_require_grad(false);
-        let output = conv2d(x.clone(), weight, None, options);
-        tape.add_bias(x, output, &self.weight, &self.bias, self.stride)
+    /// A map of `in` channels to one of `out`, resized as it says.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.ops.conv3x3(x, self.linear(), self.resize, None)
+    }
+
+    /// [`Self::forward`] plus `added`.
+    fn forward_onto(&self, x: Tensor<4>, added: Tensor<4>) -> Tensor<4> {
+        self.ops.conv3x3(x, self.linear(), self.resize, Some(added))
+    }
+
+    fn linear(&self) -> Linear<4> {
+        Linear { weight: self.weight.val(), bias: self.bias.val() }
     }
 }
 
 impl Pointwise {
-    /// One map per row. `[batch, in]` to `[batch, out]`
+    /// One map per row, in f32: the embeddings are small. `[batch, in]` to `[batch, out]`
     pub fn rows(&self, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
+        self.ops.rows(x, Linear { weight: self.weight.val(), bias: self.bias.val() })
     }
 
-    /// One map per position. `[batch, in, pixels]` to `[batch, out, pixels]`
-    pub fn columns(&self, x: Tensor<3>) -> Tensor<3> {
-        let [out] = self.bias.dims();
-        self.weight.val().unsqueeze().matmul(x) + self.bias.val().reshape([1, out, 1])
-    }
-
-    /// One map per pixel. `[batch, in, height, width]` to `[batch, out, height, width]`
-    fn pixels(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, input, height, width] = x.dims();
-        let [out] = self.bias.dims();
-        self.columns(x.reshape([batch, input, height * width])).reshape([batch, out, height, width])
+    /// One map per pixel, plus `added` where there is one.
+    fn pixels(&self, x: Map, added: Option<Tensor<4>>) -> Tensor<4> {
+        let linear = Linear { weight: self.weight.val(), bias: self.bias.val() };
+        self.ops.pointwise(x, linear, added)
     }
 }
 
 impl GroupNorm {
-    /// Normalised, scaled and shifted. `[batch, channels, height, width]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let (scale, shift) = self.affine();
-        self.apply(x, scale, shift)
+    /// Normalised, scaled, shifted, and through SiLU.
+    pub fn forward_silu(&self, x: Map) -> Tensor<4> {
+        self.ops.norm_silu(x, self.norm())
     }
 
-    /// [`Self::forward`], then times `1 + scale` plus `shift`, each `[batch, channels, 1]`: FiLM
-    /// (Perez et al. 2018, arXiv 1709.07871), as guided-diffusion's scale-shift norm.
-    fn modulated(&self, x: Tensor<4>, scale: Tensor<3>, shift: Tensor<3>) -> Tensor<4> {
-        let (own_scale, own_shift) = self.affine();
-        let scale = scale + 1.0;
-        self.apply(x, own_scale * scale.clone(), own_shift * scale + shift)
-    }
-
-    /// The parameters as `[1, channels, 1]`.
-    fn affine(&self) -> (Tensor<3>, Tensor<3>) {
-        let [channels] = self.weight.dims();
-        let shape = [1, channels, 1];
-        (self.weight.val().reshape(shape), self.bias.val().reshape(shape))
-    }
-
-    /// (x - mean) / sqrt(var + eps) * scale + shift, mean and variance over each group; scale and
-    /// shift are `[1 or batch, channels, 1]`.
-    fn apply(&self, x: Tensor<4>, scale: Tensor<3>, shift: Tensor<3>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let (groups, pixels) = (self.groups, height * width);
-        let per_group = channels / groups;
-        let [rows, _, _] = scale.dims();
-        let x = x.reshape([batch, groups, per_group * pixels]);
-        let centred = x.clone() - x.mean_dim(2);
-        let variance = (centred.clone() * centred.clone()).mean_dim(2);
-        let inverse = (variance + NORM_EPSILON).sqrt().recip(); // [batch, groups, 1]
-        let scale = scale.reshape([rows, groups, per_group]) * inverse;
-        let scale = scale.reshape([batch, channels, 1]);
-        let x = centred.reshape([batch, channels, pixels]) * scale + shift;
-        x.reshape([batch, channels, height, width])
+    fn norm(&self) -> Norm {
+        Norm { weight: self.weight.val(), bias: self.bias.val(), groups: self.groups }
     }
 }
 
 impl Residual {
-    /// `x` is `[batch, in, height, width]`, `embedding` `[batch, embedding]` after its SiLU.
-    pub fn forward(&self, x: Tensor<4>, embedding: &Tensor<2>, tape: &mut Tape) -> Tensor<4> {
-        let [batch, ..] = x.dims();
-        let h = self.in_conv.forward(silu(self.in_norm.forward(x.clone())), tape);
-        let [_, out, ..] = h.dims();
-        let modulation = self.modulation.rows(embedding.clone()).reshape([batch, 2, out, 1]);
-        let scale = modulation.clone().narrow(1, 0, 1).reshape([batch, out, 1]);
-        let shift = modulation.narrow(1, 1, 1).reshape([batch, out, 1]);
-        let h = self.out_conv.forward(silu(self.out_norm.modulated(h, scale, shift)), tape);
+    /// `x` is a map of `in` channels, `embedding` `[batch, embedding]` after its SiLU.
+    pub fn forward(&self, x: Map, embedding: &Tensor<2>) -> Tensor<4> {
+        let ops = self.in_norm.ops;
+        let h = self.in_conv.forward(self.in_norm.forward_silu(x.clone()));
+        let film = self.modulation.rows(embedding.clone()); // [batch, scale | shift]
+        let h = ops.norm_film_silu(h, self.out_norm.norm(), film);
         let skip = match &self.skip {
-            Some(skip) => skip.pixels(x),
-            None => x,
+            Some(skip) => skip.pixels(x, None),
+            None => ops.whole(x),
         };
-        h + skip
+        self.out_conv.forward_onto(h, skip)
     }
 }
 
 impl Attention {
-    /// `[batch, channels, height, width]`, same out.
+    /// A map to one of the same sizes.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let (pixels, dim) = (height * width, channels / self.heads);
-        let normed = self.norm.forward(x.clone()).reshape([batch, channels, pixels]);
-        // [batch * heads, query | key | value, pixels]
-        let qkv = self.qkv.columns(normed).reshape([batch * self.heads, 3 * dim, pixels]);
-        let query = qkv.clone().narrow(1, 0, dim) * (1.0 / (dim as f64).sqrt());
-        let key = qkv.clone().narrow(1, dim, dim);
-        let value = qkv.narrow(1, 2 * dim, dim);
-        // [batch * heads, pixels of the query, pixels of the key]
-        let weight = softmax(query.swap_dims(1, 2).matmul(key), 2);
-        let mixed = value.matmul(weight.swap_dims(1, 2)).reshape([batch, channels, pixels]);
-        let projected = self.proj_out.columns(mixed).reshape([batch, channels, height, width]);
-        x + projected
+        let normed = self.ops.norm(x.clone(), self.norm.norm());
+        let qkv = self.qkv.pixels(Map::One(normed), None);
+        self.proj_out.pixels(Map::One(self.ops.attention(qkv, self.heads)), Some(x))
     }
 }

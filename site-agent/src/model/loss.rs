@@ -26,7 +26,7 @@ const CDF_CUBIC: f64 = 0.044_715;
 pub struct Score {
     /// What the first channel should be. `[batch, 1, size, size]`
     pub target: Vec<f32>,
-    /// How much each pixel counts, in both channels. `[batch, 1, size, size]`
+    /// How much each pixel's squared error counts. `[batch, 1, size, size]`
     pub weight: Vec<f32>,
     /// What the second channel learns; a prediction then has two.
     pub variance: Option<VarianceLesson>,
@@ -35,7 +35,7 @@ pub struct Score {
 /// The loss of every slice, whose sum is the loss. `[batch, 1]`
 ///
 /// `predicted` is `[batch, 1, size, size]`, or `[batch, 2, size, size]` where a variance is learnt.
-/// Per pixel it is weight * (squared error + scale * bits of the variational bound).
+/// Per pixel it is weight * squared error + the bound's own weight * scale * bits of the bound.
 pub fn losses(predicted: Tensor<4>, score: Score, device: &Device) -> Tensor<2> {
     let [batch, channels, height, width] = predicted.dims();
     let area = height * width;
@@ -46,13 +46,13 @@ pub fn losses(predicted: Tensor<4>, score: Score, device: &Device) -> Tensor<2> 
         _ => predicted.clone().narrow(1, at, 1).reshape([batch, area]),
     };
     let error = channel(0) - plane(score.target);
-    let mut loss = error.clone() * error.clone();
+    let mut loss = error.clone() * error.clone() * plane(score.weight);
     if let Some(variance) = score.variance {
         let bits = bits(error.detach(), channel(1), &variance, device);
-        loss = loss + bits * variance.scale;
+        loss = loss + bits * variance.scale * plane(variance.weight);
     }
     // Summed over one dimension, because a sum over all may split its work as threads are free.
-    (loss * plane(score.weight)).sum_dim(1)
+    loss.sum_dim(1)
 }
 
 /// The variational bound's term of every pixel, in bits; `error` carries no gradient. `[batch, area]`
@@ -118,6 +118,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::super::diffusion::Diffusion;
+    use super::super::diffusion::weight::LossWeight;
     use super::super::spec::{ModelSpec, Prediction, Preset};
     use super::*;
 
@@ -127,7 +128,10 @@ mod tests {
         prediction: Prediction,
         timesteps: usize,
         trained: usize,
+        loss_weight: LossWeight,
         t: Vec<usize>,
+        /// How much the squared error of each slice counts.
+        weight: Vec<f64>,
         truth: Vec<Vec<f32>>,
         target: Vec<Vec<f32>>,
         said: Vec<Vec<f32>>,
@@ -147,17 +151,21 @@ mod tests {
         tensor.into_data().convert::<f64>().try_into_vec().unwrap()
     }
 
-    fn variance(case: &Reference) -> VarianceLesson {
-        let diffusion = Diffusion::new(&ModelSpec {
+    fn diffusion(case: &Reference) -> Diffusion {
+        Diffusion::new(&ModelSpec {
             prediction: case.prediction,
             timesteps: case.timesteps,
             trained_timesteps: case.trained,
             learn_sigma: true,
             ..ModelSpec::preset(Preset::Tiny)
-        });
+        })
+    }
+
+    fn variance(case: &Reference) -> VarianceLesson {
         VarianceLesson {
-            bounds: case.t.iter().map(|&t| diffusion.bound(t)).collect(),
+            bounds: case.t.iter().map(|&t| diffusion(case).bound(t)).collect(),
             truth: case.truth.concat(),
+            weight: vec![1.0; case.t.len() * 16],
             scale: case.trained as f64 / 1000.0,
         }
     }
@@ -179,7 +187,15 @@ mod tests {
         let device = Device::flex().autodiff();
         for case in cases() {
             let predicted = said(&case, &device).require_grad();
-            let (weight, target) = (vec![1.0; case.t.len() * 16], case.target.concat());
+            let factor = |&t: &usize| {
+                case.loss_weight.factor(case.prediction, diffusion(&case).alpha_bar(t))
+            };
+            let factors: Vec<f64> = case.t.iter().map(factor).collect();
+            for (&found, &expected) in factors.iter().zip(&case.weight) {
+                assert!((found - expected).abs() < 1e-7 * expected, "{found} {expected}");
+            }
+            let weight = factors.iter().flat_map(|&factor| [factor as f32; 16]).collect();
+            let target = case.target.concat();
             let variance = Some(variance(&case));
             let score = Score { target, weight, variance };
             let losses = losses(predicted.clone(), score, &device);
@@ -187,8 +203,9 @@ mod tests {
             let gradient = values(predicted.grad(&gradients).unwrap());
             let scale = case.trained as f64 / 1000.0;
             for (slice, loss) in values(losses.inner()).into_iter().enumerate() {
-                let expected: f64 =
-                    (0..16).map(|i| case.squared[slice][i] + scale * case.bits[slice][i]).sum();
+                let pixel =
+                    |i| factors[slice] * case.squared[slice][i] + scale * case.bits[slice][i];
+                let expected: f64 = (0..16).map(pixel).sum();
                 assert!(close(loss, expected, 1e-4), "{slice}: {loss} {expected}");
                 for i in 0..16 {
                     let [said, head] =

@@ -26,7 +26,9 @@ use self::options::SampleOptions;
 use self::paint::{Progress, SampleError, paint};
 use self::prompt::Prompt;
 use super::batch::Batch;
-use super::tape::Tape;
+use super::device::{self, Crash, room};
+use super::memory::{Estimate, Work};
+use super::ops::Ops;
 use super::unet::Unet;
 use super::weights::Weights;
 
@@ -72,11 +74,21 @@ pub fn sample_each<E: From<SampleError>>(
     sink: &mut dyn FnMut(usize, Vec<Vec<f32>>) -> Result<(), E>,
 ) -> Result<(), E> {
     let device = device.clone().inner();
-    let net = Unet::new(weights, &device);
+    options.check(weights.spec()).map_err(SampleError::from)?;
+    // Guidance asks twice for every slice.
+    let calls = if options.guidance == 1.0 { 1 } else { 2 };
+    let slices = calls * options.batch.min(prompts.len().saturating_mul(options.samples));
+    let ops = Ops::on(&device, options.precision);
+    let needed = Estimate::new(weights.spec(), Work::Sampling { slices }, ops);
+    room::fits(needed.bytes(), room::available(&device, None)).map_err(SampleError::from)?;
+    options.precision.check(&device).map_err(SampleError::from)?;
     let failed = |error: ExecutionError| SampleError::Device(error.into());
+    let crashed = |crash: Crash| SampleError::Device(crash.into());
+    let net = device::guarded(|| Unet::computing_in(options.precision, weights, &device));
+    let net = net.map_err(crashed)?;
     let mut network = |batch: Batch| {
-        let predicted = net.predict(batch, weights.spec(), &device, &mut Tape::off());
-        let predicted = predicted.try_into_data().map_err(failed)?;
+        let predict = || net.predict(batch, weights.spec(), &device).try_into_data();
+        let predicted = device::guarded(predict).map_err(crashed)?.map_err(failed)?;
         // What is no list of numbers has the wrong length and is refused for it.
         Ok(predicted.convert::<f32>().try_into_vec().unwrap_or_default())
     };
@@ -112,7 +124,7 @@ mod tests {
         let weights = Weights::init(&spec, 5).unwrap();
         let examples: Vec<Example> = (0..3).map(|i| example(16, i as f32)).collect();
         let prompts: Vec<Prompt<'_>> =
-            examples.iter().zip(10..).map(|(e, key)| Prompt::of(e, key)).collect();
+            examples.iter().zip(10..).map(|(e, slice)| Prompt::of(e, [1; 32], slice)).collect();
         let mut go = |_, _| ControlFlow::Continue(());
         let device = Device::flex();
         for sampler in [Sampler::Ddpm, Sampler::Ddim, Sampler::DpmSolver, Sampler::Repaint] {
@@ -142,7 +154,7 @@ mod tests {
         };
         let weights = Weights::init(&spec, 5).unwrap();
         let example = example(16, 0.0);
-        let prompts = [Prompt::of(&example, 0)];
+        let prompts = [Prompt::of(&example, [1; 32], 0)];
         let mut calls = 0;
         let mut count = |_, total| {
             calls += 1;

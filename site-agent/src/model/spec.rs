@@ -144,7 +144,8 @@ pub enum Preset {
     Small,
     /// 25.9 M parameters, 128 pixels: one GPU.
     Base,
-    /// 135.9 M parameters, 256 pixels: the size of guided-diffusion's table for this resolution.
+    /// 135.9 M parameters, 256 pixels: the size of guided-diffusion's table for this resolution. It
+    /// learns the noise and sees noise everywhere, as models of its field do.
     Mayo,
 }
 
@@ -190,6 +191,13 @@ impl ModelSpec {
             Preset::Base => (&[8, 16], Heads::Dim(64), 32),
             Preset::Mayo => (&[8, 16, 32], Heads::Count(4), 32),
         };
+        // What is to be trained on little learns v inside the mask alone: at the noisiest steps the
+        // noise says next to nothing of x_0. The large one is the field's: Ho et al. 2020 (arXiv
+        // 2006.11239) learn the noise, and RePaint wants it everywhere.
+        let (prediction, noise_region) = match preset {
+            Preset::Tiny | Preset::Small | Preset::Base => (Prediction::V, NoiseRegion::Masked),
+            Preset::Mayo => (Prediction::Epsilon, NoiseRegion::Full),
+        };
         ModelSpec {
             version: SPEC_VERSION,
             image_size,
@@ -206,8 +214,8 @@ impl ModelSpec {
             trained_timesteps: 1000,
             schedule: Schedule::Cosine,
             zero_terminal_snr: false,
-            prediction: Prediction::V,
-            noise_region: NoiseRegion::Masked,
+            prediction,
+            noise_region,
         }
     }
 
@@ -401,6 +409,20 @@ mod tests {
             spec.validate().unwrap();
             assert_eq!(ModelSpec::from_json(&spec.to_json()).unwrap(), spec);
             assert_eq!(preset.as_str().parse::<Preset>().unwrap(), preset);
+        }
+    }
+
+    #[test]
+    fn mayo_learns_the_noise_everywhere_and_the_smaller_ones_v_inside_the_mask() {
+        for preset in Preset::ALL {
+            let spec = ModelSpec::preset(preset);
+            let expected = match preset {
+                Preset::Mayo => (Prediction::Epsilon, NoiseRegion::Full),
+                _ => (Prediction::V, NoiseRegion::Masked),
+            };
+            assert_eq!((spec.prediction, spec.noise_region), expected, "{preset}");
+            // The cosine schedule, and a variance that is fixed to the smallest.
+            assert_eq!((spec.schedule, spec.learn_sigma), (Schedule::Cosine, false), "{preset}");
         }
     }
 

@@ -2,20 +2,19 @@
 //! or added to it.
 //!
 //! It maps x_t, its context planes, the step and the condition to a prediction. It knows nothing
-//! of diffusion, and its weights come in and go out as [`Weights`]. All of it computes in f32,
-//! norms and softmax included; no part runs at a lower precision.
+//! of diffusion, and its weights come in and go out as [`Weights`]. Its convolutions may compute in
+//! less than f32; what flows between blocks, the head and all parameters are f32 always.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::activation::silu;
-use burn::tensor::module::interpolate;
-use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::batch::Batch;
 use super::blueprint::{Block, Blueprint, NULL_CONDITION};
 use super::layers::{Attention, Conv3x3, GroupNorm, Pointwise, Residual, Source};
+use super::ops::{Map, Ops, Resize};
+use super::precision::Precision;
 use super::spec::{CONDITION_LEN, EmbMode, IN_CHANNELS, ModelSpec};
-use super::tape::Tape;
 use super::weights::{Weights, WeightsError};
 
 /// The longest period of the timestep embedding, as in Vaswani et al. 2017 (arXiv 1706.03762).
@@ -35,12 +34,16 @@ pub struct Unet {
     output: Vec<Stage>,
     out_norm: GroupNorm,
     out_conv: Conv3x3,
+    #[module(skip)]
+    ops: Ops,
 }
 
 /// Blocks that run one after the other.
 #[derive(Module, Debug)]
 struct Stage {
     blocks: Vec<Layer>,
+    #[module(skip)]
+    ops: Ops,
 }
 
 /// One block of the blueprint.
@@ -50,14 +53,26 @@ enum Layer {
     Conv(Conv3x3),
     Residual(Residual),
     Attention(Attention),
-    Up(Conv3x3),
 }
 
 impl Unet {
-    /// The network of `weights` on `device`; trainable where the device is an autodiff device.
+    /// The network of `weights` on `device`, in f32; trainable where the device is an autodiff
+    /// device.
     pub fn new(weights: &Weights, device: &Device) -> Unet {
+        Unet::computing_in(Precision::F32, weights, device)
+    }
+
+    /// [`Self::new`], its convolutions and large products in `precision`, which the device must
+    /// support. The head stays in f32, as guided-diffusion's does.
+    pub fn computing_in(precision: Precision, weights: &Weights, device: &Device) -> Unet {
+        Unet::working_by(Ops::on(device, precision), weights, device)
+    }
+
+    /// [`Self::new`] by operations of the caller's choice, which must suit the device.
+    pub fn working_by(ops: Ops, weights: &Weights, device: &Device) -> Unet {
         let spec = weights.spec();
-        let source = Source::new(weights, device);
+        let source = Source::new(weights, device, ops);
+        let head = Source::new(weights, device, ops.in_f32());
         let blueprint = Blueprint::new(spec);
         let (embedding, width) = (spec.embedding(), blueprint.out_width);
         let mlp = |name: &str, input: usize| {
@@ -80,8 +95,9 @@ impl Unet {
             input: stages("input_blocks", &blueprint.input),
             middle: stage(&source, spec, "middle_block", &blueprint.middle),
             output: stages("output_blocks", &blueprint.output),
-            out_norm: source.norm("out.0", width, spec.groups),
-            out_conv: source.conv3x3("out.2", width, spec.out_channels(), 1),
+            out_norm: head.norm("out.0", width, spec.groups),
+            out_conv: head.conv3x3("out.2", width, spec.out_channels(), Resize::Same),
+            ops,
         }
     }
 
@@ -89,15 +105,8 @@ impl Unet {
     /// `[batch, spec.out_channels(), size, size]`
     ///
     /// `x` is `[batch, 9, size, size]`: x_t, the voided image, the mask, the region planes.
-    /// `time` is [`embed_timesteps`]' `[batch, channels]`, `condition` [`Self::condition`]'s;
-    /// `tape` is off unless this pass is one of training.
-    pub fn forward(
-        &self,
-        x: Tensor<4>,
-        time: Tensor<2>,
-        condition: Tensor<2>,
-        tape: &mut Tape,
-    ) -> Tensor<4> {
+    /// `time` is [`embed_timesteps`]' `[batch, channels]`, `condition` [`Self::condition`]'s.
+    pub fn forward(&self, x: Tensor<4>, time: Tensor<2>, condition: Tensor<2>) -> Tensor<4> {
         let time = mlp(&self.time_embed, time);
         let joint = if self.adds_embeddings {
             time + condition // [batch, 4 * channels]
@@ -107,18 +116,20 @@ impl Unet {
         // Every residual block begins with the same SiLU of the embedding, so it is taken once.
         let embedding = silu(joint);
         let mut kept = Vec::with_capacity(self.input.len());
-        let mut h = x;
+        let mut h = self.ops.enter(x);
         for stage in &self.input {
-            h = stage.forward(h, &embedding, tape);
+            h = stage.forward(Map::One(h), &embedding);
             kept.push(h.clone());
         }
-        h = self.middle.forward(h, &embedding, tape);
+        h = self.middle.forward(Map::One(h), &embedding);
         for stage in &self.output {
-            let mut joined = vec![h];
-            joined.extend(kept.pop());
-            h = stage.forward(Tensor::cat(joined, 1), &embedding, tape);
+            let joined = match kept.pop() {
+                Some(earlier) => self.ops.join(h, earlier),
+                None => Map::One(h),
+            };
+            h = stage.forward(joined, &embedding);
         }
-        self.out_conv.forward(silu(self.out_norm.forward(h)), tape)
+        self.ops.leave(self.out_conv.forward(self.out_norm.forward_silu(Map::One(h))))
     }
 
     /// The embedding of the conditions. `[batch, 4 * channels]`
@@ -137,13 +148,7 @@ impl Unet {
 
     /// The prediction for a batch, on `device`, and the learnt variance if there is one; `spec` is the
     /// network's. `[batch, spec.out_channels(), size, size]`
-    pub fn predict(
-        &self,
-        batch: Batch,
-        spec: &ModelSpec,
-        device: &Device,
-        tape: &mut Tape,
-    ) -> Tensor<4> {
+    pub fn predict(&self, batch: Batch, spec: &ModelSpec, device: &Device) -> Tensor<4> {
         let (count, size) = (batch.timesteps.len(), spec.image_size);
         let timesteps: Vec<f64> = batch.timesteps.iter().map(|&t| t as f64).collect();
         let time = embed_timesteps(&timesteps, spec.channels);
@@ -158,7 +163,7 @@ impl Unet {
         let condition = self
             .condition(Tensor::from_data(conditions, device), Tensor::from_data(withheld, device));
         let (planes, time) = (Tensor::from_data(planes, device), Tensor::from_data(time, device));
-        self.forward(planes, time, condition, tape)
+        self.forward(planes, time, condition)
     }
 
     /// The network's parameters as weights of the model that `like` is.
@@ -173,18 +178,14 @@ impl Unet {
 }
 
 impl Stage {
-    fn forward(&self, x: Tensor<4>, embedding: &Tensor<2>, tape: &mut Tape) -> Tensor<4> {
-        self.blocks.iter().fold(x, |x, block| match block {
-            Layer::Conv(conv) => conv.forward(x, tape),
-            Layer::Residual(residual) => residual.forward(x, embedding, tape),
-            Layer::Attention(attention) => attention.forward(x),
-            Layer::Up(conv) => {
-                let [_, _, height, width] = x.dims();
-                let options = InterpolateOptions::new(InterpolateMode::Nearest)
-                    .with_output_size([2 * height, 2 * width]);
-                conv.forward(interpolate(x, options), tape)
-            }
-        })
+    fn forward(&self, x: Map, embedding: &Tensor<2>) -> Tensor<4> {
+        let ops = self.ops;
+        let after = |x: Map, block: &Layer| match block {
+            Layer::Conv(conv) => conv.forward(ops.whole(x)),
+            Layer::Residual(residual) => residual.forward(x, embedding),
+            Layer::Attention(attention) => attention.forward(ops.whole(x)),
+        };
+        ops.whole(self.blocks.iter().fold(x, |x, block| Map::One(after(x, block))))
     }
 }
 
@@ -208,12 +209,14 @@ fn stage(source: &Source<'_>, spec: &ModelSpec, prefix: &str, blocks: &[Block]) 
     let build = |(i, block): (usize, &Block)| {
         let name = format!("{prefix}.{i}");
         match *block {
-            Block::Stem { out } => Layer::Conv(source.conv3x3(&name, IN_CHANNELS, out, 1)),
+            Block::Stem { out } => {
+                Layer::Conv(source.conv3x3(&name, IN_CHANNELS, out, Resize::Same))
+            }
             Block::Down { width } => {
-                Layer::Conv(source.conv3x3(&format!("{name}.op"), width, width, 2))
+                Layer::Conv(source.conv3x3(&format!("{name}.op"), width, width, Resize::Halve))
             }
             Block::Up { width } => {
-                Layer::Up(source.conv3x3(&format!("{name}.conv"), width, width, 1))
+                Layer::Conv(source.conv3x3(&format!("{name}.conv"), width, width, Resize::Double))
             }
             Block::Residual { input, out } => {
                 Layer::Residual(source.residual(&name, [input, out], embedding, groups))
@@ -223,7 +226,7 @@ fn stage(source: &Source<'_>, spec: &ModelSpec, prefix: &str, blocks: &[Block]) 
             }
         }
     };
-    Stage { blocks: blocks.iter().enumerate().map(build).collect() }
+    Stage { blocks: blocks.iter().enumerate().map(build).collect(), ops: source.ops() }
 }
 
 /// Linear, SiLU, linear.

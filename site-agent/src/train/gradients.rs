@@ -4,16 +4,25 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, ExecutionError, Tensor};
 
 use crate::model::unet::Unet;
 
-/// The sum of the squares of all gradients. `[1, 1]` on the plain device.
-pub fn square_norm(net: &Unet, gradients: &GradientsParams, device: &Device) -> Tensor<2> {
+/// The norm of all gradients together.
+///
+/// # Errors
+/// [`ExecutionError`] if the device cannot give it back.
+pub fn norm(
+    net: &Unet,
+    gradients: &GradientsParams,
+    device: &Device,
+) -> Result<f64, ExecutionError> {
     let total = Tensor::zeros([1, 1], &device.clone().inner());
     let mut squares = Squares { gradients, total };
     net.visit(&mut squares);
-    squares.total
+    let square = squares.total.try_into_data()?.convert::<f64>().try_into_vec::<f64>();
+    // What cannot be read as a number is not finite.
+    Ok(square.unwrap_or_default().first().map_or(f64::NAN, |square| square.sqrt()))
 }
 
 /// Multiplies every gradient by one factor.
@@ -21,9 +30,9 @@ pub fn scale(net: &Unet, gradients: &mut GradientsParams, factor: f64) {
     net.visit(&mut Scale { gradients, factor });
 }
 
-/// Moves the gradients that `from` has to `to`.
-pub fn transfer(net: &Unet, from: &mut GradientsParams, to: &mut GradientsParams) {
-    net.visit(&mut Transfer { from, to });
+/// Moves the gradients that `from` has to `to`, and adds them to what is there.
+pub fn add(net: &Unet, from: &mut GradientsParams, to: &mut GradientsParams) {
+    net.visit(&mut Add { from, to });
 }
 
 /// Where a round began: the parameters of its base model, on the plain device.
@@ -75,15 +84,19 @@ impl ModuleVisitor for Scale<'_> {
     }
 }
 
-struct Transfer<'a> {
+struct Add<'a> {
     from: &'a mut GradientsParams,
     to: &'a mut GradientsParams,
 }
 
-impl ModuleVisitor for Transfer<'_> {
+impl ModuleVisitor for Add<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.from.remove::<D>(param.id) {
-            self.to.register(param.id, gradient);
+            let sum = match self.to.remove::<D>(param.id) {
+                Some(before) => before + gradient,
+                None => gradient,
+            };
+            self.to.register(param.id, sum);
         }
     }
 }

@@ -5,19 +5,21 @@ use burn::module::{Module, ModuleVisitor, Param};
 use super::*;
 use crate::data::example::{CONDITIONS, REGIONS};
 use crate::model::checkpoint;
+use crate::model::ops::Ops;
+use crate::model::precision::Precision;
 use crate::model::sampler;
 use crate::model::sampler::options::{SampleOptions, Sampler};
 use crate::model::sampler::prompt::Prompt;
 use crate::model::spec::{NoiseRegion, Prediction, Preset};
 
-fn weights(size: usize) -> Weights {
+pub(super) fn weights(size: usize) -> Weights {
     // These batches withhold no condition, so the null condition would have no gradient.
     let spec = ModelSpec { null_condition: false, ..ModelSpec::preset(Preset::Tiny) };
     Weights::init(&spec.with_image_size(size).unwrap(), 11).unwrap()
 }
 
 /// A smooth slice: a few waves whose phases come from `seed`, and a round hole.
-fn example(size: usize, seed: u64) -> Example {
+pub(super) fn example(size: usize, seed: u64) -> Example {
     let draws = noise::normal(&mut noise::stream("test slice", &[&seed.to_le_bytes()]), 16);
     let at = |i: usize| [(i % size) as f32, (i / size) as f32].map(|v| v / size as f32 - 0.5);
     let image = |i: usize| {
@@ -45,11 +47,11 @@ fn example(size: usize, seed: u64) -> Example {
     }
 }
 
-fn options(steps: usize) -> TrainingOptions {
+pub(super) fn options(steps: usize) -> TrainingOptions {
     TrainingOptions { steps, seed: 3, ..TrainingOptions::default() }
 }
 
-fn go(_: StepReport) -> ControlFlow<()> {
+pub(super) fn go(_: StepReport) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
@@ -104,6 +106,25 @@ fn examples_that_are_not_numbers_never_reach_a_model() {
 }
 
 #[test]
+fn a_training_in_which_no_step_counts_is_refused_by_its_options() {
+    let one = |trained_timesteps, zero_terminal_snr, loss_weight| {
+        let spec = ModelSpec { trained_timesteps, zero_terminal_snr, ..weights(16).spec().clone() };
+        let start = Weights::init(&spec, 11).unwrap();
+        let options = TrainingOptions { loss_weight, ..options(1) };
+        let mut next = |_| Ok(vec![example(16, 0)]);
+        train(&start, &Device::flex(), &options, &mut next, &mut go).map(|_| ())
+    };
+    for zero_terminal_snr in [false, true] {
+        let error = one(1, zero_terminal_snr, LossWeight::MinSnr).unwrap_err();
+        assert!(matches!(error, TrainError::Option { name: "loss_weight", .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("min_snr") && text.contains("trained_timesteps 1"), "{text}");
+        one(1, zero_terminal_snr, LossWeight::Uniform).unwrap();
+        one(4, zero_terminal_snr, LossWeight::MinSnr).unwrap();
+    }
+}
+
+#[test]
 fn a_model_that_explodes_is_an_error_with_its_step() {
     // Weights so large that their products overflow.
     let start = weights(16);
@@ -134,10 +155,9 @@ fn gradients_are_clipped_by_their_joint_norm() {
     let device = Device::flex();
     let options = options(1);
     let trainer = Trainer::new(&start, &device, &options);
-    let (_, mut gradients) = trainer.differentiate(lesson(&trainer, 16), Tape::off()).unwrap();
+    let (_, mut gradients) = trainer.differentiate(lesson(&trainer, 16));
     let norm = |gradients: &GradientsParams| {
-        numbers(1, gradients::square_norm(&trainer.net, gradients, &trainer.device)).unwrap()[0]
-            .sqrt()
+        gradients::norm(&trainer.net, gradients, &trainer.device).unwrap()
     };
     let before = norm(&gradients);
     gradients::scale(&trainer.net, &mut gradients, 0.5 / before);
@@ -157,13 +177,11 @@ fn the_gradient_is_the_slope_of_the_loss() {
     let start = start.with_values(start.iter().map(jitter).collect()).unwrap();
     let loss_of = |weights: &Weights| {
         let trainer = Trainer::new(weights, &device, &options);
-        let losses = trainer.differentiate(lesson(&trainer, 8), Tape::off()).unwrap().0;
+        let losses = trainer.differentiate(lesson(&trainer, 8)).0;
         numbers(1, losses).unwrap().iter().sum::<f64>()
     };
     let trainer = Trainer::new(&start, &device, &options);
-    let tape = Tape::for_training(&trainer.device);
-    assert!(tape.records());
-    let (_, gradients) = trainer.differentiate(lesson(&trainer, 8), tape).unwrap();
+    let (_, gradients) = trainer.differentiate(lesson(&trainer, 8));
     let mut flat = Flat { gradients: &gradients, values: vec![Vec::new(); start.iter().len()] };
     trainer.net.visit(&mut flat);
     // Along its own direction the loss changes by the square of the gradient's norm, tensor by
@@ -190,20 +208,22 @@ fn the_gradient_is_the_slope_of_the_loss() {
 }
 
 #[test]
-fn the_tape_gives_the_gradients_that_burn_gives() {
+fn our_own_operations_give_the_gradients_that_burn_gives() {
     let (start, device, options) = (weights(16), Device::flex(), options(1));
     // Away from the zeros that a model starts with, which would hide half of the gradients.
     let moved = start.iter().map(|(_, v)| v.iter().map(|v| v + 0.03).collect());
     let start = start.with_values(moved.collect()).unwrap();
-    let trainer = Trainer::new(&start, &device, &options);
-    let gradients = |tape: Tape| {
-        let (_, gradients) = trainer.differentiate(lesson(&trainer, 16), tape).unwrap();
+    let gradients = |ops: Ops| {
+        let mut trainer = Trainer::new(&start, &device, &options);
+        assert_eq!(Ops::on(&trainer.device, Precision::F32), Ops::Own);
+        trainer.net = Unet::working_by(ops, &start, &trainer.device);
+        let (_, gradients) = trainer.differentiate(lesson(&trainer, 16));
         let values = vec![Vec::new(); start.iter().len()];
         let mut flat = Flat { gradients: &gradients, values };
         trainer.net.visit(&mut flat);
         flat.values
     };
-    let (burn, ours) = (gradients(Tape::off()), gradients(Tape::for_training(&trainer.device)));
+    let (burn, ours) = (gradients(Ops::Stock(Precision::F32)), gradients(Ops::Own));
     for ((tensor, _), (burn, ours)) in start.iter().zip(burn.iter().zip(&ours)) {
         let largest = burn.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
         assert!(largest > 0.0, "{}", tensor.name);
@@ -214,9 +234,9 @@ fn the_tape_gives_the_gradients_that_burn_gives() {
 }
 
 /// Reads every gradient to the place of its parameter.
-struct Flat<'a> {
-    gradients: &'a GradientsParams,
-    values: Vec<Vec<f32>>,
+pub(super) struct Flat<'a> {
+    pub(super) gradients: &'a GradientsParams,
+    pub(super) values: Vec<Vec<f32>>,
 }
 
 impl ModuleVisitor for Flat<'_> {
@@ -232,7 +252,7 @@ fn error_before_and_after(start: &Weights, slice: &Example, sampler: SampleOptio
     let options = TrainingOptions { learning_rate: 2e-3, ..options(150) };
     let (trained, _) = train(start, &Device::flex(), &options, &mut next, &mut go).unwrap();
     [start, &trained].map(|weights| {
-        let prompts = [Prompt::of(slice, 0)];
+        let prompts = [Prompt::of(slice, [1; 32], 0)];
         let mut go = |_, _| ControlFlow::Continue(());
         let painted =
             sampler::sample(weights, &Device::flex(), &prompts, &sampler, &mut go).unwrap();
@@ -283,7 +303,7 @@ fn a_proximal_term_adds_mu_times_the_way_gone_to_every_gradient() {
         trainer.net.visit(&mut flat);
         flat.values
     };
-    let (_, mut gradients) = trainer.differentiate(lesson(&trainer, 8), Tape::off()).unwrap();
+    let (_, mut gradients) = trainer.differentiate(lesson(&trainer, 8));
     let plain = flat(&gradients);
     trainer.anchor.as_ref().unwrap().pull(&trainer.net, &mut gradients, 0.5);
     for ((plain, pulled), (_, base)) in plain.iter().zip(flat(&gradients)).zip(start.iter()) {

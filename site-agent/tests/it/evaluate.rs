@@ -86,6 +86,86 @@ fn a_scan_scores_the_same_by_its_files_as_on_its_cohort_and_baselines_the_same_w
 }
 
 #[test]
+fn other_noise_is_judged_on_the_same_masks_if_they_have_a_seed_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m").to_str().unwrap().to_owned();
+    // Away from the zeros that a new model ends with, so that what it paints depends on its noise.
+    let new = checkpoint::from_bytes(&model()).unwrap();
+    let wave = |(i, v): (usize, &f32)| v + 0.1 * (0.7 * i as f32).sin();
+    let moved = new.iter().map(|(_, v)| v.iter().enumerate().map(wave).collect()).collect();
+    checkpoint::save(&new.with_values(moved).unwrap(), file.as_ref()).unwrap();
+    let judged = |seeds: &[&str]| {
+        let more = [&["--model", &file, "--baselines", "mean"], seeds].concat();
+        let report = json(&on_cohort(&more));
+        let scan = &report["scans"][0];
+        let mse = |at: usize| scan["methods"][at]["mse"].clone();
+        (mse(0), mse(1), scan["voxels"].clone())
+    };
+    let first = judged(&["--seed", "1"]);
+    let other_noise = judged(&["--seed", "2", "--mask-seed", "1"]);
+    assert_ne!(first.0, other_noise.0);
+    assert_eq!((&first.1, &first.2), (&other_noise.1, &other_noise.2));
+    let other_masks = judged(&["--seed", "2"]);
+    assert_ne!(first.1, other_masks.1);
+}
+
+/// A NIfTI-1 file of f32 whose axes run to the head, to the right and to the front, which is no order of
+/// the program's own. `voxel` is told (x, y, z).
+fn stored_z_first(dims: [usize; 3], voxel: impl Fn([f64; 3]) -> f64) -> Vec<u8> {
+    let [nx, ny, nz] = dims;
+    let mut bytes = vec![0; 352];
+    bytes[..4].copy_from_slice(&348_i32.to_le_bytes());
+    for (i, dim) in [3, nz, nx, ny, 1, 1, 1, 1].into_iter().enumerate() {
+        bytes[40 + 2 * i..][..2].copy_from_slice(&(dim as i16).to_le_bytes());
+    }
+    // Type f32, 32 bits, a pose by affine.
+    for (at, word) in [(70, 16_i16), (72, 32), (254, 1)] {
+        bytes[at..][..2].copy_from_slice(&word.to_le_bytes());
+    }
+    // Voxel sizes, where voxels start, and the rows of the affine: x is the file's second axis.
+    let ones = (0..4).map(|i| 76 + 4 * i).chain([280 + 4, 296 + 8, 312]);
+    for (at, value) in ones.map(|at| (at, 1.0_f32)).chain([(108, 352.0)]) {
+        bytes[at..][..4].copy_from_slice(&value.to_le_bytes());
+    }
+    bytes[344..348].copy_from_slice(b"n+1\0");
+    for i in 0..nx * ny * nz {
+        let (z, x, y) = (i % nz, i / nz % nx, i / (nz * nx));
+        let value = voxel([x, y, z].map(|v| v as f64)) as f32;
+        bytes.extend(value.to_le_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn a_file_that_stores_its_axes_in_another_order_scores_as_the_challenges_package_scores_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, voxel: &dyn Fn([f64; 3]) -> f64| {
+        let path = folder.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(&path, stored_z_first([16, 15, 13], voxel)).unwrap();
+        path
+    };
+    // The case `border` of `tests/reference/metrics.py`.
+    let truth = |[x, y, z]: [f64; 3]| 100.0 + (5.0 * x + 3.0 * y + 7.0 * z) % 23.0 * 20.0 + x * y;
+    let wrong = |[x, y, z]: [f64; 3]| (2.0 * x + 7.0 * y + z) % 5.0 * 15.0;
+    let is_hidden = |[x, y, z]: [f64; 3]| x < 6.0 && y < 7.0 && z < 5.0;
+    let prediction = write("p.nii", &|at| 0.9 * truth(at) + wrong(at));
+    let voided = write("v.nii", &|at| if is_hidden(at) { 0.0 } else { truth(at) });
+    let mask = write("m.nii", &|at| f64::from(u8::from(is_hidden(at))));
+    let truth = write("t.nii", &truth);
+    let files = ["evaluate", "--prediction", &prediction, "--truth", &truth, "--voided", &voided];
+    let found = json(&[&files[..], &["--mask", &mask, "--output", "json"]].concat());
+    let golden = include_str!("../fixtures/model/metrics.json");
+    let expected = &serde_json::from_str::<Value>(golden).unwrap()["border"]["stored_z_first"];
+    for key in KEYS {
+        let [found, expected] = [&found[key], &expected[key]].map(|v| v.as_f64().unwrap());
+        assert!(
+            (found - expected).abs() < 1e-7 * expected.abs().max(1.0),
+            "{key}: {found} {expected}"
+        );
+    }
+}
+
+#[test]
 fn files_of_another_grid_an_empty_mask_and_a_twin_with_noise_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -112,6 +192,14 @@ fn files_of_another_grid_an_empty_mask_and_a_twin_with_noise_are_refused() {
     refused([&good, &good, &good, &empty], ["empty.nii", "mask is empty"]);
     refused([&good, &good, &empty, &good], ["empty.nii", "no contrast"]);
     refused([&good, "none.nii", &good, &good], ["none.nii", ""]);
+    // A voxel that is no number is refused wherever it lies, here far from the mask.
+    let mut voxels = image.voxels.clone();
+    voxels[0] = f32::NAN;
+    let (nan, mut mask) =
+        (write("nan.nii", &image.with_voxels(voxels)), vec![0.0; image.voxels.len()]);
+    mask[600] = 1.0;
+    let mask = write("mask.nii", &image.with_voxels(mask));
+    refused([&nan, &good, &good, &mask], ["nan.nii", "finite"]);
 
     let model_file = path("m");
     std::fs::write(&model_file, model()).unwrap();

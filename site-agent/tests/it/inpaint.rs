@@ -57,6 +57,47 @@ fn read(path: &str) -> Volume {
 }
 
 #[test]
+fn what_is_known_of_a_scan_names_its_noise_and_what_is_hidden_does_not() {
+    let desk = Desk::new();
+    // A new model predicts no noise at all, so that what one step paints is the noise, clipped.
+    let (model, seen) = (desk.path("m"), nifti::read(&desk.image).unwrap());
+    let made = program(
+        &[
+            &["init-model", "--preset", "tiny", "--image-size", "16", "--prediction", "epsilon"],
+            &["--out", &model][..],
+        ]
+        .concat(),
+    );
+    assert_eq!(made.status.code(), Some(0));
+    let labels = desk.map("map.nii", |[x, y, z]| {
+        f32::from(u8::from((-6..6).contains(&x) && (-6..6).contains(&y) && (-3..3).contains(&z)))
+    });
+    let painted = |name: &str, change: &dyn Fn(usize, f32) -> f32| -> Vec<f32> {
+        let voxels = seen.volume.voxels.iter().enumerate().map(|(i, &v)| change(i, v)).collect();
+        let (image, out) =
+            (desk.path(&format!("{name}-t1n.nii")), desk.path(&format!("{name}.nii")));
+        let volume = seen.volume.with_voxels(voxels);
+        nifti::write_like(image.as_ref(), &volume, &seen.geometry, "changed").unwrap();
+        let (map, step) = (desk.path("map.nii"), ["--sampler", "ddim", "--steps", "1"]);
+        let files =
+            ["inpaint", "--model", &model, "--image", &image, "--labels", &map, "--out", &out];
+        let done = program(&[&files[..], &step].concat());
+        assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+        let inside = read(&out).voxels.into_iter().zip(&labels.voxels);
+        inside.filter(|&(_, &label)| label > 0.0).map(|(voxel, _)| voxel).collect()
+    };
+    let first = painted("a", &|_, voxel| voxel);
+    let differ = |other: Vec<f32>| first.iter().zip(other).filter(|&(&a, b)| a != b).count();
+    let somewhere = (0..labels.voxels.len())
+        .find(|&i| labels.voxels[i] == 0.0 && seen.volume.voxels[i] > 0.0)
+        .unwrap();
+    let other = painted("b", &|i, voxel| if i == somewhere { voxel + 1.0 } else { voxel });
+    assert!(4 * differ(other) > first.len(), "another scan has other noise");
+    let voided = painted("c", &|i, voxel| if labels.voxels[i] > 0.0 { 0.0 } else { voxel });
+    assert_eq!(differ(voided), 0, "the scan without what is hidden is the same scan");
+}
+
+#[test]
 fn a_map_of_labels_is_painted_box_and_all_with_the_mean_and_the_spread_of_its_samples() {
     let desk = Desk::new();
     let labels = desk.map("labels.nii.gz", |[x, y, z]| match [x, y, z] {

@@ -10,6 +10,7 @@ mod data_check;
 mod dicom;
 mod evaluate;
 mod fake;
+mod gpu;
 mod inpaint;
 mod model;
 mod overfit;

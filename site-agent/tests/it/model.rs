@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use fedpaint_site_agent::model::checkpoint;
 use fedpaint_site_agent::model::spec::{
-    EmbMode, ModelSpec, NoiseRegion, Prediction, Preset, Schedule,
+    EmbMode, Heads, ModelSpec, NoiseRegion, Prediction, Preset, Schedule,
 };
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tempfile::TempDir;
@@ -87,12 +87,47 @@ fn a_model_is_made_as_its_options_say() {
 }
 
 #[test]
+fn every_part_of_the_network_can_be_chosen() {
+    let folder = Folder::new();
+    let options =
+        "--channels 24 --channel-mult 1,2 --res-blocks 2 --attention-ds none --heads 3 --groups 6";
+    folder.run(&format!("init-model --preset tiny {options} --out m.safetensors")).unwrap();
+    let expected = ModelSpec {
+        channels: 24,
+        channel_mult: vec![1, 2],
+        res_blocks: 2,
+        attention_ds: vec![],
+        heads: Heads::Count(3),
+        groups: 6,
+        ..ModelSpec::preset(Preset::Tiny)
+    };
+    let made = checkpoint::load(&folder.path("m.safetensors")).unwrap();
+    assert_eq!(made.spec(), &expected);
+    // A state dict says nothing of groups and heads: whoever takes it up does.
+    folder.run("model export --model m.safetensors --out state.safetensors").unwrap();
+    let import = "model import --state state.safetensors --preset tiny";
+    folder.run(&format!("{import} {options} --out again.safetensors")).unwrap();
+    assert_eq!(folder.read("m.safetensors"), folder.read("again.safetensors"));
+    folder.refused(&format!("{import} --out other.safetensors"), 1, "is missing");
+
+    let options = "--attention-ds 2,4 --head-channels 8";
+    folder.run(&format!("init-model --preset tiny {options} --out n.safetensors")).unwrap();
+    let made = checkpoint::load(&folder.path("n.safetensors")).unwrap();
+    assert_eq!((&made.spec().attention_ds, made.spec().heads), (&vec![2, 4], Heads::Dim(8)));
+}
+
+#[test]
 fn options_that_do_not_go_together_are_refused_and_leave_nothing() {
     let folder = Folder::new();
     for (options, code, named) in [
         ("--zero-terminal-snr --prediction epsilon", 1, "prediction is epsilon"),
         ("--learn-sigma --prediction direct", 1, "learn_sigma"),
         ("--trained-timesteps 1001", 1, "trained_timesteps"),
+        ("--groups 5", 1, "groups is 5, it must be a divisor of 16"),
+        ("--head-channels 5", 1, "heads is 5"),
+        ("--attention-ds 3", 1, "attention_ds is 3"),
+        ("--attention-ds x", 2, "attention-ds"),
+        ("--heads 4 --head-channels 8", 2, "cannot be used with"),
         ("--emb-mode film", 2, "expected `concat` or `add`"),
         ("--schedule quadratic", 2, "expected `cosine` or `linear`"),
     ] {
@@ -137,8 +172,23 @@ fn a_model_survives_pytorch_and_its_bare_network_is_the_same_on_both_sides() {
     let error = forward("state.safetensors", "same.in", "d.out").unwrap_err().1;
     assert!(error.contains("--preset"), "{error}");
     forward("state.safetensors --preset tiny --learn-sigma", "same.in", "d.out").unwrap();
-    let error = forward("m.safetensors --preset tiny", "same.in", "e.out").unwrap_err().1;
-    assert!(error.contains("not the tiny"), "{error}");
+    // The model says itself that it is a variant of what is asked for.
+    for asked in ["--preset tiny", "--learn-sigma", "--preset tiny --head-channels 16 --groups 8"] {
+        forward(&format!("m.safetensors {asked}"), "same.in", "e.out").unwrap();
+        assert_eq!(folder.read("e.out"), folder.read("b.out"), "{asked}");
+        std::fs::remove_file(folder.path("e.out")).unwrap();
+    }
+    for (asked, part) in [
+        ("--preset small", "channels"),
+        ("--preset tiny --channel-mult 1,2", "channel_mult"),
+        ("--preset tiny --groups 4", "groups"),
+        ("--heads 2", "heads"),
+        ("--emb-mode add", "emb_mode"),
+        ("--no-null-condition", "null_condition"),
+    ] {
+        let error = forward(&format!("m.safetensors {asked}"), "same.in", "e.out").unwrap_err().1;
+        assert!(error.contains(&format!("has another {part} than")), "{asked}: {error}");
+    }
 
     let [a, b, c, d] = ["a.out", "b.out", "c.out", "d.out"].map(|name| folder.read(name));
     assert!(a == b && b == d && b != c);

@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_site_agent::model::checkpoint;
-use fedpaint_site_agent::model::spec::Preset;
+use fedpaint_site_agent::model::spec::{ModelSpec, Preset};
+use fedpaint_site_agent::model::weights::Weights;
 use fedpaint_site_agent::phantom::scanner::Scanner;
 use fedpaint_site_agent::phantom::{CohortSpec, write_cohort};
 use fedpaint_site_agent::pipe::Setup;
@@ -40,7 +41,8 @@ pub(crate) fn scans() -> &'static Path {
 
 /// A small model's file.
 pub(crate) fn model() -> Vec<u8> {
-    checkpoint::to_bytes(&checkpoint::initial(Preset::Tiny, Some(16), 1).unwrap()).unwrap()
+    let spec = ModelSpec::preset(Preset::Tiny).with_image_size(16).unwrap();
+    checkpoint::to_bytes(&Weights::init(&spec, 1).unwrap()).unwrap()
 }
 
 /// What some bytes are.

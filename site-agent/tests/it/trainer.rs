@@ -8,7 +8,7 @@ use fedpaint_site_agent::pipe::{
     self, Assignment, Failure, FromTrainer, PIPE_VERSION, Setup, ToTrainer,
 };
 use fedpaint_site_agent::settings::DataSettings;
-use fedpaint_site_agent::supervisor::{Death, Error, Supervisor};
+use fedpaint_site_agent::supervisor::{Error, Supervisor};
 use fedpaint_site_agent::workspace::{Workspace, model_path};
 use tokio_util::sync::CancellationToken;
 
@@ -117,14 +117,27 @@ async fn a_setup_that_cannot_work_is_an_error_that_names_the_thing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trainer_out_of_memory_is_told_from_one_that_was_killed() {
+async fn a_training_too_large_for_the_memory_is_refused_in_bytes_and_the_trainer_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let mut setup = setup(folder.path());
     setup.compute.memory_mib_max = Some(512);
     let mut supervisor = Supervisor::new(PROGRAM.into(), setup);
-    let greedy = ENDLESS.replace("batch = 1", "batch = 1024");
-    let assignment = assignment(folder.path(), &greedy);
     let never = CancellationToken::new();
-    let error = supervisor.train(&assignment, &never, &mut |_| {}).await.unwrap_err();
-    assert_eq!(error, Error::Died(Death::OutOfMemory));
+    let greedy = ENDLESS.replace("batch = 1", "batch = 1024");
+    let greedy = assignment(folder.path(), &greedy);
+    let error = supervisor.train(&greedy, &never, &mut |_| {}).await.unwrap_err();
+    let Error::Failed { failure: Failure::Memory, detail } = error else { panic!("{error}") };
+    let [needed, available]: [u64; 2] = {
+        let numbers =
+            detail.split(' ').filter_map(|word| word.parse().ok()).filter(|&n| n > 1 << 20);
+        numbers.collect::<Vec<u64>>().try_into().unwrap()
+    };
+    assert!(needed > available && available < 512 << 20, "{detail}");
+
+    let trainer = supervisor.process_id().unwrap();
+    let modest = ENDLESS.replace("steps = 1000000", "steps = 2");
+    assert_ne!(modest, ENDLESS);
+    let modest = assignment(folder.path(), &modest);
+    supervisor.train(&modest, &never, &mut |_| {}).await.unwrap();
+    assert_eq!(supervisor.process_id(), Some(trainer));
 }

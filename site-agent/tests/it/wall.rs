@@ -11,6 +11,7 @@ const SHARED: &[&str] = &["backoff", "pipe", "settings", "workspace"];
 const TRAINER: &[&str] = &[
     "baselines",
     "cohort",
+    "cpu",
     "data",
     "evaluate",
     "local_round",
@@ -94,4 +95,10 @@ fn every_module_is_on_one_side_of_the_wall() {
         let module = module.strip_suffix("_tests").unwrap_or(module);
         assert!(known.contains(&module), "module {module} is on neither side of the wall");
     }
+}
+
+#[test]
+fn noise_and_steps_are_drawn_on_the_host_so_that_a_seed_means_the_same_on_every_device() {
+    let words = ["Tensor::random", "random_like(", "tensor::Distribution", "device.seed("];
+    assert_never_named(TRAINER, &words.map(str::to_owned));
 }

@@ -1,8 +1,9 @@
 //! `evaluate --prediction`: scores one scan that any tool has inpainted, by its files alone. It needs
 //! no model and knows no cohort.
 //!
-//! The challenge's package casts voxels to the type of the file first, so it cuts off the fractions
-//! that a file of integers has by its slope; here a voxel is what its file says.
+//! The challenge's package takes voxels in the order in which the files store them, and so do SSIM's 2-D
+//! windows here, in the order of the truth's file. It casts voxels to the type of the file first, so it
+//! cuts off the fractions that a file of integers has by its slope; here a voxel is what its file says.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,10 +20,20 @@ use crate::metrics::{self, Reference, Scores};
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// A scan that any tool has inpainted, to be scored by itself.
+    ///
+    /// Scores are those of the BraTS inpainting challenge's package, with one difference: of a file of
+    /// integers with a slope, such as a quarter per step, the package cuts every voxel down to a whole
+    /// number before it scores; here a voxel is slope times what is stored plus the intercept. Files of
+    /// floats score the same. Two-dimensional windows of SSIM lie, as the package's, over the second and
+    /// the third axis in the order in which the truth's file stores them. A voxel that is not a finite
+    /// number is refused wherever it lies: with one outside the mask the package's SSIM is none.
     #[arg(long, value_name = "FILE", requires_all = ["truth", "voided", "mask"])]
     #[arg(conflicts_with_all = ["data", "model", "twin", "baselines", "no_baselines"])]
     #[arg(conflicts_with_all = ["baselines_only", "site", "all", "steps", "samples", "seed"])]
-    #[arg(conflicts_with_all = ["save", "device", "threads"])]
+    #[arg(conflicts_with_all = ["save", "device", "threads", "mask_seed", "sampler", "spacing"])]
+    #[arg(conflicts_with = "precision")]
+    #[arg(conflicts_with_all = ["guidance", "guidance_rescale", "eta", "noise_share"])]
+    #[arg(conflicts_with_all = ["jump_length", "jump_samples"])]
     prediction: Option<PathBuf>,
     /// The scan as it was; the other files must lie on its grid.
     #[arg(long, value_name = "FILE", requires = "prediction")]
@@ -84,6 +95,7 @@ fn score(files: &Chosen<'_>) -> Result<Scored> {
     let prediction = nifti::read_like(files.prediction, &truth.geometry)?;
     let reference = Reference::new(&truth.volume, &voided, &mask);
     let reference = reference.with_context(|| files.voided.display().to_string())?;
+    let reference = reference.across(truth.geometry.first_axis());
     let scores = metrics::score(&reference, &prediction)
         .with_context(|| files.prediction.display().to_string())?;
     Ok(Scored { voxels: reference.voxels(), scores })

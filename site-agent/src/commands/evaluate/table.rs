@@ -5,7 +5,7 @@ use comfy_table::{Table, presets};
 
 use super::Evaluation;
 use crate::evaluate::report::{MethodScores, OverallScores};
-use crate::metrics::spread::Spread;
+use crate::metrics::spread::{INTERVAL_PATIENTS_MIN, Spread};
 
 pub(super) fn of(evaluation: &Evaluation<'_>) -> String {
     let mut scores = bordered();
@@ -23,21 +23,33 @@ pub(super) fn of(evaluation: &Evaluation<'_>) -> String {
     }
     let mut overall = bordered();
     overall.set_header(["method", "SSIM", "SSIM 3-D", "PSNR dB", "MSE"]);
+    let patients = evaluation.patients.len();
     for OverallScores { method, scores } in evaluation.overall {
         overall.add_row([
             (*method).to_owned(),
-            told(&scores.ssim, 4),
-            told(&scores.ssim_3d, 4),
-            told(&scores.psnr_01, 2),
-            told(&scores.mse, 5),
+            told(&scores.ssim, 4, patients),
+            told(&scores.ssim_3d, 4, patients),
+            told(&scores.psnr_01, 2, patients),
+            told(&scores.mse, 5, patients),
         ]);
     }
     let site = evaluation.site.map_or(String::new(), |site| format!(" of {site}"));
-    let patients = evaluation.patients.len();
-    format!(
-        "{scores}\nOver {patients} patients{site}: mean, standard deviation, 95 % interval of the \
-         mean (bootstrap over patients)\n{overall}"
-    )
+    format!("{scores}\n{}\n{overall}", heading(patients, &site))
+}
+
+/// What the overall figures are.
+fn heading(patients: usize, site: &str) -> String {
+    match patients {
+        1 => format!("Over 1 patient{site}: the scores, which have no spread"),
+        _ if patients < INTERVAL_PATIENTS_MIN => format!(
+            "Over {patients} patients{site}: mean, standard deviation; an interval takes \
+             {INTERVAL_PATIENTS_MIN} patients"
+        ),
+        _ => format!(
+            "Over {patients} patients{site}: mean, standard deviation, 95 % interval of the mean \
+             (bootstrap over patients)"
+        ),
+    }
 }
 
 fn bordered() -> Table {
@@ -59,11 +71,32 @@ fn line(name: &str, contrast: &str, row: &MethodScores) -> [String; 7] {
     ]
 }
 
-fn told(spread: &Spread, digits: usize) -> String {
+fn told(spread: &Spread, digits: usize, patients: usize) -> String {
     let Spread { mean, sd, interval_95 } = spread;
+    if patients < 2 {
+        return format!("{mean:.digits$}");
+    }
     let text = format!("{mean:.digits$} ± {sd:.digits$}");
     match interval_95 {
         Some([low, high]) => format!("{text} [{low:.digits$}, {high:.digits$}]"),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{heading, told};
+    use crate::metrics::spread::{Resamples, spread};
+
+    #[test]
+    fn the_heading_promises_what_the_figures_below_it_have() {
+        for patients in 1..=4_usize {
+            let values: Vec<f64> = (0..patients).map(|i| i as f64).collect();
+            let figure = told(&spread(&values, &Resamples::of(patients)), 2, patients);
+            let heading = heading(patients, " of mayo");
+            assert_eq!(figure.contains('['), heading.contains("95 % interval"), "{heading}");
+            assert_eq!(figure.contains('±'), heading.contains("standard deviation"), "{heading}");
+            assert!(heading.starts_with(&format!("Over {patients} patient")), "{heading}");
+        }
     }
 }

@@ -1,5 +1,5 @@
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 use super::Args;
 
@@ -27,6 +27,37 @@ fn there_are_three_ways_to_ask_and_each_is_understood() {
     let args = parse(&format!("{FILES} --output json")).unwrap();
     assert!(args.files.chosen().is_some() && args.data.is_none());
     assert_eq!(parse("--model m --data d").unwrap().baselines, super::Baseline::ALL);
+}
+
+#[test]
+fn beside_files_every_option_that_would_not_be_heeded_is_refused() {
+    let heeded = ["prediction", "truth", "voided", "mask", "output"];
+    for arg in Line::command().get_arguments() {
+        let name = arg.get_long().unwrap();
+        if heeded.contains(&name) || name == "help" {
+            continue;
+        }
+        let words = arg.get_possible_values();
+        let value = match name {
+            _ if !arg.get_action().takes_values() => "",
+            "baselines" => "zero",
+            "contrasts" => "t1n",
+            "label-scheme" => "brats2023",
+            _ => words.first().map_or("1", |word| word.get_name()),
+        };
+        let line = format!("{FILES} --{name} {value}");
+        let kind = parse(&line).err().map(|error| error.kind());
+        let refused = [ErrorKind::ArgumentConflict, ErrorKind::MissingRequiredArgument];
+        assert!(kind.is_some_and(|kind| refused.contains(&kind)), "{line}: {kind:?}");
+    }
+}
+
+#[test]
+fn the_masks_have_the_seed_of_the_noise_unless_they_are_given_their_own() {
+    let seeds = |line: &str| parse(&format!("--model m --data d {line}")).unwrap().seeds();
+    assert_eq!(seeds(""), [1, 1]);
+    assert_eq!(seeds("--seed 7"), [7, 7]);
+    assert_eq!(seeds("--seed 7 --mask-seed 2"), [7, 2]);
 }
 
 #[test]

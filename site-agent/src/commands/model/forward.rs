@@ -13,11 +13,9 @@ use super::choices::NetworkChoices;
 use super::read_file;
 use crate::commands::options::ComputeOptions;
 use crate::commands::output;
-use crate::model::blueprint;
 use crate::model::checkpoint::{self, MAX_HEADER_BYTES};
 use crate::model::spec::{CONDITION_LEN, IN_CHANNELS, Preset};
 use crate::model::state_dict::{self, MAX_STATE_BYTES, floats};
-use crate::model::tape::Tape;
 use crate::model::unet::{Unet, embed_timesteps};
 use crate::model::weights::Weights;
 
@@ -32,7 +30,8 @@ const MAX_CALL_SLICES: usize = 64;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The size of the model: tiny, small, base or mayo. Needed for a state dict that does not say what
-    /// it is.
+    /// it is, and the options below with it; a model that says so itself is refused where it is not
+    /// what is said here, and needs none of them.
     #[arg(long)]
     preset: Option<Preset>,
     #[command(flatten)]
@@ -88,21 +87,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// The network in a file, which says itself what it is or is what the options say.
 fn network(bytes: &[u8], preset: Option<Preset>, choices: &NetworkChoices) -> Result<Weights> {
-    let asked = preset.map(|preset| choices.spec(preset)).transpose()?;
     if !state_dict::carries_spec(bytes)? {
-        let Some(spec) = asked else {
+        let Some(preset) = preset else {
             bail!("the file does not say which network it is of, name it with --preset");
         };
         // A null condition that is missing is not read here, so any seed will do.
-        return Ok(state_dict::adopt(bytes, &spec, 0)?);
+        return Ok(state_dict::adopt(bytes, &choices.spec(preset)?, 0)?);
     }
     let weights = checkpoint::from_bytes(bytes)?;
-    if let (Some(spec), Some(preset)) = (asked, preset) {
-        let same = blueprint::tensors(&spec) == blueprint::tensors(weights.spec())
-            && spec.heads == weights.spec().heads
-            && spec.groups == weights.spec().groups;
+    if let Some(part) = choices.difference(preset, weights.spec()) {
         let own = weights.spec().to_json();
-        ensure!(same, "the model is not the {preset} that was asked for, it says it is {own}");
+        bail!("the model has another {part} than was asked for, it says it is {own}");
     }
     Ok(weights)
 }
@@ -167,7 +162,7 @@ fn forward(weights: &Weights, inputs: &Inputs, device: &Device) -> Result<Vec<f3
             net.condition(tensor(y.to_vec(), CONDITION_LEN), Tensor::zeros([count, 1], device));
         let x = TensorData::new(x.to_vec(), [count, IN_CHANNELS, size, size]);
         let x = Tensor::from_data(x, device);
-        let data = net.forward(x, time, condition, &mut Tape::off()).try_into_data()?;
+        let data = net.forward(x, time, condition).try_into_data()?;
         let values = data.convert::<f32>().try_into_vec::<f32>();
         out.extend(values.ok().context("the device gave something else than numbers")?);
     }

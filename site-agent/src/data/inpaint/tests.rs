@@ -69,7 +69,21 @@ fn nothing_under_the_mask_reaches_the_model() {
     let void = InpaintJob::new(&voided, &mask, &TASK).unwrap();
     assert_eq!(whole.examples(), void.examples());
     assert_eq!(whole.window(), void.window());
+    assert_eq!(whole.key(), void.key());
     assert!(whole.slices().is_sorted());
+}
+
+#[test]
+fn two_scans_have_two_keys_and_a_scan_has_one() {
+    let (image, mask) = (brain(), mask());
+    let key = |image: &Volume| InpaintJob::new(image, &mask, &TASK).unwrap().key();
+    let mut other = image.clone();
+    let known = (0..mask.voxels.len()).find(|&i| mask.voxels[i] == 0.0).unwrap();
+    other.voxels[known] += 1.0;
+    assert_ne!(key(&image), key(&other));
+    // How the model is shown it does not matter.
+    let coarse = InpaintJob::new(&image, &mask, &Task { size: 16, contrast: 2, ..TASK }).unwrap();
+    assert_eq!(key(&image), coarse.key());
 }
 
 #[test]

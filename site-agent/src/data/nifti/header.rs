@@ -46,6 +46,11 @@ impl FileGeometry {
         self.source
     }
 
+    /// The axis of RAS+ (0 x, 1 y, 2 z) that the file's first and fastest axis runs along.
+    pub fn first_axis(&self) -> usize {
+        self.orientation.axes.iter().position(|axis| axis.file_axis == 0).unwrap_or(0)
+    }
+
     /// Where the file's axes point, fastest first, as in `LPS`.
     pub fn axis_codes(&self) -> String {
         let mut codes = ['?'; 3];

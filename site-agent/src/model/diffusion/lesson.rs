@@ -52,6 +52,9 @@ pub struct VarianceLesson {
     pub bounds: Vec<Bound>,
     /// x_0, whose grey levels the first step is scored by. `[batch, 1, size, size]`
     pub truth: Vec<f32>,
+    /// How much each pixel's bound counts, at every step alike: a step's weight is for the squared
+    /// error, as the bound is itself a sum over steps. `[batch, 1, size, size]`
+    pub weight: Vec<f32>,
     /// The factor of this part of the loss: the number of trained steps by 1,000, so that it is as
     /// large beside the squared error as in guided-diffusion.
     pub scale: f64,
@@ -90,6 +93,47 @@ pub enum ExampleError {
     NothingToLearn,
 }
 
+impl Lesson {
+    /// The lesson in parts of at most `slices` slices, in order; 0 leaves it whole. Their losses add up
+    /// to the lesson's.
+    pub fn split(self, slices: usize) -> Vec<Lesson> {
+        let count = self.batch.timesteps.len();
+        if slices == 0 || slices >= count {
+            return vec![self];
+        }
+        let part = |from: usize| {
+            let to = (from + slices).min(count);
+            let Batch { planes, timesteps, conditions, unconditional } = &self.batch;
+            let batch = Batch {
+                planes: rows(planes, count, from, to),
+                timesteps: timesteps[from..to].to_vec(),
+                conditions: rows(conditions, count, from, to),
+                unconditional: rows(unconditional, count, from, to),
+            };
+            let variance = self.variance.as_ref().map(|variance| VarianceLesson {
+                bounds: variance.bounds[from..to].to_vec(),
+                truth: rows(&variance.truth, count, from, to),
+                weight: rows(&variance.weight, count, from, to),
+                scale: variance.scale,
+            });
+            Lesson {
+                batch,
+                target: rows(&self.target, count, from, to),
+                weight: rows(&self.weight, count, from, to),
+                shares: self.shares[from..to].to_vec(),
+                variance,
+            }
+        };
+        (0..count).step_by(slices).map(part).collect()
+    }
+}
+
+/// The values of slices `from` to `to`, of `count` slices that have equally many or none.
+fn rows<T: Clone>(values: &[T], count: usize, from: usize, to: usize) -> Vec<T> {
+    let each = values.len() / count;
+    values[from * each..to * each].to_vec()
+}
+
 impl Diffusion {
     /// One batch to learn from: steps stratified over the batch, then noise, then which slices lose
     /// their condition, all from one stream. Which slices do changes no other draw.
@@ -110,6 +154,7 @@ impl Diffusion {
         let share = |pixels: &[f32]| pixels.iter().copied().map(f64::from).sum();
         let shares = weight.chunks(area).map(share).collect();
         let timesteps = self.draw_timesteps(examples.len(), rng);
+        let variance = self.variance(&timesteps, examples, &weight);
         for (weight, &t) in weight.chunks_mut(area).zip(&timesteps) {
             let factor = options.loss_weight.factor(self.prediction, self.alpha_bar[t]);
             weight.iter_mut().for_each(|weight| *weight = (f64::from(*weight) * factor) as f32);
@@ -134,7 +179,6 @@ impl Diffusion {
         if self.null_condition && options.condition_drop > 0.0 {
             drop_conditions(&mut batch, options.condition_drop, rng);
         }
-        let variance = self.variance(&batch.timesteps, examples);
         Ok(Lesson { batch, target, weight, shares, variance })
     }
 
@@ -158,12 +202,18 @@ impl Diffusion {
         places.into_iter().map(|place| self.trained[place]).collect()
     }
 
-    /// What the variance head learns, if there is one.
-    fn variance(&self, timesteps: &[usize], examples: &[Example]) -> Option<VarianceLesson> {
+    /// What the variance head learns, if there is one, where pixels count as in `weight`.
+    fn variance(
+        &self,
+        timesteps: &[usize],
+        examples: &[Example],
+        weight: &[f32],
+    ) -> Option<VarianceLesson> {
         let learns = self.learn_sigma && self.prediction != Prediction::Direct;
         learns.then(|| VarianceLesson {
             bounds: timesteps.iter().map(|&t| self.bound(t)).collect(),
             truth: examples.iter().flat_map(|example| example.image.iter().copied()).collect(),
+            weight: weight.to_vec(),
             scale: self.trained.len() as f64 / BALANCED_TIMESTEPS,
         })
     }

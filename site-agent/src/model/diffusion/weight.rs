@@ -1,10 +1,14 @@
 //! How much a step's error counts, by how much signal its x_t has.
 
 use super::super::spec::Prediction;
+use super::Diffusion;
 
 /// Beyond this ratio of signal to noise a step's error counts no more (Hang et al. 2023, arXiv
 /// 2303.09556, section 3.4).
 const SNR_MAX: f64 = 5.0;
+/// Where no trained step's error counts this much, next to nothing is learnt: the gradient falls below
+/// what an optimiser adds against division by zero.
+pub const WEIGHT_MIN: f64 = 1e-3;
 
 /// How much a step's error counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -34,9 +38,17 @@ impl LossWeight {
     }
 }
 
+impl Diffusion {
+    /// How much an error counts at that trained step where it counts most.
+    pub fn weight_max(&self, loss_weight: LossWeight) -> f64 {
+        let factor = |&t: &usize| loss_weight.factor(self.prediction, self.alpha_bar[t]);
+        self.trained.iter().map(factor).fold(0.0, f64::max)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::super::spec::Schedule;
+    use super::super::super::spec::{ModelSpec, Preset, Schedule};
     use super::super::schedule;
     use super::*;
 
@@ -59,5 +71,22 @@ mod tests {
         for prediction in [Prediction::V, Prediction::Sample, Prediction::Epsilon] {
             assert!(LossWeight::MinSnr.factor(prediction, 0.0).is_finite());
         }
+    }
+
+    #[test]
+    fn one_trained_step_of_noise_alone_counts_next_to_nothing_and_a_few_steps_count() {
+        let counts = |prediction, zero_terminal_snr, trained_timesteps, weight| {
+            let tiny = ModelSpec::preset(Preset::Tiny);
+            let spec = ModelSpec { prediction, zero_terminal_snr, trained_timesteps, ..tiny };
+            Diffusion::new(&spec).weight_max(weight)
+        };
+        for prediction in [Prediction::V, Prediction::Sample] {
+            assert!(counts(prediction, false, 1, LossWeight::MinSnr) < WEIGHT_MIN);
+            assert_eq!(counts(prediction, true, 1, LossWeight::MinSnr), 0.0);
+            assert_eq!(counts(prediction, true, 1, LossWeight::Uniform), 1.0);
+            assert!(counts(prediction, true, 4, LossWeight::MinSnr) > 0.1);
+        }
+        assert_eq!(counts(Prediction::Epsilon, false, 1, LossWeight::MinSnr), 1.0);
+        assert_eq!(counts(Prediction::Direct, false, 1, LossWeight::MinSnr), 1.0);
     }
 }

@@ -14,13 +14,13 @@ pub(super) struct Draws {
 }
 
 impl Draws {
-    /// The noise of sample `k` of the slice `key`, of whose variance the part `share` is the same for
-    /// every slice.
-    pub(super) fn new(seed: u64, key: u64, k: usize, share: f64) -> Draws {
-        let [seed, key, k] = [seed, key, k as u64].map(u64::to_le_bytes);
+    /// The noise of sample `k` of a scan's slice, of whose variance the part `share` is the same for
+    /// every slice of the scan.
+    pub(super) fn new(seed: u64, scan: &[u8; 32], slice: u64, k: usize, share: f64) -> Draws {
+        let [seed, slice, k] = [seed, slice, k as u64].map(u64::to_le_bytes);
         Draws {
-            shared: noise::stream("fedpaint sample volume v2", &[&seed, &k]),
-            own: noise::stream("fedpaint sample slice v2", &[&seed, &key, &k]),
+            shared: noise::stream("fedpaint sample volume v3", &[&seed, scan, &k]),
+            own: noise::stream("fedpaint sample slice v3", &[&seed, scan, &slice, &k]),
             share,
         }
     }
@@ -40,9 +40,9 @@ impl Draws {
 mod tests {
     use super::*;
 
-    /// Mean product of two slices' draws.
-    fn covariance(a: (u64, usize), b: (u64, usize), share: f64) -> f64 {
-        let draw = |(key, k)| Draws::new(7, key, k, share).draw(100_000);
+    /// Mean product of two slices' draws; each is a scan, a slice and a sample.
+    fn covariance(a: (u8, u64, usize), b: (u8, u64, usize), share: f64) -> f64 {
+        let draw = |(scan, slice, k)| Draws::new(7, &[scan; 32], slice, k, share).draw(100_000);
         let (a, b) = (draw(a), draw(b));
         a.iter().zip(&b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>() / 1e5
     }
@@ -50,17 +50,25 @@ mod tests {
     #[test]
     fn slices_share_the_part_of_their_noise_that_is_asked_for_and_samples_none() {
         for share in [0.0, 0.5, 0.8, 1.0] {
-            assert!((covariance((3, 0), (4, 0), share) - share).abs() < 0.02, "{share}");
-            assert!((covariance((3, 0), (3, 0), share) - 1.0).abs() < 0.02, "{share}");
-            assert!(covariance((3, 0), (3, 1), share).abs() < 0.02, "{share}");
+            assert!((covariance((1, 3, 0), (1, 4, 0), share) - share).abs() < 0.02, "{share}");
+            assert!((covariance((1, 3, 0), (1, 3, 0), share) - 1.0).abs() < 0.02, "{share}");
+            assert!(covariance((1, 3, 0), (1, 3, 1), share).abs() < 0.02, "{share}");
+        }
+    }
+
+    #[test]
+    fn two_scans_share_no_noise_not_even_in_the_same_slice() {
+        for share in [0.0, 0.8, 1.0] {
+            assert!(covariance((1, 3, 0), (2, 3, 0), share).abs() < 0.02, "{share}");
         }
     }
 
     #[test]
     fn one_stream_goes_on_from_draw_to_draw() {
-        let mut draws = Draws::new(1, 2, 3, 0.8);
+        let fresh = || Draws::new(1, &[5; 32], 2, 3, 0.8);
+        let mut draws = fresh();
         let (first, second) = (draws.draw(5), draws.draw(5));
         assert_ne!(first, second);
-        assert_eq!(Draws::new(1, 2, 3, 0.8).draw(10), [first, second].concat());
+        assert_eq!(fresh().draw(10), [first, second].concat());
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! It says what a model can be asked for and refuses the rest; it paints nothing.
 
+use super::super::precision::Precision;
 use super::super::spec::{ModelSpec, NoiseRegion, Prediction};
 
 /// The most samples of one slice.
@@ -12,6 +13,9 @@ pub const MAX_BATCH: usize = 256;
 pub const MAX_GUIDANCE: f64 = 50.0;
 /// The most steps that RePaint jumps back at once, and the most often that it does so.
 pub const MAX_JUMP: usize = 100;
+/// How RePaint commonly goes back (Lugmayr et al. 2022, arXiv 2201.09865), and what stands in the options
+/// of the samplers that do not.
+pub const COMMON_JUMPS: Jumps = Jumps { length: 10, samples: 10 };
 
 /// The way from noise to an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +80,8 @@ pub struct SampleOptions {
     pub noise_share: f64,
     /// How RePaint goes back.
     pub jumps: Jumps,
+    /// What convolutions and large products compute in.
+    pub precision: Precision,
 }
 
 /// Why a model cannot paint so.
@@ -113,6 +119,15 @@ pub enum OptionError {
     /// There is nothing to average.
     #[error("the model predicts without noise, so every sample is the same: ask for 1, not {0}")]
     Direct(usize),
+    /// Only RePaint jumps.
+    #[error(
+        "jumps of length {} and {} samples are those of the sampler repaint alone: leave them out",
+        .0.length, .0.samples
+    )]
+    Jumps(Jumps),
+    /// Only what is guided is rescaled.
+    #[error("guidance rescale is {0}, which without guidance changes nothing: leave it at 0")]
+    Rescale(f64),
     /// Only DDIM has an eta.
     #[error("eta is {0}, which only the sampler ddim has: leave it at 0")]
     Eta(f64),
@@ -158,7 +173,8 @@ impl Sampler {
             rescale: 0.0,
             eta: 0.0,
             noise_share: 0.8,
-            jumps: Jumps { length: 10, samples: 10 },
+            jumps: COMMON_JUMPS,
+            precision: Precision::F32,
         }
     }
 }
@@ -218,14 +234,20 @@ impl SampleOptions {
         if self.is_guided() && !spec.null_condition {
             return Err(OptionError::Guidance);
         }
+        if !self.is_guided() && self.rescale != 0.0 {
+            return Err(OptionError::Rescale(self.rescale));
+        }
+        if self.sampler != Sampler::Ddim && self.eta != 0.0 {
+            return Err(OptionError::Eta(self.eta));
+        }
+        if self.sampler != Sampler::Repaint && self.jumps != COMMON_JUMPS {
+            return Err(OptionError::Jumps(self.jumps));
+        }
         if is_direct {
             return if self.samples > 1 { Err(OptionError::Direct(self.samples)) } else { Ok(()) };
         }
         if self.sampler == Sampler::Repaint && spec.noise_region != NoiseRegion::Full {
             return Err(OptionError::Repaint);
-        }
-        if self.sampler != Sampler::Ddim && self.eta != 0.0 {
-            return Err(OptionError::Eta(self.eta));
         }
         Ok(())
     }
@@ -291,6 +313,24 @@ mod tests {
         assert_eq!(name(|o| o.rescale = 1.5), "guidance rescale");
         assert_eq!(name(|o| o.eta = -0.1), "eta");
         assert_eq!(name(|o| o.noise_share = 2.0), "noise share");
-        assert_eq!(refused(|o, _| o.eta = 0.5), Some(OptionError::Eta(0.5)));
+    }
+
+    #[test]
+    fn what_the_sampler_would_not_heed_is_refused() {
+        let plain = |change: fn(&mut SampleOptions)| refused(|options, _| change(options));
+        assert_eq!(plain(|o| o.eta = 0.5), Some(OptionError::Eta(0.5)));
+        assert_eq!(plain(|o| (o.sampler, o.eta) = (Sampler::Ddim, 0.5)), None);
+        assert_eq!(plain(|o| o.rescale = 0.7), Some(OptionError::Rescale(0.7)));
+        assert_eq!(plain(|o| (o.guidance, o.rescale) = (2.0, 0.7)), None);
+        let jumps = Jumps { length: 5, samples: 10 };
+        for sampler in [Sampler::Ddpm, Sampler::Ddim, Sampler::DpmSolver] {
+            let error = refused(|o, _| *o = SampleOptions { jumps, ..sampler.options() });
+            assert_eq!(error, Some(OptionError::Jumps(jumps)));
+        }
+        let error = refused(|o, spec| {
+            *o = SampleOptions { jumps, ..Sampler::Repaint.options() };
+            spec.noise_region = NoiseRegion::Full;
+        });
+        assert_eq!(error, None);
     }
 }

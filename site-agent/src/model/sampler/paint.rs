@@ -5,7 +5,9 @@ use std::error::Error;
 use std::ops::ControlFlow;
 
 use super::super::batch::Batch;
+use super::super::device::room::TooLarge;
 use super::super::diffusion::{Diffusion, VOID, push_context};
+use super::super::precision::Unsupported;
 use super::super::spec::{ModelSpec, Prediction};
 use super::ddim::ddim;
 use super::ddpm::ddpm;
@@ -31,6 +33,12 @@ pub enum SampleError {
     /// The device failed.
     #[error("the device failed while painting: {0}")]
     Device(#[source] Box<dyn Error + Send + Sync>),
+    /// The device has no such number type.
+    #[error(transparent)]
+    Precision(#[from] Unsupported),
+    /// The model is too large for the device; nothing was allocated for it.
+    #[error("painting does not fit the device: {0}")]
+    Memory(#[from] TooLarge),
     /// The network gave something else than numbers.
     #[error("the network's prediction is not finite at step {timestep}, the model is unusable")]
     NotFinite {
@@ -171,8 +179,10 @@ impl Flock<'_> {
         let mut predict = |x: &[f32], t| Ok(self.split(&call(self.batch(x, t), t)?, &mask));
         let area = self.spec.image_size * self.spec.image_size;
         let &SampleOptions { seed, noise_share, eta, .. } = self.options;
-        let draws =
-            |job: &Job| Draws::new(seed, self.prompts[job.prompt].key, job.sample, noise_share);
+        let draws = |job: &Job| {
+            let Prompt { scan, slice, .. } = &self.prompts[job.prompt];
+            Draws::new(seed, scan, *slice, job.sample, noise_share)
+        };
         let mut draws: Vec<Draws> = self.jobs.iter().map(draws).collect();
         let mut noise = || draws.iter_mut().flat_map(|draws| draws.draw(area)).collect();
         match course {

@@ -49,7 +49,7 @@ fn painted(
     mut network: impl FnMut(Batch) -> Vec<f32>,
 ) -> Result<Vec<Vec<Vec<f32>>>, SampleError> {
     let prompts: Vec<Prompt<'_>> =
-        examples.iter().zip(10..).map(|(e, key)| Prompt::of(e, key)).collect();
+        examples.iter().zip(10..).map(|(e, slice)| Prompt::of(e, [1; 32], slice)).collect();
     let mut samples = Vec::new();
     let (mut calls, mut told) = (0, 0);
     let mut count = |done, total| {
@@ -294,11 +294,34 @@ fn painting_stops_when_it_is_told_to_and_refuses_what_does_not_fit() {
     };
     let mut network = |_| Ok(vec![0.0; AREA]);
     let mut never = |_, _| panic!("nothing is finished");
-    let prompts = [Prompt::of(&example, 0)];
+    let prompts = [Prompt::of(&example, [1; 32], 0)];
     let stopped =
         paint::<SampleError>(&spec(), &prompts, &options, &mut network, &mut stop, &mut never);
     assert!(matches!(stopped, Err(SampleError::Stopped)));
     assert_eq!(calls, 2);
+}
+
+#[test]
+fn the_same_slice_of_two_scans_begins_with_noise_that_is_not_alike() {
+    let spec = ModelSpec { noise_region: NoiseRegion::Full, ..spec() };
+    let examples: Vec<Example> = (0..20).map(|i| example(i as f32)).collect();
+    let prompts: Vec<Prompt<'_>> =
+        examples.iter().zip(0..).map(|(e, scan)| Prompt::of(e, [scan; 32], 5)).collect();
+    for noise_share in [0.0, 1.0] {
+        let options = SampleOptions { steps: 1, noise_share, batch: 20, ..Sampler::Ddim.options() };
+        let mut product = 0.0;
+        let mut network = |batch: Batch| {
+            for pair in plane(&batch, 0).chunks(AREA).collect::<Vec<_>>().windows(2) {
+                product += pair[0].iter().zip(pair[1]).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+            }
+            Ok(vec![0.0; 20 * AREA])
+        };
+        let mut go = |_, _| ControlFlow::Continue(());
+        let mut keep = |_, _| Ok::<_, SampleError>(());
+        paint(&spec, &prompts, &options, &mut network, &mut go, &mut keep).unwrap();
+        let alike = product / (19 * AREA) as f64;
+        assert!(alike.abs() < 0.12, "{noise_share}: {alike}");
+    }
 }
 
 #[test]

@@ -14,8 +14,12 @@ pub struct Prompt<'a> {
     pub regions: &'a [f32],
     /// The condition vector y.
     pub condition: [f32; CONDITION_LEN],
-    /// Names the slice's noise; two slices of one volume have two keys.
-    pub key: u64,
+    /// Names the scan, so that two scans have two noises: [`InpaintJob::key`].
+    ///
+    /// [`InpaintJob::key`]: crate::data::inpaint::InpaintJob::key
+    pub scan: [u8; 32],
+    /// Names the slice within its scan.
+    pub slice: u64,
 }
 
 /// A plane has another number of pixels than the model's slices.
@@ -34,9 +38,9 @@ pub struct SizeError {
 
 impl<'a> Prompt<'a> {
     /// The prompt that an example poses: its truth is not read.
-    pub fn of(example: &'a Example, key: u64) -> Prompt<'a> {
+    pub fn of(example: &'a Example, scan: [u8; 32], slice: u64) -> Prompt<'a> {
         let Example { image, mask, regions, condition, .. } = example;
-        Prompt { image, mask, regions, condition: *condition, key }
+        Prompt { image, mask, regions, condition: *condition, scan, slice }
     }
 }
 

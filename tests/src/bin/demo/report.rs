@@ -1,4 +1,5 @@
-//! How good the global models are, judged by each site on patients nobody trained on.
+//! How good the global models are, judged by each site on patients nobody trained on, beside what needs
+//! no training. It computes no score itself.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -24,20 +25,33 @@ const SAMPLING: [&str; 4] = ["--sampler", "ddim", "--steps", "5"];
 const MASKS: [&str; 3] = ["1", "2", "3"];
 
 /// What `fedpaint-site-agent evaluate --output json` says, as far as the demo needs it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize)]
 struct Evaluation {
-    /// Means over the held-out scans.
-    mean: Scores,
+    scans: Vec<Scan>,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize)]
+struct Scan {
+    methods: Vec<Method>,
+}
+
+/// What a model or a baseline scores on one scan.
+#[derive(Debug, Deserialize)]
+struct Method {
+    method: String,
+    ssim: f64,
+    psnr_01: f64,
+    mse: f64,
+}
+
+/// Means over the held-out scans in every mask.
+#[derive(Clone, Debug, Serialize)]
 struct Scores {
     /// Held-out scans, times the masks in each.
     scans: usize,
     ssim: f64,
     psnr_db: f64,
     mse: f64,
-    mse_mean_fill: f64,
 }
 
 /// One line of the report: a global model at a site.
@@ -51,9 +65,19 @@ struct Row {
     scores: Scores,
 }
 
-/// Every global model at every site.
+/// Another line: a method that needs no training, at a site.
+#[derive(Clone, Debug, Serialize)]
+struct Baseline {
+    method: String,
+    site: String,
+    #[serde(flatten)]
+    scores: Scores,
+}
+
+/// Every global model and every baseline at every site.
 pub(crate) struct Report {
     rows: Vec<Row>,
+    baselines: Vec<Baseline>,
 }
 
 /// Has every site evaluate every global model.
@@ -80,42 +104,76 @@ pub(crate) fn evaluate(trained: &Trained, sites: &[Site], rounds: u32) -> anyhow
     if rows.len() != (rounds as usize + 1) * sites.len() {
         bail!("{} of {} evaluations are missing", jobs.len() - rows.len(), jobs.len());
     }
-    Ok(Report { rows })
+    let baselines = sites.iter().map(baselines).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Report { rows, baselines: baselines.concat() })
 }
 
+/// The method of an evaluation that is the model.
+const MODEL: &str = "model";
+
 fn row(trained: &Trained, model: usize, site: &Site) -> anyhow::Result<Row> {
-    let judge = |mask: &&str| -> anyhow::Result<Scores> {
+    let mut methods = Vec::new();
+    for mask in MASKS {
         let mut args = evaluation(&trained.models[model], site, SAMPLING);
-        args.extend(["--seed".to_owned(), (*mask).to_owned()]);
-        let text = run("fedpaint-site-agent", &args)
-            .with_context(|| format!("evaluating round {model} at {}", site.name))?;
-        let evaluation: Evaluation = serde_json::from_str(&text).context("its JSON")?;
-        Ok(evaluation.mean)
-    };
-    let scores = MASKS.iter().map(judge).collect::<anyhow::Result<Vec<Scores>>>()?;
+        args.extend(["--seed", mask].map(str::to_owned));
+        let said = ask(&args);
+        methods.extend(said.with_context(|| format!("judging round {model} at {}", site.name))?);
+    }
     let member = member(trained, model, &site.name);
     Ok(Row {
         round: u32::try_from(model)?,
         site: site.name.clone(),
         examples: member.map_or(0, |m| m.examples),
         loss: member.and_then(|m| m.report.as_ref()).map(|report| report.loss_mean),
-        scores: mean(&scores),
+        scores: mean(&methods, MODEL),
     })
+}
+
+/// What the methods that need no training score at a site, once for all models.
+fn baselines(site: &Site) -> anyhow::Result<Vec<Baseline>> {
+    let mut methods = Vec::new();
+    for mask in MASKS {
+        let args = ["evaluate", "--baselines-only", "--seed", mask].map(str::to_owned);
+        let said = ask(&[args.into(), on(site)].concat());
+        methods.extend(said.with_context(|| format!("scoring baselines at {}", site.name))?);
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for Method { method, .. } in &methods {
+        if !names.contains(&method.as_str()) {
+            names.push(method);
+        }
+    }
+    let baseline = |name: &str| Baseline {
+        method: name.to_owned(),
+        site: site.name.clone(),
+        scores: mean(&methods, name),
+    };
+    Ok(names.into_iter().map(baseline).collect())
+}
+
+/// What an evaluation says of every method on every scan.
+fn ask(args: &[String]) -> anyhow::Result<Vec<Method>> {
+    let text = run("fedpaint-site-agent", args)?;
+    let Evaluation { scans } = serde_json::from_str(&text).context("what evaluate said")?;
+    Ok(scans.into_iter().flat_map(|scan| scan.methods).collect())
 }
 
 /// How the model paints what people look at: one sample of many steps, as real as it gets.
 const SAMPLING_TO_SEE: [&str; 4] = ["--sampler", "ddim", "--steps", "25"];
 
-/// The command line of an evaluation.
+/// The command line of a model's evaluation.
 fn evaluation(model: &Path, site: &Site, sampling: [&str; 4]) -> Vec<String> {
-    let (model, data) = (model.display().to_string(), site.data.display().to_string());
-    let args = ["evaluate", "--model", &model, "--data", &data, "--output", "json"];
-    let compute = ["--device", "cpu", "--threads", "1", "--contrasts", CONTRAST];
-    // The report compares with the mean alone.
-    let baselines = ["--baselines", "mean"];
-    let scheme = ["--label-scheme", &site.label_scheme];
-    let all = args.into_iter().chain(compute).chain(baselines).chain(sampling).chain(scheme);
-    all.map(str::to_owned).collect()
+    let model = model.display().to_string();
+    let own = ["evaluate", "--no-baselines", "--model", &model];
+    own.into_iter().chain(sampling).map(str::to_owned).chain(on(site)).collect()
+}
+
+/// On which scans, and how.
+fn on(site: &Site) -> Vec<String> {
+    let data = site.data.display().to_string();
+    let scans = ["--data", &data, "--label-scheme", &site.label_scheme, "--contrasts", CONTRAST];
+    let compute = ["--device", "cpu", "--threads", "1", "--output", "json"];
+    scans.into_iter().chain(compute).map(str::to_owned).collect()
 }
 
 /// Has the first site paint its held-out patients with the last model; says what lies where.
@@ -142,17 +200,17 @@ pub(crate) fn inpaint(
     ])
 }
 
-/// The mean over masks.
-fn mean(scores: &[Scores]) -> Scores {
-    let mean = |value: fn(&Scores) -> f64| {
-        scores.iter().map(value).sum::<f64>() / scores.len().max(1) as f64
+/// The mean of one method over scans and masks.
+fn mean(methods: &[Method], name: &str) -> Scores {
+    let own: Vec<&Method> = methods.iter().filter(|method| method.method == name).collect();
+    let mean = |value: fn(&Method) -> f64| {
+        own.iter().map(|method| value(method)).sum::<f64>() / own.len() as f64
     };
     Scores {
-        scans: scores.iter().map(|s| s.scans).sum(),
-        ssim: mean(|s| s.ssim),
-        psnr_db: mean(|s| s.psnr_db),
-        mse: mean(|s| s.mse),
-        mse_mean_fill: mean(|s| s.mse_mean_fill),
+        scans: own.len(),
+        ssim: mean(|m| m.ssim),
+        psnr_db: mean(|m| m.psnr_01),
+        mse: mean(|m| m.mse),
     }
 }
 
@@ -168,36 +226,33 @@ impl Report {
         let mut table = Table::new();
         table.load_style(presets::UTF8_BORDERS_ONLY);
         table.set_header([
-            "round",
+            "round or baseline",
             "site",
             "examples",
             "training loss",
             "SSIM",
             "PSNR dB",
             "MSE",
-            "mean fill MSE",
         ]);
         for row in &self.rows {
-            let Scores { ssim, psnr_db, mse, mse_mean_fill, .. } = row.scores;
-            table.add_row([
-                row.round.to_string(),
-                row.site.clone(),
-                row.examples.to_string(),
-                row.loss.map_or("-".into(), |loss| format!("{loss:.4}")),
-                format!("{ssim:.4}"),
-                format!("{psnr_db:.2}"),
-                format!("{mse:.5}"),
-                format!("{mse_mean_fill:.5}"),
-            ]);
+            let (examples, loss) = (row.examples.to_string(), row.loss.map(|l| format!("{l:.4}")));
+            let before = [row.round.to_string(), row.site.clone(), examples];
+            let loss = [loss.unwrap_or_else(|| "-".into())];
+            table.add_row(before.into_iter().chain(loss).chain(cells(&row.scores)));
         }
-        for index in [0, 2, 3, 4, 5, 6, 7] {
+        for Baseline { method, site, scores } in &self.baselines {
+            let before = [method.as_str(), site, "-", "-"].map(str::to_owned);
+            table.add_row(before.into_iter().chain(cells(scores)));
+        }
+        for index in [0, 2, 3, 4, 5, 6] {
             if let Some(column) = table.column_mut(index) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
         let mut text = format!("{table}\n\n");
         for (initial, last) in self.ends() {
-            text += &verdict(initial, last);
+            let at_site = self.baselines.iter().filter(|baseline| baseline.site == last.site);
+            text += &verdict(initial, last, &at_site.collect::<Vec<_>>());
         }
         for (name, bytes) in &trained.peak_rss_bytes {
             text += &format!("peak memory of {name}: {} MiB\n", bytes >> 20);
@@ -222,19 +277,38 @@ impl Report {
             .iter()
             .map(|(name, bytes)| (name.clone(), (*bytes).into()))
             .collect();
-        let summary = serde_json::json!({ "rows": self.rows, "peak_rss_bytes": peaks });
+        let summary = serde_json::json!({
+            "rows": self.rows, "baselines": self.baselines, "peak_rss_bytes": peaks
+        });
         std::fs::write(path, serde_json::to_vec_pretty(&summary)?)
             .with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
-fn verdict(initial: &Row, last: &Row) -> String {
+fn cells(scores: &Scores) -> [String; 3] {
+    let Scores { ssim, psnr_db, mse, .. } = scores;
+    [format!("{ssim:.4}"), format!("{psnr_db:.2}"), format!("{mse:.5}")]
+}
+
+/// The baseline that a model must beat to be called better; the others are only named.
+const FILL: &str = "mean";
+
+fn verdict(initial: &Row, last: &Row, baselines: &[&Baseline]) -> String {
     let to_initial = last.scores.mse / initial.scores.mse;
-    let to_mean = last.scores.mse / last.scores.mse_mean_fill;
+    let fill = baselines.iter().find(|baseline| baseline.method == FILL);
+    let to_mean = fill.map_or(f64::NAN, |fill| last.scores.mse / fill.scores.mse);
     let word = if to_initial < 0.5 && to_mean < 1.0 { "better" } else { "NOT better" };
+    let those = |beats: fn(&Scores, &Scores) -> bool| {
+        let beaters = baselines.iter().filter(|baseline| beats(&baseline.scores, &last.scores));
+        let names: Vec<&str> = beaters.map(|baseline| baseline.method.as_str()).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    };
     format!(
         "{:<10} {word}: masked MSE over {} masks in held-out scans is {to_initial:.2} of the initial model's \
-         and {to_mean:.2} of filling with the mean\n",
-        last.site, last.scores.scans
+         and {to_mean:.2} of filling with the mean\n           baselines with less MSE: {}; with more SSIM: {}\n",
+        last.site,
+        last.scores.scans,
+        those(|fill, model| fill.mse < model.mse),
+        those(|fill, model| fill.ssim > model.ssim),
     )
 }

@@ -32,6 +32,16 @@ pub(crate) struct Study {
 pub(crate) struct Model {
     pub(crate) path: PathBuf,
     pub(crate) key: Key,
+    /// Whether it paints in one call, without diffusion.
+    pub(crate) is_twin: bool,
+}
+
+/// The models that arms begin from.
+#[derive(Clone, Debug)]
+pub(crate) struct Starts {
+    pub(crate) model: Model,
+    /// Its regression twin, if an arm trains it.
+    pub(crate) twin: Option<Model>,
 }
 
 /// A model that is to be judged.
@@ -61,27 +71,42 @@ struct Rounds {
     count: u32,
 }
 
-/// The model all arms begin from.
-pub(crate) async fn initial(shop: &Shop, plan: &ModelPlan) -> anyhow::Result<Model> {
+/// Makes or finds the models that arms begin from.
+pub(crate) async fn starts(shop: &Shop, plan: &StudyPlan) -> anyhow::Result<Starts> {
+    let model = initial(shop, &plan.model, false).await?;
+    let has_twin = plan.arms.iter().any(ArmPlan::is_twin);
+    let twin = if has_twin { Some(initial(shop, &plan.model, true).await?) } else { None };
+    Ok(Starts { model, twin })
+}
+
+async fn initial(shop: &Shop, plan: &ModelPlan, is_twin: bool) -> anyhow::Result<Model> {
     let ModelPlan { preset, image_size, seed } = plan;
     let (image_size, seed) = (image_size.to_string(), seed.to_string());
-    let options = ["--preset", preset, "--image-size", &image_size, "--seed", &seed];
+    let mut options = vec!["--preset", preset, "--image-size", &image_size, "--seed", &seed];
+    let mut label = "initial";
+    if is_twin {
+        options.extend(["--prediction", "direct"]);
+        label = "twin-initial";
+    }
     let key = Key::of("initial model", &options);
-    let path = shop.result("models", "initial", &key, "safetensors");
+    let path = shop.result("models", label, &key, "safetensors");
     if !path.exists() {
         let out = text(&path);
         let verb = ["init-model", "--out", &out];
         let args: Vec<String> = verb.iter().chain(&options).map(|&s| s.to_owned()).collect();
         shop.tool(&args).await?;
     }
-    Ok(Model { path, key })
+    Ok(Model { path, key, is_twin })
 }
 
 /// Optimiser steps of all arms together.
 pub(crate) fn steps_total(study: &Study) -> anyhow::Result<u64> {
     let sites = study.data.sites.len() as u64;
     let steps = study.plan.arms.iter().map(|arm| {
-        let models = if arm.kind == ArmKind::Pooled { 1 } else { sites };
+        let models = match arm.kind {
+            ArmKind::Pooled | ArmKind::Twin => 1,
+            ArmKind::Federated | ArmKind::Alone => sites,
+        };
         let plan = study.plan.run_plan(arm)?;
         Ok(u64::from(plan.training.steps) * u64::from(plan.rounds) * models)
     });
@@ -91,10 +116,12 @@ pub(crate) fn steps_total(study: &Study) -> anyhow::Result<u64> {
 /// Trains every arm and gives the models to judge, in the plan's order.
 pub(crate) async fn train_all(
     study: &Arc<Study>,
-    initial: &Model,
+    starts: &Starts,
 ) -> anyhow::Result<Vec<Checkpoint>> {
     let mut tasks = JoinSet::new();
     for (arm, plan) in study.plan.arms.iter().enumerate() {
+        let own = starts.twin.as_ref().filter(|_| plan.is_twin());
+        let start = own.unwrap_or(&starts.model);
         let chain = |owner: Option<usize>, site: SiteName, folder: &Folder| Chain {
             arm,
             owner,
@@ -102,18 +129,20 @@ pub(crate) async fn train_all(
             folder: folder.clone(),
         };
         let chains: Vec<Chain> = match plan.kind {
-            ArmKind::Pooled => vec![chain(None, "pooled".parse()?, &study.data.pooled)],
+            ArmKind::Pooled | ArmKind::Twin => {
+                vec![chain(None, "pooled".parse()?, &study.data.pooled)]
+            }
             ArmKind::Alone => {
                 let sites = study.data.sites.iter().enumerate();
                 sites.map(|(i, s)| chain(Some(i), s.name.clone(), &s.training)).collect()
             }
             ArmKind::Federated => {
-                tasks.spawn(federated(study.clone(), arm, initial.clone()));
+                tasks.spawn(federated(study.clone(), arm, start.clone()));
                 Vec::new()
             }
         };
         for chain in chains {
-            tasks.spawn(single(study.clone(), chain, initial.clone()));
+            tasks.spawn(single(study.clone(), chain, start.clone()));
         }
     }
     let mut checkpoints = Vec::new();
@@ -125,14 +154,20 @@ pub(crate) async fn train_all(
     Ok(checkpoints)
 }
 
+/// The beginning of a twin, which is judged as it is; all other arms share theirs.
+fn begins(arm: usize, owner: Option<usize>, initial: &Model) -> Option<Checkpoint> {
+    let checkpoint = Checkpoint { arm, owner, round: 0, model: initial.clone() };
+    initial.is_twin.then_some(checkpoint)
+}
+
 /// One model on one folder, in one call of `train` from one judged round to the next.
 async fn single(
     study: Arc<Study>,
     chain: Chain,
     initial: Model,
 ) -> anyhow::Result<Vec<Checkpoint>> {
+    let mut checkpoints = Vec::from_iter(begins(chain.arm, chain.owner, &initial));
     let (mut model, mut before) = (initial, 0);
-    let mut checkpoints = Vec::new();
     for round in study.plan.judged_rounds() {
         let rounds = Rounds { first: before + 1, count: round - before };
         model = train(&study, &chain, &model, rounds, "models").await?;
@@ -149,8 +184,8 @@ async fn federated(
     arm: usize,
     initial: Model,
 ) -> anyhow::Result<Vec<Checkpoint>> {
+    let mut checkpoints = Vec::from_iter(begins(arm, None, &initial));
     let (mut model, judged) = (initial, study.plan.judged_rounds());
-    let mut checkpoints = Vec::new();
     for round in 1..=study.plan.rounds {
         model = federated_round(&study, arm, &model, round).await?;
         if judged.contains(&round) {
@@ -180,7 +215,7 @@ async fn federated_round(
     if path.exists() {
         let sites = study.data.sites.len() as u64;
         study.shop.advance(u64::from(run.training.steps) * sites, false);
-        return Ok(Model { path, key });
+        return Ok(Model { path, key, is_twin: base.is_twin });
     }
     let mut tasks = JoinSet::new();
     for (i, site) in study.data.sites.iter().enumerate() {
@@ -206,7 +241,7 @@ async fn federated_round(
     for update in updates {
         std::fs::remove_file(&update).with_context(|| update.display().to_string())?;
     }
-    Ok(Model { path, key })
+    Ok(Model { path, key, is_twin: base.is_twin })
 }
 
 /// A round's model and what the coordinator's arithmetic left beside it; the initial model has nothing.
@@ -262,7 +297,7 @@ async fn train(
     let steps = u64::from(run.training.steps) * u64::from(rounds.count);
     if path.exists() {
         shop.advance(steps, false);
-        return Ok(Model { path, key });
+        return Ok(Model { path, key, is_twin: base.is_twin });
     }
     let made = shop.scratch(&label, &key).with_extension("safetensors");
     let plan_file = plan_file(shop, arm, &plan_text)?;
@@ -283,7 +318,7 @@ async fn train(
     shop.tool(&args).await.with_context(|| format!("training {label}"))?;
     finish(&made, &path)?;
     shop.advance(steps, true);
-    Ok(Model { path, key })
+    Ok(Model { path, key, is_twin: base.is_twin })
 }
 
 fn plan_file(shop: &Shop, arm: &ArmPlan, plan: &str) -> anyhow::Result<PathBuf> {

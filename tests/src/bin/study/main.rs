@@ -1,6 +1,6 @@
 //! The study: does federating help? It trains one model on all scans in one place, one by federated
-//! averaging and one at each site alone, judges all of them on the same held-out patients of every
-//! site, and writes a table and plots.
+//! averaging and one at each site alone, judges all of them, a regression twin and what needs no
+//! training on the same held-out patients of every site, and writes a table and plots.
 //!
 //! Every training and every score is the real program's; this one deals out scans, starts programs and
 //! keeps what they make under the names of what it was made from, so that a study that was killed goes
@@ -14,6 +14,7 @@ mod plot;
 mod report;
 mod results;
 mod shop;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -25,9 +26,9 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use fedpaint_proto::names::SiteName;
 
-use crate::arms::{Model, Study, initial, steps_total, train_all};
+use crate::arms::{Model, Study, starts, steps_total, train_all};
 use crate::data::{Data, SiteData};
-use crate::judge::judge_all;
+use crate::judge::{judge_all, judge_baselines};
 use crate::plan::{BYTES_MAX, StudyPlan};
 use crate::results::{ArmFacts, Results, results};
 use crate::shop::{Shop, write_whole};
@@ -92,15 +93,17 @@ async fn study(args: &Args) -> anyhow::Result<String> {
     shop.say(&format!("{}: {jobs} at once, {threads} threads each", plan.title));
     let folders: BTreeMap<SiteName, PathBuf> = args.folders.iter().cloned().collect();
     let data = data::prepare(&shop, &plan, &folders).await?;
-    let start = initial(&shop, &plan.model).await?;
+    let starts = starts(&shop, &plan).await?;
     let study = Arc::new(Study { shop, plan, data });
     study.shop.begin("training, steps", steps_total(&study)?);
-    let checkpoints = train_all(&study, &start).await?;
-    let judged = judge_all(&study, &start, &checkpoints).await?;
+    let checkpoints = train_all(&study, &starts).await?;
+    let judged = judge_all(&study, &starts.model, &checkpoints).await?;
+    let baselines = judge_baselines(&study).await?;
     let Study { plan, data, .. } = &*study;
     let sites = data.sites.iter().map(|site| site.name.to_string()).collect();
-    let results = results(sites, &facts(&study, &start)?, plan.reference(), &judged);
-    save(&study, &results, &report::csv(plan, &judged)?)?;
+    let facts = facts(&study, &starts.model)?;
+    let results = results(sites, &facts, plan.reference(), &judged, &baselines);
+    save(&study, &results, &report::csv(plan, &judged, &baselines)?)?;
     study.shop.say(&format!("done: {}", args.out.display()));
     if args.json {
         return Ok(serde_json::to_string_pretty(&results)?);

@@ -48,7 +48,7 @@ pub(crate) struct StudyPlan {
     aggregation: Table,
     /// The hospitals.
     pub(crate) sites: Vec<SitePlan>,
-    /// What is compared. The first pooled arm is what the others are measured by.
+    /// What is compared. The first pooled arm of the model is what the others are measured by.
     pub(crate) arms: Vec<ArmPlan>,
 }
 
@@ -130,6 +130,10 @@ pub(crate) struct ArmPlan {
     /// Its name, also of its files.
     pub(crate) name: SiteName,
     pub(crate) kind: ArmKind,
+    /// Whether it trains the regression twin of the model: the same network, which predicts the tissue
+    /// itself in one call and without noise.
+    #[serde(default)]
+    twin: bool,
     /// What this arm's `[training]` says otherwise.
     #[serde(default)]
     training: Table,
@@ -148,6 +152,15 @@ pub(crate) enum ArmKind {
     Federated,
     /// Every site trains a model of its own.
     Alone,
+    /// As [`ArmKind::Pooled`], but the regression twin: whether diffusion pays.
+    Twin,
+}
+
+impl ArmPlan {
+    /// Whether it trains the regression twin of the model.
+    pub(crate) fn is_twin(&self) -> bool {
+        self.twin || self.kind == ArmKind::Twin
+    }
 }
 
 impl StudyPlan {
@@ -187,7 +200,7 @@ impl StudyPlan {
 
     /// The arm that the others are measured by.
     pub(crate) fn reference(&self) -> Option<usize> {
-        self.arms.iter().position(|arm| arm.kind == ArmKind::Pooled)
+        self.arms.iter().position(|arm| arm.kind == ArmKind::Pooled && !arm.is_twin())
     }
 
     fn validate(&self) -> anyhow::Result<()> {
@@ -257,6 +270,18 @@ mod tests {
         assert_eq!((steps(0), steps(1)), ((4, 2), (8, 2)));
         assert_eq!(plan.judged_rounds(), [3, 6, 7]);
         assert!(plan.sites[0].phantom.is_some() && plan.sites[1].phantom.is_none());
+    }
+
+    #[test]
+    fn a_twin_is_never_what_the_others_are_measured_by() {
+        let twin = STUDY.replacen("kind = \"pooled\"", "kind = \"pooled\"\ntwin = true", 1);
+        let plan = StudyPlan::from_toml(&twin).unwrap();
+        assert!(plan.arms[0].is_twin() && !plan.arms[1].is_twin());
+        assert_eq!(plan.reference(), None);
+        let kind =
+            StudyPlan::from_toml(&STUDY.replacen("\"pooled\"\n[[", "\"twin\"\n[[", 1)).unwrap();
+        assert!(kind.arms[0].is_twin() && kind.reference().is_none());
+        assert_eq!(StudyPlan::from_toml(STUDY).unwrap().reference(), Some(0));
     }
 
     #[test]

@@ -6,13 +6,22 @@ use std::sync::Once;
 use anyhow::anyhow;
 use plotters::coord::{CoordTranslate, Shift};
 use plotters::drawing::DrawingAreaErrorKind;
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::results::Results;
+use crate::results::{PerSite, Results};
 
 /// Pixels of a plot.
-const SIZE: (u32, u32) = (960, 540);
+const SIZE: (u32, u32) = (1120, 540);
+
+/// Pixels around a plot, and right of it, where the legend is.
+const MARGIN: u32 = 12;
+const LEGEND: u32 = 172;
+
+/// Pixels below and left of a plot, for what its axes say.
+const BELOW: u32 = 44;
+const LEFT: u32 = 84;
 
 /// Bytes of a pixel: red, green, blue.
 const PIXEL_BYTES: usize = 3;
@@ -28,7 +37,7 @@ const TITLE: u32 = 20;
 const BARS: f64 = 0.8;
 
 /// Colours that people who see few of them tell apart, too (Okabe and Ito 2008).
-const COLOURS: [RGBColor; 7] = [
+const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -36,14 +45,20 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
     RGBColor(120, 120, 120),
+    RGBColor(240, 228, 66),
 ];
+
+/// The baselines that are drawn, and their lines: dash and gap in pixels. Black on the screen costs a
+/// factor of ten in error, and would leave no room for the others.
+const LINES: [(&str, i32, i32); 4] =
+    [("mean", 4000, 1), ("mirror", 12, 5), ("harmonic", 6, 4), ("biharmonic", 2, 3)];
 
 /// Marks of the axis of rounds.
 const ROUND_MARKS_MAX: usize = 11;
 
 type Canvas<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
-/// The mean over sites of every arm by round, on a logarithmic axis, and the mean fill for comparison.
+/// The mean over sites of every arm by round, on a logarithmic axis, and baselines for comparison.
 pub(crate) fn curves(title: &str, results: &Results) -> anyhow::Result<Vec<u8>> {
     // A logarithm needs something above 0.
     let log = |error: f64| error.max(1e-9).log10();
@@ -56,16 +71,17 @@ pub(crate) fn curves(title: &str, results: &Results) -> anyhow::Result<Vec<u8>> 
         })
         .collect();
     let points = || curves.iter().flat_map(|(_, points)| points.iter().copied());
-    let fill = log(results.mean_fill.mean);
-    let low = points().map(|(_, error)| error).fold(fill, f64::min) - 0.05;
-    let high = points().map(|(_, error)| error).fold(fill, f64::max) + 0.05;
+    let heights = || points().map(|(_, error)| error).chain(lines(results).map(|l| log(l.1.mean)));
+    let low = heights().fold(f64::INFINITY, f64::min) - 0.05;
+    let high = heights().fold(f64::NEG_INFINITY, f64::max) + 0.05;
     let rounds = points().map(|(round, _)| round).fold(1.0, f64::max);
     draw(|canvas| {
         let mut chart = ChartBuilder::on(canvas)
             .caption(title, (FONT, TITLE))
-            .margin(12)
-            .x_label_area_size(44)
-            .y_label_area_size(84)
+            .margin(MARGIN)
+            .margin_right(LEGEND)
+            .x_label_area_size(BELOW)
+            .y_label_area_size(LEFT)
             .build_cartesian_2d(0.0..rounds, low..high)?;
         chart
             .configure_mesh()
@@ -77,11 +93,6 @@ pub(crate) fn curves(title: &str, results: &Results) -> anyhow::Result<Vec<u8>> 
             .y_desc("error: masked MSE, mean over sites")
             .y_label_formatter(&|error| format!("{:.4}", 10_f64.powf(*error)))
             .draw()?;
-        let dashes = [(0.0, fill), (rounds, fill)];
-        chart
-            .draw_series(DashedLineSeries::new(dashes, 6, 4, BLACK.stroke_width(1)))?
-            .label("mean fill")
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], BLACK));
         for (i, (name, points)) in curves.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
             let line =
@@ -90,22 +101,38 @@ pub(crate) fn curves(title: &str, results: &Results) -> anyhow::Result<Vec<u8>> 
                 PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
             });
         }
+        for (name, fill, dash, gap) in lines(results) {
+            let ends = [(0.0, log(fill.mean)), (rounds, log(fill.mean))];
+            let line = DashedPathElement::new(ends, dash, gap, BLACK.stroke_width(1));
+            chart.draw_series([line])?.label(name).legend(move |(x, y)| {
+                DashedPathElement::new([(x, y), (x + 24, y)], dash, gap, BLACK.stroke_width(1))
+            });
+        }
         Ok(legend(&mut chart)?)
     })
 }
 
-/// Every arm in the end at every site, side by side.
+/// The baselines that are drawn: name, scores, dash and gap.
+fn lines(results: &Results) -> impl Iterator<Item = (&str, &PerSite, i32, i32)> {
+    results.baselines.iter().filter_map(|baseline| {
+        let (_, dash, gap) = LINES.into_iter().find(|(name, ..)| *name == baseline.name)?;
+        Some((baseline.name.as_str(), &baseline.scores, dash, gap))
+    })
+}
+
+/// Every arm in the end at every site, side by side, and baselines as lines across.
 pub(crate) fn sites(title: &str, results: &Results) -> anyhow::Result<Vec<u8>> {
-    let fill = &results.mean_fill;
     let ends = results.arms.iter().flat_map(|arm| arm.last().mse.iter());
-    let high = ends.chain(&fill.mse).copied().fold(1e-9, f64::max) * 1.25;
+    let fills = lines(results).flat_map(|(_, fill, ..)| &fill.mse);
+    let high = ends.chain(fills).copied().fold(1e-9, f64::max) * 1.05;
     let count = results.sites.len();
     draw(|canvas| {
         let mut chart = ChartBuilder::on(canvas)
             .caption(title, (FONT, TITLE))
-            .margin(12)
-            .x_label_area_size(44)
-            .y_label_area_size(84)
+            .margin(MARGIN)
+            .margin_right(LEGEND)
+            .x_label_area_size(BELOW)
+            .y_label_area_size(LEFT)
             .build_cartesian_2d(0.0..count as f64, 0.0..high)?;
         chart
             .configure_mesh()
@@ -127,13 +154,17 @@ pub(crate) fn sites(title: &str, results: &Results) -> anyhow::Result<Vec<u8>> {
                 Rectangle::new([(x, y - 5), (x + 18, y + 5)], colour.filled())
             });
         }
-        let fills = fill.mse.iter().enumerate().map(|(site, error)| {
-            let (left, right) =
-                (site as f64 + (1.0 - BARS) / 2.0, site as f64 + (1.0 + BARS) / 2.0);
-            PathElement::new([(left, *error), (right, *error)], BLACK.stroke_width(2))
-        });
-        let line = |(x, y)| PathElement::new([(x, y), (x + 18, y)], BLACK.stroke_width(2));
-        chart.draw_series(fills)?.label("mean fill").legend(line);
+        for (name, fill, dash, gap) in lines(results) {
+            let fills = fill.mse.iter().enumerate().map(|(site, error)| {
+                let (left, right) =
+                    (site as f64 + (1.0 - BARS) / 2.0, site as f64 + (1.0 + BARS) / 2.0);
+                let ends = [(left, *error), (right, *error)];
+                DashedPathElement::new(ends, dash, gap, BLACK.stroke_width(2))
+            });
+            chart.draw_series(fills)?.label(name).legend(move |(x, y)| {
+                DashedPathElement::new([(x, y), (x + 24, y)], dash, gap, BLACK.stroke_width(2))
+            });
+        }
         for (site, name) in results.sites.iter().enumerate() {
             let (x, y) = chart.backend_coord(&(site as f64 + 0.5, 0.0));
             let style = (FONT, TEXT).into_text_style(canvas).pos(Pos::new(HPos::Center, VPos::Top));
@@ -148,7 +179,9 @@ fn legend<'a, B: DrawingBackend + 'a, C: CoordTranslate>(
 ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
     let mut labels = chart.configure_series_labels();
     labels.label_font((FONT, TEXT)).background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.3));
-    labels.position(SeriesLabelPosition::UpperRight).draw()
+    // Beside the plot: it hides no line of a baseline.
+    let x = SIZE.0 - LEFT - LEGEND;
+    labels.position(SeriesLabelPosition::Coordinate(x as i32 - 4, 0)).draw()
 }
 
 /// A picture as PNG.

@@ -5,32 +5,45 @@ use std::fmt::Write;
 
 use anyhow::Context;
 
-use crate::judge::Judged;
+use crate::judge::{Baseline, Judged, Scan};
 use crate::plan::{ArmKind, StudyPlan};
-use crate::results::{ArmResult, Interval, PerSite, Results};
+use crate::results::{ArmResult, BaselineResult, Interval, PerSite, Results};
+use crate::verdict;
 
-/// Every score: a row per model and site.
-pub(crate) fn csv(plan: &StudyPlan, judged: &[Judged]) -> anyhow::Result<Vec<u8>> {
+/// Every score: a row per model or baseline and site.
+pub(crate) fn csv(
+    plan: &StudyPlan,
+    judged: &[Judged],
+    baselines: &[Baseline],
+) -> anyhow::Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let head = ["arm", "owner", "round", "site", "scans", "mse", "ssim", "mse_mean_fill"];
-    writer.write_record(head)?;
+    writer.write_record(["kind", "arm", "owner", "round", "site", "scans", "mse", "ssim"])?;
+    let name = |site: usize| plan.sites[site].name.to_string();
     for Judged { arm, owner, round, site, scans } in judged {
-        let mean = |of: fn(&crate::judge::Scan) -> f64| {
-            (scans.iter().map(of).sum::<f64>() / scans.len().max(1) as f64).to_string()
+        let (kind, arm) = match arm {
+            Some(arm) => ("arm", plan.arms[*arm].name.to_string()),
+            None => ("initial", String::new()),
         };
-        let name = |site: usize| plan.sites[site].name.to_string();
-        writer.write_record([
-            arm.map_or("initial".to_owned(), |arm| plan.arms[arm].name.to_string()),
-            owner.map_or(String::new(), name),
-            round.to_string(),
-            name(*site),
-            scans.len().to_string(),
-            mean(|s| s.mse),
-            mean(|s| s.ssim),
-            mean(|s| s.mse_mean_fill),
-        ])?;
+        let (owner, round) = (owner.map_or(String::new(), name), round.to_string());
+        let who = [kind.to_owned(), arm, owner, round, name(*site)];
+        writer.write_record(who.into_iter().chain(means(scans)))?;
+    }
+    for Baseline { name: baseline, sites } in baselines {
+        for (site, scans) in sites.iter().enumerate() {
+            let (kind, none) = ("baseline".to_owned(), String::new());
+            let who = [kind, baseline.clone(), none.clone(), none, name(site)];
+            writer.write_record(who.into_iter().chain(means(scans)))?;
+        }
     }
     writer.into_inner().context("the CSV")
+}
+
+/// How many scans, and their mean error and similarity.
+fn means(scans: &[Scan]) -> [String; 3] {
+    let mean = |of: fn(&Scan) -> f64| {
+        (scans.iter().map(of).sum::<f64>() / scans.len().max(1) as f64).to_string()
+    };
+    [scans.len().to_string(), mean(|s| s.mse), mean(|s| s.ssim)]
 }
 
 /// The report, with the plots beside it.
@@ -42,7 +55,8 @@ pub(crate) fn markdown(plan: &StudyPlan, results: &Results, sites: &[String]) ->
         &format!(
             "{} rounds; model `{}` at {} pixels; contrasts {}; every held-out scan judged in {masks} \
              masks with {} sampling steps. The error is the mean squared error inside the mask, of \
-             intensities in [0, 1]; less is better. In brackets: 95 % bootstrap interval over held-out patients.",
+             intensities in [0, 1]; less is better. SSIM is structural similarity inside the mask; more \
+             is better. In brackets: 95 % bootstrap interval over held-out patients.",
             plan.rounds,
             plan.model.preset,
             plan.model.image_size,
@@ -52,6 +66,9 @@ pub(crate) fn markdown(plan: &StudyPlan, results: &Results, sites: &[String]) ->
     );
     line(&mut text, &format!("Sites: {}.", sites.join("; ")));
     main_table(&mut text, results);
+    for paragraph in verdict::paragraphs(results) {
+        line(&mut text, &paragraph);
+    }
     for (arm, table) in &results.elsewhere {
         line(&mut text, &format!("What a model of `{arm}` is worth at the other sites:"));
         let head: Vec<String> = [vec!["model of".to_owned()], results.sites.clone()].concat();
@@ -67,42 +84,44 @@ pub(crate) fn markdown(plan: &StudyPlan, results: &Results, sites: &[String]) ->
 }
 
 fn main_table(text: &mut String, results: &Results) {
-    let fixed = ["arm", "steps", "mean error", "against pooled", "worst site"];
+    let fixed = ["arm", "steps", "mean error", "against pooled", "mean SSIM", "worst site"];
     let last = ["rounds to 95 % of the gain", "rounds to within 5 %", "MB per round and site"];
     let sites = results.sites.iter().map(String::as_str);
     let head: Vec<String> = fixed.into_iter().chain(sites).chain(last).map(str::to_owned).collect();
-    let plain = |name: &str, scores: &PerSite| {
-        let mut cells = vec![name.to_owned(), String::new(), error(scores.mean), String::new()];
-        cells.push(worst(results, scores));
+    let plain = |name: String, excess: Option<Interval>, scores: &PerSite| {
+        let mut cells = vec![name, String::new(), error(scores.mean), against(excess)];
+        cells.extend([error(scores.ssim), worst(results, scores)]);
         cells.extend(scores.mse.iter().map(|e| error(*e)));
         cells.extend(last.map(|_| String::new()));
         cells
     };
-    let start =
-        [plain("(initial model)", &results.initial), plain("(mean fill)", &results.mean_fill)];
+    let start = plain("(initial model)".to_owned(), None, &results.initial);
+    let baselines = results.baselines.iter().map(|BaselineResult { name, scores, excess }| {
+        plain(format!("baseline: {name}"), *excess, scores)
+    });
     let arms = results.arms.iter().map(|arm| arm_row(results, arm));
-    grid(text, &head, arms.chain(start));
+    grid(text, &head, arms.chain(baselines).chain([start]));
 }
 
 fn arm_row(results: &Results, arm: &ArmResult) -> Vec<String> {
     let scores = arm.last();
     let round = |round: Option<u32>| round.map_or("never".to_owned(), |round| round.to_string());
-    let against = arm.excess.map_or(String::new(), |Interval { value, bounds }| {
-        let percent = |part: f64| format!("{:+.1}", part * 100.0);
-        let bounds = bounds.map(|(low, high)| format!(" [{}, {}]", percent(low), percent(high)));
-        format!("{} %{}", percent(value), bounds.unwrap_or_default())
-    });
     let mut cells = vec![
         arm.name.clone(),
         arm.steps.to_string(),
         error(scores.mean),
-        against,
+        against(arm.excess),
+        error(scores.ssim),
         worst(results, scores),
     ];
     cells.extend(scores.mse.iter().map(|e| error(*e)));
     let mb = if arm.kind == ArmKind::Federated { arm.mb_per_round } else { 0.0 };
     cells.extend([round(arm.rounds_to_gain), round(arm.rounds_to_equal), format!("{mb:.1}")]);
     cells
+}
+
+fn against(excess: Option<Interval>) -> String {
+    excess.map_or(String::new(), |excess| excess.to_string())
 }
 
 fn worst(results: &Results, scores: &PerSite) -> String {

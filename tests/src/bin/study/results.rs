@@ -2,10 +2,11 @@
 //! numbers out; the bootstrap's draws follow from a fixed seed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display, Formatter};
 
 use serde::Serialize;
 
-use crate::judge::{Judged, Scan};
+use crate::judge::{Baseline, Judged, Scan};
 use crate::plan::ArmKind;
 
 /// The part of the pooled model's gain that counts as having learnt what there is.
@@ -39,23 +40,37 @@ pub(crate) struct ArmFacts {
 pub(crate) struct Results {
     /// The sites, in the plan's order.
     pub(crate) sites: Vec<String>,
-    /// The model that all arms begin from.
+    /// The model that all arms begin from, but twins.
     pub(crate) initial: PerSite,
-    /// Painting the mean of the brain around.
-    pub(crate) mean_fill: PerSite,
+    /// What needs no training.
+    pub(crate) baselines: Vec<BaselineResult>,
     pub(crate) arms: Vec<ArmResult>,
+    /// The place of the arm that the others are measured by.
+    pub(crate) reference: Option<usize>,
     /// Arms of one model per site: `elsewhere[arm][owner][site]`, after the last round.
     pub(crate) elsewhere: BTreeMap<String, Vec<Vec<f64>>>,
 }
 
-/// One number per site: the mean squared error on a scale of 0 to 1, inside the mask.
+/// How good something is at every site.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct PerSite {
+    /// The mean squared error on a scale of 0 to 1, inside the mask; by it arms are compared.
     pub(crate) mse: Vec<f64>,
-    /// Mean over the sites, each the same.
+    /// Its mean over the sites, each the same.
     pub(crate) mean: f64,
-    /// The worst site's place.
+    /// Structural similarity, the mean over the sites.
+    pub(crate) ssim: f64,
+    /// The place of the site of most error.
     pub(crate) worst: usize,
+}
+
+/// What a trivial method scores.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct BaselineResult {
+    pub(crate) name: String,
+    pub(crate) scores: PerSite,
+    /// As [`ArmResult::excess`].
+    pub(crate) excess: Option<Interval>,
 }
 
 /// What came of an arm.
@@ -84,6 +99,16 @@ pub(crate) struct Interval {
     pub(crate) bounds: Option<(f64, f64)>,
 }
 
+impl Display for Interval {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:+.1} %", self.value * 100.0)?;
+        match self.bounds {
+            Some((low, high)) => write!(f, " [{:+.1}, {:+.1}]", low * 100.0, high * 100.0),
+            None => Ok(()),
+        }
+    }
+}
+
 impl ArmResult {
     /// How good it is in the end.
     pub(crate) fn last(&self) -> &PerSite {
@@ -93,25 +118,29 @@ impl ArmResult {
 }
 
 impl PerSite {
-    fn of(mse: Vec<f64>) -> PerSite {
+    /// From every site's scans in every mask.
+    fn of(sites: &[&[Scan]]) -> PerSite {
+        let mse: Vec<f64> = sites.iter().map(|scans| mean_of(scans, |s| s.mse)).collect();
+        let ssim: Vec<f64> = sites.iter().map(|scans| mean_of(scans, |s| s.ssim)).collect();
         let worst = (0..mse.len()).max_by(|&a, &b| mse[a].total_cmp(&mse[b])).unwrap_or(0);
-        PerSite { mean: mean(&mse), worst, mse }
+        PerSite { mean: mean(&mse), ssim: mean(&ssim), worst, mse }
     }
 }
 
-/// The results of the arms from the judgements of their models.
+/// The results of the arms from the judgements of their models, and of the baselines.
 pub(crate) fn results(
     sites: Vec<String>,
     arms: &[ArmFacts],
     reference: Option<usize>,
     judged: &[Judged],
+    baselines: &[Baseline],
 ) -> Results {
-    let start: Vec<&Judged> = judged.iter().filter(|j| j.arm.is_none()).collect();
-    let per_site =
-        |of: fn(&Scan) -> f64| PerSite::of(start.iter().map(|j| mean_of(&j.scans, of)).collect());
-    let (initial, mean_fill) = (per_site(|s| s.mse), per_site(|s| s.mse_mean_fill));
+    let start = judged.iter().filter(|j| j.arm.is_none()).map(|j| j.scans.as_slice());
+    let initial = PerSite::of(&start.collect::<Vec<_>>());
     let curves: Vec<_> = (0..arms.len()).map(|arm| curve(&initial, judged, arm)).collect();
     let pooled = reference.map(|arm| &curves[arm][curves[arm].len() - 1].1);
+    let against =
+        |scans: &[&[Scan]]| reference.map(|reference| excess(scans, &own(judged, reference)));
     let results = arms.iter().enumerate().map(|(arm, facts)| {
         let first = |limit: f64| {
             curves[arm].iter().find(|(_, scores)| scores.mean <= limit).map(|(round, _)| *round)
@@ -123,15 +152,21 @@ pub(crate) fn results(
             steps,
             mb_per_round: bytes_per_round as f64 / 1e6,
             curve: curves[arm].clone(),
-            excess: reference.map(|reference| excess(&own(judged, arm), &own(judged, reference))),
+            excess: against(&own(judged, arm)),
             rounds_to_gain: pooled
                 .and_then(|p| first(initial.mean - GAIN * (initial.mean - p.mean))),
             rounds_to_equal: pooled.and_then(|p| first(p.mean * (1.0 + TOLERANCE))),
         }
     });
     let arms_results = results.collect();
+    let baseline = |Baseline { name, sites }: &Baseline| {
+        let scans: Vec<&[Scan]> = sites.iter().map(Vec::as_slice).collect();
+        let (scores, excess) = (PerSite::of(&scans), against(&scans));
+        BaselineResult { name: name.clone(), scores, excess }
+    };
+    let baselines = baselines.iter().map(baseline).collect();
     let elsewhere = elsewhere(&sites, arms, judged);
-    Results { sites, initial, mean_fill, arms: arms_results, elsewhere }
+    Results { sites, initial, baselines, arms: arms_results, reference, elsewhere }
 }
 
 /// Whether a judgement is of the model that serves the site: the one of all, or the site's own.
@@ -140,14 +175,17 @@ fn serves(judged: &Judged) -> bool {
 }
 
 fn curve(initial: &PerSite, judged: &[Judged], arm: usize) -> Vec<(u32, PerSite)> {
-    let mut rounds: BTreeMap<u32, BTreeMap<usize, f64>> = BTreeMap::new();
+    let mut rounds: BTreeMap<u32, BTreeMap<usize, &[Scan]>> = BTreeMap::new();
     for j in judged.iter().filter(|j| j.arm == Some(arm) && serves(j)) {
-        rounds.entry(j.round).or_default().insert(j.site, mean_of(&j.scans, |s| s.mse));
+        rounds.entry(j.round).or_default().insert(j.site, &j.scans);
     }
-    let later = rounds
-        .into_iter()
-        .map(|(round, sites)| (round, PerSite::of(sites.into_values().collect())));
-    [(0, initial.clone())].into_iter().chain(later).collect()
+    let point =
+        |sites: BTreeMap<usize, &[Scan]>| PerSite::of(&sites.into_values().collect::<Vec<_>>());
+    let mut curve: BTreeMap<u32, PerSite> =
+        rounds.into_iter().map(|(round, sites)| (round, point(sites))).collect();
+    // A twin has a beginning of its own.
+    curve.entry(0).or_insert_with(|| initial.clone());
+    curve.into_iter().collect()
 }
 
 /// The last judgement of an arm at every site, by the model that serves it.

@@ -139,6 +139,16 @@ fn min_snr_scales_the_weights_of_every_slice_by_its_step_and_nothing_else() {
 }
 
 #[test]
+fn min_snr_weighs_the_squared_error_alone_and_not_the_bound_of_a_learnt_variance() {
+    let spec = ModelSpec { learn_sigma: true, ..spec(Prediction::V, NoiseRegion::Masked) };
+    let options = LessonOptions { loss_weight: LossWeight::MinSnr, ..PLAIN };
+    let (plain, weighed) = (lesson(&spec, 4, &PLAIN), lesson(&spec, 4, &options));
+    assert_ne!(weighed.weight, plain.weight);
+    assert_eq!(weighed.variance.unwrap().weight, plain.weight);
+    assert_eq!(plain.variance.unwrap().weight, plain.weight);
+}
+
+#[test]
 fn conditions_are_dropped_as_often_as_asked_and_only_where_the_model_has_a_null_condition() {
     let spec = spec(Prediction::V, NoiseRegion::Masked);
     let options = LessonOptions { condition_drop: 0.25, ..PLAIN };

@@ -3,12 +3,7 @@
 use super::*;
 
 fn scans(values: &[f64]) -> Vec<Scan> {
-    let scan = |(i, mse): (usize, &f64)| Scan {
-        patient: format!("P-{i}"),
-        ssim: 0.5,
-        mse: *mse,
-        mse_mean_fill: 0.2,
-    };
+    let scan = |(i, mse): (usize, &f64)| Scan { patient: format!("P-{i}"), ssim: 0.5, mse: *mse };
     values.iter().enumerate().map(scan).collect()
 }
 
@@ -46,7 +41,12 @@ fn study() -> Results {
             all.push(judged(Some(2), Some(owner), 15, site, &[mse]));
         }
     }
-    results(vec!["north".into(), "south".into()], &arms, Some(0), &all)
+    let baseline = |name: &str, mse: f64| Baseline {
+        name: name.into(),
+        sites: vec![scans(&[mse, mse]), scans(&[mse, mse])],
+    };
+    let baselines = [baseline("mean", 0.2), baseline("harmonic", 0.102)];
+    results(vec!["north".into(), "south".into()], &arms, Some(0), &all, &baselines)
 }
 
 fn close(a: f64, b: f64) -> bool {
@@ -64,7 +64,32 @@ fn rounds_to_the_gain_and_to_equality_are_the_first_judged_ones_that_reach_them(
     let alone = &results.arms[2];
     assert_eq!((alone.rounds_to_gain, alone.rounds_to_equal), (None, None));
     assert!(close(fed.excess.unwrap().value, 0.04) && close(fed.mb_per_round, 2.5));
-    assert!(close(results.mean_fill.mean, 0.2));
+}
+
+#[test]
+fn a_baseline_is_measured_as_an_arm_is() {
+    let [mean, harmonic] = &study().baselines[..] else { panic!("two baselines") };
+    assert!(close(mean.scores.mean, 0.2) && close(mean.scores.ssim, 0.5));
+    assert_eq!(harmonic.name, "harmonic");
+    assert!(close(harmonic.excess.unwrap().value, 0.02));
+}
+
+#[test]
+fn a_twins_curve_begins_with_its_own_beginning() {
+    let all = [
+        judged(None, None, 0, 0, &[1.0]),
+        judged(Some(0), None, 5, 0, &[0.1]),
+        judged(Some(1), None, 0, 0, &[0.7]),
+        judged(Some(1), None, 5, 0, &[0.2]),
+    ];
+    let arms = [facts("pooled", ArmKind::Pooled), facts("twin", ArmKind::Twin)];
+    let results = results(vec!["north".into()], &arms, Some(0), &all, &[]);
+    let errors = |arm: usize| -> Vec<(u32, f64)> {
+        results.arms[arm].curve.iter().map(|(round, scores)| (*round, scores.mean)).collect()
+    };
+    assert_eq!(errors(0), [(0, 1.0), (5, 0.1)]);
+    assert_eq!(errors(1), [(0, 0.7), (5, 0.2)]);
+    assert!(close(results.arms[1].excess.unwrap().value, 1.0));
 }
 
 #[test]

@@ -1,0 +1,45 @@
+//! The benchmark of training: it runs, and its last line says all that it promises.
+
+use fedpaint_tests::process::run;
+use serde_json::Value;
+
+fn bench(args: &[&str]) -> Value {
+    let fixed = ["--preset", "tiny", "--batch", "2", "--steps", "3", "--warmup", "1", "--json"];
+    let args: Vec<&str> = fixed.iter().chain(args).copied().collect();
+    let text = run("bench-train", &args).unwrap();
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn the_benchmark_times_real_steps_and_says_where_their_time_goes() {
+    let report = bench(&["--turns", "1", "--threads", "1", "--device", "cpu"]);
+    let number = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("{key}: {report}"));
+    let (step, min) = (number("step_ms"), number("min_ms"));
+    assert!(0.0 < min && min <= step, "{report}");
+    // 2 slices of 3 x 128 MFLOP, by the step's time.
+    assert!((number("gflops") * step / 1e3 / (6.0 * 0.128_166_656) - 1.0).abs() < 1e-9, "{report}");
+    assert_eq!(report["threads"], 1);
+    assert_eq!(number("parameters"), 344_673.0);
+    assert!(number("peak_rss_bytes") > 1e6, "{report}");
+    let operations = report["operations"].as_object().unwrap();
+    for operation in ["lesson", "forward", "backward", "optimiser"] {
+        assert!(operations[operation].as_f64().unwrap() > 0.0, "{report}");
+    }
+    // Each is a median of its own, so that they need not add up to the step's to the digit.
+    let sum: f64 = operations.values().map(|ms| ms.as_f64().unwrap()).sum();
+    assert!((0.2..5.0).contains(&(sum / step)), "{report}");
+}
+
+#[test]
+fn the_same_steps_are_taken_whatever_the_threads() {
+    let said = |threads: &str| {
+        let args = ["bench", "--preset", "tiny", "--batch", "2", "--steps", "3"];
+        let args: Vec<&str> = args.into_iter().chain(["--threads", threads]).collect();
+        let report: Value =
+            serde_json::from_str(&run("fedpaint-site-agent", &args).unwrap()).unwrap();
+        (report["losses"].clone(), report["gradient_norms"].clone())
+    };
+    let one = said("1");
+    assert_eq!(one.0.as_array().unwrap().len(), 5);
+    assert_eq!(one, said("3"));
+}
