@@ -6,11 +6,13 @@
 //! - [`tls`], [`channel`]: TLS 1.3 with a certificate on both ends, and the gRPC channel over it.
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
 //! - [`transfer`]: uploads and downloads that resume.
+//! - [`failpoint`]: where a test may end a program or have its disk fail.
 //! - [`note`]: which run and round made an exported model.
 //!
 //! No type in this crate can hold a voxel, a path of a scan, or a patient.
 
 pub mod channel;
+pub mod failpoint;
 pub mod identity;
 pub mod limits;
 pub mod names;
