@@ -16,8 +16,6 @@
 //! process reaches a place the rule names. Where no rule holds, or the file does not read, all is
 //! well: a production process has neither the feature nor the variable.
 
-use std::io;
-
 /// The environment variable that names the file of rules.
 pub const VARIABLE: &str = "FEDPAINT_FAILPOINTS";
 
@@ -28,7 +26,7 @@ pub const VARIABLE: &str = "FEDPAINT_FAILPOINTS";
 /// What a rule says, for a caller that was about to use the disk.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
-pub fn reach(_name: &'static str) -> io::Result<()> {
+pub fn reach(_name: &'static str) -> std::io::Result<()> {
     Ok(())
 }
 
