@@ -1,15 +1,14 @@
-//! The one task that changes runs. It takes one message at a time, applies it to a copy of what it
-//! knows, saves the difference with its audit entries in one transaction, and only then shows it to
-//! anybody: memory is never ahead of the disk.
+//! The one task that changes runs. It takes one message at a time, has the pure [`core`] decide what
+//! follows, saves that with its audit entries in one transaction, and only then shows it to anybody:
+//! memory is never ahead of the disk.
 //!
-//! What it owes is asked from the state again and again ([`Run::duty`]), so a start after a crash is
-//! no special case: an aggregation that was under way is begun anew.
+//! What it owes is asked from the state again and again, so a start after a crash is no special case:
+//! an aggregation that was under way is begun anew.
 
 mod aggregation;
+pub mod core;
 mod error;
 mod handle;
-mod message;
-mod state;
 mod submit;
 mod view;
 mod watch;
@@ -22,15 +21,11 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use self::core::{Activity, Answer, Beat, RUNS_MAX, SITES_MAX, Submission, UPDATE_SLACK_BYTES};
 pub use self::error::Error;
-pub use self::handle::{
-    AGENT_VERSION_BYTES_MAX, EVENTS_MAX, Handle, ROUNDS_MAX, UPDATE_SLACK_BYTES,
-};
-pub use self::message::{Activity, Answer, Beat};
-pub use self::submit::Submission;
+pub use self::handle::{AGENT_VERSION_BYTES_MAX, EVENTS_MAX, Handle, ROUNDS_MAX};
 pub use self::view::{MemberView, ModelView, Progress, RoundView, RunView, SiteView};
 pub use self::watch::Watch;
-pub use self::work::{RUNS_MAX, SITES_MAX};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::store::{self, Store};

@@ -18,6 +18,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AnyPool, Connection, SqlSafeStr};
 
 use self::rows::Columns;
+pub use crate::records::{Change, EventRow, Loaded, SiteRow};
 use crate::round::{Member, Round};
 use crate::run::Run;
 
@@ -67,32 +68,6 @@ pub enum Error {
     Range(&'static str),
 }
 
-/// A site's row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SiteRow {
-    /// Its name.
-    pub name: SiteName,
-    /// When it was last let in.
-    pub enrolled_at: Timestamp,
-    /// When it was shut out.
-    pub revoked_at: Option<Timestamp>,
-}
-
-/// An entry of the audit log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventRow {
-    /// From 1 on, without a gap.
-    pub seq: u64,
-    /// When.
-    pub at: Timestamp,
-    /// Who caused it: `site/mayo`, `operator/ada`, or `coordinator`.
-    pub actor: String,
-    /// What happened, one word.
-    pub kind: String,
-    /// The same for people.
-    pub detail: String,
-}
-
 /// A model that a round made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelRow {
@@ -104,30 +79,6 @@ pub struct ModelRow {
     pub ema: Option<Blob>,
     /// When the round was committed.
     pub committed_at: Timestamp,
-}
-
-/// Everything a coordinator needs when it starts.
-#[derive(Debug)]
-pub struct Loaded {
-    /// Every site, by name.
-    pub sites: Vec<SiteRow>,
-    /// Every run with its newest round, in the order of creation.
-    pub runs: Vec<Run>,
-    /// Every global model of every run, and the moving averages beside them.
-    pub models: Vec<Blob>,
-    /// The newest audit entry; 0 if there is none.
-    pub seq: u64,
-}
-
-/// What is to be saved together or not at all.
-#[derive(Debug, Default)]
-pub struct Change<'a> {
-    /// Sites that are new or changed.
-    pub sites: Vec<&'a SiteRow>,
-    /// Runs that are new or changed: as they were saved last, and as they are now.
-    pub runs: Vec<(Option<&'a Run>, &'a Run)>,
-    /// The audit entries.
-    pub events: Vec<EventRow>,
 }
 
 impl Store {

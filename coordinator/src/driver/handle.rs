@@ -11,19 +11,16 @@ use fedpaint_proto::names::{Blob, Digest, OperatorName, RoundId, RunName, SiteNa
 use fedpaint_proto::plan::RunPlan;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::core::{Answer, Beat, Command, Request, State, Submission, Verdict};
 use super::error::Error;
-use super::message::{Answer, Beat, Command, Message, Reply, Verdict};
-use super::state::State;
-use super::submit::{self, Submission};
+use super::submit;
 use super::view::{ModelView, RoundView, RunView, SiteView};
 use super::watch::Watch;
+use super::work::{Message, Reply};
 use crate::blobs::Blobs;
 use crate::check;
 use crate::clock::Clock;
 use crate::store::{EventRow, Store};
-
-/// By how much an update may be larger than its base model: the header may be spaced otherwise.
-pub const UPDATE_SLACK_BYTES: u64 = 1 << 20;
 
 /// The longest version an agent may call itself.
 pub const AGENT_VERSION_BYTES_MAX: usize = 64;
@@ -87,12 +84,7 @@ impl Handle {
     /// # Errors
     /// If the round awaits none from it.
     pub fn may_upload(&self, site: &SiteName, round: &RoundId) -> Result<u64, Error> {
-        let state = self.state.borrow();
-        state.access(site)?;
-        let current = state.round(round)?;
-        let refused = |refusal| Error::Round { round: round.clone(), refusal };
-        current.awaits(site, self.clock.now()).map_err(refused)?;
-        Ok(current.base().size.saturating_add(UPDATE_SLACK_BYTES))
+        self.state.borrow().may_upload(site, round, self.clock.now())
     }
 
     /// The blob with this digest, if the caller may read it: a site the base model of a live round
@@ -101,16 +93,7 @@ impl Handle {
     /// # Errors
     /// If there is none that the caller may read.
     pub fn may_download(&self, caller: &Role, digest: &Digest) -> Result<Blob, Error> {
-        let state = self.state.borrow();
-        let found = match caller {
-            Role::Site(site) => {
-                state.access(site)?;
-                state.base_for(site, digest)
-            }
-            Role::Operator(_) => state.model(digest),
-            Role::Coordinator(_) => None,
-        };
-        found.ok_or(Error::BlobUnknown(*digest))
+        self.state.borrow().may_download(caller, digest)
     }
 
     /// The plan of a run.
@@ -134,8 +117,7 @@ impl Handle {
         actor: &OperatorName,
         site: &SiteName,
     ) -> Result<SiteView, Error> {
-        let (actor, name) = (actor.clone(), site.clone());
-        self.ask(|reply| Message::Enroll(actor, name, reply)).await?;
+        self.change(Request::Enroll(actor.clone(), site.clone())).await?;
         self.site(site)
     }
 
@@ -148,8 +130,7 @@ impl Handle {
         actor: &OperatorName,
         site: &SiteName,
     ) -> Result<SiteView, Error> {
-        let (actor, name) = (actor.clone(), site.clone());
-        self.ask(|reply| Message::Revoke(actor, name, reply)).await?;
+        self.change(Request::Revoke(actor.clone(), site.clone())).await?;
         self.site(site)
     }
 
@@ -178,8 +159,7 @@ impl Handle {
         let path = self.blobs.path(&initial.digest);
         let checked = self.in_background(move || check::check_model(&path)).await?;
         checked.map_err(Error::InitialModel)?;
-        let (actor, id, plan) = (actor.clone(), name.clone(), Box::new(plan));
-        self.ask(|reply| Message::Create(actor, id, plan, initial, reply)).await?;
+        self.change(Request::Create(actor.clone(), name.clone(), Box::new(plan), initial)).await?;
         self.run(name)
     }
 
@@ -329,8 +309,7 @@ impl Handle {
         run: &RunName,
         command: Command,
     ) -> Result<RunView, Error> {
-        let (actor, name) = (actor.clone(), run.clone());
-        self.ask(|reply| Message::Command(actor, name, command, reply)).await?;
+        self.change(Request::Command(actor.clone(), run.clone(), command)).await?;
         self.run(run)
     }
 
@@ -340,15 +319,16 @@ impl Handle {
         round: &RoundId,
         verdict: Verdict,
     ) -> Result<RoundView, Error> {
-        let (actor, id) = (actor.clone(), round.clone());
-        self.ask(|reply| Message::Verdict(actor, id, verdict, reply)).await?;
+        self.change(Request::Verdict(actor.clone(), round.clone(), verdict)).await?;
         self.round(round).await
     }
 
-    pub(super) async fn ask<T>(
-        &self,
-        message: impl FnOnce(Reply<T>) -> Message,
-    ) -> Result<T, Error> {
+    /// Asks the driver for a change; it is on the disk when this returns.
+    pub(super) async fn change(&self, request: Request) -> Result<(), Error> {
+        self.ask(|reply| Message::Change(request, reply)).await
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.mailbox.send(message(reply)).await.map_err(|_| Error::Draining)?;
         answer.await.map_err(|_| Error::Draining)?

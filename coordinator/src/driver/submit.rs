@@ -1,30 +1,14 @@
 //! What an update has to pass before its round hears of it. It reads files, so it runs beside the
-//! driver; whatever has changed meanwhile is decided again when the event is applied.
+//! driver; what can be decided without them is decided in `core/review.rs`.
 
-use fedpaint_proto::limits::EXAMPLES_MAX;
-use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
+use fedpaint_proto::names::SiteName;
 use fedpaint_proto::reason::Reason;
 
+use super::core::{Request, Review, Submission, review};
 use super::error::Error;
 use super::handle::Handle;
-use super::message::Message;
 use crate::check::check_update;
-use crate::round::{Report, Update};
-
-/// "This blob, which I have uploaded, is my update."
-#[derive(Clone, Debug, PartialEq)]
-pub struct Submission {
-    /// For which round.
-    pub round: RoundId,
-    /// The model the training began from.
-    pub base: Digest,
-    /// The trained model.
-    pub weights: Blob,
-    /// Training examples seen.
-    pub examples: u64,
-    /// What the site tells of its training.
-    pub report: Report,
-}
+use crate::round::Update;
 
 /// Checks and applies a submission; a refusal is noted in the audit log.
 pub(super) async fn submit(
@@ -36,8 +20,7 @@ pub(super) async fn submit(
     let outcome = match check(handle, site, submission).await {
         Ok(None) => return Ok(()),
         Ok(Some(update)) => {
-            let (site, round) = (site.clone(), round.clone());
-            handle.ask(|reply| Message::Report(site, round, update, reply)).await
+            handle.change(Request::Report(site.clone(), round.clone(), update)).await
         }
         Err(error) => Err(error),
     };
@@ -46,8 +29,7 @@ pub(super) async fn submit(
         && !matches!(error.reason(), Reason::Internal | Reason::Draining)
     {
         let detail = format!("round {round}: site {site}, {error}");
-        let site = site.clone();
-        handle.ask(|reply| Message::Refused(site, round, detail, reply)).await?;
+        handle.change(Request::Refused(site.clone(), round, detail)).await?;
     }
     outcome
 }
@@ -58,39 +40,21 @@ async fn check(
     site: &SiteName,
     submission: Submission,
 ) -> Result<Option<Update>, Error> {
-    let Submission { round, base, weights, examples, report } = submission;
-    let update = Update { weights, examples, report };
-    let found = {
+    let reviewed = {
         let state = handle.state.borrow();
-        state.access(site)?;
-        state.round(&round).cloned()
+        review(&state, site, &submission, handle.clock.now())?
     };
-    let current = match found {
-        Ok(current) => current,
-        // The update may have been the last one that a round waited for.
-        Err(over @ Error::Round { .. }) => {
-            let plan = handle.plan(&round.run)?;
-            let past = handle.store.round(&round, &plan.round).await?;
-            let held = past.is_some_and(|past| past.holds(site, &update));
+    let update = match reviewed {
+        Review::Held => return Ok(None),
+        Review::Past(over) => {
+            let plan = handle.plan(&submission.round.run)?;
+            let past = handle.store.round(&submission.round, &plan.round).await?;
+            let held = past.is_some_and(|past| past.holds(site, &submission.update()));
             return if held { Ok(None) } else { Err(over) };
         }
-        Err(other) => return Err(other),
+        Review::Check(update) => update,
     };
-    if current.holds(site, &update) {
-        return Ok(None);
-    }
-    let refused = |refusal| Error::Round { round: round.clone(), refusal };
-    current.awaits(site, handle.clock.now()).map_err(refused)?;
-    let expected = current.base().digest;
-    if base != expected {
-        return Err(Error::WrongBaseModel { round, found: base, expected });
-    }
-    if !(1..=EXAMPLES_MAX).contains(&examples) {
-        return Err(Error::WrongExamples { round, examples });
-    }
-    if !report.is_finite() {
-        return Err(Error::Invalid { what: "report", must: "made of finite numbers" });
-    }
+    let Submission { round, base, weights, .. } = submission;
     if handle.blobs.find(&weights.digest).await? != Some(weights) {
         return Err(Error::BlobUnknown(weights.digest));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fedpaint_proto::names::RunName;
 use tokio::sync::watch;
 
-use super::state::State;
+use super::core::State;
 use super::view::{RoundView, RunView};
 
 /// A run and its newest round, at once and whenever either changes.

@@ -4,20 +4,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fedpaint_proto::identity::Role;
 use fedpaint_proto::names::{Blob, Digest, RoundId, RunName, SiteName};
 use jiff::Timestamp;
 
-use super::error::Error;
-use super::view::{Progress, RoundView, SiteView};
 use crate::aggregate::Aggregate;
 use crate::audit::{self, Entry};
+use crate::driver::error::Error;
+use crate::driver::view::{Progress, RoundView, SiteView};
+use crate::records::{Change, EventRow, Loaded, SiteRow};
 use crate::round::{Member, Phase, Round};
 use crate::run::{self, Directive, Run};
-use crate::store::{Change, EventRow, Loaded, SiteRow};
+
+/// By how much an update may be larger than its base model: the header may be spaced otherwise.
+pub const UPDATE_SLACK_BYTES: u64 = 1 << 20;
 
 /// Everything, as one value.
 #[derive(Clone, Debug, Default)]
-pub(super) struct State {
+pub struct State {
     sites: BTreeMap<SiteName, SiteRow>,
     /// In the order of creation.
     runs: Vec<Arc<Run>>,
@@ -47,7 +51,11 @@ impl From<Loaded> for State {
 }
 
 impl State {
-    pub(super) fn access(&self, site: &SiteName) -> Result<(), Error> {
+    /// Whether the site may call at all: enrolled and not revoked.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn access(&self, site: &SiteName) -> Result<(), Error> {
         match self.sites.get(site) {
             None => Err(Error::NotEnrolled(site.clone())),
             Some(SiteRow { revoked_at: Some(_), .. }) => Err(Error::Revoked(site.clone())),
@@ -55,7 +63,8 @@ impl State {
         }
     }
 
-    pub(super) fn site(&self, name: &SiteName) -> Option<&SiteRow> {
+    /// A site, revoked or not.
+    pub fn site(&self, name: &SiteName) -> Option<&SiteRow> {
         self.sites.get(name)
     }
 
@@ -71,20 +80,29 @@ impl State {
         self.seen.insert(site, seen);
     }
 
-    pub(super) fn runs(&self) -> impl Iterator<Item = &Run> {
+    /// Every run, in the order of creation.
+    pub fn runs(&self) -> impl Iterator<Item = &Run> {
         self.runs.iter().map(Arc::as_ref)
     }
 
-    pub(super) fn find_run(&self, name: &RunName) -> Option<&Run> {
+    /// The run of this name, if there is one.
+    pub fn find_run(&self, name: &RunName) -> Option<&Run> {
         self.runs().find(|run| run.name() == name)
     }
 
-    pub(super) fn run(&self, name: &RunName) -> Result<&Run, Error> {
+    /// The run of this name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn run(&self, name: &RunName) -> Result<&Run, Error> {
         self.find_run(name).ok_or_else(|| Error::RunUnknown(name.clone()))
     }
 
     /// The run's newest round, if that is the one named.
-    pub(super) fn round(&self, id: &RoundId) -> Result<&Round, Error> {
+    ///
+    /// # Errors
+    /// If it is over, or there is no such round.
+    pub fn round(&self, id: &RoundId) -> Result<&Round, Error> {
         let round = self.run(&id.run)?.round();
         let current = round.id();
         if current == id {
@@ -126,12 +144,47 @@ impl State {
         Ok(outcome)
     }
 
-    pub(super) fn directive(&self, site: &SiteName) -> Directive {
+    /// What a site should be doing.
+    pub fn directive(&self, site: &SiteName) -> Directive {
         run::directive(self.runs(), site)
     }
 
+    /// How large an update the site may upload for a round.
+    ///
+    /// # Errors
+    /// If the round awaits none from it.
+    pub fn may_upload(
+        &self,
+        site: &SiteName,
+        round: &RoundId,
+        now: Timestamp,
+    ) -> Result<u64, Error> {
+        self.access(site)?;
+        let current = self.round(round)?;
+        let refused = |refusal| Error::Round { round: round.clone(), refusal };
+        current.awaits(site, now).map_err(refused)?;
+        Ok(current.base().size.saturating_add(UPDATE_SLACK_BYTES))
+    }
+
+    /// The blob with this digest, if the caller may read it: a site the base model of a live round
+    /// it is in, an operator any global model. Nobody is given an update.
+    ///
+    /// # Errors
+    /// If there is none that the caller may read.
+    pub fn may_download(&self, caller: &Role, digest: &Digest) -> Result<Blob, Error> {
+        let found = match caller {
+            Role::Site(site) => {
+                self.access(site)?;
+                self.base_for(site, digest)
+            }
+            Role::Operator(_) => self.models.get(digest).copied(),
+            Role::Coordinator(_) => None,
+        };
+        found.ok_or(Error::BlobUnknown(*digest))
+    }
+
     /// The base model with this digest of a live round that the site is in.
-    pub(super) fn base_for(&self, site: &SiteName, digest: &Digest) -> Option<Blob> {
+    fn base_for(&self, site: &SiteName, digest: &Digest) -> Option<Blob> {
         self.runs().map(Run::round).find_map(|round| {
             let live = matches!(round.phase(), Phase::Selecting { .. } | Phase::Reporting { .. });
             let joined = matches!(round.members().get(site), Some(Member::Joined));
@@ -139,54 +192,53 @@ impl State {
         })
     }
 
-    pub(super) fn model(&self, digest: &Digest) -> Option<Blob> {
-        self.models.get(digest).copied()
+    /// What happened between `before` and here, for the audit log. `extra` tells what no run shows.
+    pub(super) fn entries_since(&self, before: &State, extra: Vec<Entry>) -> Vec<Entry> {
+        let mut entries = extra;
+        for (held, run) in self.runs_since(before) {
+            entries.extend(audit::changes(held, run));
+        }
+        entries
     }
 
-    /// What has to be saved to get from `before` to here. `extra` tells what no run shows.
+    /// What has to be saved to get from `before` to here, with its entries of the audit log.
     pub(super) fn change_since<'a>(
         &'a self,
         before: &'a State,
-        extra: Vec<Entry>,
-        (seq, at, actor): (u64, Timestamp, &str),
+        events: Vec<EventRow>,
     ) -> Change<'a> {
         let new = |site: &&SiteRow| before.sites.get(&site.name) != Some(*site);
         let sites = self.sites.values().filter(new).collect();
-        let mut runs = Vec::new();
-        let mut entries = extra;
-        for run in &self.runs {
-            let held = before.runs.iter().find(|held| held.name() == run.name());
-            if held.is_some_and(|held| Arc::ptr_eq(held, run)) {
-                continue;
-            }
-            let held = held.map(Arc::as_ref);
-            entries.extend(audit::changes(held, run));
-            runs.push((held, run.as_ref()));
-        }
-        let event = |(seq, Entry { kind, detail })| EventRow {
-            seq,
-            at,
-            actor: actor.to_owned(),
-            kind: kind.to_owned(),
-            detail,
-        };
-        let events = (seq + 1..).zip(entries).map(event).collect();
-        Change { sites, runs, events }
+        Change { sites, runs: self.runs_since(before).collect(), events }
     }
 
-    pub(super) fn round_view(&self, round: &Round) -> RoundView {
+    /// The runs that are new or changed: as they were, and as they are.
+    fn runs_since<'a>(
+        &'a self,
+        before: &'a State,
+    ) -> impl Iterator<Item = (Option<&'a Run>, &'a Run)> {
+        let held = |run: &&Arc<Run>| before.runs.iter().find(|held| held.name() == run.name());
+        let pair = move |run: &'a Arc<Run>| {
+            let held = held(&run);
+            let same = held.is_some_and(|held| Arc::ptr_eq(held, run));
+            (!same).then(|| (held.map(Arc::as_ref), run.as_ref()))
+        };
+        self.runs.iter().filter_map(pair)
+    }
+
+    pub(in crate::driver) fn round_view(&self, round: &Round) -> RoundView {
         RoundView::new(round, |site| {
             let (id, progress) = self.seen.get(site)?.training.as_ref()?;
             (id == round.id()).then_some(*progress)
         })
     }
 
-    pub(super) fn active_rounds(&self) -> Vec<RoundView> {
+    pub(in crate::driver) fn active_rounds(&self) -> Vec<RoundView> {
         let active = self.runs().filter(|run| *run.state() == run::State::Active);
         active.map(|run| self.round_view(run.round())).collect()
     }
 
-    pub(super) fn site_views(&self) -> Vec<SiteView> {
+    pub(in crate::driver) fn site_views(&self) -> Vec<SiteView> {
         let view = |site: &SiteRow| {
             let seen = self.seen.get(&site.name);
             SiteView {

@@ -1,0 +1,191 @@
+//! What each request changes.
+
+use fedpaint_proto::identity::Role;
+use fedpaint_proto::names::{Blob, OperatorName, RoundId, RunName, SiteName};
+use fedpaint_proto::plan::RunPlan;
+use jiff::Timestamp;
+
+use super::request::{Activity, Beat, Command, Request, Verdict};
+use super::state::{Seen, State};
+use super::{COORDINATOR, Core, Step};
+use crate::audit::Entry;
+use crate::driver::error::Error;
+use crate::records::SiteRow;
+use crate::round::{Event, Update};
+use crate::run::Run;
+
+/// The most sites there may be.
+pub const SITES_MAX: usize = 10_000;
+
+/// The most runs there may be.
+pub const RUNS_MAX: usize = 1_000;
+
+pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Step, Error> {
+    match request {
+        Request::Beat(site, beat) => core.beat(site, beat, now),
+        Request::Report(site, round, update) => core.report(site, &round, update, now),
+        Request::Refused(site, _, detail) => Ok(core.refused(site, detail, now)),
+        Request::Enroll(actor, site) => core.enroll(actor, site, now),
+        Request::Revoke(actor, site) => core.revoke(actor, site, now),
+        Request::Create(actor, name, plan, initial) => {
+            core.create(actor, name, *plan, initial, now)
+        }
+        Request::Command(actor, run, command) => core.command(actor, run, command, now),
+        Request::Verdict(actor, round, verdict) => core.verdict(actor, &round, verdict, now),
+        Request::Aggregated(round, outcome) => {
+            let event = outcome.map_or_else(Event::AggregationFailed, Event::Aggregated);
+            core.happen(COORDINATOR, &round, event, now)
+        }
+    }
+}
+
+impl Core {
+    fn beat(&self, site: SiteName, beat: Beat, now: Timestamp) -> Result<Step, Error> {
+        self.state.access(&site)?;
+        let Beat { agent_version, activity } = beat;
+        let training = match &activity {
+            Activity::Training(round, progress) => Some((round.clone(), *progress)),
+            _ => None,
+        };
+        let mut next = State::clone(&self.state);
+        next.put_seen(site.clone(), Seen { at: now, agent_version, training });
+        let event = match activity {
+            Activity::Joining(round) => Some((round, Event::Joined(site.clone()))),
+            Activity::Withdrawing(round, why) => Some((round, Event::Withdrew(site.clone(), why))),
+            Activity::Idle | Activity::Training(..) | Activity::Uploading(_) => None,
+        };
+        // What no longer applies is no error: the answer says what does.
+        let late = event.and_then(|(round, event)| happen(&mut next, &round, event, now).err());
+        let step = self.step(next, &by_site(&site), now, Vec::new());
+        Ok(Step { late, ..step })
+    }
+
+    fn report(
+        &self,
+        site: SiteName,
+        round: &RoundId,
+        update: Update,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        self.state.access(&site)?;
+        let event = Event::Reported(site.clone(), update);
+        let step = self.happen(&by_site(&site), round, event, now)?;
+        Ok(Step { refusal: Some((site, None)), ..step })
+    }
+
+    fn refused(&self, site: SiteName, detail: String, now: Timestamp) -> Step {
+        if self.refused.get(&site) == Some(&detail) {
+            return self.nothing();
+        }
+        let entry = Entry::new("update_refused", detail.clone());
+        let step = self.step(State::clone(&self.state), &by_site(&site), now, vec![entry]);
+        Step { refusal: Some((site, Some(detail))), ..step }
+    }
+
+    fn enroll(&self, actor: OperatorName, name: SiteName, now: Timestamp) -> Result<Step, Error> {
+        if matches!(self.state.site(&name), Some(site) if site.revoked_at.is_none()) {
+            return Ok(self.nothing());
+        }
+        if self.state.site(&name).is_none() && self.state.site_count() >= SITES_MAX {
+            return Err(Error::TooMany { what: "sites", max: SITES_MAX });
+        }
+        let entry = Entry::new("site_enrolled", format!("site {name}"));
+        let mut next = State::clone(&self.state);
+        next.put_site(SiteRow { name, enrolled_at: now, revoked_at: None });
+        Ok(self.step(next, &by_operator(actor), now, vec![entry]))
+    }
+
+    fn revoke(&self, actor: OperatorName, name: SiteName, now: Timestamp) -> Result<Step, Error> {
+        let site = self.state.site(&name).ok_or_else(|| Error::SiteUnknown(name.clone()))?;
+        if site.revoked_at.is_some() {
+            return Ok(self.nothing());
+        }
+        let mut next = State::clone(&self.state);
+        next.put_site(SiteRow { revoked_at: Some(now), ..site.clone() });
+        let runs: Vec<RunName> = self.state.runs().map(|run| run.name().clone()).collect();
+        for run in &runs {
+            // A round that the site is not in, or that is past reporting, stays as it is.
+            let _ = next.change_run(run, |run| run.apply(Event::Revoked(name.clone()), now))?;
+        }
+        let entry = Entry::new("site_revoked", format!("site {name}"));
+        Ok(self.step(next, &by_operator(actor), now, vec![entry]))
+    }
+
+    fn create(
+        &self,
+        actor: OperatorName,
+        name: RunName,
+        plan: RunPlan,
+        initial: Blob,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        if let Some(run) = self.state.find_run(&name) {
+            let same = *run.plan() == plan && run.initial() == initial;
+            return if same { Ok(self.nothing()) } else { Err(Error::RunExists(name)) };
+        }
+        if self.state.runs().count() >= RUNS_MAX {
+            return Err(Error::TooMany { what: "runs", max: RUNS_MAX });
+        }
+        let mut next = State::clone(&self.state);
+        next.add_run(Run::create(name, plan, initial, now));
+        Ok(self.step(next, &by_operator(actor), now, Vec::new()))
+    }
+
+    fn command(
+        &self,
+        actor: OperatorName,
+        name: RunName,
+        command: Command,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        let mut next = State::clone(&self.state);
+        let outcome = next.change_run(&name, |run| match command {
+            Command::Pause => run.pause(now),
+            Command::Resume => run.resume(),
+            Command::Stop => run.stop(now),
+        })?;
+        outcome.map_err(|_| Error::RunOver(name))?;
+        Ok(self.step(next, &by_operator(actor), now, Vec::new()))
+    }
+
+    fn verdict(
+        &self,
+        actor: OperatorName,
+        round: &RoundId,
+        verdict: Verdict,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        let event = match verdict {
+            Verdict::Close => Event::Closed,
+            Verdict::Abandon(reason) => Event::Abandoned(reason),
+        };
+        self.happen(&by_operator(actor), round, event, now)
+    }
+
+    /// Lets an event happen to a round in hand, and nothing else.
+    fn happen(
+        &self,
+        actor: &str,
+        round: &RoundId,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        let mut next = State::clone(&self.state);
+        happen(&mut next, round, event, now)?;
+        Ok(self.step(next, actor, now, Vec::new()))
+    }
+}
+
+fn happen(state: &mut State, id: &RoundId, event: Event, now: Timestamp) -> Result<(), Error> {
+    state.round(id)?;
+    let outcome = state.change_run(&id.run, |run| run.apply(event, now))?;
+    outcome.map_err(|refusal| Error::Round { round: id.clone(), refusal })
+}
+
+fn by_site(site: &SiteName) -> String {
+    Role::Site(site.clone()).to_string()
+}
+
+fn by_operator(operator: OperatorName) -> String {
+    Role::Operator(operator).to_string()
+}

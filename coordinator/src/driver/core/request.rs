@@ -1,0 +1,86 @@
+//! What the driver's core is asked to change, and what a site hears: plain values.
+
+use fedpaint_proto::names::{Blob, OperatorName, RoundId, RunName, SiteName};
+use fedpaint_proto::plan::RunPlan;
+
+use crate::aggregate::Aggregate;
+use crate::driver::view::Progress;
+use crate::round::{Update, Withdrawal};
+use crate::run::Directive;
+
+/// A change that is asked for. Each may be asked for again: what holds already changes nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// A site says what it is doing.
+    Beat(SiteName, Beat),
+    /// A site's update, which was checked and may be applied.
+    Report(SiteName, RoundId, Update),
+    /// A site's update was refused, with the reason in words: for the audit log only.
+    Refused(SiteName, RoundId, String),
+    /// An operator lets a site in.
+    Enroll(OperatorName, SiteName),
+    /// An operator shuts a site out.
+    Revoke(OperatorName, SiteName),
+    /// An operator creates a run from a model that is here and was checked.
+    Create(OperatorName, RunName, Box<RunPlan>, Blob),
+    /// An operator changes a run.
+    Command(OperatorName, RunName, Command),
+    /// An operator changes a round.
+    Verdict(OperatorName, RoundId, Verdict),
+    /// The aggregation that was owed has ended: with files that have their names, or with the
+    /// reason why there are none.
+    Aggregated(RoundId, Result<Aggregate<Blob>, String>),
+}
+
+/// "This is what I am doing."
+#[derive(Clone, Debug, PartialEq)]
+pub struct Beat {
+    /// The agent's version, such as "0.1.0".
+    pub agent_version: String,
+    /// What the site is doing.
+    pub activity: Activity,
+}
+
+/// What a site is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Activity {
+    /// Nothing.
+    Idle,
+    /// Asking to take part in a round.
+    Joining(RoundId),
+    /// Training for a round.
+    Training(RoundId, Progress),
+    /// Uploading its update for a round.
+    Uploading(RoundId),
+    /// Giving a round up.
+    Withdrawing(RoundId, Withdrawal),
+}
+
+/// What a site should be doing, and when to ask again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// What it should be doing.
+    pub directive: Directive,
+    /// When to ask again.
+    pub next_after: std::time::Duration,
+}
+
+/// What an operator does to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Give the round in hand up and begin nothing new.
+    Pause,
+    /// Go on after a pause.
+    Resume,
+    /// End the run early and for good.
+    Stop,
+}
+
+/// What an operator does to a round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// End selection or reporting now, if enough sites are there.
+    Close,
+    /// Give the round up, in the operator's own words.
+    Abandon(String),
+}

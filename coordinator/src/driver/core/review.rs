@@ -1,0 +1,83 @@
+//! What an update has to pass before anybody looks into its file: decided from the state alone.
+//! Whatever changes while the file is looked at is decided again when the update is applied.
+
+use fedpaint_proto::limits::EXAMPLES_MAX;
+use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
+use jiff::Timestamp;
+
+use super::state::State;
+use crate::driver::error::Error;
+use crate::round::{Report, Update};
+
+/// "This blob, which I have uploaded, is my update."
+#[derive(Clone, Debug, PartialEq)]
+pub struct Submission {
+    /// For which round.
+    pub round: RoundId,
+    /// The model the training began from.
+    pub base: Digest,
+    /// The trained model.
+    pub weights: Blob,
+    /// Training examples seen.
+    pub examples: u64,
+    /// What the site tells of its training.
+    pub report: Report,
+}
+
+impl Submission {
+    /// What of it the round is given.
+    pub fn update(&self) -> Update {
+        let Submission { weights, examples, report, .. } = *self;
+        Update { weights, examples, report }
+    }
+}
+
+/// What is to be done with an update that was not refused at once.
+#[derive(Debug)]
+pub enum Review {
+    /// Nothing: the round holds this very update already, the reply to an earlier call was lost.
+    Held,
+    /// The round is past. If it holds this very update ([`crate::round::Round::holds`]), that is a
+    /// reply that was lost too; if not, this is why the update is refused.
+    Past(Error),
+    /// Its file is to be found and checked against the round's base model.
+    Check(Update),
+}
+
+/// Reviews a site's update at `now`.
+///
+/// # Errors
+/// Why it is refused.
+pub fn review(
+    state: &State,
+    site: &SiteName,
+    submission: &Submission,
+    now: Timestamp,
+) -> Result<Review, Error> {
+    state.access(site)?;
+    let round = || submission.round.clone();
+    let current = match state.round(&submission.round) {
+        Ok(current) => current,
+        // The update may have been the last one that a round waited for.
+        Err(over @ Error::Round { .. }) => return Ok(Review::Past(over)),
+        Err(other) => return Err(other),
+    };
+    let update = submission.update();
+    if current.holds(site, &update) {
+        return Ok(Review::Held);
+    }
+    let refused = |refusal| Error::Round { round: round(), refusal };
+    current.awaits(site, now).map_err(refused)?;
+    let (found, expected) = (submission.base, current.base().digest);
+    if found != expected {
+        return Err(Error::WrongBaseModel { round: round(), found, expected });
+    }
+    let examples = submission.examples;
+    if !(1..=EXAMPLES_MAX).contains(&examples) {
+        return Err(Error::WrongExamples { round: round(), examples });
+    }
+    if !submission.report.is_finite() {
+        return Err(Error::Invalid { what: "report", must: "made of finite numbers" });
+    }
+    Ok(Review::Check(update))
+}

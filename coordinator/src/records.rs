@@ -1,0 +1,64 @@
+//! What is kept of a federation, as plain values: what a database is given and what it gives back.
+//! Nothing here knows how, so that what decides can speak of it and stay pure.
+
+use fedpaint_proto::names::{Blob, SiteName};
+use jiff::Timestamp;
+
+use crate::run::Run;
+
+/// A site's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteRow {
+    /// Its name.
+    pub name: SiteName,
+    /// When it was last let in.
+    pub enrolled_at: Timestamp,
+    /// When it was shut out.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// An entry of the audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRow {
+    /// From 1 on, without a gap.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Who caused it: `site/mayo`, `operator/ada`, or `coordinator`.
+    pub actor: String,
+    /// What happened, one word.
+    pub kind: String,
+    /// The same for people.
+    pub detail: String,
+}
+
+/// Everything a coordinator needs when it starts.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Every site, by name.
+    pub sites: Vec<SiteRow>,
+    /// Every run with its newest round, in the order of creation.
+    pub runs: Vec<Run>,
+    /// Every global model of every run, and the moving averages beside them.
+    pub models: Vec<Blob>,
+    /// The newest audit entry; 0 if there is none.
+    pub seq: u64,
+}
+
+/// What is to be saved together or not at all.
+#[derive(Debug, Default)]
+pub struct Change<'a> {
+    /// Sites that are new or changed.
+    pub sites: Vec<&'a SiteRow>,
+    /// Runs that are new or changed: as they were saved last, and as they are now.
+    pub runs: Vec<(Option<&'a Run>, &'a Run)>,
+    /// The audit entries.
+    pub events: Vec<EventRow>,
+}
+
+impl Change<'_> {
+    /// Whether there is nothing to save.
+    pub fn is_empty(&self) -> bool {
+        self.sites.is_empty() && self.runs.is_empty() && self.events.is_empty()
+    }
+}
