@@ -12,7 +12,7 @@ use fedpaint_proto::v1::admin_service_client::AdminServiceClient;
 use fedpaint_proto::v1::{self, upload_purpose};
 use tonic::transport::Channel;
 
-use crate::process::{Process, run};
+use crate::process::{Process, program_in, run};
 
 /// The federation's name in every lab.
 pub const FEDERATION: &str = "lab";
@@ -20,18 +20,50 @@ pub const FEDERATION: &str = "lab";
 /// How often sites are told to ask again; short, so that nobody waits for a test.
 pub const HEARTBEAT_MS: u64 = 100;
 
-/// More lines for an agent's config, by table.
+/// How the coordinator of a lab is started.
+#[derive(Clone, Debug)]
+pub struct LabOptions {
+    /// How often sites are told to ask again.
+    pub heartbeat_ms: u64,
+    /// The folder of the coordinator's program; by default this workspace's own.
+    pub programs: Option<PathBuf>,
+    /// Variables in the coordinator's environment, such as where its failpoints' rules are.
+    pub environment: Vec<(String, PathBuf)>,
+}
+
+impl Default for LabOptions {
+    fn default() -> LabOptions {
+        LabOptions { heartbeat_ms: HEARTBEAT_MS, programs: None, environment: Vec::new() }
+    }
+}
+
+/// How an agent of a lab is configured and started.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
     /// Lines of `[data]` beside the path. By default that labels are those of phantoms.
     pub data: String,
     /// Lines of `[trainer]`.
     pub trainer: String,
+    /// More tables, such as `[rehearsal]`.
+    pub more: String,
+    /// Where it reaches the coordinator, if not directly.
+    pub coordinator: Option<String>,
+    /// The folder of the agent's program; by default this workspace's own.
+    pub programs: Option<PathBuf>,
+    /// Variables in its environment.
+    pub environment: Vec<(String, PathBuf)>,
 }
 
 impl Default for AgentOptions {
     fn default() -> AgentOptions {
-        AgentOptions { data: "label_scheme = \"brats2023\"\n".into(), trainer: String::new() }
+        AgentOptions {
+            data: "label_scheme = \"brats2023\"\n".into(),
+            trainer: String::new(),
+            more: String::new(),
+            coordinator: None,
+            programs: None,
+            environment: Vec::new(),
+        }
     }
 }
 
@@ -39,6 +71,7 @@ impl Default for AgentOptions {
 #[derive(Debug)]
 pub struct Lab {
     folder: PathBuf,
+    options: LabOptions,
     address: Option<String>,
     coordinator: Option<Process>,
 }
@@ -49,8 +82,19 @@ impl Lab {
     /// # Errors
     /// If a program is missing or fails.
     pub fn start(folder: &Path) -> anyhow::Result<Lab> {
+        let mut lab = Lab::prepare(folder, LabOptions::default())?;
+        lab.start_coordinator()?;
+        Ok(lab)
+    }
+
+    /// Makes a CA, the coordinator's and an operator's certificate, and starts nothing.
+    ///
+    /// # Errors
+    /// If a program is missing or fails.
+    pub fn prepare(folder: &Path, options: LabOptions) -> anyhow::Result<Lab> {
         fs::create_dir_all(folder)?;
-        let mut lab = Lab { folder: folder.to_owned(), address: None, coordinator: None };
+        let heartbeat_ms = options.heartbeat_ms;
+        let lab = Lab { folder: folder.to_owned(), options, address: None, coordinator: None };
         let ca = lab.path("ca");
         run("fedctl", &["ca", "init", "--federation", FEDERATION, "--out", &ca])?;
         lab.issue("coordinator", "main", &["--host", "127.0.0.1", "--host", "localhost"])?;
@@ -58,19 +102,33 @@ impl Lab {
         let config = format!(
             "federation = \"{FEDERATION}\"\nlisten = \"127.0.0.1:0\"\n\
              status_listen = \"127.0.0.1:0\"\ndata = \"coordinator\"\n\
-             heartbeat_ms = {HEARTBEAT_MS}\n\n[tls]\nca = \"certificates/ca.pem\"\n\
+             heartbeat_ms = {heartbeat_ms}\n\n[tls]\nca = \"certificates/ca.pem\"\n\
              certificate = \"certificates/main.pem\"\nkey = \"certificates/main.key\"\n"
         );
         fs::write(lab.folder.join("coordinator.toml"), config)?;
-        lab.start_coordinator()?;
         Ok(lab)
     }
 
-    /// Starts the coordinator; again on the same port if it ran before.
+    /// Has the coordinator be started another way from the next start on.
+    pub fn set_options(&mut self, options: LabOptions) {
+        self.options = options;
+    }
+
+    /// Starts the coordinator and waits until it serves; again on the same port if it ran before.
     ///
     /// # Errors
     /// If it does not come up.
     pub fn start_coordinator(&mut self) -> anyhow::Result<()> {
+        self.launch_coordinator()?;
+        let line = self.coordinator()?.line()?;
+        self.serves_at(&line)
+    }
+
+    /// Starts the coordinator and does not wait; see [`Lab::coordinator_serves`].
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn launch_coordinator(&mut self) -> anyhow::Result<()> {
         let config = self.path("coordinator.toml");
         if let Some(address) = &self.address {
             let port = format!("listen = \"{}\"", address.trim_start_matches("https://"));
@@ -79,12 +137,27 @@ impl Lab {
             fs::write(&config, text)?;
         }
         let log = self.folder.join("coordinator.log");
-        let process =
-            Process::start("fedpaint-coordinator", &["serve", "--config", &config], &log)?;
-        let line = process.line()?;
+        let args = ["serve", "--config", &config];
+        let (programs, environment) = (&self.options.programs, &self.options.environment);
+        let program = program_in(programs.as_deref(), "fedpaint-coordinator")?;
+        self.coordinator = Some(Process::start_with(&program, &args, &log, environment)?);
+        Ok(())
+    }
+
+    /// Whether the coordinator that was launched has said that it serves.
+    ///
+    /// # Errors
+    /// If it is not running, or says something else.
+    pub fn coordinator_serves(&mut self) -> anyhow::Result<bool> {
+        match self.coordinator()?.try_line() {
+            Some(line) => self.serves_at(&line).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn serves_at(&mut self, line: &str) -> anyhow::Result<()> {
         let address = line.strip_prefix("listening on ").and_then(|l| l.split(',').next());
         self.address = Some(address.with_context(|| format!("unexpected: {line}"))?.to_owned());
-        self.coordinator = Some(process);
         Ok(())
     }
 
@@ -223,7 +296,7 @@ impl Lab {
         anyhow::bail!("the run ended before what was waited for; {}", self.log())
     }
 
-    /// Writes an agent's config for `site` and starts the agent on the patients in `data`.
+    /// Writes an agent's config for `site` and starts the agent on the patients in `data`; also again.
     ///
     /// # Errors
     /// If the agent does not start.
@@ -233,20 +306,21 @@ impl Lab {
         data: &Path,
         options: &AgentOptions,
     ) -> anyhow::Result<Process> {
-        let AgentOptions { data: more_data, trainer } = options;
+        let AgentOptions { data: more_data, trainer, more, .. } = options;
+        let coordinator = options.coordinator.as_deref().unwrap_or(self.address());
         let data = data.display();
         let config = format!(
-            "coordinator = \"{}\"\nworkspace = \"workspace-{site}\"\n\n[tls]\n\
+            "coordinator = \"{coordinator}\"\nworkspace = \"workspace-{site}\"\n\n[tls]\n\
              ca = \"certificates/ca.pem\"\ncertificate = \"certificates/{site}.pem\"\n\
              key = \"certificates/{site}.key\"\n\n[data]\npath = \"{data}\"\n\
              {more_data}\n\
-             [trainer]\ndevice = \"cpu\"\nthreads = 1\n{trainer}",
-            self.address()
+             [trainer]\ndevice = \"cpu\"\nthreads = 1\n{trainer}\n{more}"
         );
         let path = self.path(&format!("{site}.toml"));
         fs::write(&path, config)?;
         let log = self.folder.join(format!("{site}.log"));
-        Process::start("fedpaint-site-agent", &["run", "--config", &path], &log)
+        let program = program_in(options.programs.as_deref(), "fedpaint-site-agent")?;
+        Process::start_with(&program, &["run", "--config", &path], &log, &options.environment)
     }
 
     /// What the coordinator has logged.

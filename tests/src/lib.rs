@@ -3,9 +3,15 @@
 //! - [`process`]: a program of this workspace, started, watched and surely ended.
 //! - [`lab`]: a federation on loopback: a CA, a coordinator, agents, an operator.
 //! - [`fake_site`]: a site of the test's own making, which can say what no honest agent would.
+//! - [`proxy`]: a TCP proxy that breaks connections on purpose.
+//! - [`failpoints`]: the rules that end a program, or fail its disk, at a named place.
+//! - [`evidence`]: what the rows and the audit log say of a run, checked.
 //! - [`models`]: small model files with known weights.
 
+pub mod evidence;
+pub mod failpoints;
 pub mod fake_site;
 pub mod lab;
 pub mod models;
 pub mod process;
+pub mod proxy;

@@ -26,6 +26,17 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     })
 }
 
+/// A binary in `folder`, such as one of an older version; of this workspace where none is named.
+///
+/// # Errors
+/// If it is not there.
+pub fn program_in(folder: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
+    let Some(folder) = folder else { return program(name) };
+    let path = folder.join(name);
+    anyhow::ensure!(path.is_file(), "there is no {name} in {}", folder.display());
+    Ok(path)
+}
+
 /// Runs a program to its end.
 ///
 /// # Errors
@@ -64,14 +75,29 @@ impl Process {
     /// # Errors
     /// If the program or the log cannot be opened.
     pub fn start<S: AsRef<OsStr>>(name: &str, args: &[S], log: &Path) -> anyhow::Result<Process> {
+        Process::start_with(&program(name)?, args, log, &[])
+    }
+
+    /// Starts a program by its path, with more variables in its environment.
+    ///
+    /// # Errors
+    /// If the program or the log cannot be opened.
+    pub fn start_with<S: AsRef<OsStr>>(
+        program: &Path,
+        args: &[S],
+        log: &Path,
+        environment: &[(String, PathBuf)],
+    ) -> anyhow::Result<Process> {
+        let name = program.file_name().unwrap_or(program.as_os_str()).display().to_string();
         let file = File::options().create(true).append(true).open(log)?;
-        let mut child = Command::new(program(name)?)
+        let mut child = Command::new(program)
             .args(args)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(file)
             .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         let pipe = child.stdout.take().context("stdout is piped")?;
         let (sender, stdout) = channel();
         // The reader ends with the program, whose end closes the pipe.
@@ -82,7 +108,7 @@ impl Process {
                 }
             }
         });
-        Ok(Process { name: name.into(), child, stdout, log: log.into() })
+        Ok(Process { name, child, stdout, log: log.into() })
     }
 
     /// The process id.
@@ -98,6 +124,11 @@ impl Process {
         self.stdout.recv_timeout(ANSWER_TIMEOUT).with_context(|| {
             format!("{} said nothing; its log:\n{}", self.name, self.log().unwrap_or_default())
         })
+    }
+
+    /// The next line of the program's stdout, if it has written one.
+    pub fn try_line(&self) -> Option<String> {
+        self.stdout.try_recv().ok()
     }
 
     /// What the program has written to stderr so far.
@@ -116,6 +147,14 @@ impl Process {
     /// If the system does not say.
     pub fn is_running(&mut self) -> anyhow::Result<bool> {
         Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// How the program ended, if it has.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     /// Asks the program to end and waits until it has.
@@ -172,7 +211,29 @@ fn parent(id: u32) -> Option<u32> {
 
 /// The most memory the process ever held, in bytes.
 pub fn peak_rss_bytes(id: u32) -> Option<u64> {
+    memory(id, "VmHWM:")
+}
+
+/// The memory the process holds now, in bytes.
+pub fn rss_bytes(id: u32) -> Option<u64> {
+    memory(id, "VmRSS:")
+}
+
+fn memory(id: u32, field: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// How many file descriptors the process has open.
+pub fn descriptors(id: u32) -> Option<usize> {
+    Some(std::fs::read_dir(format!("/proc/{id}/fd")).ok()?.count())
+}
+
+/// Kills a process that another one has started, as a power cut would.
+pub fn kill(id: u32) {
+    if let Some(pid) = pid(id) {
+        // A process that is gone already needs no signal.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
 }

@@ -1,0 +1,99 @@
+//! The rules of one program's failpoints, as a test changes them while the program runs, and the
+//! places that the program has reached.
+//!
+//! Every program is traced all the time; see `fedpaint_proto::failpoint` for what a rule may say.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use fedpaint_proto::failpoint;
+
+/// One program's file of rules and its trace.
+#[derive(Debug)]
+pub struct Failpoints {
+    rules: PathBuf,
+    trace: PathBuf,
+    /// How much of the trace has been looked at.
+    seen: u64,
+}
+
+impl Failpoints {
+    /// Rules that only trace, for a program called `name`, in `folder`.
+    ///
+    /// # Errors
+    /// If the file does not write.
+    pub fn new(folder: &Path, name: &str) -> anyhow::Result<Failpoints> {
+        let rules = folder.join(format!("{name}.rules"));
+        let trace = folder.join(format!("{name}.trace"));
+        let points = Failpoints { rules, trace, seen: 0 };
+        points.disarm()?;
+        Ok(points)
+    }
+
+    /// What the program needs in its environment.
+    pub fn variable(&self) -> (String, PathBuf) {
+        (failpoint::VARIABLE.to_owned(), self.rules.clone())
+    }
+
+    /// Has the program obey `rules`, a line each, from the next place on.
+    ///
+    /// # Errors
+    /// If the file does not write.
+    pub fn arm(&self, rules: &str) -> anyhow::Result<()> {
+        let new = self.rules.with_extension("new");
+        fs::write(&new, format!("trace {}\n{rules}\n", self.trace.display()))?;
+        // The program reads all of the old rules or all of the new ones.
+        fs::rename(new, &self.rules)?;
+        Ok(())
+    }
+
+    /// Lets the program pass everywhere.
+    ///
+    /// # Errors
+    /// If the file does not write.
+    pub fn disarm(&self) -> anyhow::Result<()> {
+        self.arm("")
+    }
+
+    /// The places reached since this was last asked, in their order.
+    ///
+    /// # Errors
+    /// If the trace does not read.
+    pub fn reached(&mut self) -> anyhow::Result<Vec<String>> {
+        let mut file = match File::open(&self.trace) {
+            Ok(file) => file,
+            // Nothing was reached yet.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        file.seek(SeekFrom::Start(self.seen))?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        self.seen += whole as u64;
+        Ok(text[..whole].lines().map(str::to_owned).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_reached_is_told_once_and_only_when_its_line_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut points = Failpoints::new(folder.path(), "x").unwrap();
+        assert_eq!(points.reached().unwrap(), [""; 0]);
+        fs::write(&points.trace, "blob.write\nblob.sy").unwrap();
+        assert_eq!(points.reached().unwrap(), ["blob.write"]);
+        fs::write(&points.trace, "blob.write\nblob.sync\n").unwrap();
+        assert_eq!(points.reached().unwrap(), ["blob.sync"]);
+        points.arm("blob.* kill").unwrap();
+        let rules = fs::read_to_string(points.variable().1).unwrap();
+        assert!(
+            rules.starts_with("trace ") && rules.ends_with("x.trace\nblob.* kill\n"),
+            "{rules}"
+        );
+    }
+}

@@ -1,0 +1,74 @@
+//! The proxy before an echo: what comes back shows what got through, both ways.
+
+use super::*;
+
+/// A server that sends back what it gets.
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                tokio::io::copy(&mut from, &mut to).await
+            });
+        }
+    });
+    address
+}
+
+/// What comes back of `bytes` sent through a connection that `faults` befall.
+async fn through(faults: &[Fault], bytes: &[u8]) -> (Vec<u8>, Counted) {
+    let faults = faults.to_vec();
+    let loses = matches!(faults[..], [Fault::LoseReply { .. }]);
+    let proxy = Proxy::start(echo().await, Box::new(move || faults.clone())).unwrap();
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    let (mut from, mut to) = stream.split();
+    let mut back = Vec::new();
+    let write = async {
+        // A connection that the fault has cut takes no more.
+        if to.write_all(bytes).await.is_ok() && !loses {
+            let _ = to.shutdown().await;
+        }
+    };
+    let read = async {
+        let mut buffer = [0; 1024];
+        while let Ok(n @ 1..) = from.read(&mut buffer).await {
+            back.extend(&buffer[..n]);
+        }
+    };
+    tokio::join!(write, read);
+    (back, proxy.counted())
+}
+
+fn bytes() -> Vec<u8> {
+    (0..100_000_u32).map(|i| (i % 251) as u8).collect()
+}
+
+#[tokio::test]
+async fn a_cut_lets_exactly_so_many_bytes_through() {
+    for way in [Way::Up, Way::Down] {
+        let (back, counted) = through(&[Fault::Cut { way, after: 40_001 }], &bytes()).await;
+        assert_eq!(back, bytes()[..40_001], "{way:?}");
+        assert_eq!((counted.cut, counted.broken()), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_corrupted_byte_is_one_bit_off_and_all_else_arrives() {
+    let sent = bytes();
+    assert_eq!(through(&[], &sent).await.0, sent);
+    let (back, counted) = through(&[Fault::Corrupt { way: Way::Down, at: 70_005 }], &sent).await;
+    let differ: Vec<usize> = (0..back.len()).filter(|i| back[*i] != sent[*i]).collect();
+    assert_eq!((back.len(), differ), (sent.len(), vec![70_005]));
+    assert_eq!((sent[70_005] ^ back[70_005]).count_ones(), 1);
+    assert_eq!(counted.corrupted, 1);
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_cut_after_the_request_has_arrived() {
+    let fault = Fault::LoseReply { after: 100_000, replies: 0 };
+    let (back, counted) = through(&[fault], &bytes()).await;
+    assert!(back.len() < 100_000, "{}", back.len());
+    assert_eq!((counted.up, counted.lost_replies), (100_000, 1));
+}
