@@ -1,0 +1,138 @@
+//! Breaks a federation of real processes on purpose, and says what it took and what it made of it.
+//!
+//! Every mode runs the same federation twice, once undisturbed, and compares the bytes. What is random
+//! follows from `--seed`; when things happen also depends on the machine. The sites rehearse: they
+//! compute updates that follow from their inputs alone, without a scan or a network, and everything
+//! else about them is real. `tests/README.md` says what each mode proves.
+
+mod crash_points;
+mod cuts;
+mod disk;
+mod federation;
+mod flips;
+mod full_disk;
+mod kills;
+mod outcome;
+mod soak;
+mod storm;
+mod stragglers;
+mod upgrade;
+mod watch;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+
+use crate::outcome::Outcome;
+
+/// Breaks a federation on purpose and checks that nothing was lost.
+#[derive(Debug, Parser)]
+#[command(name = "chaos", version)]
+struct Args {
+    /// What is done to it.
+    mode: Mode,
+    /// How many kills, cuts or flipped bits.
+    #[arg(long)]
+    count: Option<u32>,
+    /// How many sites.
+    #[arg(long)]
+    sites: Option<usize>,
+    /// How many rounds.
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// What is random follows from this.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How long to soak.
+    #[arg(long, default_value_t = 30.0)]
+    minutes: f64,
+    /// Where the soak's table and plot go.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The programs of an older version, to upgrade from.
+    #[arg(long, value_name = "DIR")]
+    old: Option<PathBuf>,
+    /// The folder to work in; by default a new one that is deleted if all is well.
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// Keep the working folder: configs, logs, every model.
+    #[arg(long)]
+    keep: bool,
+    /// End with one JSON object on the last line instead of a list.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Mode {
+    /// SIGKILL of coordinator, agents and trainers, at random instants and at named places.
+    Kills,
+    /// Connections cut, corrupted and stalled in the middle of transfers, and answers that get lost.
+    Cuts,
+    /// A crash at every place that a round passes, one after the other.
+    CrashPoints,
+    /// Full, broken and read-only disks at every place that uses one, and bits that turn at rest.
+    Disk,
+    /// One site far slower than the others, and one that comes and goes.
+    Stragglers,
+    /// Many small sites for a long time: memory, descriptors, progress.
+    Soak,
+    /// Older programs with those of this version.
+    Upgrade,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match chaos(&Args::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a mode; whether all is well.
+async fn chaos(args: &Args) -> anyhow::Result<bool> {
+    let base = args.work.clone().unwrap_or_else(std::env::temp_dir);
+    std::fs::create_dir_all(&base)?;
+    let mut work = tempfile::Builder::new().prefix("chaos-").tempdir_in(base)?;
+    // Kept whatever happens until all is known to be well.
+    work.disable_cleanup(true);
+    let outcome = run(args, work.path()).await;
+    let kept = || format!("seed {}; the logs are in {}", args.seed, work.path().display());
+    let outcome = outcome.with_context(kept)?;
+    let well = outcome.broken.is_empty();
+    if well && !args.keep {
+        work.disable_cleanup(false);
+    } else {
+        eprintln!("{}", kept());
+    }
+    for broken in &outcome.broken {
+        eprintln!("broken: {broken}");
+    }
+    // A reader that has seen enough has closed the pipe.
+    let _ = writeln!(std::io::stdout(), "{}", outcome.text(args.json)?);
+    Ok(well)
+}
+
+async fn run(args: &Args, work: &std::path::Path) -> anyhow::Result<Outcome> {
+    match args.mode {
+        Mode::Kills => kills::kills(args, work).await,
+        Mode::Cuts => cuts::cuts(args, work).await,
+        Mode::CrashPoints => crash_points::crash_points(args, work).await,
+        Mode::Disk => disk::disk(args, work).await,
+        Mode::Stragglers => stragglers::stragglers(args, work).await,
+        Mode::Soak => soak::soak(args, work).await,
+        Mode::Upgrade => upgrade::upgrade(args, work).await,
+    }
+}
+
+/// A line for who watches.
+fn say(text: &str) {
+    eprintln!("{text}");
+}

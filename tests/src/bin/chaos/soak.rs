@@ -1,0 +1,213 @@
+//! `soak`: many small sites for a long time. Memory stays, descriptors stay, and rounds go on.
+
+mod plot;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use fedpaint_tests::process::{children, descriptors, rss_bytes};
+
+use crate::federation::{Federation, RUN, Shape};
+use crate::outcome::{Outcome, quantile, rounded};
+use crate::{Args, say};
+
+/// The most that the memory of a program may grow, in MiB an hour.
+const SLOPE_MAX: f64 = 1.0;
+
+/// How often everything is measured.
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// The part of the time in which caches fill and that is left out.
+const WARM_UP: f64 = 0.25;
+
+/// From how many minutes on a slope means something.
+const MINUTES_FOR_SLOPES: f64 = 10.0;
+
+/// How long no round may be committed.
+const STUCK: Duration = Duration::from_secs(60);
+
+const MIB: f64 = (1 << 20) as f64;
+
+/// Everything at a moment.
+#[derive(Clone, Debug)]
+struct Sample {
+    /// Since the beginning.
+    hours: f64,
+    /// Rounds committed.
+    rounds: u32,
+    /// Memory of the coordinator, and the mean of an agent and of a trainer, in MiB.
+    coordinator_mib: f64,
+    agent_mib: f64,
+    trainer_mib: f64,
+    /// File descriptors of the coordinator, and of all agents together.
+    coordinator_fds: usize,
+    agents_fds: usize,
+}
+
+/// Runs the mode.
+///
+/// # Errors
+/// If a program does not start, or the run gets stuck.
+pub(crate) async fn soak(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
+    let sites = args.sites.unwrap_or(20);
+    let shape = Shape {
+        sites,
+        rounds: 100_000,
+        steps: 10,
+        steps_ms: 100,
+        checkpoint_steps: 5,
+        parameters: 1 << 10,
+        round: None,
+        more: String::new(),
+    };
+    let mut federation = Federation::found(&work.join("soak"), &shape).await?;
+    federation.start_agents()?;
+    let watch = federation.watch().await?;
+    let time = Duration::from_secs_f64(args.minutes * 60.0);
+    let (start, mut samples) = (Instant::now(), Vec::new());
+    let (mut last, mut since, mut longest) = (0, Instant::now(), Duration::ZERO);
+    while start.elapsed() < time {
+        tokio::time::sleep(PERIOD).await;
+        let seen = watch.seen();
+        if seen.committed > last {
+            (last, since) = (seen.committed, Instant::now());
+        }
+        longest = longest.max(since.elapsed());
+        anyhow::ensure!(since.elapsed() < STUCK, "no round since {last} was committed");
+        samples.push(measure(&mut federation, start, last)?);
+        if samples.len() % 12 == 0
+            && let Some(Sample { coordinator_mib, agent_mib, .. }) = samples.last()
+        {
+            say(&format!(
+                "round {last}: coordinator {coordinator_mib:.1} MiB, agent {agent_mib:.1}"
+            ));
+        }
+    }
+    drop(watch);
+    federation.lab.fedctl(&["run", "stop", RUN])?;
+    let evidence = federation.evidence().await?;
+    federation.stop()?;
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from("."));
+    fs::create_dir_all(&out)?;
+    fs::write(out.join("soak.csv"), table(&samples)?)?;
+    fs::write(out.join("soak.png"), plot::plot(&samples)?)?;
+
+    let warm = &samples[(samples.len() as f64 * WARM_UP) as usize..];
+    let slope = |value: fn(&Sample) -> f64| {
+        slope(&warm.iter().map(|s| (s.hours, value(s))).collect::<Vec<_>>())
+    };
+    let mut outcome = Outcome::default();
+    outcome.set("sites", sites);
+    outcome.set("minutes", rounded(start.elapsed().as_secs_f64() / 60.0, 1));
+    outcome.set("rounds", last);
+    outcome.set("attempts_abandoned", evidence.abandoned());
+    outcome.set("longest_without_round_s", rounded(longest.as_secs_f64(), 1));
+    let slopes = [
+        ("coordinator", slope(|s| s.coordinator_mib)),
+        ("agent", slope(|s| s.agent_mib)),
+        ("trainer", slope(|s| s.trainer_mib)),
+    ];
+    for (name, slope) in slopes {
+        outcome.set(&format!("slope_mib_per_h_{name}"), rounded(slope, 3));
+        let matters = args.minutes >= MINUTES_FOR_SLOPES;
+        outcome
+            .require(!matters || slope <= SLOPE_MAX, || format!("{name} grows {slope:.2} MiB/h"));
+    }
+    for (name, value) in [
+        ("coordinator", (|s| s.coordinator_fds as f64) as fn(&Sample) -> f64),
+        ("agents", |s| s.agents_fds as f64),
+    ] {
+        let (first, end) = ends(warm, value);
+        outcome.set(&format!("descriptors_first_{name}"), first);
+        outcome.set(&format!("descriptors_last_{name}"), end);
+        outcome.require(first >= end, || format!("{name}: {first} descriptors, then {end}"));
+    }
+    if let Some(end) = samples.last() {
+        outcome.set("coordinator_mib", rounded(end.coordinator_mib, 1));
+        outcome.set("agent_mib", rounded(end.agent_mib, 1));
+        outcome.set("trainer_mib", rounded(end.trainer_mib, 1));
+    }
+    say(&format!("soak.csv and soak.png are in {}", out.display()));
+    Ok(outcome)
+}
+
+fn measure(federation: &mut Federation, start: Instant, rounds: u32) -> anyhow::Result<Sample> {
+    let coordinator = federation.lab.coordinator()?;
+    anyhow::ensure!(coordinator.is_running()?, "the coordinator has ended");
+    let id = coordinator.id();
+    let (mut agents, mut trainers) = (Vec::new(), Vec::new());
+    for site in &mut federation.sites {
+        let agent = site.agent.as_mut().context("an agent")?;
+        anyhow::ensure!(agent.is_running()?, "the agent of {} has ended", site.name);
+        agents.push(agent.id());
+        trainers.extend(children(agent.id()));
+    }
+    let mib = |id: &u32| rss_bytes(*id).unwrap_or(0) as f64 / MIB;
+    let mean = |ids: &[u32]| ids.iter().map(mib).sum::<f64>() / ids.len().max(1) as f64;
+    Ok(Sample {
+        hours: start.elapsed().as_secs_f64() / 3600.0,
+        rounds,
+        coordinator_mib: mib(&id),
+        agent_mib: mean(&agents),
+        trainer_mib: mean(&trainers),
+        coordinator_fds: descriptors(id).unwrap_or(0),
+        agents_fds: agents.iter().filter_map(|id| descriptors(*id)).sum(),
+    })
+}
+
+fn table(samples: &[Sample]) -> anyhow::Result<Vec<u8>> {
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    csv.write_record([
+        "hours",
+        "rounds",
+        "coordinator_mib",
+        "agent_mib",
+        "trainer_mib",
+        "coordinator_fds",
+        "agents_fds",
+    ])?;
+    for s in samples {
+        csv.write_record([
+            format!("{:.5}", s.hours),
+            s.rounds.to_string(),
+            format!("{:.3}", s.coordinator_mib),
+            format!("{:.3}", s.agent_mib),
+            format!("{:.3}", s.trainer_mib),
+            s.coordinator_fds.to_string(),
+            s.agents_fds.to_string(),
+        ])?;
+    }
+    Ok(csv.into_inner()?)
+}
+
+/// The slope of the line with the least squares of errors.
+fn slope(points: &[(f64, f64)]) -> f64 {
+    let n = points.len().max(1) as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
+    let (x, y) = (mean(|p| p.0), mean(|p| p.1));
+    let along: f64 = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
+    let square: f64 = points.iter().map(|p| (p.0 - x).powi(2)).sum();
+    if square > 0.0 { along / square } else { 0.0 }
+}
+
+/// The medians of the first and of the last quarter: one connection more or less at a moment is no leak.
+fn ends(samples: &[Sample], value: fn(&Sample) -> f64) -> (f64, f64) {
+    let quarter = samples.len().div_ceil(4);
+    let median = |part: &[Sample]| quantile(&part.iter().map(value).collect::<Vec<_>>(), 0.5);
+    (median(&samples[..quarter]), median(&samples[samples.len() - quarter..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_its_own_slope_and_noise_that_is_balanced_none() {
+        let line: Vec<_> = (0..9).map(|i| (f64::from(i), 3.0 - 0.5 * f64::from(i))).collect();
+        assert!((slope(&line) + 0.5).abs() < 1e-12);
+        assert_eq!(slope(&[(0.0, 1.0), (1.0, 2.0), (2.0, 1.0)]), 0.0);
+        assert_eq!(slope(&[]), 0.0);
+    }
+}
