@@ -23,5 +23,5 @@ pub mod product;
 pub mod profile;
 mod scratch;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod tile;

@@ -179,3 +179,6 @@ impl Ops {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,7 +58,7 @@ fn check(shape: &AttentionShape, seed: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn it_and_its_gradients_are_the_definition_for_every_shape(

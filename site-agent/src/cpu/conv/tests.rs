@@ -1,8 +1,10 @@
-//! Convolutions against their definition, one product at a time in f64, over random shapes.
+//! Convolutions against their definition, one product at a time in f64, over random shapes, and against
+//! PyTorch.
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::cpu::testing::{Golden, assert_close, wide};
 
 /// Numbers in -1..1 that depend on `seed` alone.
 fn draw(seed: u64, len: usize) -> Vec<f32> {
@@ -80,7 +82,7 @@ fn shapes() -> impl Strategy<Value = (Conv, usize)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(170))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn y_is_the_definition_for_every_shape((conv, first) in shapes(), seed: u64, adds: bool) {
@@ -201,6 +203,59 @@ fn the_widest_layers_stay_within_the_same_roundings() {
     let mut found = vec![0.0; conv.weight_len()];
     weight_gradient(&conv, &parts, &dy, &mut found);
     agree(&found, &dw).unwrap();
+}
+
+#[test]
+fn they_agree_with_pytorch() {
+    let golden = Golden::read();
+    for (name, scale) in [
+        ("s1", Scale::Same),
+        ("s2", Scale::Halve),
+        ("odd", Scale::Same),
+        ("odd_s2", Scale::Halve),
+        ("up", Scale::Double),
+    ] {
+        let read = |tensor: &str| golden.tensor(&format!("conv.{name}.{tensor}"));
+        let ((x, dims), (weight, kernel)) = (read("x"), read("weight"));
+        let conv = Conv {
+            batch: dims[0],
+            input: dims[3],
+            out: kernel[0],
+            size: [dims[1], dims[2]],
+            scale,
+        };
+        let (bias, dy) = (read("bias").0, read("dy").0);
+        let parts = [Part { values: &x, channels: conv.input }];
+        let (mut y, mut dx) = (vec![f32::NAN; conv.out_len()], vec![f32::NAN; x.len()]);
+        let (mut dweight, mut dbias) = (vec![f32::NAN; weight.len()], vec![f32::NAN; conv.out]);
+        forward(&conv, &parts, &weight, &bias, None, &mut y);
+        let dx_parts = &mut [PartMut { values: &mut dx, channels: conv.input }];
+        input_gradient(&conv, &dy, &weight, dx_parts);
+        weight_gradient(&conv, &parts, &dy, &mut dweight);
+        bias_gradient(&dy, &mut dbias);
+        let found = [("y", y), ("dx", dx), ("dweight", dweight), ("dbias", dbias)];
+        for (tensor, found) in found {
+            let expected = wide(&read(tensor).0);
+            assert_close(&format!("{name} {tensor}"), &found, &expected, 3e-6);
+        }
+    }
+}
+
+#[test]
+fn a_pointwise_map_agrees_with_pytorch() {
+    let golden = Golden::read();
+    let read = |tensor: &str| golden.tensor(&format!("conv.pointwise.{tensor}")).0;
+    let [x, weight, bias, dy] = ["x", "weight", "bias", "dy"].map(read);
+    let sides = [6, bias.len()];
+    let (mut y, mut dx) = (vec![f32::NAN; dy.len()], vec![f32::NAN; x.len()]);
+    let (mut dweight, mut dbias) = (vec![f32::NAN; weight.len()], vec![f32::NAN; bias.len()]);
+    pointwise::forward(sides, &x, &weight, &bias, None, &mut y);
+    pointwise::input_gradient(sides, &dy, &weight, &mut dx);
+    pointwise::weight_gradient(sides, &x, &dy, &mut dweight);
+    bias_gradient(&dy, &mut dbias);
+    for (tensor, found) in [("y", y), ("dx", dx), ("dweight", dweight), ("dbias", dbias)] {
+        assert_close(tensor, &found, &wide(&read(tensor)), 3e-6);
+    }
 }
 
 #[test]

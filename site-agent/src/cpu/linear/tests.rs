@@ -34,7 +34,7 @@ fn definition(shape: &LinearShape, given: [&[f32]; 4]) -> [Vec<f64>; 4] {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn it_and_its_gradients_are_the_definition_for_every_shape(

@@ -139,7 +139,7 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(170))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn it_and_its_gradients_are_the_definition_for_every_shape(

@@ -64,7 +64,7 @@ fn definition(weights: &[f64], gradients: &[Vec<f64>], options: &AdamW) -> [Vec<
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn steps_are_the_definition_for_every_length(

@@ -19,7 +19,7 @@ impl WithSimd for Call<'_> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn it_is_the_definition_by_rows_and_by_columns(
