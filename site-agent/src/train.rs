@@ -69,7 +69,8 @@ pub struct TrainingOptions {
     /// What convolutions and large products compute in.
     pub precision: Precision,
     /// Whether cheap operations are done again on the way back rather than their results kept: burn
-    /// then keeps what convolutions and matrix products gave, and little else.
+    /// then keeps what convolutions and matrix products gave, and little else. Our own operations keep
+    /// what they read in either case.
     pub gradient_checkpointing: bool,
     /// The most slices that go through the network at once, 0 for a step's whole batch. The gradient
     /// is the same up to rounding: the sum over the parts, first to last.
@@ -182,11 +183,28 @@ pub fn train(
     next_batch: &mut NextBatch<'_>,
     progress: &mut dyn FnMut(StepReport) -> ControlFlow<()>,
 ) -> Result<(Weights, TrainingSummary), TrainError> {
+    let ops = Ops::on(device, options.precision);
+    train_by(ops, start, device, options, next_batch, progress)
+}
+
+/// [`train`] by operations of the caller's choice, which must suit the device and the precision: ours are
+/// held against burn's so.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_by(
+    ops: Ops,
+    start: &Weights,
+    device: &Device,
+    options: &TrainingOptions,
+    next_batch: &mut NextBatch<'_>,
+    progress: &mut dyn FnMut(StepReport) -> ControlFlow<()>,
+) -> Result<(Weights, TrainingSummary), TrainError> {
     options.validate()?;
     options.precision.check(device)?;
     check_weight(options.loss_weight, &Diffusion::new(start.spec()))?;
-    let crash = |step: usize| move |error| TrainError::Crash { step: step + 1, error };
-    let mut trainer = device::guarded(|| Trainer::new(start, device, options)).map_err(crash(0))?;
+    let mut trainer = device::guarded(|| Trainer::by(ops, start, device, options))
+        .map_err(|error| TrainError::Crash { step: 1, error })?;
     let mut reports = Vec::with_capacity(options.steps.min(1 << 16));
     let mut examples = 0;
     for step in 0..options.steps {
@@ -196,8 +214,7 @@ pub fn train(
             let (value, must) = (batch.len().to_string(), format!("at most {MAX_BATCH}"));
             return Err(TrainError::Option { name: "batch", value, must });
         }
-        let (loss, gradient_norm) =
-            device::guarded(|| trainer.step(step, &batch)).map_err(crash(step))??;
+        let (loss, gradient_norm) = trainer.guarded_step(step, &batch)?;
         examples += batch.len() as u64;
         let report =
             StepReport { step: step + 1, steps: options.steps, examples, loss, gradient_norm };
@@ -253,24 +270,45 @@ struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
+    #[cfg(test)]
     fn new(start: &'a Weights, device: &Device, options: &'a TrainingOptions) -> Trainer<'a> {
+        Trainer::by(Ops::on(device, options.precision), start, device, options)
+    }
+
+    fn by(
+        ops: Ops,
+        start: &'a Weights,
+        device: &Device,
+        options: &'a TrainingOptions,
+    ) -> Trainer<'a> {
         let device = device.clone().autodiff();
         let device = match options.gradient_checkpointing {
             true => device.gradient_checkpointing(),
             false => device,
         };
-        let net = Unet::computing_in(options.precision, start, &device);
+        let net = Unet::working_by(ops, start, &device);
         Trainer {
             spec: start.spec(),
             options,
             diffusion: Diffusion::new(start.spec()),
             anchor: (options.proximal_mu > 0.0).then(|| Anchor::new(&net)),
-            optimiser: Optimiser::new(Ops::on(&device, options.precision), &net),
+            optimiser: Optimiser::new(ops, &net),
             net,
             device,
             quarters: Quarters::default(),
             scale: LossScale::new(options.precision),
         }
+    }
+
+    /// [`Self::step`] with its panics as errors: that is how a device fails in the middle of one. The
+    /// trainer is of no use afterwards.
+    fn guarded_step(
+        &mut self,
+        step: usize,
+        examples: &[Example],
+    ) -> Result<(f64, f64), TrainError> {
+        device::guarded(|| self.step(step, examples))
+            .map_err(|error| TrainError::Crash { step: step + 1, error })?
     }
 
     /// One optimiser step. Gives the loss and the norm of the gradient before it was scaled.

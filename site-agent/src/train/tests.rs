@@ -4,6 +4,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 
 use super::*;
 use crate::data::example::{CONDITIONS, REGIONS};
+use crate::local_round;
 use crate::model::checkpoint;
 use crate::model::ops::Ops;
 use crate::model::precision::Precision;
@@ -11,6 +12,7 @@ use crate::model::sampler;
 use crate::model::sampler::options::{SampleOptions, Sampler};
 use crate::model::sampler::prompt::Prompt;
 use crate::model::spec::{NoiseRegion, Prediction, Preset};
+use crate::pipe::Failure;
 
 pub(super) fn weights(size: usize) -> Weights {
     // These batches withhold no condition, so the null condition would have no gradient.
@@ -133,6 +135,22 @@ fn a_model_that_explodes_is_an_error_with_its_step() {
     let mut next = |_| Ok(vec![example(16, 0)]);
     let result = train(&start, &Device::flex(), &options(3), &mut next, &mut go);
     assert!(matches!(result, Err(TrainError::NotFinite { step: 1, .. })), "{result:?}");
+}
+
+#[test]
+fn a_device_that_gives_up_in_a_step_is_an_error_with_its_step_and_the_next_training_runs() {
+    let (start, device, options) = (weights(16), Device::flex(), options(3));
+    let mut trainer = Trainer::new(&start, &device, &options);
+    assert!(trainer.guarded_step(0, &[example(16, 0)]).is_ok());
+    // A network of other widths than the embeddings it is given: its first product panics.
+    let other = ModelSpec { channels: 32, ..start.spec().clone() };
+    trainer.net = Unet::new(&Weights::init(&other, 1).unwrap(), &trainer.device);
+    let error = trainer.guarded_step(1, &[example(16, 0)]).unwrap_err();
+    assert!(matches!(error, TrainError::Crash { step: 2, .. }), "{error}");
+    let said = error.to_string();
+    assert!(said.starts_with("the device failed at step 2: ") && !said.contains('\n'), "{said}");
+    assert_eq!(local_round::Error::Train(error).failure(), Failure::Device);
+    assert_eq!(run(16, &options).1.steps, 3);
 }
 
 #[test]

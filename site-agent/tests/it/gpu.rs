@@ -46,8 +46,13 @@ fn start() -> Weights {
 }
 
 fn example(seed: usize) -> Example {
-    let area = SIZE * SIZE;
-    let inside = |i: usize| i % SIZE > 4 && i / SIZE > 5 && i / SIZE < 12;
+    example_of(SIZE, seed)
+}
+
+/// A slice of `size` pixels squared.
+fn example_of(size: usize, seed: usize) -> Example {
+    let area = size * size;
+    let inside = |i: usize| i % size > 4 && i / size > 5 && i / size < 12;
     let mask: Vec<f32> = (0..area).map(|i| f32::from(u8::from(inside(i)))).collect();
     let mut regions = vec![0.0; REGIONS * area];
     regions[..area].copy_from_slice(&mask);
@@ -155,4 +160,26 @@ fn memory_that_a_gpu_has_not_is_an_error_and_no_end_of_the_process() {
         Ok(Err(error)) => println!("as an execution error: {error}"),
         Err(crash) => println!("as a crash: {crash}"),
     }
+}
+
+#[test]
+#[ignore = "needs a GPU or a software renderer: .ci/gpu-path"]
+fn a_training_that_no_card_holds_is_a_typed_error_and_a_small_one_trains_after_it() {
+    let gpu = gpu();
+    // Attention over all pixels of 512 x 512: burn's way keeps a weight for every pair of pixels, which is
+    // 256 GiB in one buffer.
+    let spec =
+        ModelSpec { attention_ds: vec![1], heads: Heads::Count(1), ..start().spec().clone() };
+    let large = Weights::init(&spec.with_image_size(512).unwrap(), 7).unwrap();
+    let size = large.spec().image_size;
+    let mut next = |_| Ok(vec![example_of(size, 1)]);
+    let mut go = |_| ControlFlow::Continue(());
+    let error = train(&large, &gpu, &five_steps(), &mut next, &mut go).unwrap_err();
+    println!("{error}");
+    assert!(
+        matches!(error, TrainError::Device { step: 1, .. } | TrainError::Crash { step: 1, .. }),
+        "{error}"
+    );
+    let cpu = trained(&Device::flex(), &five_steps()).unwrap();
+    assert_agree(&trained(&gpu, &five_steps()).unwrap(), &cpu, 1e-3, "after the one too large");
 }
