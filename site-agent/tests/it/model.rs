@@ -156,9 +156,11 @@ fn a_model_survives_pytorch_and_its_bare_network_is_the_same_on_both_sides() {
     );
 
     let whole: Vec<u8> = [0_i64, 7, 999].iter().flat_map(|t| t.to_le_bytes()).collect();
+    let short: Vec<u8> = [0_i32, 7, 999].iter().flat_map(|t| t.to_le_bytes()).collect();
     let same: Vec<u8> = [0_f32, 7.0, 999.0].iter().flat_map(|t| t.to_le_bytes()).collect();
     let between: Vec<u8> = [0.5_f32, 7.0, 999.0].iter().flat_map(|t| t.to_le_bytes()).collect();
     folder.inputs("whole.in", (Dtype::I64, &whole));
+    folder.inputs("short.in", (Dtype::I32, &short));
     folder.inputs("same.in", (Dtype::F32, &same));
     folder.inputs("between.in", (Dtype::F32, &between));
     let forward = |model: &str, inputs: &str, out: &str| {
@@ -167,6 +169,7 @@ fn a_model_survives_pytorch_and_its_bare_network_is_the_same_on_both_sides() {
         ))
     };
     forward("m.safetensors", "whole.in", "a.out").unwrap();
+    forward("m.safetensors", "short.in", "f.out").unwrap();
     forward("m.safetensors", "same.in", "b.out").unwrap();
     forward("m.safetensors", "between.in", "c.out").unwrap();
     let error = forward("state.safetensors", "same.in", "d.out").unwrap_err().1;
@@ -190,8 +193,9 @@ fn a_model_survives_pytorch_and_its_bare_network_is_the_same_on_both_sides() {
         assert!(error.contains(&format!("has another {part} than")), "{asked}: {error}");
     }
 
-    let [a, b, c, d] = ["a.out", "b.out", "c.out", "d.out"].map(|name| folder.read(name));
-    assert!(a == b && b == d && b != c);
+    let names = ["a.out", "b.out", "c.out", "d.out", "f.out"];
+    let [a, b, c, d, f] = names.map(|name| folder.read(name));
+    assert!(a == b && b == d && b == f && b != c);
     let file = SafeTensors::deserialize(&b).unwrap();
     assert_eq!(file.tensor("out").unwrap().shape(), [3, 2, 16, 16]);
     assert!(!folder.path("e.out").exists());

@@ -39,7 +39,8 @@ pub struct Args {
     /// The model's file, or a PyTorch state dict in a safetensors file.
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// A safetensors file with x [n, 9, s, s] and y [n, 6] of a float type, and t [n], whole or not.
+    /// A safetensors file with x [n, 9, s, s] and y [n, 6] of a float type, and t [n] of a float
+    /// type, I32 or I64.
     #[arg(long, value_name = "FILE")]
     inputs: PathBuf,
     /// The safetensors file for `out`: f32, [n, 1, s, s], or [n, 2, s, s] with a learnt variance.
@@ -137,8 +138,10 @@ fn values(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>> {
 /// Steps, which may be whole numbers.
 fn steps(view: &TensorView<'_>) -> Result<Vec<f64>> {
     let words = || view.data().as_chunks::<8>().0.iter();
+    let halves = || view.data().as_chunks::<4>().0.iter();
     match view.dtype() {
         Dtype::I64 => Ok(words().map(|word| i64::from_le_bytes(*word) as f64).collect()),
+        Dtype::I32 => Ok(halves().map(|word| i32::from_le_bytes(*word).into()).collect()),
         _ => Ok(values("t", view)?.into_iter().map(f64::from).collect()),
     }
 }
