@@ -31,7 +31,8 @@ import time
 from pathlib import Path
 
 MODES = ("eager", "channels_last", "compile")
-SGEMM_EDGE, SGEMM_TURNS = 1536, 12
+SGEMM_EDGE, SGEMM_EDGE_GPU, SGEMM_TURNS = 1536, 8192, 12
+PRECISIONS = ("f32", "bf16")
 COMPILE_TIMEOUT_S = 900
 HERE = Path(__file__).resolve().parent
 AGENT = HERE.parent.parent / "target" / "release" / "fedpaint-site-agent"
@@ -44,6 +45,7 @@ def options():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="auto, cpu or gpu:N")
+    parser.add_argument("--precision", default="f32", choices=PRECISIONS, help="bf16 by autocast")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--files", help="a folder with model.safetensors and lessons.safetensors")
     parser.add_argument("--modes", default=",".join((*MODES, "sgemm")), help="which modes, with commas")
@@ -115,7 +117,9 @@ def train(args):
         wait()
         begun = time.perf_counter()
         net.withheld = of["withheld"]
-        error = call(of["x"], of["t"], of["y"]) - of["target"]
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
+            predicted = call(of["x"], of["t"], of["y"])
+        error = predicted.float() - of["target"]
         loss = (error.square() * of["weight"]).sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -131,18 +135,23 @@ def train(args):
 
 
 def sgemm(args):
-    """The GFLOP/s of a product of square matrices, with one thread and with all."""
+    """The GFLOP/s of a product of square f32 matrices on the device, with one thread and with all."""
     import torch
 
-    a, b = torch.randn(SGEMM_EDGE, SGEMM_EDGE), torch.randn(SGEMM_EDGE, SGEMM_EDGE)
+    device = torch.device(args.device.replace("gpu", "cuda"))
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    edge = SGEMM_EDGE_GPU if device.type == "cuda" else SGEMM_EDGE
+    a, b = (torch.randn(edge, edge, device=device) for _ in range(2))
     figures = {}
     for threads in sorted({1, args.threads}):
         torch.set_num_threads(threads)
         rates = []
         for _ in range(SGEMM_TURNS):
+            wait()
             begun = time.perf_counter()
             torch.mm(a, b)
-            rates.append(2 * SGEMM_EDGE ** 3 / (time.perf_counter() - begun) / 1e9)
+            wait()
+            rates.append(2 * edge ** 3 / (time.perf_counter() - begun) / 1e9)
         rates = rates[2:]
         figures[str(threads)] = {"gflops": statistics.median(rates), "best_gflops": max(rates)}
     return figures
@@ -157,7 +166,7 @@ def peak_rss_bytes():
 def child(args, mode):
     """The figures of a mode from a process of its own, or why there are none."""
     command = [sys.executable, __file__, "--mode", mode, "--files", str(args.files), "--warmup", str(args.warmup),
-               "--device", args.device, "--threads", str(args.threads)]
+               "--precision", args.precision, "--device", args.device, "--threads", str(args.threads)]
     env = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "MKL_NUM_THREADS": str(args.threads)}
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
@@ -171,7 +180,8 @@ def child(args, mode):
 
 def all_modes(args):
     """Every mode in turn."""
-    report = {"preset": args.preset, "batch": args.batch, "device": args.device, "threads": args.threads}
+    report = {"preset": args.preset, "batch": args.batch, "precision": args.precision, "device": args.device,
+              "threads": args.threads}
     modes = {}
     for mode in args.modes.split(","):
         figures, why_not = child(args, mode)

@@ -23,6 +23,7 @@ use serde::Serialize;
 use self::times::StepTimes;
 use super::options::ComputeOptions;
 use super::output;
+use super::sampling::PrecisionName;
 use crate::cpu::profile;
 use crate::model::spec::{ModelSpec, Preset};
 use crate::model::{device, flops};
@@ -47,6 +48,9 @@ pub struct Args {
     /// Steps before them that are not.
     #[arg(long, default_value_t = 2, value_parser = RangedU64ValueParser::<usize>::new().range(1..=STEPS_MAX))]
     warmup: usize,
+    /// What convolutions compute in: bf16 and f16 are for GPUs, and slower on a processor.
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: PrecisionName,
     /// The same seed gives the same model, examples and noise.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -65,6 +69,7 @@ struct Report {
     steps: usize,
     /// Steps before the first that is timed; they are in nothing below but the losses and the memory.
     warmup: usize,
+    precision: &'static str,
     device: String,
     threads: usize,
     parameters: usize,
@@ -92,7 +97,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let start = drawn::weights(&spec, args.seed)?;
     let examples = drawn::examples(&spec, args.seed, args.batch);
     let steps = args.warmup + args.steps;
-    let options = TrainingOptions { steps, seed: args.seed, ..TrainingOptions::default() };
+    let precision = args.precision.precision();
+    let options =
+        TrainingOptions { steps, seed: args.seed, precision, ..TrainingOptions::default() };
     if let Some(folder) = &args.write {
         record::write(folder, &start, &options, &examples)?;
         return Ok(ExitCode::SUCCESS);
@@ -114,6 +121,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         batch: args.batch,
         steps: args.steps,
         warmup: args.warmup,
+        precision: precision.name(),
         device: device::describe(&device),
         threads: rayon::current_num_threads(),
         parameters: start.parameters(),

@@ -67,9 +67,12 @@ enum SamplerName {
 
 /// A precision as it is typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum PrecisionName {
+pub enum PrecisionName {
+    /// 24 bits of mantissa.
     F32,
+    /// 8 bits.
     Bf16,
+    /// 11 bits.
     F16,
 }
 
@@ -116,7 +119,8 @@ impl SamplerName {
 }
 
 impl PrecisionName {
-    fn precision(self) -> Precision {
+    /// What it names.
+    pub fn precision(self) -> Precision {
         match self {
             PrecisionName::F32 => Precision::F32,
             PrecisionName::Bf16 => Precision::Bf16,

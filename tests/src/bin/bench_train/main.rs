@@ -40,6 +40,9 @@ struct Args {
     /// auto, cpu, or gpu:N.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// What convolutions compute in: f32, bf16 or f16. PyTorch does the same by autocast, but for f16.
+    #[arg(long, default_value = "f32")]
+    precision: String,
     /// Threads of the processor. By default one per core.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
     threads: usize,
@@ -75,6 +78,7 @@ fn bench(args: &Args) -> anyhow::Result<String> {
         steps: args.steps,
         warmup: args.warmup,
         device: args.device.clone(),
+        precision: args.precision.clone(),
         python: args.torch.clone(),
     };
     let folder = tempfile::tempdir()?;

@@ -24,6 +24,7 @@ pub(crate) struct Job {
     pub(crate) steps: u32,
     pub(crate) warmup: u32,
     pub(crate) device: String,
+    pub(crate) precision: String,
     /// PyTorch is measured with this one.
     pub(crate) python: Option<PathBuf>,
 }
@@ -35,6 +36,7 @@ pub(crate) struct Ours {
     pub(crate) batch: usize,
     pub(crate) steps: usize,
     pub(crate) warmup: usize,
+    pub(crate) precision: String,
     pub(crate) device: String,
     pub(crate) threads: usize,
     pub(crate) parameters: usize,
@@ -125,7 +127,8 @@ impl Job {
         let (batch, steps) = (self.batch.to_string(), self.steps.to_string());
         let warmup = self.warmup.to_string();
         let args = ["bench", "--preset", &self.preset, "--batch", &batch, "--steps", &steps];
-        args.into_iter().chain(["--warmup", &warmup]).map(String::from).collect()
+        let more = ["--warmup", &warmup, "--precision", &self.precision];
+        args.into_iter().chain(more).map(String::from).collect()
     }
 
     /// Runs one mode of PyTorch's side to its end and gives what it prints.
@@ -139,7 +142,8 @@ impl Job {
         let threads = threads.to_string();
         let mut command = Command::new(python);
         command.args([SCRIPT, "--mode", mode, "--device", &self.device, "--threads", &threads]);
-        command.args(["--warmup", &self.warmup.to_string()]).arg("--files").arg(folder);
+        command.args(["--warmup", &self.warmup.to_string(), "--precision", &self.precision]);
+        command.arg("--files").arg(folder);
         // Libraries count the threads they may use when they are loaded.
         command.env("OMP_NUM_THREADS", &threads).env("MKL_NUM_THREADS", &threads);
         command.env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null());

@@ -7,11 +7,12 @@ use crate::summary::{Figures, Summary, TorchSummary};
 /// The tables as text.
 pub(crate) fn table(summary: &Summary) -> String {
     let Summary { preset, batch, steps, warmup, turns, parameters, gflop_per_step, .. } = summary;
+    let precision = &summary.precision;
     let others = summary.others_share.map_or(String::new(), |share| {
         format!("; others used up to {:.0} % of the processors", 100.0 * share)
     });
     let mut text = format!(
-        "{preset}, batch {batch}, {parameters} parameters, {gflop_per_step:.1} GFLOP a step; {}; {turns} \
+        "{preset}, batch {batch}, {precision}, {parameters} parameters, {gflop_per_step:.1} GFLOP a step; {}; {turns} \
          turns of {steps} steps after {warmup}{others}\n\n",
         summary.device
     );

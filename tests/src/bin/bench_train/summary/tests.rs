@@ -25,6 +25,7 @@ fn turn(threads: usize, ours: f64, sgemm: f64) -> Turn {
         batch: 8,
         steps: 3,
         warmup: 1,
+        precision: "f32".into(),
         device: "cpu".into(),
         threads,
         parameters: 7,
@@ -73,6 +74,16 @@ fn a_first_loss_or_gradient_that_differs_from_pytorch_s_is_refused() {
     let mut short = [turn(2, 100.0, 80.0)];
     short[0].ours.run.losses.pop();
     assert!(summary(&short, &[], None).is_err());
+}
+
+#[test]
+fn short_types_may_be_farther_from_pytorch_s_by_their_rounding() {
+    for (loss, is_fine) in [(1.04, true), (1.06, false)] {
+        let mut turns = [turn(2, 100.0, 80.0)];
+        turns[0].ours.precision = "bf16".into();
+        turns[0].ours.run.losses[0] = loss;
+        assert_eq!(summary(&turns, &[], None).is_ok(), is_fine, "{loss}");
+    }
 }
 
 #[test]
