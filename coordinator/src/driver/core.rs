@@ -68,6 +68,13 @@ impl Core {
         Core { heartbeat, state, seq, refused: BTreeMap::new() }
     }
 
+    /// Takes what the database holds for the truth, after a save of which nobody knows whether it
+    /// happened. What sites last told stays.
+    pub fn reload(&mut self, loaded: Loaded) {
+        self.seq = loaded.seq;
+        self.state = Arc::new(State::from(loaded).with_seen_of(&self.state));
+    }
+
     /// What is on the disk, and what sites last told.
     pub fn state(&self) -> &Arc<State> {
         &self.state

@@ -1,5 +1,6 @@
 //! The driver over a real database and a real directory, with a clock that is moved by hand.
 
+mod doubt;
 mod kept;
 mod updates;
 

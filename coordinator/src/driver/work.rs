@@ -42,6 +42,9 @@ pub(super) struct Driver {
     shown: watch::Sender<Arc<State>>,
     /// One at a time, so that their memory does not add up.
     aggregation: Option<Aggregation>,
+    /// Whether the last save failed: it may have happened all the same, as when the connection to the
+    /// database broke, so only the database knows what holds.
+    in_doubt: bool,
     /// After the database has failed: when to try again.
     retry_at: Option<Timestamp>,
 }
@@ -53,8 +56,8 @@ impl Driver {
     ) -> Result<(Driver, watch::Receiver<Arc<State>>), store::Error> {
         let core = Core::load(store.load().await?, options.heartbeat);
         let (shown, receiver) = watch::channel(Arc::clone(core.state()));
-        let (aggregation, retry_at) = (None, None);
-        let driver = Driver { core, store, blobs, clock, shown, aggregation, retry_at };
+        let (aggregation, in_doubt, retry_at) = (None, false, None);
+        let driver = Driver { core, store, blobs, clock, shown, aggregation, in_doubt, retry_at };
         Ok((driver, receiver))
     }
 
@@ -108,8 +111,19 @@ impl Driver {
 
     /// Lets time pass in every run and opens the rounds that are due, until nothing is.
     async fn settle(&mut self) -> Result<(), Error> {
+        self.be_certain().await?;
         while let Some(step) = self.core.settle(self.clock.now()) {
             self.save(step).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the database what holds, where that is in doubt.
+    async fn be_certain(&mut self) -> Result<(), Error> {
+        if self.in_doubt {
+            self.core.reload(self.store.load().await?);
+            self.in_doubt = false;
+            self.shown.send_replace(Arc::clone(self.core.state()));
         }
         Ok(())
     }
@@ -118,7 +132,9 @@ impl Driver {
     async fn save(&mut self, step: Step) -> Result<(), Error> {
         let change = step.change();
         if !change.is_empty() {
+            self.in_doubt = true;
             self.store.save(&change).await?;
+            self.in_doubt = false;
         }
         for event in &change.events {
             let (actor, kind) = (event.actor.as_str(), event.kind.as_str());
@@ -130,6 +146,7 @@ impl Driver {
     }
 
     async fn apply(&mut self, request: Request) -> Result<(), Error> {
+        self.be_certain().await?;
         let step = self.core.apply(request, self.clock.now())?;
         if let Some(error) = step.late() {
             debug!(%error, "a heartbeat came too late");

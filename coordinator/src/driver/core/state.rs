@@ -51,6 +51,11 @@ impl From<Loaded> for State {
 }
 
 impl State {
+    /// The same with what sites last told `other`.
+    pub(super) fn with_seen_of(self, other: &State) -> State {
+        State { seen: other.seen.clone(), ..self }
+    }
+
     /// Whether the site may call at all: enrolled and not revoked.
     ///
     /// # Errors
