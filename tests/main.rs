@@ -10,6 +10,7 @@ mod aggregation;
 mod bench;
 mod house;
 mod refusals;
+mod simulation;
 mod study;
 mod trainer;
 

@@ -7,6 +7,7 @@
 //! - [`failpoints`]: the rules that end a program, or fail its disk, at a named place.
 //! - [`evidence`]: what the rows and the audit log say of a run, checked.
 //! - [`models`]: small model files with known weights.
+//! - [`sim`]: a whole federation in one thread on virtual time.
 
 pub mod evidence;
 pub mod failpoints;
@@ -15,3 +16,4 @@ pub mod lab;
 pub mod models;
 pub mod process;
 pub mod proxy;
+pub mod sim;

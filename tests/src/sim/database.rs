@@ -1,0 +1,134 @@
+//! The coordinator's database, as a model: rows of plain values. A save is all or nothing and lasts;
+//! loading goes the way the real store goes.
+
+use std::collections::BTreeMap;
+
+use fedpaint_coordinator::aggregate::Aggregate;
+use fedpaint_coordinator::records::{Change, Loaded, SiteRow};
+use fedpaint_coordinator::round::{Phase, Round};
+use fedpaint_coordinator::run::{Run, Saved};
+use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
+
+/// The database.
+#[derive(Debug, Default)]
+pub struct Database {
+    /// So many saves fail from now on.
+    pub failing: u64,
+    /// So many saves happen from now on and are said to have failed.
+    pub doubtful: u64,
+    sites: BTreeMap<SiteName, SiteRow>,
+    runs: BTreeMap<RunName, Saved>,
+    rounds: BTreeMap<(RunName, u32, u32), Round>,
+    seq: u64,
+}
+
+/// Why nothing was saved.
+#[derive(Debug)]
+pub enum Fault {
+    /// The database fails.
+    Failed,
+    /// The change was saved, and nobody knows: the connection broke before it was told.
+    Doubt,
+    /// An audit entry would be written twice, or one is missing.
+    Gap {
+        /// The newest entry there is.
+        newest: u64,
+        /// The entry that was to be written.
+        found: u64,
+    },
+}
+
+impl Database {
+    /// Saves a change, all or nothing.
+    ///
+    /// # Errors
+    /// If it fails; then nothing was saved, except for [`Fault::Doubt`].
+    pub fn save(&mut self, change: &Change<'_>) -> Result<(), Fault> {
+        if self.failing > 0 {
+            self.failing -= 1;
+            return Err(Fault::Failed);
+        }
+        for (newest, event) in (self.seq..).zip(&change.events) {
+            if event.seq != newest + 1 {
+                return Err(Fault::Gap { newest, found: event.seq });
+            }
+        }
+        self.seq += change.events.len() as u64;
+        for site in &change.sites {
+            self.sites.insert(site.name.clone(), (*site).clone());
+        }
+        for (_, run) in &change.runs {
+            self.runs.insert(run.name().clone(), row(run));
+            let id = run.round().id();
+            self.rounds.insert((id.run.clone(), id.number, id.attempt), run.round().clone());
+        }
+        if self.doubtful > 0 {
+            self.doubtful -= 1;
+            return Err(Fault::Doubt);
+        }
+        Ok(())
+    }
+
+    /// Everything a coordinator needs when it starts. What the newest round kept beside its model is
+    /// told by that round's row, as in the real store.
+    pub fn load(&self) -> Loaded {
+        let mut models = Vec::new();
+        let run = |saved: &Saved| {
+            let kept = self.rounds.values().find_map(|round| match round.phase() {
+                Phase::Committed(made) if round.id().number == saved.committed => Some(*made),
+                _ => None,
+            });
+            let newest = Aggregate { model: saved.newest.model, ..kept.unwrap_or(saved.newest) };
+            let newest_round = self.rounds.values().next_back()?;
+            Some(Run::restore(Saved { newest, ..saved.clone() }, newest_round.clone()))
+        };
+        let mut runs: Vec<Run> = self.runs.values().filter_map(run).collect();
+        runs.sort_by(|a, b| (a.created_at(), a.name()).cmp(&(b.created_at(), b.name())));
+        models.extend(self.runs.values().map(|run| run.initial));
+        for round in self.rounds.values() {
+            if let Phase::Committed(made) = round.phase() {
+                models.extend([Some(made.model), made.ema].into_iter().flatten());
+            }
+        }
+        let sites = self.sites.values().cloned().collect();
+        Loaded { sites, runs, models, seq: self.seq }
+    }
+
+    /// A round's row.
+    pub fn round(&self, id: &RoundId) -> Option<&Round> {
+        self.rounds.get(&(id.run.clone(), id.number, id.attempt))
+    }
+
+    /// Every round's row, oldest first.
+    pub fn rounds(&self) -> impl Iterator<Item = &Round> {
+        self.rounds.values()
+    }
+
+    /// The one run's row.
+    pub fn run(&self) -> Option<&Saved> {
+        self.runs.values().next()
+    }
+
+    /// Every blob that a row names: those of an abandoned round's updates are not wanted any more.
+    pub fn named(&self) -> Vec<Blob> {
+        let mut named: Vec<Blob> = self.runs.values().map(|run| run.initial).collect();
+        for round in self.rounds.values() {
+            named.extend(super::ledger::named_by(round));
+        }
+        named
+    }
+}
+
+/// A run's row: what is kept beside the newest model is not in it.
+fn row(run: &Run) -> Saved {
+    Saved {
+        name: run.name().clone(),
+        plan: run.plan().clone(),
+        initial: run.initial(),
+        created_at: run.created_at(),
+        state: run.state().clone(),
+        newest: Aggregate::of(run.model()),
+        committed: run.committed(),
+        failures: run.failures(),
+    }
+}
