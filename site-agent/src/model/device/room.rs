@@ -18,7 +18,8 @@ const GROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/memory"];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "it needs about {needed} bytes of memory ({} MiB) and {available} bytes ({} MiB) are available: \
-     take fewer slices at once (micro_batch), gradient_checkpointing, a smaller model or another device",
+     take fewer slices at once (micro_batch), on a GPU gradient_checkpointing too, a smaller model or \
+     another device",
     .needed >> 20, .available >> 20
 )]
 pub struct TooLarge {
