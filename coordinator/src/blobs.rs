@@ -2,30 +2,43 @@
 //!
 //! ```text
 //! blobs/ab/<digest>                  whole, checked, on the disk; never changed
+//! blobs/ab/<digest>.rotten           was whole once, and has changed since; used by nobody
 //! staging/<role>-<name>/<digest>.part  an upload so far; its length is where it goes on
 //! scratch/                           what the coordinator writes itself; empty after a start
 //! ```
 //!
 //! A file gets its name under `blobs` only after its bytes were hashed and synced, so whoever names
 //! a blob that is found here names its bytes. Nothing here knows who may read or write what.
+//!
+//! A full or broken disk is an error like any other and may be over later. A failed sync is not: the
+//! kernel forgets what it could not write, so what was written is deleted, and the process stops
+//! ([`Blobs::halt`]).
 
+mod download;
+mod orphans;
+mod rot;
 mod staging;
 mod upload;
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::identity::Role;
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::weights::sync_folder;
 use jiff::Timestamp;
 
+pub use self::download::Download;
+pub use self::orphans::{Freed, ORPHAN_AGE_MAX};
+pub use self::rot::digest_of;
 pub use self::staging::{PART_AGE_MAX, STAGED_BYTES_MAX, STAGED_PARTS_MAX};
 pub use self::upload::Upload;
+use crate::halt::Halt;
 
 /// The directory of blobs. Clones are the same directory.
 #[derive(Clone, Debug)]
@@ -33,6 +46,23 @@ pub struct Blobs {
     root: PathBuf,
     /// The parts that somebody is writing; one writer each.
     busy: Arc<Mutex<HashSet<PathBuf>>>,
+    /// The blobs that this process has told somebody it holds. Whoever deletes a blob holds this lock.
+    claims: Arc<Mutex<Claims>>,
+    halt: Halt,
+}
+
+/// Blobs that somebody was told are here, who may be about to name them in a row: they are no orphans
+/// for now. Claims of two collections ago are forgotten.
+#[derive(Debug, Default)]
+struct Claims {
+    newer: HashSet<Digest>,
+    older: HashSet<Digest>,
+}
+
+impl Claims {
+    fn holds(&self, digest: &Digest) -> bool {
+        self.newer.contains(digest) || self.older.contains(digest)
+    }
 }
 
 /// How much of a blob is here for one sender.
@@ -57,9 +87,20 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// The disk does not say that it holds what was written.
+    #[error("cannot sync {}: {source}; what the disk holds is not known", path.display())]
+    Sync {
+        /// Which file, now deleted, or whose folder.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// There is no such blob.
     #[error("there is no blob {}", .0.short())]
     Unknown(Digest),
+    /// The file is not any more what its digest says; it was set aside.
+    #[error("the coordinator's copy of blob {} has changed on the disk and was set aside; restore it from a backup", .0.short())]
+    Rotten(Digest),
     /// The upload or download begins elsewhere than it can.
     #[error("the upload must go on at byte {committed_size}")]
     WrongOffset {
@@ -92,8 +133,9 @@ impl Error {
     /// The reason as it travels.
     pub fn reason(&self) -> Reason {
         match self {
-            Error::Io { .. } => Reason::Internal,
+            Error::Io { .. } | Error::Sync { .. } => Reason::Storage,
             Error::Unknown(_) => Reason::BlobUnknown,
+            Error::Rotten(_) => Reason::BlobRotten,
             Error::WrongOffset { .. } => Reason::WrongOffset,
             Error::BehindTheEnd { .. } => Reason::InvalidRequest,
             Error::TooLarge { .. } => Reason::TooLarge,
@@ -116,7 +158,7 @@ impl Blobs {
     /// # Errors
     /// If the disk fails.
     pub async fn open(root: &Path, now: Timestamp) -> Result<Blobs, Error> {
-        let blobs = Blobs { root: root.to_owned(), busy: Arc::default() };
+        let blobs = Blobs::attach(root);
         let opened = blobs.clone();
         blocking(move || {
             let scratch = opened.root.join("scratch");
@@ -126,13 +168,25 @@ impl Blobs {
                 }
                 _ => {}
             }
-            for folder in [&scratch, &opened.root.join("blobs"), &opened.staging()] {
+            for folder in [&scratch, &opened.staging()] {
                 fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
             }
+            opened.make_folders()?;
             staging::forget_stale(&opened.staging(), now)
         })
         .await?;
         Ok(blobs)
+    }
+
+    /// The directory as another process may be using it: nothing is made, emptied or forgotten.
+    pub fn attach(root: &Path) -> Blobs {
+        let (busy, claims, halt) = Default::default();
+        Blobs { root: root.to_owned(), busy, claims, halt }
+    }
+
+    /// Tells when the process has to end because a sync failed.
+    pub fn halt(&self) -> &Halt {
+        &self.halt
     }
 
     /// Where a blob is, or would be.
@@ -146,14 +200,26 @@ impl Blobs {
         self.root.join("scratch").join(name)
     }
 
-    /// The blob with this digest, if it is here and whole.
+    /// The blob with this digest, if it is here and whole. It stays for a day at least, whether a row
+    /// names it or not.
     ///
     /// # Errors
     /// If the disk fails.
     pub async fn find(&self, digest: &Digest) -> Result<Option<Blob>, Error> {
-        let (path, digest) = (self.path(digest), *digest);
-        let size = blocking(move || length(&path)).await?;
-        Ok(size.map(|size| Blob { digest, size }))
+        let (blobs, digest) = (self.clone(), *digest);
+        blocking(move || {
+            let mut claims = lock(&blobs.claims);
+            let size = length(&blobs.path(&digest))?;
+            if size.is_some() {
+                if !claims.holds(&digest) {
+                    // A process that died may have renamed it and not synced its folder.
+                    blobs.sync_folder_of(&blobs.path(&digest))?;
+                }
+                claims.newer.insert(digest);
+            }
+            Ok(size.map(|size| Blob { digest, size }))
+        })
+        .await
     }
 
     /// How much of `blob` is here for `sender`.
@@ -178,27 +244,12 @@ impl Blobs {
         upload::begin(self.clone(), sender.clone(), blob, offset).await
     }
 
-    /// Opens a blob for reading at `offset`; the number is the blob's whole size.
+    /// Begins to give a blob from `offset` on.
     ///
     /// # Errors
-    /// If there is no such blob, the offset is behind its end, or the disk fails.
-    pub async fn read(
-        &self,
-        digest: &Digest,
-        offset: u64,
-    ) -> Result<(tokio::fs::File, u64), Error> {
-        let (path, digest) = (self.path(digest), *digest);
-        let (file, size) = blocking(move || {
-            let size = length(&path)?.ok_or(Error::Unknown(digest))?;
-            if offset > size {
-                return Err(Error::BehindTheEnd { offset, size });
-            }
-            let mut file = File::open(&path).map_err(Error::io("open", &path))?;
-            file.seek(SeekFrom::Start(offset)).map_err(Error::io("read", &path))?;
-            Ok((file, size))
-        })
-        .await?;
-        Ok((tokio::fs::File::from_std(file), size))
+    /// If there is no such blob, it has changed, the offset is behind its end, or the disk fails.
+    pub async fn download(&self, digest: &Digest, offset: u64) -> Result<Download, Error> {
+        download::begin(self.clone(), *digest, offset).await
     }
 
     /// Gives a whole, synced file under `scratch` its name. Blocks on the disk.
@@ -207,13 +258,43 @@ impl Blobs {
     /// If the disk fails.
     pub fn adopt(&self, scratch: &Path, blob: &Blob) -> Result<(), Error> {
         let path = self.path(&blob.digest);
-        // The digest's own folder may be new: its entry must last as well as the file's.
-        if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
-            fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
-            sync_folder(folder).map_err(Error::io("sync the folder of", folder))?;
+        let renamed = reach("blob.rename").and_then(|()| fs::rename(scratch, &path));
+        renamed.map_err(Error::io("rename", scratch))?;
+        if let Err(error) = self.sync_folder_of(&path) {
+            // Its name may not last: nobody is to find it.
+            let _ = fs::remove_file(&path);
+            return Err(error);
         }
-        fs::rename(scratch, &path).map_err(Error::io("rename", scratch))?;
-        sync_folder(&path).map_err(Error::io("sync the folder of", &path))
+        lock(&self.claims).newer.insert(blob.digest);
+        Ok(())
+    }
+
+    /// Makes the folders of blobs once and for all, so that naming a blob syncs its own folder and no
+    /// other.
+    fn make_folders(&self) -> Result<(), Error> {
+        let folder = self.root.join("blobs");
+        for byte in 0..=u8::MAX {
+            let folder = folder.join(format!("{byte:02x}"));
+            fs::create_dir_all(&folder).map_err(Error::io("make the folder", &folder))?;
+        }
+        for folder in [&folder, &self.root] {
+            let synced = File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(|source| Error::Sync { path: folder.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Makes a blob's name last.
+    fn sync_folder_of(&self, path: &Path) -> Result<(), Error> {
+        let synced = reach("blob.folder").and_then(|()| sync_folder(path));
+        synced.map_err(|source| self.failed_sync(path, source))
+    }
+
+    /// What was to be synced may or may not be on the disk: has the process end.
+    fn failed_sync(&self, path: &Path, source: io::Error) -> Error {
+        let error = Error::Sync { path: path.to_owned(), source };
+        self.halt.call(error.to_string());
+        error
     }
 
     fn staging(&self) -> PathBuf {
@@ -236,6 +317,11 @@ fn length(path: &Path) -> Result<Option<u64>, Error> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("look at", path)(e)),
     }
+}
+
+/// A set is right after any panic, so a poisoned lock is no reason to stop.
+fn lock<T>(set: &Mutex<T>) -> MutexGuard<'_, T> {
+    set.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs disk work where it may block.

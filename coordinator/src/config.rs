@@ -40,8 +40,21 @@ pub struct Config {
     /// What the log on stderr looks like.
     #[serde(default)]
     pub log: LogFormat,
+    /// What is deleted once it is old.
+    #[serde(default)]
+    pub retention: Retention,
     /// The coordinator's certificate.
     pub tls: TlsFiles,
+}
+
+/// What is deleted once it is old. Models stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// Of how many committed rounds the sites' updates are kept, at least 1; of all if not given.
+    /// Rounds whose updates are gone cannot be computed again.
+    #[serde(default)]
+    pub updates_rounds: Option<u32>,
 }
 
 /// What the log on stderr looks like.
@@ -157,6 +170,9 @@ impl Config {
             let must = "from 50 to 600000";
             return value("heartbeat_ms", self.heartbeat_ms.to_string(), must);
         }
+        if self.retention.updates_rounds == Some(0) {
+            return value("retention.updates_rounds", "0".to_owned(), "at least 1");
+        }
         self.data = folder.join(&self.data);
         self.tls = self.tls.relative_to(folder);
         if self.data.to_str().is_none() {
@@ -179,7 +195,7 @@ impl Config {
 }
 
 /// The URL of an SQLite file. Only what would end the path of a URL is escaped.
-fn sqlite(file: &Path) -> String {
+pub(crate) fn sqlite(file: &Path) -> String {
     let path = file.to_string_lossy().replace('%', "%25").replace('?', "%3F").replace('#', "%23");
     format!("sqlite:{path}")
 }
@@ -233,6 +249,8 @@ mod tests {
             ("log = \"xml\"", "xml"),
             ("status_listen = \"nowhere\"", "line 1"),
             ("federation = \"Brain\"", "duplicate"),
+            ("retention = { updates_rounds = 0 }", "retention.updates_rounds"),
+            ("retention = { models = 1 }", "models"),
         ] {
             let error = parse(&format!("{line}\n{SHORT}")).unwrap_err().to_string();
             assert!(error.contains(names), "{error}");

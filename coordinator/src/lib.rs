@@ -3,12 +3,15 @@
 //! - [`round`], [`run`]: what happens in a round and which is next, as pure values.
 //! - [`audit`]: a change in words; [`records`]: what is kept of it.
 //! - [`fedavg`], [`check`]: arithmetic and checks on model files; nothing here knows burn.
-//! - [`aggregate`]: what an aggregation makes, by name.
-//! - [`blobs`], [`store`], [`clock`]: the disk, the database and the time.
+//! - [`sealed`], [`aggregate`]: what an aggregation is made from, and what it makes, by name.
+//! - [`blobs`], [`store`], [`clock`], [`halt`]: the disk, the database, the time, and the end that a
+//!   failed sync asks for.
 //! - [`driver`]: the one task that changes runs, a shell around the pure [`driver::core`], and the
 //!   handle that everybody else calls.
 //! - `accept`, `service`: who is at the door, what they may call, and the wire in and out.
 //! - `http`, `observe`, `metrics`: `/healthz` and `/metrics`.
+//! - `janitor`: deletes what nobody needs any more.
+//! - [`folder`]: the data folder's lock, which one process holds.
 //! - [`config`], [`server`]: what is configured, and all of it put together.
 
 mod accept;
@@ -21,12 +24,16 @@ pub mod clock;
 pub mod config;
 pub mod driver;
 pub mod fedavg;
+pub mod folder;
+pub mod halt;
 mod http;
+mod janitor;
 mod metrics;
 mod observe;
 pub mod records;
 pub mod round;
 pub mod run;
+pub mod sealed;
 pub mod server;
 mod service;
 pub mod store;

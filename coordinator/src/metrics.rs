@@ -70,6 +70,10 @@ pub(crate) struct Metrics {
     pub(crate) bytes_in: Counter,
     /// Bytes of blobs given out.
     pub(crate) bytes_out: Counter,
+    /// Blobs that were deleted because nobody needs them.
+    pub(crate) blobs_freed: Counter,
+    /// Their bytes.
+    pub(crate) bytes_freed: Counter,
     /// How long averaging the updates of a round took.
     pub(crate) aggregation: Histogram,
 }
@@ -95,6 +99,8 @@ impl Metrics {
             updates_refused: Family::default(),
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
+            blobs_freed: Counter::default(),
+            bytes_freed: Counter::default(),
             // From a tiny model on a laptop to a large one from a hundred sites.
             aggregation: Histogram::new([0.01, 0.1, 0.5, 1.0, 5.0, 20.0, 60.0, 300.0, 1_200.0]),
         }
@@ -128,6 +134,8 @@ impl Book {
         r.register("updates_refused", "Updates that were refused, by reason", m.updates_refused);
         r.register_with_unit("blob_in", "Blobs taken in", Unit::Bytes, m.bytes_in);
         r.register_with_unit("blob_out", "Blobs given out", Unit::Bytes, m.bytes_out);
+        r.register("blobs_freed", "Blobs deleted because nobody needs them", m.blobs_freed);
+        r.register_with_unit("blob_freed", "Bytes of those", Unit::Bytes, m.bytes_freed);
         r.register_with_unit(
             "aggregation",
             "Averaging the updates of one round",

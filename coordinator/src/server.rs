@@ -2,7 +2,6 @@
 //!
 //! Everything that can be refused is refused before the data folder is touched.
 
-use std::fs::{File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,14 +22,17 @@ use tracing::{error, info, warn};
 use crate::accept::{accept, not_after};
 use crate::blobs::{self, Blobs};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Retention};
 use crate::driver::{self, Handle, Options};
+use crate::folder::{self, Folder};
+use crate::halt::Halt;
 use crate::http::{self, Pages};
+use crate::janitor;
 use crate::metrics::Book;
 use crate::observe::Observer;
 use crate::service::access::AccessLayer;
 use crate::service::{self, Parts};
-use crate::store::{self, Store};
+use crate::store::{self, LEASE_RENEWAL, Store};
 
 /// How long calls under way may take to end once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,8 +40,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long opening the database may take, which includes bringing it up to date.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The file whose lock says that a coordinator uses the data folder.
-const LOCK_FILE: &str = "coordinator.lock";
+/// How often the data folder's lock is tried, and how long between two tries: a program that the last
+/// holder was starting as it ended may hold the lock for a moment more.
+const LOCK_TRIES_MAX: u32 = 10;
+const LOCK_WAIT: Duration = Duration::from_millis(50);
 
 /// How many calls of one connection are worked on at once; the others wait.
 const CALLS_PER_CONNECTION_MAX: usize = 8;
@@ -97,20 +101,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// The data folder cannot be made or written.
-    #[error("cannot use the data folder {}: {source}", path.display())]
-    Folder {
-        /// Which folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Another coordinator uses the data folder.
-    #[error("another coordinator is using the data folder {}; stop it first", path.display())]
-    Busy {
-        /// Which folder.
-        path: PathBuf,
-    },
+    /// The data folder cannot be used, or another coordinator uses it.
+    #[error(transparent)]
+    Folder(#[from] folder::Error),
     /// The models' folder cannot be used.
     #[error(transparent)]
     Blobs(#[from] blobs::Error),
@@ -128,6 +121,9 @@ pub enum Error {
         /// Which database, without its password.
         place: String,
     },
+    /// The process must not go on: a sync failed, or another coordinator writes.
+    #[error("the coordinator had to stop: {0}")]
+    Halted(String),
     /// The server failed while it ran.
     #[error("the server failed: {0}")]
     Serve(String),
@@ -146,8 +142,11 @@ pub struct Server {
     driver: Handle,
     driving: JoinHandle<()>,
     stop_driver: CancellationToken,
+    store: Store,
+    halt: Halt,
+    retention: Retention,
     // Held for as long as the data folder is in use.
-    _lock: File,
+    folder: Folder,
 }
 
 impl Server {
@@ -160,17 +159,20 @@ impl Server {
         check_own_certificate(&config.tls, &config.federation, clock.now())?;
         let (listener, address) = bind("listen", config.listen).await?;
         let (status_listener, status_address) = bind("status_listen", config.status_listen).await?;
-        let lock = take_folder(&config.data)?;
+        let mut folder = take_folder(&config.data).await?;
         let blobs = Blobs::open(&config.data, clock.now()).await?;
         let url = config.database();
         let failed = |source| Error::Database { place: without_password(&url), source };
         let store = tokio::time::timeout(DATABASE_TIMEOUT, Store::open(&url)).await;
         let silent = |_| Error::DatabaseSilent { place: without_password(&url) };
-        let store = store.map_err(silent)?.map_err(failed)?;
+        let halt = blobs.halt().clone();
+        let store = store.map_err(silent)?.map_err(failed)?.with_halt(&halt);
+        let (dead, now) = (folder.dead().to_owned(), clock.now());
+        let store = store.take_lease(&folder.holder(now), &dead, now).await.map_err(failed)?;
         let options = Options { heartbeat: config.heartbeat() };
         let stop_driver = CancellationToken::new();
         let (own, time, stop) = (blobs.clone(), Arc::clone(&clock), stop_driver.clone());
-        let started = driver::start(options, store, own, time, stop).await;
+        let started = driver::start(options, store.clone(), own, time, stop).await;
         let (driver, driving) = started.map_err(failed)?;
         Ok(Server {
             federation: config.federation.clone(),
@@ -184,7 +186,10 @@ impl Server {
             driver,
             driving,
             stop_driver,
-            _lock: lock,
+            store,
+            halt,
+            retention: config.retention,
+            folder,
         })
     }
 
@@ -201,21 +206,28 @@ impl Server {
     /// Serves until `stop`, then lets the calls under way end, for a bounded time.
     ///
     /// # Errors
-    /// If serving fails, or the driver ends before it is told to.
+    /// If serving fails, the driver ends before it is told to, or the process must not go on; then
+    /// nothing is waited for.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), Error> {
-        let Server { federation, tls, clock, listener, status_listener, .. } = self;
-        let Server { blobs, driver, mut driving, stop_driver, .. } = self;
+        let Server { federation, tls, clock, listener, status_listener, store, halt, .. } = self;
+        let Server { blobs, driver, mut driving, stop_driver, retention, .. } = self;
+        // Ours until the end.
+        let _folder = self.folder;
         // Whatever makes the server stop, every part of it is told.
         let stop = stop.child_token();
         let book = Arc::new(Book::new());
         let parts = Parts {
             federation: federation.clone(),
             driver: driver.clone(),
-            blobs,
+            blobs: blobs.clone(),
             metrics: book.metrics.clone(),
             stop: stop.clone(),
         };
-        let incoming = accept(listener, tls, federation, clock);
+        let lease = tokio::spawn(keep_lease(store.clone(), Arc::clone(&clock), halt.clone()));
+        let (own, time, counts) = (blobs.clone(), Arc::clone(&clock), book.metrics.clone());
+        let janitor =
+            tokio::spawn(janitor::collect_daily(store.clone(), own, retention, time, counts));
+        let incoming = accept(listener, tls, federation, Arc::clone(&clock));
         let grpc = tonic_server()
             .layer(AccessLayer::new(driver.clone()))
             .add_routes(service::routes(&parts))
@@ -230,17 +242,53 @@ impl Server {
         });
 
         let driver_ended = tokio::select! {
+            biased;
+            why = halt.reached() => return Err(Error::Halted(why)),
             () = stop.cancelled() => false,
             _ = &mut driving => true,
         };
         stop.cancel();
-        let outcome = drain(grpc, status).await;
+        let outcome = tokio::select! {
+            biased;
+            why = halt.reached() => return Err(Error::Halted(why)),
+            outcome = drain(grpc, status) => outcome,
+        };
         stop_driver.cancel();
+        lease.abort();
+        janitor.abort();
         if driver_ended {
             return Err(Error::Serve("the driver ended before it was told to".to_owned()));
         }
         driving.await.map_err(|error| Error::Serve(format!("the driver died: {error}")))?;
+        // Whoever comes next need not wait; if this fails it has to.
+        if let Err(error) = store.renew_lease(clock.now(), true).await {
+            warn!(%error, "the lease of the database could not be given back");
+        }
         outcome
+    }
+}
+
+async fn take_folder(path: &Path) -> Result<Folder, folder::Error> {
+    for _ in 1..LOCK_TRIES_MAX {
+        match Folder::take(path) {
+            Err(folder::Error::Busy { .. }) => tokio::time::sleep(LOCK_WAIT).await,
+            taken => return taken,
+        }
+    }
+    Folder::take(path)
+}
+
+/// Renews the lease of the database for as long as it is ours. A database that does not answer is
+/// asked again: the lease is lost only when another coordinator takes it.
+async fn keep_lease(store: Store, clock: Arc<dyn Clock>, halt: Halt) {
+    loop {
+        let next = clock.now().checked_add(LEASE_RENEWAL).unwrap_or(Timestamp::MAX);
+        clock.sleep_until(next).await;
+        match store.renew_lease(clock.now(), false).await {
+            Ok(()) => {}
+            Err(error @ store::Error::Fenced) => return halt.call(error.to_string()),
+            Err(error) => warn!(%error, "the lease of the database could not be renewed"),
+        }
     }
 }
 
@@ -323,18 +371,6 @@ fn without_password(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
         _ => url.to_owned(),
-    }
-}
-
-/// Makes the data folder and takes its lock, so that two coordinators never share it.
-fn take_folder(path: &Path) -> Result<File, Error> {
-    let fail = |source| Error::Folder { path: path.to_owned(), source };
-    std::fs::create_dir_all(path).map_err(fail)?;
-    let lock = File::create(path.join(LOCK_FILE)).map_err(fail)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(Error::Busy { path: path.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(fail(source)),
     }
 }
 

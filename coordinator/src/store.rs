@@ -4,20 +4,28 @@
 //! one transaction. The store decides nothing: what it is given was decided, what it loads is
 //! checked only for being readable.
 
+mod error;
+mod lease;
+mod named;
 mod rows;
 mod write;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::RoundPlan;
 use jiff::Timestamp;
 use sqlx::any::{AnyPoolOptions, AnyRow};
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AnyPool, Connection, SqlSafeStr};
 
+pub use self::error::Error;
+pub use self::lease::{Holder, LEASE, LEASE_RENEWAL, Lease};
+pub use self::named::Named;
 use self::rows::Columns;
+use crate::halt::Halt;
 pub use crate::records::{Change, EventRow, Loaded, SiteRow};
 use crate::round::{Member, Round};
 use crate::run::Run;
@@ -35,37 +43,16 @@ const POSTGRES_CONNECTIONS_MAX: u32 = 4;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "initial", include_str!("../migrations/0001_initial.sql")),
     (2, "kept", include_str!("../migrations/0002_kept.sql")),
+    (4, "lease", include_str!("../migrations/0004_lease.sql")),
 ];
 
 /// The database. Clones share its connections.
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: AnyPool,
-}
-
-/// Why the database fails.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It does not open.
-    #[error("cannot open the database: {0}")]
-    Open(#[source] sqlx::Error),
-    /// Its schema cannot be brought up to date.
-    #[error("cannot bring the database up to date: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
-    /// A statement fails.
-    #[error("the database failed: {0}")]
-    Sql(#[from] sqlx::Error),
-    /// A row holds what this version does not read.
-    #[error("the database's {column} holds {value:?}, which this version does not read")]
-    Row {
-        /// Which column.
-        column: &'static str,
-        /// What it holds.
-        value: String,
-    },
-    /// A number is too large for a column.
-    #[error("{0} is too large for the database")]
-    Range(&'static str),
+    /// Which holder of the lease this is; none where it was not asked for, as in most tests.
+    epoch: Option<u64>,
+    halt: Halt,
 }
 
 /// A model that a round made.
@@ -108,7 +95,12 @@ impl Store {
             .await
             .map_err(Error::Open)?;
         migrate(&pool, MIGRATIONS).await?;
-        Ok(Store { pool })
+        Ok(Store { pool, epoch: None, halt: Halt::default() })
+    }
+
+    /// The same store, which has the process end through `halt`.
+    pub fn with_halt(self, halt: &Halt) -> Store {
+        Store { halt: halt.clone(), ..self }
     }
 
     /// Closes the connections; what was saved is on the disk already.
@@ -158,24 +150,48 @@ impl Store {
     /// Writes a change and its audit entries, all or nothing; it is on the disk when this returns.
     ///
     /// # Errors
-    /// If the database fails; then nothing was written.
+    /// If the database fails; then nothing was written, but for [`Error::Uncertain`]. If the lease is
+    /// lost or a sync failed, the process is also asked to end.
     pub async fn save(&self, change: &Change<'_>) -> Result<(), Error> {
+        if let Some(why) = self.halt.why() {
+            return Err(Error::Halted(why.to_owned()));
+        }
+        let saved = self.transact(change).await;
+        if let Err(error) = &saved
+            && error.is_fatal()
+        {
+            self.halt.call(error.to_string());
+        }
+        saved
+    }
+
+    async fn transact(&self, change: &Change<'_>) -> Result<(), Error> {
+        reach("db.begin")?;
         let mut transaction = self.pool.begin().await?;
+        if let Some(epoch) = self.epoch {
+            lease::fence(&mut transaction, epoch).await?;
+        }
         for site in &change.sites {
+            reach("db.site")?;
             write::site(&mut transaction, site).await?;
         }
         for (before, after) in &change.runs {
+            reach("db.run")?;
             write::run(&mut transaction, after).await?;
             let id = after.round().id();
             let before = before.map(Run::round).filter(|round| round.id() == id);
+            reach("db.round")?;
             write::round(&mut transaction, after.round()).await?;
+            reach("db.members")?;
             write::members(&mut transaction, before, after.round()).await?;
         }
         for event in &change.events {
+            reach("db.event")?;
             write::event(&mut transaction, event).await?;
         }
-        transaction.commit().await?;
-        Ok(())
+        reach("db.commit")?;
+        transaction.commit().await.map_err(Error::Uncertain)?;
+        reach("db.committed").map_err(|error| Error::Uncertain(error.into()))
     }
 
     /// A round with its members, if there is one; number 0 is the newest, attempt 0 its newest.
@@ -245,6 +261,19 @@ impl Store {
         rounds.iter().rev().map(round).collect()
     }
 
+    /// How many audit entries there are, and the first and the last one's number.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn audit_extent(&self) -> Result<(u64, u64, u64), Error> {
+        let row = sqlx::query(
+            "SELECT COUNT(*) AS count, COALESCE(MIN(seq), 0) AS first, COALESCE(MAX(seq), 0) AS last \
+             FROM event",
+        );
+        let row = row.fetch_one(&self.pool).await?;
+        Ok((row.number("count")?, row.number("first")?, row.number("last")?))
+    }
+
     /// The models that a run's rounds made, oldest first.
     ///
     /// # Errors
@@ -280,7 +309,14 @@ async fn migrate(pool: &AnyPool, steps: &[(i64, &'static str, &'static str)]) ->
         let sql = sql.into_sql_str();
         Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
     };
-    Ok(Migrator::with_migrations(steps.iter().map(step).collect()).run(pool).await?)
+    let migrated = Migrator::with_migrations(steps.iter().map(step).collect()).run(pool).await;
+    migrated.map_err(|error| match error {
+        MigrateError::VersionMissing(found) => {
+            let known = steps.last().map_or(0, |(version, ..)| *version);
+            Error::Newer { found, known }
+        }
+        error => Error::Migrate(error),
+    })
 }
 
 /// Sets up a fresh connection. On SQLite a commit is on the disk when it returns, and readers do not

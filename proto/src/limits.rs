@@ -57,6 +57,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call that moves no blob may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How soon a caller comes again whom the coordinator could not serve because its disk or database is
+/// full or fails: half of the time in which work is to go on once there is room.
+pub const STORAGE_RETRY: Duration = Duration::from_secs(5);
+
 /// How long a transfer may go without a byte moving before it is broken off and resumed.
 pub const TRANSFER_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 

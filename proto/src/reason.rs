@@ -3,9 +3,12 @@
 //! The server says [`Reason::status`], the client asks [`Reason::of`]; nobody matches on text.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::limits::STORAGE_RETRY;
 
 /// The domain of our `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "fedpaint";
@@ -99,8 +102,12 @@ reasons! {
     WrongDigest = "WRONG_DIGEST", DataLoss;
     /// Another call is uploading the same blob, or too many uploads are under way.
     UploadBusy = "UPLOAD_BUSY", ResourceExhausted;
+    /// The coordinator's copy of the blob is not what its digest says; it was set aside.
+    BlobRotten = "BLOB_ROTTEN", DataLoss;
     /// The coordinator is about to stop.
     Draining = "DRAINING", Unavailable;
+    /// The coordinator's disk or database is full or fails; it goes on when that is over.
+    Storage = "STORAGE", Unavailable;
     /// The coordinator failed; its log says how.
     Internal = "INTERNAL", Internal;
 }
@@ -108,8 +115,25 @@ reasons! {
 impl Reason {
     /// The reason as a status; `message` is for people and names the thing.
     pub fn status(self, message: impl Into<String>) -> Status {
-        let details = ErrorDetails::with_error_info(self.as_str(), DOMAIN, HashMap::new());
+        let mut details = ErrorDetails::with_error_info(self.as_str(), DOMAIN, HashMap::new());
+        if let Some(after) = self.retry_after() {
+            details.set_retry_info(Some(after));
+        }
         Status::with_error_details(self.code(), message, details)
+    }
+
+    /// How long a caller waits before it calls again, where that is known; it travels as
+    /// `google.rpc.RetryInfo`.
+    pub fn retry_after(self) -> Option<Duration> {
+        match self {
+            Reason::Storage => Some(STORAGE_RETRY),
+            _ => None,
+        }
+    }
+
+    /// Whether the coordinator itself failed or stops, so that what it was given may yet be accepted.
+    pub fn is_the_coordinators(self) -> bool {
+        matches!(self, Reason::Internal | Reason::Draining | Reason::Storage)
     }
 
     /// [`Reason::WrongOffset`] with the offset that would have been right.
@@ -135,7 +159,11 @@ pub fn is_transient(status: &Status) -> bool {
     match Reason::of(status) {
         Some(reason) => matches!(
             reason,
-            Reason::UploadBusy | Reason::Draining | Reason::WrongOffset | Reason::Internal
+            Reason::UploadBusy
+                | Reason::Draining
+                | Reason::Storage
+                | Reason::WrongOffset
+                | Reason::Internal
         ),
         None => matches!(
             status.code(),
@@ -163,5 +191,13 @@ mod tests {
         }
         assert_eq!(Reason::of(&Reason::wrong_offset(7)), Some(Reason::WrongOffset));
         assert_eq!(Reason::of(&Status::internal("x")), None);
+    }
+
+    #[test]
+    fn a_full_disk_says_when_to_call_again() {
+        let status = Reason::Storage.status("the disk is full");
+        assert_eq!(status.get_details_retry_info().unwrap().retry_delay, Some(STORAGE_RETRY));
+        assert!(is_transient(&status));
+        assert_eq!(Reason::RoundOver.status("x").get_details_retry_info(), None);
     }
 }

@@ -11,11 +11,18 @@ use std::path::{Path, PathBuf};
 pub use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
+use crate::failpoint::reach;
 use crate::limits::{MODEL_BYTES_MAX, MODEL_HEADER_BYTES_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
 use crate::names::{Blob, Digest};
 
 /// The length of the number that tells how long the header is.
 const PREFIX_BYTES: u64 = 8;
+
+/// What [`Error::Io`] calls writing.
+const WRITE: &str = "write";
+
+/// What [`Error::Io`] calls bringing to the disk.
+const SYNC: &str = "sync";
 
 /// Bytes of one f32.
 const F32_BYTES: usize = 4;
@@ -49,7 +56,7 @@ pub enum Error {
     /// The file does not open, read or write.
     #[error("cannot {what} the model file {}: {source}", path.display())]
     Io {
-        /// Open, read, or write.
+        /// Open, read, write, or sync.
         what: &'static str,
         /// Which file.
         path: PathBuf,
@@ -87,6 +94,19 @@ pub enum Error {
         /// How many it has.
         expected: usize,
     },
+}
+
+impl Error {
+    /// Whether a file could not be written or synced, which says nothing against any model.
+    pub fn is_failed_write(&self) -> bool {
+        matches!(self, Error::Io { what: WRITE | SYNC, .. })
+    }
+
+    /// Whether a file could not be synced: what of it is on the disk is not known, and syncing it
+    /// again would not tell.
+    pub fn is_failed_sync(&self) -> bool {
+        matches!(self, Error::Io { what: SYNC, .. })
+    }
 }
 
 /// How one model differs from another of which it should be a version.
@@ -298,11 +318,9 @@ impl ModelWriter {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".writing");
         let temporary = PathBuf::from(temporary);
-        let file = File::create(&temporary).map_err(|source| Error::Io {
-            what: "write",
-            path: temporary.clone(),
-            source,
-        })?;
+        let file = reach("model.create").and_then(|()| File::create(&temporary));
+        let file =
+            file.map_err(|source| Error::Io { what: WRITE, path: temporary.clone(), source })?;
         let mut writer = ModelWriter {
             path: path.to_owned(),
             temporary,
@@ -345,13 +363,19 @@ impl ModelWriter {
             let (name, expected) = (due.name.clone(), due.len());
             return Err(Error::Length { name, found: 0, expected });
         }
-        let written = self
-            .file
-            .flush()
+        reach("model.flush").and_then(|()| self.file.flush()).map_err(failed(WRITE, &self.path))?;
+        reach("model.sync")
             .and_then(|()| self.file.get_ref().sync_all())
+            .map_err(failed(SYNC, &self.path))?;
+        reach("model.rename")
             .and_then(|()| std::fs::rename(&self.temporary, &self.path))
-            .and_then(|()| sync_folder(&self.path));
-        written.map_err(|source| Error::Io { what: "write", path: self.path.clone(), source })?;
+            .map_err(failed(WRITE, &self.path))?;
+        let synced = reach("model.folder").and_then(|()| sync_folder(&self.path));
+        if synced.is_err() {
+            // Its name might not last, so nobody is to find it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+        synced.map_err(failed(SYNC, &self.path))?;
         self.finished = true;
         Ok(Blob { digest: Digest::from(self.hasher.finalize()), size: self.size })
     }
@@ -359,11 +383,8 @@ impl ModelWriter {
     fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.hasher.update(bytes);
         self.size += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|source| Error::Io {
-            what: "write",
-            path: self.temporary.clone(),
-            source,
-        })
+        let written = reach("model.write").and_then(|()| self.file.write_all(bytes));
+        written.map_err(|source| Error::Io { what: WRITE, path: self.temporary.clone(), source })
     }
 }
 
@@ -374,6 +395,11 @@ impl Drop for ModelWriter {
             let _ = std::fs::remove_file(&self.temporary);
         }
     }
+}
+
+/// [`Error::Io`] from an `io::Error`.
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Io { what, path: path.to_owned(), source }
 }
 
 fn header(

@@ -7,14 +7,16 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::identity::Role;
 use fedpaint_proto::limits::MODEL_BYTES_MAX;
-use fedpaint_proto::names::{Blob, Digest};
+use fedpaint_proto::names::Blob;
 
-use super::{Blobs, Error, blocking, length, staging};
+use super::rot::digest_of;
+use super::{Blobs, Error, blocking, length, lock, staging};
 
 /// An upload that may be written to.
 #[derive(Debug)]
@@ -77,7 +79,8 @@ fn open(
     size: u64,
     offset: u64,
 ) -> Result<Part, Error> {
-    fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
+    let made = reach("blob.part").and_then(|()| fs::create_dir_all(folder));
+    made.map_err(Error::io("make the folder", folder))?;
     let mut claimed = lock(busy);
     if claimed.contains(&path) {
         return Err(Error::Busy);
@@ -119,7 +122,8 @@ impl Upload {
             return if bytes == 0 { Ok(()) } else { Err(Error::Busy) };
         };
         let part = blocking(move || {
-            part.file.write_all(&piece).map_err(Error::io("write", &part.path))?;
+            let written = reach("blob.write").and_then(|()| part.file.write_all(&piece));
+            written.map_err(Error::io("write", &part.path))?;
             Ok(part)
         });
         self.part = Some(part.await?);
@@ -139,27 +143,20 @@ impl Upload {
             return Ok(committed);
         }
         blocking(move || {
-            let found = digest(&part.path)?;
+            let found = digest_of(&part.path)?;
             if found != blob.digest {
                 fs::remove_file(&part.path).map_err(Error::io("delete", &part.path))?;
                 return Err(Error::WrongDigest(blob.digest));
             }
-            part.file.sync_all().map_err(Error::io("sync", &part.path))?;
+            let synced = reach("blob.sync").and_then(|()| part.file.sync_all());
+            synced.map_err(|source| {
+                // Syncing it again would succeed and mean nothing, so it is sent from its start again.
+                let _ = fs::remove_file(&part.path);
+                blobs.failed_sync(&part.path, source)
+            })?;
             blobs.adopt(&part.path, &blob)?;
             Ok(committed)
         })
         .await
     }
-}
-
-fn digest(path: &Path) -> Result<Digest, Error> {
-    let mut hasher = blake3::Hasher::new();
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    hasher.update_reader(file).map_err(Error::io("read", path))?;
-    Ok(Digest::from(hasher.finalize()))
-}
-
-/// A set of paths is right after any panic, so a poisoned lock is no reason to stop.
-fn lock(busy: &Mutex<HashSet<PathBuf>>) -> MutexGuard<'_, HashSet<PathBuf>> {
-    busy.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -105,7 +105,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The reason as it travels. For [`Reason::Internal`] the text is for the log and not the wire.
+    /// The reason as it travels. For [`Reason::Internal`] and [`Reason::Storage`] the text is for the log and not the wire.
     pub fn reason(&self) -> Reason {
         match self {
             Error::NotEnrolled(_) => Reason::NotEnrolled,
@@ -132,7 +132,8 @@ impl Error {
             Error::BlobUnknown(_) => Reason::BlobUnknown,
             Error::Invalid { .. } | Error::TooMany { .. } => Reason::InvalidRequest,
             Error::Blobs(error) => error.reason(),
-            Error::Store(_) | Error::Background => Reason::Internal,
+            Error::Store(error) => error.reason(),
+            Error::Background => Reason::Internal,
             Error::Draining => Reason::Draining,
         }
     }

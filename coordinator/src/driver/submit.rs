@@ -2,11 +2,11 @@
 //! driver; what can be decided without them is decided in `core/review.rs`.
 
 use fedpaint_proto::names::SiteName;
-use fedpaint_proto::reason::Reason;
 
 use super::core::{Request, Review, Submission, review};
 use super::error::Error;
 use super::handle::Handle;
+use crate::blobs;
 use crate::check::check_update;
 use crate::round::Update;
 
@@ -26,7 +26,7 @@ pub(super) async fn submit(
     };
     if let Err(error) = &outcome
         // Where the coordinator itself failed, the update may yet be accepted.
-        && !matches!(error.reason(), Reason::Internal | Reason::Draining)
+        && !error.reason().is_the_coordinators()
     {
         let detail = format!("round {round}: site {site}, {error}");
         handle.change(Request::Refused(site.clone(), round, detail)).await?;
@@ -60,6 +60,11 @@ async fn check(
     }
     let paths = (handle.blobs.path(&weights.digest), handle.blobs.path(&base));
     let checked = handle.in_background(move || check_update(&paths.0, &paths.1)).await?;
-    checked.map_err(|rejection| Error::Update { round, rejection })?;
-    Ok(Some(update))
+    let Err(rejection) = checked else { return Ok(Some(update)) };
+    // What is wrong may have come to the file since it was uploaded: then the site sends it again.
+    let blobs = handle.blobs.clone();
+    match handle.in_background(move || blobs.verify(&weights)).await? {
+        Err(blobs::Error::Rotten(digest)) => Err(Error::BlobUnknown(digest)),
+        _ => Err(Error::Update { round, rejection }),
+    }
 }

@@ -265,7 +265,9 @@ async fn a_failed_aggregation_abandons_the_round_with_its_reason_and_three_pause
     }
     let paused = |run: &RunView, _: &RoundView| matches!(run.state, State::Paused { .. });
     let (run, round) = coordinator.until(paused).await;
-    assert!(round.reason().unwrap().starts_with("aggregation failed: cannot open"), "{round:?}");
+    let reason = round.reason().unwrap();
+    let told = "aggregation failed: the update of site aachen cannot be used: there is no blob";
+    assert!(reason.starts_with(told), "{reason}");
     assert!(run.reason().unwrap().starts_with("3 attempts in a row were abandoned"), "{run:?}");
     assert_eq!(coordinator.beat("mayo", Activity::Idle).await, Directive::Rest);
 
@@ -425,12 +427,12 @@ async fn what_the_database_does_not_save_is_not_shown() {
         handle.heartbeat(&site("mayo"), joining).await.map(|_| ()),
         handle.pause_run(&ada(), &brain()).await.map(|_| ()),
     ] {
-        assert_eq!(outcome.unwrap_err().reason(), Reason::Internal);
+        assert_eq!(outcome.unwrap_err().reason(), Reason::Storage);
     }
     // Not even what time alone changes.
     coordinator.clock.advance(Duration::from_secs(100));
     let idle = Beat { agent_version: "0.1.0".to_owned(), activity: Activity::Idle };
-    assert_eq!(handle.heartbeat(&site("mayo"), idle).await.unwrap_err().reason(), Reason::Internal);
+    assert_eq!(handle.heartbeat(&site("mayo"), idle).await.unwrap_err().reason(), Reason::Storage);
     let mut sites = handle.sites();
     sites.iter_mut().for_each(|site| (site.seen_at, site.agent_version) = (None, None));
     assert_eq!((sites, handle.runs(), handle.active_rounds()), before);

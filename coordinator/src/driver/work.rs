@@ -5,14 +5,15 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fedpaint_proto::names::SiteName;
+use fedpaint_proto::failpoint::reach;
+use fedpaint_proto::names::{RoundId, SiteName};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use super::Options;
-use super::aggregation::{Aggregation, Ended};
+use super::aggregation::{Aggregation, Ended, Failure};
 use super::core::{Answer, Beat, Core, Request, State, Step};
 use super::error::Error;
 use crate::blobs::Blobs;
@@ -21,6 +22,14 @@ use crate::store::{self, Store};
 
 /// How long the driver waits before it tries again what the database has failed to save.
 const SAVE_RETRY: Duration = Duration::from_secs(5);
+
+/// How long the driver waits before it makes an average again for which the disk failed: half of the
+/// time in which work is to go on once a full disk has room.
+const AGGREGATION_RETRY: Duration = Duration::from_secs(5);
+
+/// How often an average is begun again because a file does not read; then the round is given up. A
+/// disk that does not take what is written is no fault of the round's, and waited for.
+const READ_RETRIES_MAX: u32 = 12;
 
 /// The way back to who asked.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -45,6 +54,9 @@ pub(super) struct Driver {
     /// Whether the last save failed: it may have happened all the same, as when the connection to the
     /// database broke, so only the database knows what holds.
     in_doubt: bool,
+    /// After the disk has failed an aggregation: when to begin again, and how often that was so.
+    aggregate_at: Option<Timestamp>,
+    retries: u32,
     /// After the database has failed: when to try again.
     retry_at: Option<Timestamp>,
 }
@@ -56,8 +68,18 @@ impl Driver {
     ) -> Result<(Driver, watch::Receiver<Arc<State>>), store::Error> {
         let core = Core::load(store.load().await?, options.heartbeat);
         let (shown, receiver) = watch::channel(Arc::clone(core.state()));
-        let (aggregation, in_doubt, retry_at) = (None, false, None);
-        let driver = Driver { core, store, blobs, clock, shown, aggregation, in_doubt, retry_at };
+        let driver = Driver {
+            core,
+            store,
+            blobs,
+            clock,
+            shown,
+            aggregation: None,
+            aggregate_at: None,
+            retries: 0,
+            retry_at: None,
+            in_doubt: false,
+        };
         Ok((driver, receiver))
     }
 
@@ -95,12 +117,12 @@ impl Driver {
             self.retry_later(&error);
             return self.retry_at;
         }
-        if self.aggregation.is_none() {
+        self.aggregate_at = self.aggregate_at.filter(|time| self.clock.now() < *time);
+        if self.aggregation.is_none() && self.aggregate_at.is_none() {
             let owed = self.core.aggregation();
-            self.aggregation =
-                owed.map(|(run, reports)| Aggregation::begin(&self.blobs, run, reports));
+            self.aggregation = owed.map(|(run, _)| Aggregation::begin(&self.blobs, run));
         }
-        self.core.deadline()
+        self.core.deadline().into_iter().chain(self.aggregate_at).min()
     }
 
     /// What the database failed to save is owed still; it is tried again, but not at once.
@@ -155,16 +177,36 @@ impl Driver {
     }
 
     async fn aggregated(&mut self, (round, outcome): Ended) {
-        if let Err(reason) = &outcome {
-            error!(%round, reason, "aggregation failed");
+        let outcome = match outcome {
+            Ok(made) => Ok(made),
+            Err(Failure::Write(reason)) => return self.aggregate_later(&round, &reason),
+            Err(Failure::Read(reason)) if self.retries < READ_RETRIES_MAX => {
+                return self.aggregate_later(&round, &reason);
+            }
+            Err(Failure::Read(reason) | Failure::Round(reason)) => {
+                error!(%round, reason, "aggregation failed");
+                Err(reason)
+            }
+        };
+        self.retries = 0;
+        if let Err(error) = reach("publish.save") {
+            return self.retry_later(&store::Error::from(error).into());
         }
         match self.apply(Request::Aggregated(round.clone(), outcome)).await {
-            Ok(()) => {}
+            Ok(()) => drop(reach("publish.saved")),
             // If this is not saved the round aggregates still, and the same average is made again.
             Err(error @ Error::Store(_)) => self.retry_later(&error),
             // A round that an operator gave up meanwhile needs no model.
             Err(error) => info!(%round, %error, "an aggregation is not wanted any more"),
         }
+    }
+
+    /// What the disk failed to read or write is owed still.
+    fn aggregate_later(&mut self, round: &RoundId, reason: &str) {
+        let retry_s = AGGREGATION_RETRY.as_secs();
+        error!(%round, reason, retry_s, "aggregation could not use the disk and is begun again");
+        self.retries += 1;
+        self.aggregate_at = self.clock.now().checked_add(AGGREGATION_RETRY).ok();
     }
 
     async fn answer(&mut self, message: Message) {

@@ -5,7 +5,8 @@
 
 use std::pin::Pin;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::limits::{CHUNK_BYTES_MAX, MODEL_BYTES_MAX, TRANSFER_STALL_TIMEOUT};
 use fedpaint_proto::names::{Blob, Digest, RoundId};
 use fedpaint_proto::reason::Reason;
@@ -16,15 +17,13 @@ use fedpaint_proto::v1::{
     DownloadRequest, DownloadResponse, GetUploadStatusRequest, GetUploadStatusResponse,
     UploadHeader, UploadPurpose, UploadRequest, UploadResponse,
 };
-use tokio::fs::File;
-use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{debug, error, info};
+use tracing::{debug, info};
 
-use crate::blobs::UploadStatus;
+use crate::blobs::{Download, UploadStatus};
 use crate::service::access::Caller;
 use crate::service::{Parts, draining, end_draining, parse, status};
 
@@ -68,6 +67,8 @@ impl BlobService for Service {
         let UploadHeader { purpose, blob, offset } = header;
         let blob = self.may_upload(&caller, purpose, parse::blob(blob.as_ref())?)?;
         let committed_size = self.take(&caller, blob, offset, &mut parts).await?;
+        // From here on only a reply can be lost.
+        let _ = reach("reply.upload");
         Ok(Response::new(UploadResponse { committed_size }))
     }
 
@@ -80,11 +81,12 @@ impl BlobService for Service {
         let digest = Digest::try_from(&digest[..]).map_err(parse::invalid)?;
         let allowed = self.parts.driver.may_download(&caller.role(), &digest);
         allowed.map_err(status::of_driver)?;
-        let opened = self.parts.blobs.read(&digest, offset).await;
-        let (file, size) = opened.map_err(status::of_blobs)?;
+        let begun = self.parts.blobs.download(&digest, offset).await;
+        let download = begun.map_err(status::of_blobs)?;
+        let size = download.size();
         info!(%caller, blob = %digest, offset, size, "download");
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-        tokio::spawn(give(self.parts.clone(), caller, file, sender));
+        tokio::spawn(give(self.parts.clone(), caller, download, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
     }
 }
@@ -173,11 +175,11 @@ impl Service {
 async fn give(
     parts: Parts,
     caller: Caller,
-    mut file: File,
+    mut download: Download,
     chunks: mpsc::Sender<Result<DownloadResponse, Status>>,
 ) {
     loop {
-        let chunk = next_chunk(&parts, &caller, &mut file).await;
+        let chunk = next_chunk(&parts, &caller, &mut download).await;
         let (chunk, last) = match chunk {
             Ok(data) if data.is_empty() => return,
             Ok(data) => {
@@ -202,21 +204,13 @@ async fn give(
 }
 
 /// The next piece; nothing at the end.
-async fn next_chunk(parts: &Parts, caller: &Caller, file: &mut File) -> Result<Bytes, Status> {
+async fn next_chunk(
+    parts: &Parts,
+    caller: &Caller,
+    download: &mut Download,
+) -> Result<Bytes, Status> {
     still_admitted(parts, caller)?;
-    let mut chunk = BytesMut::with_capacity(CHUNK_BYTES_MAX);
-    let mut piece = file.take(CHUNK_BYTES_MAX as u64);
-    while chunk.len() < CHUNK_BYTES_MAX {
-        match piece.read_buf(&mut chunk).await {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(error) => {
-                error!(%error, "a blob does not read");
-                return Err(Reason::Internal.status("the coordinator failed; its log says how"));
-            }
-        }
-    }
-    Ok(chunk.freeze())
+    download.next(CHUNK_BYTES_MAX).await.map_err(status::of_blobs)
 }
 
 /// A site may have been revoked since the transfer began.

@@ -1,5 +1,6 @@
 //! What a site says and hears.
 
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Digest, RunName, SiteName};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::federation_service_server::FederationService;
@@ -40,6 +41,7 @@ impl FederationService for Service {
         };
         let answer = self.parts.driver.heartbeat(&site, beat).await.map_err(status::of_driver)?;
         self.parts.metrics.heartbeats.inc();
+        let _ = reach("reply.heartbeat");
         // A span beyond what the wire can hold is as good as the longest it can.
         let next_after = answer
             .next_after
@@ -71,6 +73,8 @@ impl FederationService for Service {
             Ok(()) => {
                 info!(%site, %round, "update accepted");
                 self.parts.metrics.updates_accepted.inc();
+                // From here on only a reply can be lost.
+                let _ = reach("reply.submit");
                 Ok(Response::new(SubmitUpdateResponse {}))
             }
             Err(error) => {

@@ -33,12 +33,14 @@ pub(crate) fn of_plan(error: &plan::Error) -> Status {
 }
 
 fn status(reason: Reason, error: &dyn std::error::Error) -> Status {
-    if reason == Reason::Internal {
-        let causes = causes(error);
-        error!(causes, "a call failed");
-        return reason.status("the coordinator failed; its log says how");
-    }
-    reason.status(error.to_string())
+    let told = match reason {
+        Reason::Internal => "the coordinator failed; its log says how",
+        Reason::Storage => "the coordinator's disk or database fails; its log says how, call again",
+        _ => return reason.status(error.to_string()),
+    };
+    let causes = causes(error);
+    error!(causes, "a call failed");
+    reason.status(told)
 }
 
 /// The error and what lies beneath it, for the log.
@@ -72,7 +74,7 @@ mod tests {
             source: io::ErrorKind::StorageFull.into(),
         };
         let status = of_driver(driver::Error::Blobs(error));
-        assert_eq!(Reason::of(&status), Some(Reason::Internal));
+        assert_eq!(Reason::of(&status), Some(Reason::Storage));
         assert!(!status.message().contains("secret"), "{status:?}");
     }
 

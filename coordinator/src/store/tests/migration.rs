@@ -63,3 +63,41 @@ async fn a_first_database_on_postgres_keeps_its_rows_and_its_run_goes_on() {
     let Some((url, _guard)) = postgres().await else { return };
     from_the_first_schema(&url).await;
 }
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused_by_both_versions_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = sqlite_url(&folder);
+    let store = Store::open(&url).await.unwrap();
+    let newest = MIGRATIONS.last().unwrap().0;
+    let later = (newest + 1, "later", "CREATE TABLE later (x BIGINT NOT NULL)");
+    migrate(&store.pool, &[MIGRATIONS, &[later]].concat()).await.unwrap();
+    store.close().await;
+    let refused = Store::open(&url).await.unwrap_err().to_string();
+    let (found, known) = (format!("version {}", newest + 1), format!("up to {newest}"));
+    assert!(refused.contains(&found) && refused.contains(&known), "{refused}");
+}
+
+/// A step that fails in its middle leaves nothing of itself, and the next start takes it.
+async fn half_a_step(url: &str) {
+    let store = Store::open(url).await.unwrap();
+    let newest = MIGRATIONS.last().unwrap().0;
+    let step = |sql| [MIGRATIONS, &[(newest + 1, "later", sql)]].concat();
+    let broken = step("CREATE TABLE later (x BIGINT NOT NULL); CREATE TABLE later (x BIGINT)");
+    migrate(&store.pool, &broken).await.unwrap_err();
+    store.load().await.unwrap();
+    migrate(&store.pool, &step("CREATE TABLE later (x BIGINT NOT NULL)")).await.unwrap();
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_leaves_nothing_of_itself_on_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    half_a_step(&sqlite_url(&folder)).await;
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_leaves_nothing_of_itself_on_postgres() {
+    let Some((url, _guard)) = postgres().await else { return };
+    half_a_step(&url).await;
+}

@@ -1,0 +1,65 @@
+//! Bytes that have changed on the disk since they were checked. Before a blob is used it is hashed
+//! again; what is not any more what its digest says is set aside under another name, so that nobody
+//! uses it and whoever has the right bytes may bring them again.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use fedpaint_proto::failpoint::reach;
+use fedpaint_proto::names::{Blob, Digest};
+use tracing::error;
+
+use super::{Blobs, Error, length};
+
+impl Blobs {
+    /// Reads a blob from its first byte to its last, and sets it aside if it is not what its digest
+    /// says. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If there is no such blob, it has changed, or the disk fails.
+    pub fn verify(&self, blob: &Blob) -> Result<(), Error> {
+        let path = self.path(&blob.digest);
+        if length(&path)?.is_none() {
+            return Err(self.absence(blob.digest));
+        }
+        if digest_of(&path)? == blob.digest {
+            return Ok(());
+        }
+        Err(self.set_aside(blob.digest))
+    }
+
+    /// Takes the name of its digest from a file that does not deserve it.
+    pub fn set_aside(&self, digest: Digest) -> Error {
+        let (path, rotten) = (self.path(&digest), self.rotten(&digest));
+        error!(blob = %digest, to = %rotten.display(), "a blob has changed on the disk and is set aside");
+        if let Err(error) = fs::rename(&path, &rotten) {
+            // It is found again before its next use.
+            error!(%error, blob = %digest, "a blob that has changed cannot be set aside");
+        }
+        Error::Rotten(digest)
+    }
+
+    /// Why there is no blob of this digest.
+    pub(super) fn absence(&self, digest: Digest) -> Error {
+        match self.rotten(&digest).exists() {
+            true => Error::Rotten(digest),
+            false => Error::Unknown(digest),
+        }
+    }
+
+    fn rotten(&self, digest: &Digest) -> PathBuf {
+        self.path(digest).with_extension("rotten")
+    }
+}
+
+/// The digest of a file's bytes as they are now. Blocks on the disk.
+///
+/// # Errors
+/// If the file does not read.
+pub fn digest_of(path: &Path) -> Result<Digest, Error> {
+    let mut hasher = blake3::Hasher::new();
+    let file = reach("blob.hash").and_then(|()| File::open(path));
+    let read = file.and_then(|file| hasher.update_reader(file).map(drop));
+    read.map_err(Error::io("read", path))?;
+    Ok(Digest::from(hasher.finalize()))
+}

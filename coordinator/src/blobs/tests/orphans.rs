@@ -1,0 +1,70 @@
+//! Which blobs are deleted, and which never.
+
+use jiff::SignedDuration;
+
+use super::*;
+
+/// The file system's own time, which the ages of files are told in.
+fn real_now() -> Timestamp {
+    #[expect(clippy::disallowed_methods, reason = "the file system tells real times")]
+    Timestamp::now()
+}
+
+fn after(age: SignedDuration) -> Timestamp {
+    real_now().checked_add(age).unwrap()
+}
+
+const OLD: SignedDuration = SignedDuration::from_hours(7 * 24 + 1);
+
+async fn collect(blobs: &Blobs, named: &[&str], spent: &[&str], now: Timestamp) -> Freed {
+    let digests = |texts: &[&str]| texts.iter().map(|text| blob(text).digest).collect::<Vec<_>>();
+    let named = digests(named).into_iter().collect();
+    blobs.collect(named, digests(spent), now).await.unwrap()
+}
+
+fn is_here(blobs: &Blobs, text: &str) -> bool {
+    blobs.path(&blob(text).digest).exists()
+}
+
+#[tokio::test]
+async fn a_blob_that_no_row_names_goes_when_it_is_old_and_others_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = open(folder.path()).await;
+    for text in ["named", "orphan"] {
+        send(&blobs, text, &[text], 0).await.unwrap();
+    }
+    // A start forgets who was told of what.
+    let blobs = open(folder.path()).await;
+    assert_eq!(collect(&blobs, &["named"], &[], real_now()).await, Freed::default());
+    let freed = collect(&blobs, &["named"], &[], after(OLD)).await;
+    assert_eq!(freed, Freed { files: 1, bytes: 6 });
+    assert!(is_here(&blobs, "named") && !is_here(&blobs, "orphan"));
+}
+
+#[tokio::test]
+async fn a_blob_that_somebody_was_told_of_stays_until_the_collection_after_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = open(folder.path()).await;
+    send(&blobs, "update", &["update"], 0).await.unwrap();
+    let blobs = open(folder.path()).await;
+    // The site asks whether its upload is whole, and is about to submit it.
+    let status = blobs.upload_status(&role("mayo"), &blob("update")).await.unwrap();
+    assert!(status.complete);
+    for still_here in [true, true, false] {
+        collect(&blobs, &[], &["update"], after(OLD)).await;
+        assert_eq!(is_here(&blobs, "update"), still_here);
+    }
+}
+
+#[tokio::test]
+async fn what_was_set_aside_is_left_to_the_operator() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = open(folder.path()).await;
+    send(&blobs, "update", &["update"], 0).await.unwrap();
+    let path = blobs.path(&blob("update").digest);
+    std::fs::write(&path, "updatf").unwrap();
+    blobs.verify(&blob("update")).unwrap_err();
+    let blobs = open(folder.path()).await;
+    assert_eq!(collect(&blobs, &[], &[], after(OLD)).await, Freed::default());
+    assert!(path.with_extension("rotten").exists());
+}

@@ -1,0 +1,83 @@
+//! PURE: what a round's models follow from, by digest: the set of updates that is sealed when
+//! aggregation begins, the plan, and what the run's last round left. Whoever computes the round, first
+//! or again, computes it from this.
+
+use std::path::PathBuf;
+
+use fedpaint_proto::names::{Blob, Digest, SiteName};
+use fedpaint_proto::plan::{AggregationPlan, RunPlan};
+
+use crate::aggregate::Aggregate;
+use crate::fedavg::{Contribution, Job};
+use crate::round::{Member, Round};
+
+/// Everything that a round's models follow from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sealed {
+    /// What to make.
+    pub plan: AggregationPlan,
+    /// How many rounds the run has committed before.
+    pub committed: u32,
+    /// The base model and what was kept beside it.
+    pub previous: Aggregate<Blob>,
+    /// The updates, in the order of the sites' names.
+    pub updates: Vec<SealedUpdate>,
+}
+
+/// An update in a sealed set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SealedUpdate {
+    /// Whose it is.
+    pub site: SiteName,
+    /// The trained model.
+    pub weights: Blob,
+    /// Training examples behind it.
+    pub examples: u64,
+}
+
+impl Sealed {
+    /// What `round` follows from, in a run that had committed `committed` rounds before it and had
+    /// made `previous`.
+    pub fn of(round: &Round, plan: &RunPlan, committed: u32, previous: Aggregate<Blob>) -> Sealed {
+        let update = |(site, member): (&SiteName, &Member)| match member {
+            Member::Reported(update) => Some(SealedUpdate {
+                site: site.clone(),
+                weights: update.weights,
+                examples: update.examples,
+            }),
+            Member::Joined | Member::Withdrawn(_) => None,
+        };
+        let updates = round.members().iter().filter_map(update).collect();
+        Sealed { plan: plan.aggregation.clone(), committed, previous, updates }
+    }
+
+    /// Every file that is read, as people call it.
+    pub fn inputs(&self) -> Vec<(String, Blob)> {
+        let Aggregate { model, ema, momentum, second_moment } = self.previous;
+        let kept = [
+            ("the base model", Some(model)),
+            ("the last round's moving average", ema),
+            ("the last round's momentum", momentum),
+            ("the last round's second moment", second_moment),
+        ];
+        let kept = kept.into_iter().filter_map(|(what, blob)| Some((what.to_owned(), blob?)));
+        let updates = self.updates.iter();
+        let updates = updates.map(|u| (format!("the update of site {}", u.site), u.weights));
+        kept.chain(updates).collect()
+    }
+
+    /// The arithmetic to do, with files where `path` says they are.
+    pub fn job(&self, path: impl Fn(&Digest) -> PathBuf) -> Job {
+        let contribution = |update: &SealedUpdate| Contribution {
+            site: update.site.clone(),
+            weights: path(&update.weights.digest),
+            examples: update.examples,
+        };
+        Job {
+            plan: self.plan.clone(),
+            committed: self.committed,
+            previous: self.previous.map(|blob| path(&blob.digest)),
+            contributions: self.updates.iter().map(contribution).collect(),
+        }
+    }
+}

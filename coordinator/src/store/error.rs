@@ -1,0 +1,103 @@
+//! Why the database fails, and what that means for whoever wanted something of it.
+
+use fedpaint_proto::reason::Reason;
+
+use super::Lease;
+
+/// SQLite's SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC. PostgreSQL ends itself after a failed sync.
+const FAILED_SYNC: [&str; 2] = ["1034", "1290"];
+
+/// Why the database fails.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It does not open.
+    #[error("cannot open the database: {0}")]
+    Open(#[source] sqlx::Error),
+    /// Its schema cannot be brought up to date.
+    #[error("cannot bring the database up to date: {0}")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// A newer version of the program has brought it further.
+    #[error(
+        "the database has version {found} of the schema and this program knows it up to {known}; \
+         use the newer program, or restore a backup of before"
+    )]
+    Newer {
+        /// The newest version the database has.
+        found: i64,
+        /// The newest one this program knows.
+        known: i64,
+    },
+    /// It was not brought up to date, and whoever opened it may not do so.
+    #[error(
+        "the database has version {found} of the schema and this program needs {known}; start the \
+         coordinator once, which brings it up to date"
+    )]
+    Older {
+        /// The newest version the database has.
+        found: i64,
+        /// The one this program needs.
+        known: i64,
+    },
+    /// There is something in it.
+    #[error("the database is not empty; give a new one, nothing is written over")]
+    NotEmpty,
+    /// Another coordinator writes to it.
+    #[error(
+        "the coordinator with process id {} on {}, with the data folder {}, has been using the \
+         database since {} and holds it until {}; stop it, or wait until then if it is dead",
+        .0.holder.pid, .0.holder.host, .0.holder.folder, .0.holder.since, .0.until
+    )]
+    Leased(Box<Lease>),
+    /// Another coordinator has taken the lease over.
+    #[error("another coordinator has taken the database over; only one may write to it")]
+    Fenced,
+    /// The process is about to end.
+    #[error("the coordinator stops: {0}")]
+    Halted(String),
+    /// A statement fails.
+    #[error("the database failed: {0}")]
+    Sql(#[from] sqlx::Error),
+    /// Whether the transaction was committed is not known.
+    #[error("the database failed while it committed: {0}")]
+    Uncertain(#[source] sqlx::Error),
+    /// The disk beneath the database fails.
+    #[error("the database's disk failed: {0}")]
+    Io(#[from] std::io::Error),
+    /// A row holds what this version does not read.
+    #[error("the database's {column} holds {value:?}, which this version does not read")]
+    Row {
+        /// Which column.
+        column: &'static str,
+        /// What it holds.
+        value: String,
+    },
+    /// A number is too large for a column.
+    #[error("{0} is too large for the database")]
+    Range(&'static str),
+}
+
+impl Error {
+    /// The reason as it travels: what may be over by itself is the storage's, the rest is a fault.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Error::Open(_) | Error::Sql(_) | Error::Uncertain(_) | Error::Io(_) => Reason::Storage,
+            Error::Leased(_) | Error::Fenced | Error::Halted(_) => Reason::Storage,
+            Error::Migrate(_) | Error::Newer { .. } | Error::Older { .. } => Reason::Internal,
+            Error::NotEmpty | Error::Row { .. } | Error::Range(_) => Reason::Internal,
+        }
+    }
+
+    /// Whether the process must not go on: another one writes, or what the disk holds is not known.
+    pub(super) fn is_fatal(&self) -> bool {
+        match self {
+            Error::Fenced => true,
+            Error::Sql(error) | Error::Uncertain(error) => is_failed_sync(error),
+            _ => false,
+        }
+    }
+}
+
+fn is_failed_sync(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| FAILED_SYNC.contains(&&*code))
+}

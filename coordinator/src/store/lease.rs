@@ -1,0 +1,140 @@
+//! The right to write: one coordinator per database, whichever engine it is and wherever it runs.
+//!
+//! Whoever holds the lease counts an epoch on, and every transaction looks whether the epoch is still
+//! its own ([`fence`]). So even a holder that slept through the end of its lease writes nothing more.
+
+use std::time::Duration;
+
+use fedpaint_proto::failpoint::reach;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
+
+use super::rows::{Columns, bigint, micros};
+use super::{Error, Store};
+
+/// How long a lease holds after it was taken or renewed.
+pub const LEASE: Duration = Duration::from_secs(15);
+
+/// How often it is renewed.
+pub const LEASE_RENEWAL: Duration = Duration::from_secs(5);
+
+/// Who holds a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The machine, as it calls itself.
+    pub host: String,
+    /// The process.
+    pub pid: u32,
+    /// Its data folder.
+    pub folder: String,
+    /// When it took the lease.
+    pub since: Timestamp,
+}
+
+/// A lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// How many holders there were, this one included.
+    pub epoch: u64,
+    /// Who holds it.
+    pub holder: Holder,
+    /// When it ends unless it is renewed.
+    pub until: Timestamp,
+}
+
+impl Store {
+    /// The lease, whether it still holds or not.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn lease(&self) -> Result<Option<Lease>, Error> {
+        let row = sqlx::query("SELECT epoch, host, pid, folder, since, until_at FROM lease");
+        let row = row.fetch_optional(&self.pool).await?;
+        row.as_ref().map(lease).transpose()
+    }
+
+    /// Takes the lease for `holder`; what the store saves from then on counts only while it holds. A
+    /// lease of one of the `dead` is taken before its end.
+    ///
+    /// # Errors
+    /// If another coordinator holds it, or the database fails.
+    pub async fn take_lease(
+        self,
+        holder: &Holder,
+        dead: &[Holder],
+        now: Timestamp,
+    ) -> Result<Store, Error> {
+        let held = self.lease().await?;
+        if let Some(lease) = &held
+            && lease.until > now
+            && !dead.contains(&lease.holder)
+        {
+            return Err(Error::Leased(Box::new(lease.clone())));
+        }
+        let seen = held.map_or(0, |lease| lease.epoch);
+        reach("db.lease")?;
+        let taken = sqlx::query(
+            "INSERT INTO lease (id, epoch, host, pid, folder, since, until_at) \
+             VALUES (1, 1, $2, $3, $4, $5, $6) \
+             ON CONFLICT (id) DO UPDATE SET epoch = lease.epoch + 1, host = $2, pid = $3, \
+             folder = $4, since = $5, until_at = $6 WHERE lease.epoch = $1",
+        )
+        .bind(bigint("an epoch", seen)?)
+        .bind(holder.host.as_str())
+        .bind(i64::from(holder.pid))
+        .bind(holder.folder.as_str())
+        .bind(micros(holder.since))
+        .bind(micros(end(now)));
+        let taken = taken.execute(&self.pool).await?;
+        match (taken.rows_affected(), self.lease().await?) {
+            (1, Some(lease)) if lease.holder == *holder => {
+                Ok(Store { epoch: Some(lease.epoch), ..self })
+            }
+            // Another one was faster.
+            (_, Some(lease)) => Err(Error::Leased(Box::new(lease))),
+            (_, None) => Err(Error::Fenced),
+        }
+    }
+
+    /// Lets the lease hold for as long again; at its holder's end, only until `now`.
+    ///
+    /// # Errors
+    /// If another coordinator has taken it, or the database fails.
+    pub async fn renew_lease(&self, now: Timestamp, ends: bool) -> Result<(), Error> {
+        let Some(epoch) = self.epoch else { return Ok(()) };
+        let until = if ends { now } else { end(now) };
+        let renewed = sqlx::query("UPDATE lease SET until_at = $2 WHERE epoch = $1")
+            .bind(bigint("an epoch", epoch)?)
+            .bind(micros(until))
+            .execute(&self.pool)
+            .await?;
+        if renewed.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced) }
+    }
+}
+
+/// Lets a transaction go on only if `epoch` is still the newest; nobody takes the lease until the
+/// transaction has ended.
+pub(super) async fn fence(connection: &mut AnyConnection, epoch: u64) -> Result<(), Error> {
+    reach("db.fence")?;
+    let ours = sqlx::query("UPDATE lease SET epoch = epoch WHERE epoch = $1")
+        .bind(bigint("an epoch", epoch)?)
+        .execute(connection)
+        .await?;
+    if ours.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced) }
+}
+
+fn lease(row: &AnyRow) -> Result<Lease, Error> {
+    let holder = Holder {
+        host: row.text("host")?,
+        pid: row.number("pid")?,
+        folder: row.text("folder")?,
+        since: row.time("since")?,
+    };
+    Ok(Lease { epoch: row.number("epoch")?, holder, until: row.time("until_at")? })
+}
+
+fn end(now: Timestamp) -> Timestamp {
+    now.checked_add(LEASE).unwrap_or(Timestamp::MAX)
+}

@@ -1,0 +1,94 @@
+//! Every blob that a row names, and which of them nothing needs any more. Whoever deletes blobs asks
+//! here, so a column that names one and is not in this list would lose it: a test looks for such.
+
+use std::collections::{BTreeMap, HashSet};
+
+use fedpaint_proto::names::{Blob, Digest, RunName};
+use sqlx::any::AnyRow;
+use sqlx::{AnyPool, Row};
+
+use super::rows::Columns;
+use super::{Error, Store};
+
+/// A blob that a row names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// What it is, for people: `the model of round brain/3.1`.
+    pub what: String,
+    /// The file.
+    pub blob: Blob,
+    /// For an update of a site: which run's, and the round that it counts in. Other blobs are kept
+    /// for good.
+    pub update_of: Option<(RunName, u32)>,
+}
+
+/// What is named, and by which rows.
+pub(super) const NAMED: &str = "\
+    SELECT 'the initial model of run ' || name AS what, initial_digest AS digest, \
+     initial_size AS size, CAST(NULL AS TEXT) AS run, CAST(NULL AS BIGINT) AS number FROM run \
+    UNION ALL SELECT 'the newest model of run ' || name, model_digest, model_size, NULL, NULL \
+     FROM run \
+    UNION ALL SELECT 'the base model of round ' || run || '/' || number || '.' || attempt, \
+     base_digest, base_size, NULL, NULL FROM round \
+    UNION ALL SELECT 'the model of round ' || run || '/' || number || '.' || attempt, \
+     model_digest, model_size, NULL, NULL FROM round WHERE model_digest IS NOT NULL \
+    UNION ALL SELECT 'the moving average of round ' || run || '/' || number || '.' || attempt, \
+     ema_digest, ema_size, NULL, NULL FROM round WHERE ema_digest IS NOT NULL \
+    UNION ALL SELECT 'the momentum of round ' || run || '/' || number || '.' || attempt, \
+     momentum_digest, momentum_size, NULL, NULL FROM round WHERE momentum_digest IS NOT NULL \
+    UNION ALL SELECT 'the second moment of round ' || run || '/' || number || '.' || attempt, \
+     second_moment_digest, second_moment_size, NULL, NULL FROM round \
+     WHERE second_moment_digest IS NOT NULL \
+    UNION ALL SELECT 'the update of ' || site || ' in round ' || run || '/' || number || '.' \
+     || attempt, update_digest, update_size, run, number FROM member \
+     WHERE update_digest IS NOT NULL";
+
+impl Store {
+    /// Every blob that a row names, once for every row.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn named(&self) -> Result<Vec<Named>, Error> {
+        named(&self.pool).await
+    }
+
+    /// The updates of rounds more than `rounds` behind the newest model of their run, unless anything
+    /// else names the same file.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn spent(&self, named: &[Named], rounds: u32) -> Result<HashSet<Digest>, Error> {
+        let mut committed = BTreeMap::new();
+        let rows = sqlx::query("SELECT name, committed FROM run").fetch_all(&self.pool).await?;
+        for row in rows {
+            committed.insert(row.parsed::<RunName>("name")?, row.number::<u32>("committed")?);
+        }
+        let is_spent = |named: &&Named| match &named.update_of {
+            Some((run, number)) => {
+                let newest = committed.get(run).copied().unwrap_or(0);
+                number.saturating_add(rounds) <= newest
+            }
+            None => false,
+        };
+        let (spent, needed): (Vec<&Named>, Vec<&Named>) = named.iter().partition(is_spent);
+        let needed: HashSet<Digest> = needed.iter().map(|named| named.blob.digest).collect();
+        let spent = spent.iter().map(|named| named.blob.digest);
+        Ok(spent.filter(|digest| !needed.contains(digest)).collect())
+    }
+}
+
+async fn named(pool: &AnyPool) -> Result<Vec<Named>, Error> {
+    let rows = sqlx::query(NAMED).fetch_all(pool).await?;
+    let named = |row: &AnyRow| {
+        let run: Option<String> = row.try_get("run")?;
+        let update_of = match run {
+            Some(run) => {
+                let name = run.parse().map_err(|_| Error::Row { column: "run", value: run })?;
+                Some((name, row.number("number")?))
+            }
+            None => None,
+        };
+        Ok(Named { what: row.text("what")?, blob: row.blob("digest", "size")?, update_of })
+    };
+    rows.iter().map(named).collect()
+}

@@ -1,0 +1,64 @@
+//! One coordinator per database.
+
+use super::*;
+
+fn holder(pid: u32) -> Holder {
+    Holder { host: "node-1".into(), pid, folder: "/srv/data".into(), since: START }
+}
+
+fn at(second: u64) -> Timestamp {
+    START.checked_add(Duration::from_secs(second)).unwrap()
+}
+
+async fn one_writes(url: &str) {
+    let open = async || Store::open(url).await.unwrap();
+    assert_eq!(open().await.lease().await.unwrap(), None);
+    let first = open().await.take_lease(&holder(1), &[], at(0)).await.unwrap();
+    let held = first.lease().await.unwrap().unwrap();
+    assert_eq!((held.epoch, &held.holder, held.until), (1, &holder(1), at(15)));
+    first.save(&Change { events: vec![event(1)], ..Change::default() }).await.unwrap();
+
+    // A second one hears who holds it, since when and until when.
+    let refused = open().await.take_lease(&holder(2), &[], at(14)).await.unwrap_err().to_string();
+    for told in [
+        "process id 1 on node-1",
+        "/srv/data",
+        "since 1970-01-01T00:00:00Z",
+        "until 1970-01-01T00:00:15Z",
+    ] {
+        assert!(refused.contains(told), "{told} is not in {refused}");
+    }
+    // A lease that was renewed holds on.
+    first.renew_lease(at(10), false).await.unwrap();
+    open().await.take_lease(&holder(2), &[], at(16)).await.unwrap_err();
+
+    // The end of the lease, or knowing that its holder is dead, lets another one have it.
+    let second = open().await.take_lease(&holder(2), &[], at(25)).await.unwrap();
+    let third = open().await.take_lease(&holder(3), &[holder(2)], at(25)).await.unwrap();
+    assert_eq!(third.lease().await.unwrap().unwrap().epoch, 3);
+    for stale in [&first, &second] {
+        assert!(matches!(stale.renew_lease(at(26), false).await, Err(Error::Fenced)));
+        let change = Change { events: vec![event(2)], ..Change::default() };
+        assert!(matches!(stale.save(&change).await, Err(Error::Fenced)));
+        assert!(stale.halt.why().unwrap().contains("another coordinator"), "it has to stop");
+        assert!(matches!(stale.save(&change).await, Err(Error::Halted(_))));
+    }
+    third.save(&Change { events: vec![event(2)], ..Change::default() }).await.unwrap();
+    assert_eq!(third.events(0, 9).await.unwrap(), [event(1), event(2)]);
+
+    // A holder that stops gives it back.
+    third.renew_lease(at(27), true).await.unwrap();
+    open().await.take_lease(&holder(4), &[], at(27)).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_the_holder_of_the_lease_writes_to_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    one_writes(&sqlite_url(&folder)).await;
+}
+
+#[tokio::test]
+async fn only_the_holder_of_the_lease_writes_to_postgres() {
+    let Some((url, _guard)) = postgres().await else { return };
+    one_writes(&url).await;
+}
