@@ -8,9 +8,11 @@
 mod agents;
 mod aggregation;
 mod bench;
+mod disk;
 mod house;
 mod refusals;
 mod simulation;
+mod storage;
 mod study;
 mod trainer;
 

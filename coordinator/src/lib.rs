@@ -11,6 +11,7 @@
 //! - `accept`, `service`: who is at the door, what they may call, and the wire in and out.
 //! - `http`, `observe`, `metrics`: `/healthz` and `/metrics`.
 //! - `janitor`: deletes what nobody needs any more.
+//! - [`maintenance`]: check, backup, restore, replay.
 //! - [`folder`]: the data folder's lock, which one process holds.
 //! - [`config`], [`server`]: what is configured, and all of it put together.
 
@@ -28,6 +29,7 @@ pub mod folder;
 pub mod halt;
 mod http;
 mod janitor;
+pub mod maintenance;
 mod metrics;
 mod observe;
 pub mod records;

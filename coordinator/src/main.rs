@@ -1,7 +1,8 @@
 //! `fedpaint-coordinator`: reads its configuration, builds the server, serves until it is told to
-//! stop, and drains.
+//! stop, and drains. Its other verbs check, save, bring back and compute again what it has written.
 //!
-//! One line on stdout says that it is ready; everything else goes to stderr.
+//! One line on stdout says that it is ready; everything else goes to stderr. What the other verbs find
+//! goes to stdout.
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -9,10 +10,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::{CommandFactory, Parser, Subcommand};
-use fedpaint_coordinator::clock::SystemClock;
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use fedpaint_coordinator::clock::{Clock, SystemClock};
 use fedpaint_coordinator::config::{Config, LogFormat};
+use fedpaint_coordinator::maintenance;
 use fedpaint_coordinator::server::Server;
+use fedpaint_proto::names::RunName;
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -37,6 +41,62 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Check every row and every blob; exit 1 if anything is damaged. Works beside a coordinator that
+    /// runs.
+    Fsck {
+        /// The coordinator's configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// How the result is told.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Save the whole state as it is now. Works beside a coordinator that runs.
+    ///
+    /// Blobs become hard links where the folder is on the same file system, so that a backup of a day
+    /// costs no room; --copy makes copies of them.
+    Backup {
+        /// The coordinator's configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The folder to make.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Copy every blob.
+        #[arg(long)]
+        copy: bool,
+        /// How the result is told.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Bring a backup back into an empty data folder and an empty database, and check it.
+    Restore {
+        /// The configuration of the coordinator that is to be.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// What `backup` made.
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+        /// How the result is told.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Compute a run's committed rounds again from the updates that were kept, and compare; exit 1 if
+    /// anything comes out otherwise. Works beside a coordinator that runs.
+    Replay {
+        /// The coordinator's configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Which run.
+        #[arg(long, value_name = "NAME")]
+        run: RunName,
+        /// Only this round.
+        #[arg(long, value_name = "NUMBER")]
+        round: Option<u32>,
+        /// How the result is told.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -44,9 +104,19 @@ enum Command {
     },
 }
 
+/// How a result is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", one_line(&error));
             ExitCode::FAILURE
@@ -67,21 +137,66 @@ fn one_line(error: &anyhow::Error) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let done = ExitCode::SUCCESS;
     match arguments.command {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             let mut command = Arguments::command();
             clap_complete::generate(shell, &mut command, "fedpaint-coordinator", &mut script);
-            std::io::stdout().write_all(&script).context("cannot write to stdout")
+            std::io::stdout().write_all(&script).context("cannot write to stdout")?;
+            Ok(done)
         }
         Command::Serve { config } => {
             let config = Config::read(&config)?;
             log(config.log)?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-            runtime.context("cannot start the runtime")?.block_on(serve(config))
+            block_on(serve(config)).map(|()| done)
+        }
+        Command::Fsck { config, output } => {
+            let found = block_on(maintenance::fsck(&Config::read(&config)?))?;
+            tell(output, &found, found.to_string())?;
+            Ok(if found.clean { done } else { ExitCode::FAILURE })
+        }
+        Command::Backup { config, out, copy, output } => {
+            let (config, now) = (Config::read(&config)?, SystemClock.now());
+            let saved = block_on(maintenance::backup(&config, &out, copy, now))?;
+            let maintenance::Backup { blobs, bytes, linked } = saved;
+            let text = format!("saved {blobs} blobs, {bytes} bytes, {linked} of them as links\n");
+            tell(output, &saved, text).map(|()| done)
+        }
+        Command::Restore { config, from, output } => {
+            let restored = block_on(maintenance::restore(&Config::read(&config)?, &from))?;
+            let maintenance::Restored { blobs, bytes, fsck } = &restored;
+            tell(output, &restored, format!("restored {blobs} blobs, {bytes} bytes\n{fsck}"))?;
+            Ok(if fsck.clean { done } else { ExitCode::FAILURE })
+        }
+        Command::Replay { config, run, round, output } => {
+            let replayed = block_on(maintenance::replay(&Config::read(&config)?, &run, round))?;
+            tell(output, &replayed, replayed.to_string())?;
+            Ok(if replayed.equal { done } else { ExitCode::FAILURE })
         }
     }
+}
+
+/// Runs `work` to its end. What still runs beside it then, work on files, is begun anew by the next
+/// start and not waited for.
+fn block_on<T, E: Into<anyhow::Error>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome.map_err(Into::into)
+}
+
+/// Writes a result to stdout.
+fn tell(output: Output, result: &impl Serialize, text: String) -> anyhow::Result<()> {
+    let text = match output {
+        Output::Text => text,
+        Output::Json => serde_json::to_string(result)? + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ mod error;
 mod lease;
 mod named;
 mod rows;
+mod snapshot;
 mod write;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub use self::error::Error;
 pub use self::lease::{Holder, LEASE, LEASE_RENEWAL, Lease};
 pub use self::named::Named;
 use self::rows::Columns;
+pub use self::snapshot::{integrity, restore, snapshot, sqlite_url};
 use crate::halt::Halt;
 pub use crate::records::{Change, EventRow, Loaded, SiteRow};
 use crate::round::{Member, Round};

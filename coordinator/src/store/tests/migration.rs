@@ -85,6 +85,9 @@ async fn half_a_step(url: &str) {
     let step = |sql| [MIGRATIONS, &[(newest + 1, "later", sql)]].concat();
     let broken = step("CREATE TABLE later (x BIGINT NOT NULL); CREATE TABLE later (x BIGINT)");
     migrate(&store.pool, &broken).await.unwrap_err();
+    // The process ends, which also gives PostgreSQL's lock of the migration back.
+    store.close().await;
+    let store = Store::open(url).await.unwrap();
     store.load().await.unwrap();
     migrate(&store.pool, &step("CREATE TABLE later (x BIGINT NOT NULL)")).await.unwrap();
     store.close().await;

@@ -1,0 +1,190 @@
+//! Checks every row and every blob, and names what is wrong and what to do. It reads a moment of the
+//! database and then the files, so it may run beside a coordinator: what that writes meanwhile is not
+//! looked at, and nothing that a row names is deleted but what retention lets go.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::fs;
+
+use fedpaint_proto::names::{Blob, Digest};
+use fedpaint_proto::weights::ModelFile;
+use serde::Serialize;
+
+use super::{Error, Moment, bar, rows};
+use crate::blobs::{Blobs, digest_of};
+use crate::config::Config;
+use crate::store::{self, Named};
+
+/// What a check has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Fsck {
+    /// Whether nothing is damaged.
+    pub clean: bool,
+    /// Sites, runs, rounds with every attempt, and entries of the audit log that were checked.
+    pub sites: usize,
+    /// Runs.
+    pub runs: usize,
+    /// Rounds, every attempt.
+    pub rounds: usize,
+    /// Entries of the audit log.
+    pub events: u64,
+    /// Files that rows name and that were read to their last byte.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What is wrong.
+    pub damage: Vec<Damage>,
+    /// Files that no row names: an update that was not submitted yet, or one that was refused. The
+    /// coordinator deletes them when they are old.
+    pub orphans: u64,
+    /// Files that rows name and that retention has let go.
+    pub spent: u64,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// Which row or blob.
+    pub what: String,
+    /// What is wrong with it.
+    pub found: String,
+    /// What to do about it.
+    pub todo: String,
+}
+
+/// Checks the state that `config` names.
+///
+/// # Errors
+/// If the database or the folder of blobs does not read at all.
+pub async fn fsck(config: &Config) -> Result<Fsck, Error> {
+    let mut found = Fsck::default();
+    for line in store::integrity(&config.database()).await? {
+        found.damaged("the database", line, "restore a backup");
+    }
+    let moment = Moment::of(config).await?;
+    check_rows(&moment, &mut found).await?;
+    let named = moment.store.named().await?;
+    let spent = match config.retention.updates_rounds {
+        Some(rounds) => moment.store.spent(&named, rounds).await?,
+        None => HashSet::new(),
+    };
+    let blobs = Blobs::attach(&config.data);
+    check_blobs(&blobs, &named, &spent, &mut found)?;
+    found.clean = found.damage.is_empty();
+    Ok(found)
+}
+
+async fn check_rows(moment: &Moment, found: &mut Fsck) -> Result<(), Error> {
+    let (count, first, last) = moment.store.audit_extent().await?;
+    found.events = count;
+    if (count > 0 && first != 1) || count != last {
+        let gap = format!("{count} entries from {first} to {last}: some are missing");
+        found.damaged("the audit log", gap, "restore a backup if they matter");
+    }
+    match moment.runs().await {
+        Ok(runs) => {
+            found.runs = runs.len();
+            for (run, rounds) in &runs {
+                found.rounds += rounds.len();
+                found.damage.extend(rows::check(run, rounds));
+            }
+            found.sites = moment.store.load().await?.sites.len();
+        }
+        // The first row that does not read hides those behind it.
+        Err(Error::Store(error @ store::Error::Row { .. })) => {
+            found.damaged("a row", error.to_string(), "restore a backup, or use a newer version");
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+fn check_blobs(
+    blobs: &Blobs,
+    named: &[Named],
+    spent: &HashSet<Digest>,
+    found: &mut Fsck,
+) -> Result<(), Error> {
+    let mut by_digest: BTreeMap<Digest, Vec<&Named>> = BTreeMap::new();
+    for one in named {
+        by_digest.entry(one.blob.digest).or_default().push(one);
+    }
+    let bytes = by_digest.values().map(|rows| rows[0].blob.size).sum();
+    let bar = bar("checking", bytes);
+    for (digest, rows) in &by_digest {
+        let what = format!("blob {digest}, {}", rows[0].what);
+        let here = blobs.path(digest).exists();
+        if !here && spent.contains(digest) {
+            found.spent += 1;
+        } else if let Some(wrong) = check_blob(blobs, &rows[0].blob) {
+            found.damaged(what, wrong, &todo(rows[0]));
+        } else if rows.iter().any(|row| row.blob.size != rows[0].blob.size) {
+            found.damaged(what, "its rows disagree about its size".to_owned(), "restore a backup");
+        } else {
+            found.blobs += 1;
+            found.bytes += rows[0].blob.size;
+        }
+        bar.inc(rows[0].blob.size);
+    }
+    bar.finish_and_clear();
+    let here = blobs.list()?;
+    found.orphans = here.iter().filter(|digest| !by_digest.contains_key(digest)).count() as u64;
+    Ok(())
+}
+
+/// What is wrong with a blob; nothing if it is all there.
+fn check_blob(blobs: &Blobs, blob: &Blob) -> Option<String> {
+    let path = blobs.path(&blob.digest);
+    let size = match fs::metadata(&path) {
+        Ok(metadata) => metadata.len(),
+        Err(_) if path.with_extension("rotten").exists() => {
+            return Some("it had changed on the disk and was set aside".to_owned());
+        }
+        Err(error) => return Some(format!("it is not there: {error}")),
+    };
+    if size != blob.size {
+        return Some(format!("it has {size} bytes and should have {}", blob.size));
+    }
+    match digest_of(&path) {
+        Ok(digest) if digest != blob.digest => {
+            return Some(format!("its bytes have changed: they are {}", digest.short()));
+        }
+        Ok(_) => {}
+        Err(error) => return Some(error.to_string()),
+    }
+    ModelFile::open(&path).err().map(|error| error.to_string())
+}
+
+fn todo(named: &Named) -> String {
+    let digest = named.blob.digest.to_string();
+    let file = format!("blobs/{}/{digest}", &digest[..2]);
+    match named.update_of {
+        Some(_) => format!("copy {file} from a backup; if there is none, only `replay` misses it"),
+        None => format!("copy {file} from a backup; `replay` of its round makes it, too"),
+    }
+}
+
+impl Fsck {
+    fn damaged(&mut self, what: impl Into<String>, found: impl Into<String>, todo: &str) {
+        let (what, found, todo) = (what.into(), found.into(), todo.to_owned());
+        self.damage.push(Damage { what, found, todo });
+    }
+}
+
+impl fmt::Display for Fsck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Damage { what, found, todo } in &self.damage {
+            writeln!(f, "damaged  {what}\n         {found}\n         {todo}")?;
+        }
+        let Fsck { sites, runs, rounds, events, blobs, bytes, orphans, spent, .. } = self;
+        writeln!(f, "rows     {sites} sites, {runs} runs, {rounds} rounds, {events} events")?;
+        writeln!(
+            f,
+            "blobs    {blobs} read, {bytes} bytes; {orphans} named by no row, {spent} let go"
+        )?;
+        match self.damage.len() {
+            0 => writeln!(f, "clean"),
+            n => writeln!(f, "{n} damaged"),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A backup back into an empty data folder and an empty database. Everything is compared with its
+//! digest before anything is written, the rows are written last and at once, and a second try after a
+//! failed one needs an empty folder again.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::backup::{DATABASE, copy_file};
+use super::{Error, Fsck, MANIFEST, Manifest, bar, fsck};
+use crate::blobs::{Blobs, digest_of};
+use crate::config::Config;
+use crate::folder::Folder;
+use crate::store;
+
+/// The longest manifest that is read: a million blobs.
+const MANIFEST_BYTES_MAX: u64 = 128 << 20;
+
+/// What was brought back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Restored {
+    /// How many blobs.
+    pub blobs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What the check of it found.
+    pub fsck: Fsck,
+}
+
+/// Brings the backup in `from` back to where `config` says, and checks it there.
+///
+/// # Errors
+/// If it is not whole, there is something where it is to go, a coordinator runs there, or a disk
+/// fails.
+pub async fn restore(config: &Config, from: &Path) -> Result<Restored, Error> {
+    let manifest = read_manifest(from)?;
+    let none = |reason: &str| Error::NoBackup { path: from.to_owned(), reason: reason.to_owned() };
+    if manifest.federation != config.federation {
+        let theirs = &manifest.federation;
+        return Err(none(&format!("it is of federation {theirs}, the config is not")));
+    }
+    let database = from.join(DATABASE);
+    if digest_of(&database)? != manifest.database {
+        return Err(none("its database has changed since it was made"));
+    }
+    let _folder = Folder::take(&config.data)?;
+    let blobs = Blobs::attach(&config.data);
+    let target = config.data.join("blobs");
+    if target.exists() && !blobs.list()?.is_empty() {
+        return Err(Error::NotEmpty(target));
+    }
+    restore_blobs(&Blobs::attach(from), &blobs, &manifest)?;
+    let scratch =
+        tempfile::tempdir().map_err(Error::io("make a folder in", std::env::temp_dir()))?;
+    // Opening a database changes its file, and a backup stays as it is.
+    let copy = scratch.path().join(DATABASE);
+    copy_file(&database, &copy)?;
+    store::restore(&copy, &config.database()).await?;
+    let bytes = manifest.blobs.values().sum();
+    let fsck = fsck(config).await?;
+    Ok(Restored { blobs: manifest.blobs.len(), bytes, fsck })
+}
+
+fn restore_blobs(from: &Blobs, to: &Blobs, manifest: &Manifest) -> Result<(), Error> {
+    let bar = bar("restoring", manifest.blobs.values().sum());
+    for (digest, size) in &manifest.blobs {
+        let (source, target) = (from.path(digest), to.path(digest));
+        let folder = target.parent().unwrap_or(&target);
+        fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
+        copy_file(&source, &target)?;
+        if digest_of(&target)? != *digest {
+            return Err(crate::blobs::Error::Rotten(*digest).into());
+        }
+        bar.inc(*size);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn read_manifest(from: &Path) -> Result<Manifest, Error> {
+    let path = from.join(MANIFEST);
+    let none = |reason: String| Error::NoBackup { path: from.to_owned(), reason };
+    let bytes = fs::metadata(&path).map_err(|e| none(format!("{MANIFEST}: {e}")))?.len();
+    if bytes > MANIFEST_BYTES_MAX {
+        return Err(none(format!("{MANIFEST} has {bytes} bytes, more than it may have")));
+    }
+    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let manifest: Manifest =
+        serde_json::from_str(&text).map_err(|e| none(format!("{MANIFEST} does not parse: {e}")))?;
+    match manifest.version {
+        1 => Ok(manifest),
+        other => Err(none(format!("its version is {other}, this program reads 1"))),
+    }
+}

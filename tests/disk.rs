@@ -1,0 +1,148 @@
+//! A disk that fails under the coordinator: what was acknowledged stays, and work goes on by itself or,
+//! after a failed sync, with the next start.
+
+use std::path::Path;
+
+use fedpaint_proto::failpoint;
+use fedpaint_proto::names::Blob;
+use fedpaint_proto::reason;
+use fedpaint_proto::v1;
+use fedpaint_tests::fake_site::FakeSite;
+use fedpaint_tests::lab::{Lab, LabOptions};
+use fedpaint_tests::models;
+
+use crate::storage::{all_join, coordinator, create_run, sites, told};
+
+/// How often a call is made again that the coordinator's disk has failed.
+const CALLS_MAX: u32 = 100;
+
+/// A coordinator whose disk fails as the file of rules says, with a run whose round both sites train.
+async fn training(folder: &Path) -> (Lab, Vec<FakeSite>) {
+    let environment = vec![(failpoint::VARIABLE.to_owned(), folder.join("rules"))];
+    let options = LabOptions { environment, ..LabOptions::default() };
+    let mut lab = Lab::prepare(folder, options).unwrap();
+    lab.start_coordinator().unwrap();
+    create_run(&lab, folder, 1).await;
+    let mut members = sites(&lab).await;
+    all_join(&lab, &mut members, 1).await;
+    (lab, members)
+}
+
+fn set_rules(folder: &Path, rules: &[String]) {
+    // A file that is renamed into its place is read whole or not at all.
+    std::fs::write(folder.join("rules.new"), rules.join("\n")).unwrap();
+    std::fs::rename(folder.join("rules.new"), folder.join("rules")).unwrap();
+}
+
+/// Reports like an agent, which calls again whatever may succeed later.
+async fn report_patiently(folder: &Path, site: &mut FakeSite) {
+    let train = site.task().await.unwrap();
+    let (base, round) = (Blob::try_from(&train.base_model.unwrap()).unwrap(), train.round.unwrap());
+    let file = folder.join(format!("update-{}", site.name()));
+    let value = site.name().len() as f32;
+    let update = models::write(&file, models::specs(), |t, i| value + (t + i) as f32).unwrap();
+    site.upload(&round, update, &file).await.unwrap();
+    for _ in 0..CALLS_MAX {
+        match site.submit(&round, base.digest, update, 8).await {
+            Ok(_) => return,
+            Err(status) => assert!(reason::is_transient(&status), "{status}"),
+        }
+    }
+    panic!("the update of {} was not taken in {CALLS_MAX} calls", site.name());
+}
+
+async fn finished(lab: &Lab) -> Blob {
+    let finished = |run: &v1::Run, _: &v1::Round| run.state() == v1::RunState::Finished;
+    let (run, round) = lab.watch("brain", finished).await.unwrap();
+    assert_eq!(round.r#ref.unwrap().attempt, 1, "a failing disk is no fault of the round's");
+    Blob::try_from(&run.model.unwrap()).unwrap()
+}
+
+async fn undisturbed() -> Blob {
+    let folder = tempfile::tempdir().unwrap();
+    let (lab, mut members) = training(folder.path()).await;
+    for site in &mut members {
+        report_patiently(folder.path(), site).await;
+    }
+    finished(&lab).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fails_once_at_each_place_delays_a_round_and_changes_nothing_of_it() {
+    let expected = undisturbed().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (lab, mut members) = training(folder.path()).await;
+    let places = [
+        "blob.part",
+        "blob.write",
+        "blob.hash",
+        "blob.rename",
+        "db.begin",
+        "db.fence",
+        "db.run",
+        "db.round",
+        "db.members",
+        "db.event",
+        "db.commit",
+        "db.committed",
+        "model.write",
+        "publish.save",
+    ];
+    let faults = ["enospc", "eio", "erofs"].into_iter().cycle();
+    let rules: Vec<String> =
+        places.iter().zip(faults).map(|(place, fault)| format!("{place} {fault}@1")).collect();
+    set_rules(folder.path(), &rules);
+    for site in &mut members {
+        report_patiently(folder.path(), site).await;
+    }
+    assert_eq!(finished(&lab).await, expected);
+    let log = lab.log();
+    assert!(log.contains("is begun again"), "the aggregation was disturbed: {log}");
+    assert_eq!(told(coordinator(&lab, "fsck", "coordinator.toml", &[]), 0)["clean"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_of_an_average_stops_the_process_and_the_next_start_makes_the_same_model() {
+    let expected = undisturbed().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (mut lab, mut members) = training(folder.path()).await;
+    set_rules(folder.path(), &["model.sync eio@1".to_owned()]);
+    for site in &mut members {
+        report_patiently(folder.path(), site).await;
+    }
+    stopped(&mut lab, "cannot sync the model file");
+    set_rules(folder.path(), &[]);
+    lab.start_coordinator().unwrap();
+    assert_eq!(finished(&lab).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_of_an_upload_stops_the_process_and_the_update_is_sent_from_its_start_again()
+{
+    let expected = undisturbed().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (mut lab, mut members) = training(folder.path()).await;
+    report_patiently(folder.path(), &mut members[0]).await;
+    set_rules(folder.path(), &["blob.sync eio@1".to_owned()]);
+    let (path, mut beta) = (folder.path().to_owned(), members.pop().unwrap());
+    // It is cut by the end of the process, and goes on calling until the next start takes it.
+    let reporting = tokio::spawn(async move { report_patiently(&path, &mut beta).await });
+    stopped(&mut lab, "cannot sync");
+    let parts = std::fs::read_dir(lab.path("coordinator/staging/site-beta")).unwrap().count();
+    assert_eq!(parts, 0, "nothing is left that might be trusted");
+    set_rules(folder.path(), &[]);
+    lab.start_coordinator().unwrap();
+    reporting.await.unwrap();
+    assert_eq!(finished(&lab).await, expected);
+    assert_eq!(told(coordinator(&lab, "fsck", "coordinator.toml", &[]), 0)["clean"], true);
+}
+
+/// Waits until the coordinator has ended by itself because of `why`.
+fn stopped(lab: &mut Lab, why: &str) {
+    // Its output ends when it does.
+    tokio::task::block_in_place(|| lab.coordinator().unwrap().line().unwrap_err());
+    let status = lab.coordinator().unwrap().stop().unwrap();
+    let log = lab.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("the coordinator had to stop: ") && log.contains(why), "{log}");
+}
