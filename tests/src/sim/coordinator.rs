@@ -23,6 +23,9 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long the driver waits before it tries again what the database has failed to save.
 const SAVE_RETRY: Duration = Duration::from_secs(5);
 
+/// How long the driver waits before it makes an average again for which the disk had no room.
+const AVERAGE_RETRY: Duration = Duration::from_secs(5);
+
 /// How late a timer is at most, in milliseconds.
 const LATE_MS: u64 = 50;
 
@@ -299,6 +302,9 @@ impl World {
         if self.process().map(|process| process.boot).ok() != Some(boot) {
             return;
         }
+        if self.coordinator.disk.full {
+            return self.after(AVERAGE_RETRY, Event::Averaged { boot, averaging });
+        }
         let round = averaging.round.clone();
         let outcome = self.average(&averaging);
         let wait = Duration::from_millis(self.dice.between(1, 200));
@@ -310,6 +316,7 @@ impl World {
         let disk = &mut self.coordinator.disk;
         for digest in parts.iter().map(|(_, digest, _)| digest).chain([base]) {
             if disk.read_whole(digest).is_none() {
+                disk.set_aside(digest);
                 return Err(format!("blob {} is damaged", digest.short()));
             }
         }

@@ -101,8 +101,8 @@ impl Disk {
         self.read(digest).filter(|bytes| Digest::of(bytes) == *digest)
     }
 
-    /// Deletes a blob that was found damaged, so that it can be uploaded again.
-    pub fn forget(&mut self, digest: &Digest) {
+    /// Sets a blob aside that was found damaged, so that nobody uses it and it can come again.
+    pub fn set_aside(&mut self, digest: &Digest) {
         self.blobs.remove(digest);
     }
 
@@ -115,7 +115,7 @@ impl Disk {
         Some(*digest)
     }
 
-    /// Whether a bit of the blob was flipped.
+    /// Whether a bit of the blob was flipped, and it has not come again.
     pub fn is_damaged(&self, digest: &Digest) -> bool {
         self.damaged.contains(digest)
     }

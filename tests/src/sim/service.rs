@@ -84,6 +84,9 @@ impl World {
         let caller = Role::Site(self.sites[site].name.clone());
         let blob = self.process()?.core.state().may_download(&caller, digest)?;
         let Some(bytes) = self.coordinator.disk.read(&blob.digest) else {
+            if self.coordinator.disk.is_damaged(digest) {
+                return Err(Stopped::Refused(Reason::BlobRotten));
+            }
             let detail = format!("{} is to be had and not there", digest.short());
             self.ledger.broke(Invariant::NamedBlobs, detail);
             return Err(Stopped::Refused(Reason::BlobUnknown));
@@ -137,7 +140,7 @@ impl World {
             self.request(request).map(|()| self.receipt(site, submission))
         } else {
             // Found damaged, or gone before it was asked for: to be uploaded again.
-            self.coordinator.disk.forget(&digest);
+            self.coordinator.disk.set_aside(&digest);
             Err(self.refuse(site, submission, Error::BlobUnknown(digest)))
         };
         self.work();
