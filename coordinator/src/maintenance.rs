@@ -1,5 +1,5 @@
 //! What an operator does to a coordinator's state as a whole: check it, save it, bring it back, and
-//! compute its models again. All of it but [`restore`] works beside a coordinator that runs, reads a
+//! compute its models again. All of it but `restore` works beside a coordinator that runs, reads a
 //! moment of its database, and changes nothing.
 
 mod backup;
