@@ -21,6 +21,9 @@ const ROUND_MAX: Duration = Duration::from_secs(60);
 /// How often the processes are looked at.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How long an agent without a trainer lives on until it is sure that only the trainer died.
+const AGENT_GRACE: Duration = Duration::from_millis(80);
+
 /// Which program dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Program {
@@ -59,7 +62,7 @@ pub(crate) async fn crash_points(args: &Args, work: &Path) -> anyhow::Result<Out
         while beyond < BEYOND_MAX && args.count.is_none_or(|count| n < count) {
             n += 1;
             let folder = work.join(format!("{part}-{n}"));
-            match crash(&folder, &shape, *program, &format!("{part}.* kill@{n}"), &expected).await {
+            match crash(&folder, &shape, *program, part, n, &expected).await {
                 Ok(None) => beyond += 1,
                 Ok(Some(place)) => {
                     (beyond, points, recovered) = (0, points + 1, recovered + 1);
@@ -89,15 +92,44 @@ fn parts(passed: &[String]) -> BTreeSet<String> {
     passed.iter().filter_map(|place| Some(place.split_once('.')?.0.to_owned())).collect()
 }
 
-/// One run in which the program dies by `rule`; at which place that was, or none if it never got there.
+/// Whether the trainer of an agent that lives on is gone.
+#[derive(Default)]
+struct Trainer {
+    id: Option<u32>,
+    gone: Option<Instant>,
+}
+
+impl Trainer {
+    fn look(&mut self, now: Option<u32>) {
+        if now.is_some() {
+            self.id = self.id.or(now);
+        }
+        let missing = self.id.is_some() && now != self.id;
+        self.gone = self.gone.or(missing.then(Instant::now));
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.is_some_and(|since| since.elapsed() > AGENT_GRACE)
+    }
+}
+
+/// The last place of a part among those reached: where the program died.
+fn last(part: &str, reached: Vec<String>) -> Option<String> {
+    reached.into_iter().rfind(|place| place.split_once('.').is_some_and(|(p, _)| p == part))
+}
+
+/// One run in which the program dies at the `n`-th place of a part that it passes; which place that was,
+/// or none if it passes fewer.
 async fn crash(
     folder: &Path,
     shape: &Shape,
     program: Program,
-    rule: &str,
+    part: &str,
+    n: u32,
     expected: &[Digest],
 ) -> anyhow::Result<Option<String>> {
     let mut federation = Federation::found(folder, shape).await?;
+    let rule = &format!("{part}.* kill@{n}");
     // From the coordinator's start on, as for the agent: what it passes when it comes up counts.
     federation.lab.coordinator()?.stop()?;
     match program {
@@ -108,14 +140,14 @@ async fn crash(
     federation.lab.launch_coordinator()?;
     federation.start_agents()?;
     let mut crashed = None;
-    let mut trainer: Option<u32> = None;
+    let mut trainer = Trainer::default();
     let mut watch = None;
     let start = Instant::now();
     loop {
         if let Some(status) = federation.lab.coordinator()?.ended()? {
             anyhow::ensure!(program == Program::Coordinator, "the coordinator ended: {status}");
             anyhow::ensure!(crashed.is_none(), "the coordinator ended again: {status}");
-            crashed = federation.points.reached()?.pop();
+            crashed = last(part, federation.points.reached()?);
             federation.points.disarm()?;
             federation.lab.launch_coordinator()?;
         }
@@ -124,18 +156,18 @@ async fn crash(
             let Some(status) = agent.ended()? else { continue };
             let ours = program == Program::Agent && site == 0 && crashed.is_none();
             anyhow::ensure!(ours, "an agent ended by itself: {status}");
-            crashed = federation.sites[site].points.reached()?.pop();
+            crashed = last(part, federation.sites[site].points.reached()?);
             federation.sites[site].points.disarm()?;
             federation.start_agent(site)?;
+            trainer = Trainer::default();
         }
         if program == Program::Agent && crashed.is_none() {
             let agent = federation.sites[0].agent.as_ref().context("an agent")?;
-            let now = children(agent.id()).first().copied();
-            if trainer.is_some() && now != trainer {
-                crashed = federation.sites[0].points.reached()?.pop();
+            trainer.look(children(agent.id()).first().copied());
+            if trainer.is_gone() {
+                crashed = last(part, federation.sites[0].points.reached()?);
                 federation.sites[0].points.disarm()?;
             }
-            trainer = now.or(trainer);
         }
         if watch.is_none() && federation.lab.coordinator_serves().unwrap_or(false) {
             watch = federation.watch().await.ok();
