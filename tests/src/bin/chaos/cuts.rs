@@ -19,8 +19,8 @@ const BYTES_RATIO_MAX: f64 = 1.05;
 /// From how many cuts on their share of the bytes means something.
 const CUTS_FOR_SHARES: u32 = 500;
 
-/// Parameters of the model: 8 MiB, so that a cut is in the middle of something.
-const PARAMETERS: usize = 2 << 20;
+/// Parameters of the model: 2 MiB, many times what a cut or a handshake costs.
+const PARAMETERS: usize = 1 << 19;
 
 /// Sizes of the model that a connection brings one way until it breaks, on average. With fewer, more is
 /// sent twice.
@@ -54,7 +54,7 @@ pub(crate) async fn cuts(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         steps: 2,
         steps_ms: 0,
         checkpoint_steps: 0,
-        parameters: if count >= CUTS_FOR_SHARES { PARAMETERS } else { PARAMETERS / 8 },
+        parameters: if count >= CUTS_FOR_SHARES { PARAMETERS } else { PARAMETERS / 4 },
         round: None,
         more: String::new(),
     };

@@ -19,8 +19,8 @@ use crate::watch::Watch;
 /// The name of the run in every federation, because an update follows from it.
 pub(crate) const RUN: &str = "brain";
 
-/// How often sites ask: as often as the coordinator allows.
-const HEARTBEAT_MS: u64 = 50;
+/// How often sites ask: often, so that nobody waits, and not so often that it is much beside a model.
+const HEARTBEAT_MS: u64 = 100;
 
 /// How long a run that nobody disturbs may go without a round being committed.
 const SILENCE_MAX: Duration = Duration::from_secs(120);

@@ -103,7 +103,11 @@ async fn chaos(args: &Args) -> anyhow::Result<bool> {
     let mut work = tempfile::Builder::new().prefix("chaos-").tempdir_in(base)?;
     // Kept whatever happens until all is known to be well.
     work.disable_cleanup(true);
-    let outcome = run(args, work.path()).await;
+    // Whichever ends first; dropping the other kills every process it has started.
+    let outcome = tokio::select! {
+        outcome = run(args, work.path()) => outcome,
+        signal = interrupted() => signal.and_then(|name| anyhow::bail!("ended by {name}")),
+    };
     let kept = || format!("seed {}; the logs are in {}", args.seed, work.path().display());
     let outcome = outcome.with_context(kept)?;
     let well = outcome.broken.is_empty();
@@ -129,6 +133,18 @@ async fn run(args: &Args, work: &std::path::Path) -> anyhow::Result<Outcome> {
         Mode::Stragglers => stragglers::stragglers(args, work).await,
         Mode::Soak => soak::soak(args, work).await,
         Mode::Upgrade => upgrade::upgrade(args, work).await,
+    }
+}
+
+/// The signal that ends everything before its time.
+async fn interrupted() -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    tokio::select! {
+        done = tokio::signal::ctrl_c() => done.map(|()| "Ctrl-C").map_err(Into::into),
+        _ = terminate.recv() => Ok("SIGTERM"),
+        _ = hang_up.recv() => Ok("SIGHUP"),
     }
 }
 
