@@ -11,6 +11,7 @@
 //!
 //! No type in this crate can hold a voxel, a path of a scan, or a patient.
 
+pub mod budget;
 pub mod channel;
 pub mod failpoint;
 pub mod identity;

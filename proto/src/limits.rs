@@ -5,6 +5,10 @@ use std::time::Duration;
 /// The longest piece of a blob in one message.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
 
+/// How much of a blob is put into one message. A message that is cut is lost whole, so this is what a
+/// cut may cost; smaller ones cost more time.
+pub const PIECE_BYTES: usize = 64 << 10;
+
 /// The longest message either side decodes; a chunk and its framing, with room for a long plan.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use crate::budget::Budget;
 use crate::limits::{
     CALL_TIMEOUT, MESSAGE_BYTES_MAX, TRANSFER_RETRIES_MAX, TRANSFER_STALL_TIMEOUT,
 };
@@ -178,6 +179,7 @@ impl Patience {
 #[derive(Debug)]
 struct Retries<'a> {
     patience: &'a Patience,
+    budget: Budget,
     digest: Digest,
     /// What the coordinator is to do with the blob: take it or give it.
     what: &'static str,
@@ -187,7 +189,7 @@ struct Retries<'a> {
 
 impl<'a> Retries<'a> {
     fn new(patience: &'a Patience, digest: Digest, what: &'static str) -> Retries<'a> {
-        Retries { patience, digest, what, best: 0, resumed: 0 }
+        Retries { patience, budget: Budget::default(), digest, what, best: 0, resumed: 0 }
     }
 
     /// The transfer has come to `size` bytes; further than ever before means that it gets on.
@@ -213,6 +215,7 @@ impl<'a> Retries<'a> {
         self.resumed += 1;
         let backoff = self.patience.backoff(self.resumed, spread(digest, self.resumed));
         tokio::time::sleep(backoff).await;
+        self.budget.take().await;
         Ok(())
     }
 }

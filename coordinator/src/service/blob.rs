@@ -7,7 +7,9 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use fedpaint_proto::failpoint::reach;
-use fedpaint_proto::limits::{CHUNK_BYTES_MAX, MODEL_BYTES_MAX, TRANSFER_STALL_TIMEOUT};
+use fedpaint_proto::limits::{
+    CHUNK_BYTES_MAX, MODEL_BYTES_MAX, PIECE_BYTES, TRANSFER_STALL_TIMEOUT,
+};
 use fedpaint_proto::names::{Blob, Digest, RoundId};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::blob_service_server::BlobService;
@@ -21,14 +23,14 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 
 use crate::blobs::{Download, UploadStatus};
 use crate::service::access::Caller;
 use crate::service::{Parts, draining, end_draining, parse, status};
 
 /// How many pieces of a download wait for the connection to take them.
-const CHUNKS_AHEAD: usize = 2;
+const CHUNKS_AHEAD: usize = 8;
 
 /// The blobs, as the wire sees them.
 pub(crate) struct Service {
@@ -66,7 +68,15 @@ impl BlobService for Service {
         };
         let UploadHeader { purpose, blob, offset } = header;
         let blob = self.may_upload(&caller, purpose, parse::blob(blob.as_ref())?)?;
-        let committed_size = self.take(&caller, blob, offset, &mut parts).await?;
+        // A task of its own: a connection that breaks drops this call, and with it the pieces that have
+        // come and are not on the disk yet. The task takes them all in before it meets the break.
+        let service = Service { parts: self.parts.clone() };
+        let taking =
+            tokio::spawn(async move { service.take(&caller, blob, offset, &mut parts).await });
+        let committed_size = taking.await.map_err(|error| {
+            error!(%error, "taking an upload in failed");
+            Reason::Internal.status("the coordinator failed; its log says how")
+        })??;
         // From here on only a reply can be lost.
         let _ = reach("reply.upload");
         Ok(Response::new(UploadResponse { committed_size }))
@@ -210,7 +220,7 @@ async fn next_chunk(
     download: &mut Download,
 ) -> Result<Bytes, Status> {
     still_admitted(parts, caller)?;
-    download.next(CHUNK_BYTES_MAX).await.map_err(status::of_blobs)
+    download.next(PIECE_BYTES).await.map_err(status::of_blobs)
 }
 
 /// A site may have been revoked since the transfer began.

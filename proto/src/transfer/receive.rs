@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use super::{Client, Error, Patience, Progress, Retries, file_error, stalled};
+use crate::failpoint::reach;
 use crate::names::{Blob, Digest};
 use crate::v1;
 use crate::weights::sync_folder;
@@ -55,7 +56,15 @@ pub(super) async fn receive(
             remove_if_empty(&part).await;
         }
         if filled? {
-            file.sync_all().await.map_err(file_error("write", &part))?;
+            let synced = match reach("workspace.part_sync") {
+                Ok(()) => file.sync_all().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = synced {
+                // What failed to reach the disk may read well now and not after a power cut.
+                let _ = tokio::fs::remove_file(&part).await;
+                return Err(file_error("write", &part)(error));
+            }
             if is_blob(&part, blob).await? {
                 return publish(part, path).await;
             }
@@ -93,6 +102,7 @@ async fn open(part: &Path, size: u64) -> Result<File, Error> {
 /// None while somebody else has the part open: a download that was dropped leaves its last write
 /// under way, and the part's length is not settled before it is done.
 fn open_locked(part: &Path, size: u64) -> std::io::Result<Option<std::fs::File>> {
+    reach("workspace.part_open")?;
     let file = std::fs::File::options().create(true).append(true).open(part)?;
     // A file system that knows no locks gets along without.
     if let Err(TryLockError::WouldBlock) = file.try_lock() {
@@ -175,6 +185,7 @@ async fn append(
         if data.len() as u64 > size - done {
             return Ok(End::TooMany);
         }
+        reach("workspace.part_write")?;
         file.write_all(&data).await?;
         // A piece counts once it is with the system: only then does the part have it when we are dropped.
         file.flush().await?;
@@ -227,9 +238,14 @@ fn blob_of(path: &Path) -> std::io::Result<Blob> {
 
 /// Gives the part, which is on the disk, the file's name.
 async fn publish(part: PathBuf, path: &Path) -> Result<(), Error> {
+    reach("workspace.part_rename").map_err(file_error("write", path))?;
     tokio::fs::rename(&part, path).await.map_err(file_error("write", path))?;
     let named = path.to_owned();
-    blocking(move || sync_folder(&named)).await.map_err(file_error("write", path))
+    let folder = move || {
+        reach("workspace.part_folder")?;
+        sync_folder(&named)
+    };
+    blocking(folder).await.map_err(file_error("write", path))
 }
 
 /// Runs disk work off the runtime's own threads.

@@ -12,13 +12,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Client, Error, Patience, Progress, Retries, file_error, short, stalled};
-use crate::limits::CHUNK_BYTES_MAX;
+use crate::failpoint::reach;
+use crate::limits::PIECE_BYTES;
 use crate::names::Blob;
 use crate::reason::Reason;
 use crate::v1;
 
 /// How many pieces are read ahead of the network.
-const PIECES_AHEAD: usize = 2;
+const PIECES_AHEAD: usize = 8;
 
 /// How an attempt ended that did not bring the blob over.
 enum Break {
@@ -63,6 +64,7 @@ pub(super) async fn send(
 }
 
 async fn open(path: &Path, blob: Blob) -> Result<File, Error> {
+    reach("upload.open").map_err(file_error("open", path))?;
     let file = File::open(path).await.map_err(file_error("open", path))?;
     let found = file.metadata().await.map_err(file_error("read", path))?.len();
     if found != blob.size {
@@ -80,6 +82,7 @@ async fn attempt(
     progress: &mut Progress<'_>,
     retries: &mut Retries<'_>,
 ) -> Result<(), Break> {
+    reach("upload.status").map_err(|e| Break::File(file_error("read", path)(e)))?;
     let ask =
         v1::GetUploadStatusRequest { purpose: Some(purpose.clone()), blob: Some(blob.into()) };
     let held = client.clone().get_upload_status(short(ask)).await?.into_inner();
@@ -113,6 +116,7 @@ async fn attempt(
         }
     };
     let committed = reply?.into_inner().committed_size;
+    reach("upload.reply").map_err(|e| Break::File(file_error("read", path)(e)))?;
     retries.reached(committed);
     if committed == blob.size {
         return Ok(());
@@ -144,9 +148,11 @@ async fn feed(
         if done == size {
             return Ok(());
         }
-        let wanted = usize::try_from(size - done).unwrap_or(usize::MAX).min(CHUNK_BYTES_MAX);
+        let wanted = usize::try_from(size - done).unwrap_or(usize::MAX).min(PIECE_BYTES);
         let mut piece = BytesMut::zeroed(wanted);
-        file.read_exact(&mut piece).await.map_err(|e| Break::File(file_error("read", path)(e)))?;
+        let read = |e| Break::File(file_error("read", path)(e));
+        reach("upload.read").map_err(read)?;
+        file.read_exact(&mut piece).await.map_err(read)?;
         done += wanted as u64;
         part = v1::upload_request::Part::Data(piece.freeze());
     }

@@ -347,11 +347,11 @@ async fn a_refusal_ends_a_transfer_at_once() {
 #[tokio::test]
 async fn only_retries_that_bring_no_byte_are_counted() {
     // Each stream brings one byte and breaks, far more often than a transfer may be resumed in vain.
-    let bytes = noise(9, 40);
-    let fake = Fake::giving(&bytes, vec![Cut::After(1); 39]);
+    let bytes = noise(9, 21);
+    let fake = Fake::giving(&bytes, vec![Cut::After(1); 20]);
     let folder = folder();
     get(&fake, blob_of(&bytes), &folder.path().join("base")).await.unwrap();
-    assert_eq!(fake.state().streams, 40);
+    assert_eq!(fake.state().streams, 21);
 
     let busy = vec![Cut::Refuse(Reason::UploadBusy); 9];
     let fake = Fake::giving(&[], busy);
