@@ -10,6 +10,7 @@ mod aggregation;
 mod bench;
 mod disk;
 mod house;
+mod proxy;
 mod refusals;
 mod simulation;
 mod storage;

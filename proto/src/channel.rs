@@ -1,7 +1,8 @@
-//! The gRPC channel of a site or an operator: TCP, TLS 1.3, HTTP/2, and nobody but the federation's
-//! coordinator at the other end.
+//! The gRPC channel of a site or an operator: TCP, through a proxy where there is one, TLS 1.3, HTTP/2,
+//! and nobody but the federation's coordinator at the other end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -15,6 +16,7 @@ use tower::service_fn;
 use crate::identity::{Identity, Role};
 use crate::limits;
 use crate::names::FederationName;
+use crate::proxy::{self, Proxy};
 
 /// Where the coordinator is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,19 +76,56 @@ impl std::str::FromStr for Address {
     }
 }
 
-/// Connects to the coordinator of `federation`. The channel reconnects by itself afterwards.
+/// How the coordinator is reached.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The proxy to go through, if there is one.
+    pub proxy: Option<Proxy>,
+    /// How long nothing may come before the other end is asked whether it is still there.
+    pub keepalive_interval: Duration,
+    /// How long its answer may take before the connection is given up.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for Route {
+    fn default() -> Route {
+        Route {
+            proxy: None,
+            keepalive_interval: limits::KEEPALIVE_INTERVAL,
+            keepalive_timeout: limits::KEEPALIVE_TIMEOUT,
+        }
+    }
+}
+
+/// Connects to the coordinator of `federation`, without a proxy.
 ///
 /// # Errors
-/// If nobody answers in time, or the answer is not from the federation's coordinator.
+/// As [`connect_by`].
 pub async fn connect(
     address: &Address,
     federation: &FederationName,
     tls: Arc<ClientConfig>,
 ) -> Result<Channel, Error> {
-    let endpoint = endpoint(address)?;
+    connect_by(&Route::default(), address, federation, tls).await
+}
+
+/// Connects to the coordinator of `federation`. The channel reconnects by itself afterwards.
+///
+/// # Errors
+/// If nobody answers in time, or the answer is not from the federation's coordinator.
+pub async fn connect_by(
+    route: &Route,
+    address: &Address,
+    federation: &FederationName,
+    tls: Arc<ClientConfig>,
+) -> Result<Channel, Error> {
+    let endpoint = endpoint(route, address)?;
     let connect = {
-        let (address, federation) = (address.clone(), federation.clone());
-        service_fn(move |_| dial(address.clone(), federation.clone(), Arc::clone(&tls)))
+        let (route, address, federation) = (route.clone(), address.clone(), federation.clone());
+        let dial = move |_| {
+            dial(route.proxy.clone(), address.clone(), federation.clone(), Arc::clone(&tls))
+        };
+        service_fn(dial)
     };
     endpoint.connect_with_connector(connect).await.map_err(|error| {
         let (address, reason) = (address.clone(), innermost(&error));
@@ -115,7 +154,7 @@ pub fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
 #[error("the certificate there is not that of a coordinator of federation {0}")]
 struct NotTheCoordinator(FederationName);
 
-fn endpoint(address: &Address) -> Result<Endpoint, Error> {
+fn endpoint(route: &Route, address: &Address) -> Result<Endpoint, Error> {
     let bad = |_| Error::Address { text: address.to_string() };
     // The scheme is http because TLS is ours, below tonic.
     let host = if address.host.contains(':') {
@@ -128,21 +167,21 @@ fn endpoint(address: &Address) -> Result<Endpoint, Error> {
         .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES_MAX)
-        .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
+        .http2_keep_alive_interval(route.keepalive_interval)
+        .keep_alive_timeout(route.keepalive_timeout)
         .keep_alive_while_idle(true))
 }
 
 type Stream = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>;
 
 async fn dial(
+    proxy: Option<Proxy>,
     address: Address,
     federation: FederationName,
     tls: Arc<ClientConfig>,
 ) -> Result<Stream, std::io::Error> {
     let name = ServerName::try_from(address.host.clone()).map_err(std::io::Error::other)?;
-    let tcp = TcpStream::connect((address.host.as_str(), address.port));
-    let tcp = in_time("no answer", tcp).await?;
+    let tcp = reach(proxy.as_ref(), &address).await?;
     tcp.set_nodelay(true)?;
     let connect = TlsConnector::from(tls).connect(name, tcp);
     let mut stream = in_time("no TLS handshake", connect).await?;
@@ -168,6 +207,24 @@ async fn dial(
     ))
 }
 
+/// Bytes to the coordinator, directly or by a tunnel.
+async fn reach(proxy: Option<&Proxy>, address: &Address) -> std::io::Result<TcpStream> {
+    let Some(proxy) = proxy else {
+        let tcp = TcpStream::connect((address.host.as_str(), address.port));
+        return in_time("no answer", tcp).await;
+    };
+    let said = |error: std::io::Error| match error.get_ref() {
+        // It says itself that it is the proxy's.
+        Some(_) => error,
+        None => std::io::Error::new(error.kind(), format!("the proxy {proxy}: {error}")),
+    };
+    let tcp = TcpStream::connect((proxy.host.as_str(), proxy.port));
+    let mut tcp = in_time("no answer of the proxy", tcp).await.map_err(said)?;
+    let asked = proxy::ask(&mut tcp, proxy, address);
+    in_time("no tunnel of the proxy", asked).await.map_err(said)?;
+    Ok(tcp)
+}
+
 async fn in_time<T>(
     what: &str,
     work: impl Future<Output = std::io::Result<T>>,
@@ -191,27 +248,4 @@ pub fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refused_certificate_is_told_from_a_broken_connection() {
-        let refused = rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA);
-        assert!(is_distrust(&std::io::Error::new(std::io::ErrorKind::InvalidData, refused)));
-        let other = NotTheCoordinator("brain".parse().unwrap());
-        assert!(is_distrust(&std::io::Error::other(other)));
-        assert!(!is_distrust(&std::io::Error::from(std::io::ErrorKind::ConnectionRefused)));
-        assert!(!is_distrust(&std::io::Error::other("no answer")));
-    }
-
-    #[test]
-    fn an_address_is_https_with_host_and_port() {
-        for good in ["https://fed.example.org:8443", "https://127.0.0.1:1"] {
-            assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
-        }
-        assert_eq!("https://[::1]:7".parse::<Address>().unwrap().host, "::1");
-        for bad in ["fed:1", "http://fed:1", "https://fed", "https://fed:1/x", "https://:1", ""] {
-            assert!(bad.parse::<Address>().is_err(), "{bad:?}");
-        }
-    }
-}
+mod tests;

@@ -19,6 +19,7 @@ pub mod limits;
 pub mod names;
 pub mod note;
 pub mod plan;
+pub mod proxy;
 pub mod reason;
 pub mod tls;
 pub mod transfer;

@@ -6,15 +6,24 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 use serde::{Deserialize, Serialize};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The one application protocol: HTTP/2.
 const ALPN: &[u8] = b"h2";
+
+/// The longest name of an issuer that is repeated to people.
+const ISSUER_CHARS_MAX: usize = 200;
 
 /// Where one end's certificate, its key and the federation's root lie.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -135,17 +144,87 @@ impl TlsFiles {
     /// If a file is missing, malformed, or does not fit the others.
     pub fn client(&self) -> Result<Arc<ClientConfig>, Error> {
         let Material { roots, chain, key } = self.load()?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|e| Error::Root { path: self.ca.clone(), reason: e.to_string() })?;
         let mismatch = |source| Error::Mismatch { path: self.certificate.clone(), source };
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(mismatch)?
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier(verifier)))
             .with_client_auth_cert(chain, key)
             .map_err(mismatch)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
         Ok(Arc::new(config))
     }
+}
+
+/// rustls's own verifier, which names whose certificate it refuses: between a hospital and the world
+/// there may be a proxy that opens TLS, and only its name tells the people there what to do.
+#[derive(Debug)]
+struct Verifier(Arc<WebPkiServerVerifier>);
+
+/// The certificate at the other end is under another root than the federation's.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it was issued by {issuer:?} and not by the federation's root: if that is a proxy that opens TLS, \
+     have it leave this connection alone"
+)]
+struct ForeignIssuer {
+    issuer: String,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Verifier(own) = self;
+        let verified =
+            own.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        verified.map_err(|error| match error {
+            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                let foreign = ForeignIssuer { issuer: issuer_of(end_entity) };
+                CertificateError::Other(OtherError(Arc::new(foreign))).into()
+            }
+            error => error,
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// The issuer as a certificate that nobody vouches for writes it: for people, and for nothing else.
+fn issuer_of(certificate: &CertificateDer<'_>) -> String {
+    let parsed = X509Certificate::from_der(certificate);
+    let issuer = parsed.map_or("nobody".into(), |(_, parsed)| parsed.issuer().to_string());
+    issuer.chars().filter(|c| !c.is_control()).take(ISSUER_CHARS_MAX).collect()
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -54,6 +54,11 @@ pub(crate) struct Connection {
     #[arg(long, global = true, value_name = "URL", env = "FEDCTL_COORDINATOR")]
     pub(crate) coordinator: Option<String>,
 
+    /// The HTTP proxy on the way there, http://[USER:PASSWORD@]HOST:PORT [default: that of HTTPS_PROXY,
+    /// unless NO_PROXY excepts the coordinator]
+    #[arg(long, global = true, value_name = "URL", env = "FEDCTL_PROXY", hide_env_values = true)]
+    pub(crate) proxy: Option<String>,
+
     /// The federation's root certificate; for `ca issue`, the folder that `ca init` filled
     #[arg(long, global = true, value_name = "PATH", env = "FEDCTL_CA")]
     pub(crate) ca: Option<PathBuf>,

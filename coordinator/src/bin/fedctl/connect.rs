@@ -5,10 +5,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use fedpaint_proto::channel::{self, Address};
+use fedpaint_proto::channel::{self, Address, Route};
 use fedpaint_proto::identity::{Identity, Role};
 use fedpaint_proto::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX};
 use fedpaint_proto::names::FederationName;
+use fedpaint_proto::proxy;
 use fedpaint_proto::tls::TlsFiles;
 use fedpaint_proto::v1::admin_service_client::AdminServiceClient;
 use jiff::Timestamp;
@@ -36,6 +37,7 @@ pub(crate) struct Session {
 #[serde(deny_unknown_fields, default)]
 struct File {
     coordinator: Option<String>,
+    proxy: Option<String>,
     ca: Option<PathBuf>,
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
@@ -45,15 +47,22 @@ struct File {
 #[derive(Debug, PartialEq)]
 struct Settings {
     address: Address,
+    proxy: Option<proxy::Proxy>,
     tls: TlsFiles,
 }
 
 /// Connects as the settings say.
 pub(crate) async fn connect(given: &Connection, now: Timestamp) -> anyhow::Result<Session> {
     let file = read(given.config.as_deref(), default_config())?;
-    let Settings { address, tls } = settle(given, file)?;
+    let Settings { address, proxy, tls } = settle(given, file)?;
     let federation = operator_of(&tls, now)?;
-    let channel = channel::connect(&address, &federation, tls.client()?).await.map_err(|e| {
+    let proxy = match proxy {
+        Some(proxy) => Some(proxy),
+        None => proxy::of_environment(&address, |name| std::env::var(name).ok())?,
+    };
+    let route = Route { proxy, ..Route::default() };
+    let connected = channel::connect_by(&route, &address, &federation, tls.client()?).await;
+    let channel = connected.map_err(|e| {
         anyhow::anyhow!("{e}; is it running, and are address and certificate right?")
     })?;
     let admin =
@@ -101,6 +110,7 @@ fn read(named: Option<&Path>, default: Option<PathBuf>) -> anyhow::Result<File> 
     let from_folder = |path: Option<PathBuf>| path.map(|path| folder.join(path));
     Ok(File {
         coordinator: file.coordinator,
+        proxy: file.proxy,
         ca: from_folder(file.ca),
         cert: from_folder(file.cert),
         key: from_folder(file.key),
@@ -120,8 +130,12 @@ fn settle(given: &Connection, file: File) -> anyhow::Result<Settings> {
     };
     let address = given.coordinator.clone().or(file.coordinator);
     let address = address.ok_or_else(|| missing("coordinator"))?;
+    let proxy = given.proxy.clone().or(file.proxy);
     Ok(Settings {
         address: address.parse().map_err(|e: channel::Error| Usage(e.to_string()))?,
+        proxy: proxy
+            .map(|proxy| proxy.parse().map_err(|e: proxy::NotAProxy| Usage(e.to_string())))
+            .transpose()?,
         tls: TlsFiles {
             ca: path(&given.ca, file.ca, "ca")?,
             certificate: path(&given.cert, file.cert, "cert")?,
@@ -167,7 +181,7 @@ mod tests {
         let file = read(Some(&path), None).unwrap();
         let given =
             Connection { coordinator: Some("https://flag:2".into()), ..Connection::default() };
-        let Settings { address, tls } = settle(&given, file).unwrap();
+        let Settings { address, tls, .. } = settle(&given, file).unwrap();
         assert_eq!(address.to_string(), "https://flag:2");
         assert_eq!(tls.ca, folder.path().join("ca.pem"));
         assert_eq!(tls.certificate, Path::new("/x.pem"));
