@@ -67,11 +67,27 @@ async fn one_federated_site_makes_the_same_bytes_as_the_same_steps_alone() {
     assert_eq!(Blob::try_from(&run_done.model.unwrap()).unwrap().digest, alone);
 }
 
+/// Where a process waits for others to connect, of the sockets among its open files.
+fn listening(id: u32, open: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        let table = std::fs::read_to_string(format!("/proc/{id}/net/{table}")).unwrap();
+        for line in table.lines().skip(1) {
+            // The place, the state (0A is LISTEN), and last but some, the socket's number.
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if words[3] == "0A" && open.contains(&format!("socket:[{}]", words[9])) {
+                found.push(words[1].to_owned());
+            }
+        }
+    }
+    found
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_process_with_the_keys_opens_no_scan_and_the_one_with_the_scans_no_socket() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let lab = Lab::start(&folder.join("lab")).unwrap();
+    let mut lab = Lab::start(&folder.join("lab")).unwrap();
     cohort(folder, "patients", 2, "B");
     let base = initial_model(folder);
     lab.enroll("mayo").unwrap();
@@ -95,6 +111,10 @@ async fn the_process_with_the_keys_opens_no_scan_and_the_one_with_the_scans_no_s
     assert!(keys.iter().any(|f| f.starts_with("socket:")), "the agent talks: {keys:?}");
     assert!(!keys.iter().any(|f| f.contains("patients")), "{keys:?}");
     assert!(!scans.iter().any(|f| f.starts_with("socket:")), "{scans:?}");
+    let coordinator = lab.coordinator().unwrap().id();
+    assert!(!listening(coordinator, &open(coordinator)).is_empty(), "the coordinator listens");
+    let heard = listening(agent.id(), &keys);
+    assert!(heard.is_empty(), "the agent only ever dials out: {heard:?}");
     let environment = std::fs::read(format!("/proc/{}/environ", trainers[0])).unwrap();
     let command = std::fs::read(format!("/proc/{}/cmdline", trainers[0])).unwrap();
     for told in [environment, command] {

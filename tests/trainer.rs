@@ -1,4 +1,4 @@
-//! A trainer that dies takes its round with it, and nothing else.
+//! A trainer that dies costs its round some time, and nothing else.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ async fn lab_with_agent(folder: &Path, training: &str, trainer: &str) -> (Lab, P
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_trainer_leaves_the_agent_running_and_the_round_is_retried() {
+async fn a_killed_trainer_leaves_the_agent_running_and_the_round_goes_on_with_another() {
     let folder = tempfile::tempdir().unwrap();
     let training = "\n[training]\nsteps = 150\nbatch = 2\n";
     let (lab, mut agent) = lab_with_agent(folder.path(), training, "").await;
@@ -37,10 +37,10 @@ async fn a_killed_trainer_leaves_the_agent_running_and_the_round_is_retried() {
 
     let finished = lab.watch("brain", |run, _| run.state() == v1::RunState::Finished).await;
     let (_, round) = finished.unwrap_or_else(|e| panic!("{e}\n{}", agent.log().unwrap()));
-    assert_eq!(round.r#ref.unwrap().attempt, 2);
+    assert_eq!(round.r#ref.unwrap().attempt, 1);
     assert!(agent.is_running().unwrap());
-    let events = lab.fedctl(&["events", "--output", "json"]).unwrap();
-    assert!(events.to_lowercase().contains("trainer"), "{events}");
+    let log = agent.log().unwrap();
+    assert!(log.contains("the round goes on with another trainer"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

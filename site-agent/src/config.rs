@@ -5,14 +5,16 @@
 
 use std::path::{Path, PathBuf};
 
-use fedpaint_proto::channel::{self, Address};
+use fedpaint_proto::channel::{self, Address, Route};
 use fedpaint_proto::identity::{self, Identity, Role, Validity};
 use fedpaint_proto::names::{FederationName, SiteName};
+use fedpaint_proto::proxy::{self, Proxy};
 use fedpaint_proto::tls::{self, TlsFiles};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::settings::{self, ComputeSettings, DataSettings};
+use crate::pipe::Setup;
+use crate::settings::{self, ComputeSettings, DataSettings, RehearsalSettings};
 
 /// The longest configuration file that is read.
 pub const CONFIG_BYTES_MAX: u64 = 64 << 10;
@@ -22,6 +24,8 @@ pub const CONFIG_BYTES_MAX: u64 = 64 << 10;
 pub struct Config {
     /// Where the coordinator is.
     pub coordinator: Address,
+    /// The HTTP proxy on the way there; without one, the environment's.
+    pub proxy: Option<Proxy>,
     /// The folder that agent and trainer share.
     pub workspace: PathBuf,
     /// This site's certificate, its key and the federation's root.
@@ -30,6 +34,8 @@ pub struct Config {
     pub data: DataSettings,
     /// How the trainer computes.
     pub trainer: ComputeSettings,
+    /// Whether the trainer only rehearses: for developers who break the machinery round a training.
+    pub rehearsal: Option<RehearsalSettings>,
 }
 
 /// Who this site is, from its own certificate.
@@ -65,6 +71,12 @@ pub enum Error {
     /// The coordinator's address is not one.
     #[error("the configuration's `coordinator`: {0}")]
     Address(#[from] channel::Error),
+    /// The proxy is not one.
+    #[error("the configuration's `proxy`: {0}")]
+    Proxy(#[from] proxy::NotAProxy),
+    /// The environment's proxy is not one.
+    #[error(transparent)]
+    Environment(#[from] proxy::BadVariable),
     /// A value is out of its range.
     #[error("the configuration's {0}")]
     Range(#[from] settings::Error),
@@ -109,11 +121,13 @@ pub enum Error {
 #[serde(deny_unknown_fields)]
 struct File {
     coordinator: String,
+    proxy: Option<String>,
     workspace: PathBuf,
     tls: TlsFiles,
     data: DataSettings,
     #[serde(default)]
     trainer: ComputeSettings,
+    rehearsal: Option<RehearsalSettings>,
 }
 
 impl Config {
@@ -145,13 +159,38 @@ impl Config {
         let folder = path.parent().unwrap_or(Path::new("/"));
         file.data.validate()?;
         file.trainer.validate()?;
+        file.rehearsal.as_ref().map_or(Ok(()), RehearsalSettings::validate)?;
         Ok(Config {
             coordinator: file.coordinator.parse()?,
+            proxy: file.proxy.as_deref().map(str::parse).transpose()?,
             workspace: folder.join(&file.workspace),
             tls: file.tls.relative_to(folder),
             data: file.data.relative_to(folder),
             trainer: file.trainer,
+            rehearsal: file.rehearsal,
         })
+    }
+
+    /// How the coordinator is reached. `variable` looks a variable of the environment up.
+    ///
+    /// # Errors
+    /// If the environment names a proxy that is none.
+    pub fn route(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Route, Error> {
+        let proxy = match &self.proxy {
+            Some(proxy) => Some(proxy.clone()),
+            None => proxy::of_environment(&self.coordinator, variable)?,
+        };
+        Ok(Route { proxy, ..Route::default() })
+    }
+
+    /// All that the trainer is told of it.
+    pub fn setup(&self) -> Setup {
+        Setup {
+            workspace: self.workspace.clone(),
+            data: self.data.clone(),
+            compute: self.trainer.clone(),
+            rehearsal: self.rehearsal.clone(),
+        }
     }
 
     /// Who this site is, by its certificate, whether or not it is valid now.
@@ -210,6 +249,18 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_that_is_configured_goes_before_the_environments() {
+        let environment = |name: &str| (name == "HTTPS_PROXY").then(|| "http://other:2".to_owned());
+        let proxy = |config: &Config| {
+            config.route(environment).unwrap().proxy.map(|proxy| proxy.to_string())
+        };
+        assert_eq!(proxy(&parse(TEXT).unwrap()).as_deref(), Some("http://other:2"));
+        let text = format!("proxy = \"http://ada:secret@own:1\"\n{TEXT}");
+        assert_eq!(proxy(&parse(&text).unwrap()).as_deref(), Some("http://own:1"));
+        assert_eq!(parse(TEXT).unwrap().route(|_| None).unwrap().proxy, None);
+    }
+
+    #[test]
     fn the_sample_in_deploy_parses() {
         let sample = include_str!("../../deploy/site-agent.toml");
         parse(sample).unwrap();
@@ -222,6 +273,8 @@ mod tests {
             ("https://", "http://", "coordinator"),
             ("[data]", "[data]\nheld_out = 1.5", "data.held_out"),
             ("[data]", "[trainer]\nthreads = 0\n[data]", "trainer.threads"),
+            ("workspace", "proxy = \"socks5://p:1\"\nworkspace", "proxy"),
+            ("[data]", "[rehearsal]\nsteps_ms = 9999999\n[data]", "rehearsal.steps_ms"),
             ("[tls]", "[tls", "line 3"),
             ("[data]\npath = \"../scans\"\n", "", "data"),
         ] {

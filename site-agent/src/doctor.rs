@@ -14,7 +14,7 @@ use tonic::Status;
 
 use crate::client;
 use crate::config::{Config, Site};
-use crate::pipe::{Failure, Setup};
+use crate::pipe::Failure;
 use crate::supervisor::{Error as TrainerError, Hello, Supervisor};
 
 /// A certificate that ends sooner than this should be renewed now.
@@ -103,8 +103,12 @@ fn certificate<E: std::fmt::Display>(
 async fn coordinator(config: &Config, site: &Site, now: Timestamp) -> [Check; 2] {
     const NAME: &str = "coordinator";
     let no_clock = || check("clock", Verdict::Warn, "not compared, the coordinator did not answer");
+    let route = match config.route(|name| std::env::var(name).ok()) {
+        Ok(route) => route,
+        Err(error) => return [check(NAME, Verdict::Fail, error.to_string()), no_clock()],
+    };
     let connected = match config.tls.client() {
-        Ok(tls) => channel::connect(&config.coordinator, &site.federation, tls).await,
+        Ok(tls) => channel::connect_by(&route, &config.coordinator, &site.federation, tls).await,
         Err(error) => return [check(NAME, Verdict::Fail, error.to_string()), no_clock()],
     };
     let connected = match connected {
@@ -171,12 +175,7 @@ async fn trainer(config: &Config, program: PathBuf) -> [Check; 2] {
         let detail = format!("the workspace {}: {error}", config.workspace.display());
         return [check("device", Verdict::Fail, detail), not_tried("data")];
     }
-    let setup = Setup {
-        workspace: config.workspace.clone(),
-        data: config.data.clone(),
-        compute: config.trainer.clone(),
-    };
-    let mut supervisor = Supervisor::new(program, setup);
+    let mut supervisor = Supervisor::new(program, config.setup());
     let started = supervisor.start().await;
     supervisor.stop().await;
     match started {

@@ -24,8 +24,10 @@ use crate::model::precision::Precision;
 use crate::model::spec::ModelSpec;
 use crate::model::weights::Weights;
 use crate::pipe::{Failure, Progress, Report};
+use crate::train::journal::{self, Journal};
 use crate::train::report::{StepReport, TrainingSummary};
-use crate::train::{self, TrainError, TrainingOptions};
+use crate::train::snapshot::Snapshot;
+use crate::train::{TrainError, TrainingOptions};
 
 /// The most threads that make batches ahead: one feeds thousands of slices a second.
 const PREFETCH_THREADS_MAX: usize = 4;
@@ -122,6 +124,7 @@ pub fn train_round(
     cohort: &Cohort,
     machine: &Machine,
     key: RoundKey<'_>,
+    journal: Journal<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<RoundResult, Error> {
     let RoundKey { plan, number, site } = key;
@@ -148,23 +151,29 @@ pub fn train_round(
     };
     let (weights, summary) = cohort.with_pool(slices, is_stopped, |pool| {
         let batch = plan.batch as usize;
+        let first = journal.from.as_ref().map_or(0, Snapshot::steps);
         let key = |step: usize| BatchKey { seed, round, step: step as u64 };
-        let make = |step| pool.batch(key(step), batch);
-        ahead(prefetch(batch, size), options.steps, make, |ready| {
-            let mut next_batch = |_| next(ready.take());
-            train::train(base, &machine.device, &options, &mut next_batch, &mut progress)
+        let make = |ahead| pool.batch(key(first + ahead), batch);
+        ahead(prefetch(batch, size), options.steps.saturating_sub(first), make, |ready| {
+            let (next_batch, device) = (&mut |_| next(ready.take()), &machine.device);
+            journal::train(base, device, &options, journal, next_batch, &mut progress)
         })
     })??;
-    let report = Report {
-        steps: plan.steps,
+    let report = report(&summary);
+    let TrainingSummary { examples, loss_by_noise, .. } = summary;
+    Ok(RoundResult { weights, examples, report, loss_by_noise })
+}
+
+/// What may leave the site of a training.
+pub fn report(summary: &TrainingSummary) -> Report {
+    Report {
+        steps: u32::try_from(summary.steps).unwrap_or(u32::MAX),
         loss_mean: summary.loss_mean,
         loss_first: summary.loss_first_quarter,
         loss_last: summary.loss_last_quarter,
         gradient_norm_p50: summary.gradient_norm_p50,
         gradient_norm_p99: summary.gradient_norm_p99,
-    };
-    let TrainingSummary { examples, loss_by_noise, .. } = summary;
-    Ok(RoundResult { weights, examples, report, loss_by_noise })
+    }
 }
 
 /// Bytes that steps of `batch` slices take of `device`.

@@ -12,10 +12,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::settings::{ComputeSettings, DataSettings};
+use crate::settings::{ComputeSettings, DataSettings, RehearsalSettings};
 
 /// The version of what is said here; both ends must speak the same.
-pub const PIPE_VERSION: u32 = 2;
+pub const PIPE_VERSION: u32 = 3;
 
 /// The longest body of a frame: a plan of the greatest length, escaped, and room.
 pub const FRAME_BYTES_MAX: usize = 512 << 10;
@@ -50,6 +50,8 @@ pub struct Setup {
     pub data: DataSettings,
     /// How to compute.
     pub compute: ComputeSettings,
+    /// Whether to rehearse in the place of training.
+    pub rehearsal: Option<RehearsalSettings>,
 }
 
 /// One round to train.

@@ -27,6 +27,12 @@ pub const MEMORY_MIB_MIN: u64 = 64;
 /// The most memory a limit may name, in MiB: 64 TiB.
 pub const MEMORY_MIB_MAX: u64 = 64 << 20;
 
+/// Steps between two checkpoints of a training unless the configuration says otherwise.
+pub const CHECKPOINT_STEPS_DEFAULT: u32 = 50;
+
+/// The longest that a step of a rehearsal may be made to take: an hour.
+pub const REHEARSAL_STEP_MS_MAX: u64 = 3_600_000;
+
 /// Why settings are refused.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error("{field} is {value}, it must be {must}")]
@@ -78,12 +84,33 @@ pub struct ComputeSettings {
     /// On the processor the trainer's address space is limited to this many MiB; on a GPU no
     /// training begins that is estimated to take more of its memory.
     pub memory_mib_max: Option<u64>,
+    /// Steps between two checkpoints, from which a training goes on after a crash; 0 for none. The
+    /// site's own choice, because it changes no byte of what comes out.
+    pub checkpoint_steps: u32,
 }
 
 impl Default for ComputeSettings {
     fn default() -> ComputeSettings {
-        ComputeSettings { device: "auto".into(), threads: None, memory_mib_max: None }
+        ComputeSettings {
+            device: "auto".into(),
+            threads: None,
+            memory_mib_max: None,
+            checkpoint_steps: CHECKPOINT_STEPS_DEFAULT,
+        }
     }
+}
+
+/// How a rehearsal goes, see [`crate::rehearsal`]. For developers: a site that trains has no such
+/// table, and no sample shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RehearsalSettings {
+    /// How long a step takes, in milliseconds; 0 for no time at all.
+    #[serde(default)]
+    pub steps_ms: u64,
+    /// In the place of `trainer.checkpoint_steps`.
+    #[serde(default)]
+    pub checkpoint_steps: Option<u32>,
 }
 
 fn held_out_default() -> f64 {
@@ -133,6 +160,20 @@ impl ComputeSettings {
             let value = mib.to_string();
             let must = "from 64 MiB to 64 TiB";
             return Err(Error { field: "trainer.memory_mib_max", value, must });
+        }
+        Ok(())
+    }
+}
+
+impl RehearsalSettings {
+    /// Whether every value is in its range.
+    ///
+    /// # Errors
+    /// [`Error`] naming the field.
+    pub fn validate(&self) -> Result<(), Error> {
+        if self.steps_ms > REHEARSAL_STEP_MS_MAX {
+            let value = self.steps_ms.to_string();
+            return Err(Error { field: "rehearsal.steps_ms", value, must: "at most an hour" });
         }
         Ok(())
     }

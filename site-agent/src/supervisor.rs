@@ -50,10 +50,12 @@ const LOG_TAIL_BYTES: usize = 4 << 10;
 const OUT_OF_MEMORY_WORDS: &str = "memory allocation of ";
 
 /// The environment variables that a trainer is given, if the agent has them: where to find GPU
-/// libraries and temporary files, which log lines to write, and which devices to see.
+/// libraries and temporary files, which log lines to write, which devices to see, and where a test
+/// breaks it.
 const ENVIRONMENT: &[&str] = &[
     "CUDA_VISIBLE_DEVICES",
     "CUBECL_AUTOTUNE_LEVEL",
+    fedpaint_proto::failpoint::VARIABLE,
     "LD_LIBRARY_PATH",
     "PATH",
     "RUST_BACKTRACE",

@@ -5,9 +5,11 @@
 //! [`crate::cpu::profile`], for whoever has given it a clock.
 
 pub mod gradients;
+pub mod journal;
 pub mod optimiser;
 pub mod report;
 pub mod scaling;
+pub mod snapshot;
 
 use std::error::Error;
 use std::ops::ControlFlow;
@@ -18,8 +20,9 @@ use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
 
 use self::gradients::Anchor;
+use self::journal::Journal;
 use self::optimiser::{Optimiser, StepSize};
-use self::report::{Quarters, StepReport, TrainingSummary};
+use self::report::{Course, StepReport, TrainingSummary};
 use self::scaling::LossScale;
 use crate::cpu::profile::{Operation, measure};
 use crate::data::example::Example;
@@ -200,30 +203,7 @@ pub fn train_by(
     next_batch: &mut NextBatch<'_>,
     progress: &mut dyn FnMut(StepReport) -> ControlFlow<()>,
 ) -> Result<(Weights, TrainingSummary), TrainError> {
-    options.validate()?;
-    options.precision.check(device)?;
-    check_weight(options.loss_weight, &Diffusion::new(start.spec()))?;
-    let mut trainer = device::guarded(|| Trainer::by(ops, start, device, options))
-        .map_err(|error| TrainError::Crash { step: 1, error })?;
-    let mut reports = Vec::with_capacity(options.steps.min(1 << 16));
-    let mut examples = 0;
-    for step in 0..options.steps {
-        let error = |error| TrainError::Examples { step: step + 1, error };
-        let batch = measure(Operation::Examples, || next_batch(step)).map_err(error)?;
-        if batch.len() > MAX_BATCH {
-            let (value, must) = (batch.len().to_string(), format!("at most {MAX_BATCH}"));
-            return Err(TrainError::Option { name: "batch", value, must });
-        }
-        let (loss, gradient_norm) = trainer.guarded_step(step, &batch)?;
-        examples += batch.len() as u64;
-        let report =
-            StepReport { step: step + 1, steps: options.steps, examples, loss, gradient_norm };
-        reports.push(report);
-        if progress(report).is_break() && step + 1 < options.steps {
-            return Err(TrainError::Stopped { steps: step + 1 });
-        }
-    }
-    Ok((trainer.net.weights(start)?, report::summary(&reports, &trainer.quarters)))
+    journal::train_by(ops, start, device, options, Journal::none(), next_batch, progress)
 }
 
 /// What step `step`, from 0, of such a training learns from its examples: a function of the seed, the
@@ -265,7 +245,7 @@ struct Trainer<'a> {
     optimiser: Optimiser,
     /// Where it began, if it is pulled back there.
     anchor: Option<Anchor>,
-    quarters: Quarters,
+    course: Course,
     scale: LossScale,
 }
 
@@ -295,7 +275,7 @@ impl<'a> Trainer<'a> {
             optimiser: Optimiser::new(ops, &net),
             net,
             device,
-            quarters: Quarters::default(),
+            course: Course::default(),
             scale: LossScale::new(options.precision),
         }
     }
@@ -324,7 +304,7 @@ impl<'a> Trainer<'a> {
         let (losses, params) = self.gradient(number, &parts)?;
         let value = finite(number, "loss", losses.iter().sum())?;
         for (&(t, share), &loss) in slices.iter().zip(&losses) {
-            self.quarters.add(t, self.diffusion.timesteps(), loss, share);
+            self.course.quarters.add(t, self.diffusion.timesteps(), loss, share);
         }
         let size = StepSize {
             rate: self.options.rate(step),
@@ -449,5 +429,7 @@ fn finite(step: usize, quantity: &'static str, value: f64) -> Result<f64, TrainE
 
 #[cfg(test)]
 mod compute_tests;
+#[cfg(test)]
+mod resume_tests;
 #[cfg(test)]
 mod tests;

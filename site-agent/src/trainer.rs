@@ -3,35 +3,52 @@
 //! It has no key, no socket and no runtime for either. It ends when its pipe closes, however busy it
 //! is, so that none is left behind when an agent dies.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+mod stop;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use burn::tensor::Device;
-use fedpaint_proto::names::Blob;
+use fedpaint_proto::failpoint::reach;
+use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::plan::RunPlan;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
+use self::stop::Stop;
+use crate::checkpoints::{self, Checkpoints};
 use crate::cohort::{self, Cohort};
-use crate::local_round::{self, Machine, RoundKey, RoundResult, Watch, train_round};
+use crate::disk::{self, Places, write_whole};
+use crate::local_round::{self, Machine, RoundKey, Watch, train_round};
 use crate::model::checkpoint::{self, CheckpointError};
 use crate::model::device::{self, DeviceError};
 use crate::pipe::{
-    self, Assignment, Failure, FromTrainer, PIPE_VERSION, Setup, ToTrainer, Trained,
+    self, Assignment, CohortSummary, Failure, FromTrainer, PIPE_VERSION, Report, Setup, ToTrainer,
+    Trained,
 };
-use crate::settings::ComputeSettings;
-use crate::workspace::{blob_of, model_path, new_update_path, update_path};
+use crate::rehearsal::{self, Rehearsal};
+use crate::settings::{ComputeSettings, RehearsalSettings};
+use crate::train::journal::Journal;
+use crate::train::snapshot::{Key, Snapshot};
+use crate::workspace::{blob_of, model_path, update_path};
 
 /// The folder of the workspace that prepared scans are kept in, which the agent never opens.
 const SCANS_CACHE: &str = "scans-cache";
 
 /// The file of the workspace that says which scans trained.
 const SPLIT: &str = "split.json";
+
+const UPDATE: Places = Places {
+    create: "train.update_create",
+    write: "train.update_write",
+    sync: "train.update_sync",
+    rename: "train.update_rename",
+    folder: "train.update_folder",
+};
 
 /// Why the trainer cannot do what it was told. Texts may name files of the site.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +67,12 @@ enum Error {
     Plan(#[from] fedpaint_proto::plan::Error),
     #[error("the base model: {0}")]
     Base(CheckpointError),
+    #[error("the base model in the workspace is no longer what it was: its disk loses bits")]
+    Rotten,
+    #[error("the rehearsal: {0}")]
+    Rehearsal(#[from] rehearsal::Error),
+    #[error("the round was given up while its files were written")]
+    Stopped,
     #[error(transparent)]
     Round(#[from] local_round::Error),
     #[error("the update: {0}")]
@@ -66,8 +89,10 @@ impl Error {
             Error::Cohort(error) => error.failure(),
             Error::Plan(_) => Failure::Plan,
             Error::Base(_) => Failure::BaseModel,
+            Error::Rehearsal(error) => error.failure(),
             Error::Round(error) => error.failure(),
-            Error::Update(_) | Error::Disk { .. } => Failure::Disk,
+            Error::Stopped => Failure::Cancelled,
+            Error::Rotten | Error::Update(_) | Error::Disk { .. } => Failure::Disk,
         }
     }
 }
@@ -75,8 +100,23 @@ impl Error {
 /// What a trainer works with.
 struct Bench {
     workspace: PathBuf,
-    cohort: Cohort,
-    machine: Machine,
+    checkpoints: Checkpoints,
+    checkpoint_steps: u32,
+    build: String,
+    work: Work,
+}
+
+/// What it does with a round.
+enum Work {
+    Train { cohort: Box<Cohort>, machine: Machine },
+    Rehearse(RehearsalSettings),
+}
+
+/// What a training made.
+struct Made {
+    update: Vec<u8>,
+    examples: u64,
+    report: Report,
 }
 
 /// Serves the agent over standard input and output until it closes the pipe.
@@ -97,24 +137,25 @@ fn serve(mut stdin: io::Stdin, out: &mut File) -> Result<(), pipe::Error> {
         Ok(bench) => bench,
         Err(error) => return answer_failure(out, &error),
     };
-    let hello = FromTrainer::Hello {
-        version: PIPE_VERSION,
-        device: device::describe(&bench.machine.device),
-        cohort: bench.cohort.summary(),
+    let (device, cohort) = match &bench.work {
+        Work::Train { cohort, machine } => (device::describe(&machine.device), cohort.summary()),
+        Work::Rehearse(_) => (rehearsal::MACHINE.to_owned(), CohortSummary::default()),
     };
-    pipe::write(out, &hello)?;
-    let is_stopped = Arc::new(AtomicBool::new(false));
-    let assignments = listen(stdin, Arc::clone(&is_stopped));
+    pipe::write(out, &FromTrainer::Hello { version: PIPE_VERSION, device, cohort })?;
+    let stop = Arc::new(Stop::default());
+    let assignments = listen(stdin, Arc::clone(&stop));
     for assignment in assignments {
         let mut broken = None;
         let mut watch = Watch {
-            is_stopped: &|| is_stopped.load(Ordering::Relaxed),
+            is_stopped: &|| stop.is_set(),
             progress: &mut |progress| {
+                // A step touches no disk: a rule can only end the process here.
+                let _ = reach("train.step");
                 let told = pipe::write(out, &FromTrainer::Progress(progress));
                 broken = broken.take().or(told.err());
             },
         };
-        let trained = train(&bench, &assignment, &mut watch);
+        let trained = train(&bench, &assignment, &stop, &mut watch);
         if let Some(error) = broken {
             return Err(error);
         }
@@ -132,20 +173,17 @@ fn answer_failure(out: &mut File, error: &Error) -> Result<(), pipe::Error> {
 }
 
 /// Hears the agent on a thread of its own, so that a word to stop is heard in the middle of a step.
-fn listen(
-    mut stdin: impl Read + Send + 'static,
-    stop: Arc<AtomicBool>,
-) -> mpsc::Receiver<Assignment> {
+fn listen(mut stdin: impl Read + Send + 'static, stop: Arc<Stop>) -> mpsc::Receiver<Assignment> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         loop {
             match pipe::read(&mut stdin) {
                 Ok(ToTrainer::Train(assignment)) => {
-                    stop.store(false, Ordering::Relaxed);
+                    stop.set(false);
                     // The receiver lives as long as the process.
                     let _ = sender.send(assignment);
                 }
-                Ok(ToTrainer::Cancel) => stop.store(true, Ordering::Relaxed),
+                Ok(ToTrainer::Cancel) => stop.set(true),
                 Err(pipe::Error::Closed) => std::process::exit(0),
                 Ok(ToTrainer::Hello { .. }) => {
                     tracing::error!("the agent said hello twice");
@@ -162,17 +200,26 @@ fn listen(
 }
 
 fn prepare(first: ToTrainer) -> Result<Bench, Error> {
-    let Setup { workspace, mut data, compute } = match first {
+    let Setup { workspace, mut data, compute, rehearsal } = match first {
         ToTrainer::Hello { version: PIPE_VERSION, setup } => setup,
         ToTrainer::Hello { version, .. } => return Err(Error::Version(version)),
         ToTrainer::Train(_) | ToTrainer::Cancel => return Err(Error::NoHello),
     };
+    let (checkpoints, build) = (Checkpoints::of(&workspace), checkpoints::build());
+    if let Some(settings) = rehearsal {
+        tracing::warn!("this site rehearses: it opens no scan, and what it sends is made up");
+        let checkpoint_steps = settings.checkpoint_steps.unwrap_or(compute.checkpoint_steps);
+        let work = Work::Rehearse(settings);
+        return Ok(Bench { workspace, checkpoints, checkpoint_steps, build, work });
+    }
     let device = device::open(compute.device.parse()?)?;
     limit(&compute, &device)?;
     data.cache.get_or_insert_with(|| workspace.join(SCANS_CACHE));
     let memory_max = compute.memory_mib_max.map(|mib| mib << 20);
     let machine = Machine { device, memory_max };
-    Ok(Bench { workspace, cohort: Cohort::discover(&data)?, machine })
+    let work = Work::Train { cohort: Box::new(Cohort::discover(&data)?), machine };
+    let checkpoint_steps = compute.checkpoint_steps;
+    Ok(Bench { workspace, checkpoints, checkpoint_steps, build, work })
 }
 
 /// Sets what the configuration allows this process before it does anything large.
@@ -193,27 +240,104 @@ fn limit(compute: &ComputeSettings, device: &Device) -> Result<(), Error> {
     limit_threads(compute.threads).map_err(Error::Limit)
 }
 
-fn train(bench: &Bench, assignment: &Assignment, watch: &mut Watch<'_>) -> Result<Trained, Error> {
-    let Assignment { number, site, plan_toml, base, .. } = assignment;
-    let plan = RunPlan::from_toml(plan_toml)?;
-    // Everything about the file is checked before a network is made of it.
-    let base = checkpoint::load(&model_path(&bench.workspace, base.digest)).map_err(Error::Base)?;
-    let key = RoundKey { plan: &plan.training, number: *number, site };
-    let RoundResult { weights, examples, report, .. } =
-        train_round(&base, &bench.cohort, &bench.machine, key, watch)?;
-    let split = bench.workspace.join(SPLIT);
-    bench.cohort.manifest().write(&split).map_err(|source| Error::Disk { path: split, source })?;
-    let path = new_update_path(&bench.workspace);
-    checkpoint::save(&weights, &path).map_err(Error::Update)?;
-    let update = name_by_digest(&bench.workspace, &path)?;
+fn train(
+    bench: &Bench,
+    assignment: &Assignment,
+    stop: &Stop,
+    watch: &mut Watch<'_>,
+) -> Result<Trained, Error> {
+    let plan = RunPlan::from_toml(&assignment.plan_toml)?;
+    let path = model_path(&bench.workspace, assignment.base.digest);
+    check(&path, assignment.base)?;
+    let key = key(bench, assignment);
+    let from = bench.checkpoints.find(&key);
+    if let Some(from) = &from {
+        tracing::info!(step = from.steps(), "the training goes on from its checkpoint");
+    }
+    let keep = &mut |snapshot: &Snapshot<&[f32]>| bench.checkpoints.keep(&key, snapshot);
+    let journal = Journal { from, every: bench.checkpoint_steps as usize, keep: Some(keep) };
+    let made = match &bench.work {
+        Work::Train { cohort, machine } => {
+            let key = RoundKey {
+                plan: &plan.training,
+                number: assignment.number,
+                site: &assignment.site,
+            };
+            // Everything about the file is checked before a network is made of it.
+            let base = checkpoint::load(&path).map_err(Error::Base)?;
+            let done = train_round(&base, cohort, machine, key, journal, watch)?;
+            let split = bench.workspace.join(SPLIT);
+            patiently(stop, &split, || {
+                reach("train.split")?;
+                cohort.manifest().write(&split)
+            })?;
+            let update = checkpoint::to_bytes(&done.weights).map_err(Error::Update)?;
+            Made { update, examples: done.examples, report: done.report }
+        }
+        Work::Rehearse(settings) => {
+            let rehearsal = Rehearsal { base: &path, key: &key, plan: &plan.training, settings };
+            let wait = &|time| stop.wait(time);
+            let (update, summary) = rehearsal.run(journal, wait, watch)?;
+            Made { update, examples: summary.examples, report: local_round::report(&summary) }
+        }
+    };
+    let Made { update: bytes, examples, report } = made;
+    let update = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
+    let path = update_path(&bench.workspace, update.digest);
+    patiently(stop, &path, || write_whole(&path, &UPDATE, |file| file.write_all(&bytes)))?;
     Ok(Trained { update, examples, report })
 }
 
-/// Gives a whole update the name of its digest.
-fn name_by_digest(workspace: &Path, path: &Path) -> Result<Blob, Error> {
+/// Whether a file that was right when it was downloaded is so still.
+fn check(path: &Path, blob: Blob) -> Result<(), Error> {
     let disk = |source| Error::Disk { path: path.to_owned(), source };
-    let blob = blob_of(path).map_err(disk)?;
-    let blob = blob.ok_or_else(|| disk(io::Error::from(io::ErrorKind::NotFound)))?;
-    fs::rename(path, update_path(workspace, blob.digest)).map_err(disk)?;
-    Ok(blob)
+    reach("train.base").map_err(disk)?;
+    match blob_of(path).map_err(disk)? {
+        Some(found) if found == blob => Ok(()),
+        _ => Err(Error::Rotten),
+    }
+}
+
+fn key(bench: &Bench, assignment: &Assignment) -> Key {
+    let Assignment { run, number, site, plan_toml, base } = assignment;
+    let machine = match &bench.work {
+        // The processor gives the same bytes on any number of threads.
+        Work::Train { machine, .. } if machine.device == Device::flex() => "cpu".to_owned(),
+        Work::Train { machine, .. } => device::describe(&machine.device),
+        Work::Rehearse(_) => rehearsal::MACHINE.to_owned(),
+    };
+    Key {
+        run: run.clone(),
+        number: *number,
+        site: site.clone(),
+        plan: Digest::of(plan_toml.as_bytes()),
+        base: base.digest,
+        machine,
+        build: bench.build.clone(),
+    }
+}
+
+/// Writes until the disk takes it: what was trained is not thrown away for want of room.
+fn patiently(
+    stop: &Stop,
+    path: &Path,
+    mut work: impl FnMut() -> io::Result<()>,
+) -> Result<(), Error> {
+    let mut retries = 0;
+    loop {
+        match work() {
+            Ok(()) => return Ok(()),
+            Err(error) if disk::may_pass(&error) && retries < disk::RETRIES_MAX => {
+                if retries == 0 {
+                    let path = path.display();
+                    tracing::warn!("{path}: {error}; writing it again until there is room");
+                }
+                retries += 1;
+                if stop.wait(disk::RETRY_WAIT) {
+                    return Err(Error::Stopped);
+                }
+            }
+            Err(source) => return Err(Error::Disk { path: path.to_owned(), source }),
+        }
+    }
 }

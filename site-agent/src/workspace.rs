@@ -6,19 +6,22 @@
 //!   lock              held by the agent that runs here
 //!   models/<digest>   base models
 //!   updates/<digest>  trained models
+//!   training/<digest> how far the training under way is, see `checkpoints`
 //!   trained.json      which update answers which round
 //! ```
 //! A file has its name only when it is whole and on the disk. No scan is ever put here, and the folder
-//! never holds more than the newest base model, the newest update and a transfer under way.
+//! never holds more than the newest base model, the newest update, the newest checkpoint and a transfer
+//! under way.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest, RunName};
-use fedpaint_proto::weights::sync_folder;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::{self, Places, write_whole};
 use crate::pipe::{Assignment, Trained};
 
 /// The longest `trained.json` that is read.
@@ -26,6 +29,14 @@ const RECORD_BYTES_MAX: u64 = 16 << 10;
 
 /// Bytes that are hashed at a time.
 const BUFFER_BYTES: usize = 1 << 20;
+
+const RECORD: Places = Places {
+    create: "workspace.record_create",
+    write: "workspace.record_write",
+    sync: "workspace.record_sync",
+    rename: "workspace.record_rename",
+    folder: "workspace.record_folder",
+};
 
 /// Why the workspace cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +60,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether it may pass by itself: a disk that is full now.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if disk::may_pass(source))
+    }
+}
+
 /// Where a base model lies in the workspace `folder`.
 pub fn model_path(folder: &Path, digest: Digest) -> PathBuf {
     folder.join("models").join(digest.to_string())
@@ -62,6 +80,11 @@ pub fn update_path(folder: &Path, digest: Digest) -> PathBuf {
 /// Where the trainer writes an update whose digest it does not know yet.
 pub fn new_update_path(folder: &Path) -> PathBuf {
     folder.join("updates").join("new")
+}
+
+/// Where the trainer keeps how far it is in the workspace `folder`.
+pub fn training_folder(folder: &Path) -> PathBuf {
+    folder.join("training")
 }
 
 /// The agent's hold on the workspace; another agent cannot take it meanwhile.
@@ -97,12 +120,14 @@ impl Workspace {
     /// # Errors
     /// If the folder cannot be written, or another agent has it.
     pub fn open(folder: &Path) -> Result<Workspace, Error> {
-        for sub in ["models", "updates"] {
+        for sub in ["models", "updates", "training"] {
             let path = folder.join(sub);
-            fs::create_dir_all(&path).map_err(|source| Error::Io { path, source })?;
+            reach("workspace.folders")
+                .and_then(|()| fs::create_dir_all(&path))
+                .map_err(|source| Error::Io { path, source })?;
         }
         let path = folder.join("lock");
-        let lock = File::create(&path);
+        let lock = reach("workspace.lock").and_then(|()| File::create(&path));
         let lock = lock.map_err(|source| Error::Io { path: path.clone(), source })?;
         match lock.try_lock() {
             Ok(()) => Ok(Workspace { folder: folder.to_owned(), _lock: lock }),
@@ -123,7 +148,7 @@ impl Workspace {
     pub fn trained(&self, assignment: &Assignment) -> Result<Option<Trained>, Error> {
         let path = self.record_path();
         let io = |source| Error::Io { path: path.clone(), source };
-        match fs::metadata(&path) {
+        match reach("workspace.record_read").and_then(|()| fs::metadata(&path)) {
             Ok(found) if found.len() <= RECORD_BYTES_MAX => {}
             Ok(_) => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -141,15 +166,17 @@ impl Workspace {
     }
 
     /// Remembers the update of an assignment, so that a crash does not train it again, and drops every
-    /// other one.
+    /// other one and the checkpoint.
     ///
     /// # Errors
     /// If the disk fails; nothing half-written is left.
     pub fn remember(&self, assignment: &Assignment, trained: Trained) -> Result<(), Error> {
         let path = self.record_path();
         let record = Record::new(assignment, trained);
-        write_whole(&path, &record).map_err(|source| Error::Io { path, source })?;
-        self.keep_only("updates", trained.update.digest)
+        let written = write_whole(&path, &RECORD, |file| Ok(serde_json::to_writer(file, &record)?));
+        written.map_err(|source| Error::Io { path, source })?;
+        self.keep_only("updates", "workspace.drop_updates", Some(trained.update.digest))?;
+        self.keep_only("training", "workspace.drop_training", None)
     }
 
     /// Forgets the update, because the coordinator refused it.
@@ -158,7 +185,7 @@ impl Workspace {
     /// If the disk fails.
     pub fn forget(&self) -> Result<(), Error> {
         let path = self.record_path();
-        match fs::remove_file(&path) {
+        match reach("workspace.forget").and_then(|()| fs::remove_file(&path)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(Error::Io { path, source })
             }
@@ -171,17 +198,24 @@ impl Workspace {
     /// # Errors
     /// If the disk fails.
     pub fn keep_model(&self, digest: Digest) -> Result<(), Error> {
-        self.keep_only("models", digest)
+        self.keep_only("models", "workspace.drop_models", Some(digest))
     }
 
-    fn keep_only(&self, sub: &str, digest: Digest) -> Result<(), Error> {
+    fn keep_only(
+        &self,
+        sub: &str,
+        place: &'static str,
+        digest: Option<Digest>,
+    ) -> Result<(), Error> {
         let path = self.folder.join(sub);
-        let kept = digest.to_string();
+        let kept = digest.map(|digest| digest.to_string());
         let drop_others = || {
+            reach(place)?;
             for entry in fs::read_dir(&path)? {
                 let entry = entry?;
+                let name = entry.file_name();
                 // What begins with the digest is the file itself or a transfer of it.
-                if !entry.file_name().to_string_lossy().starts_with(&kept) {
+                if !kept.as_ref().is_some_and(|kept| name.to_string_lossy().starts_with(kept)) {
                     fs::remove_file(entry.path())?;
                 }
             }
@@ -208,16 +242,6 @@ pub fn blob_of(path: &Path) -> io::Result<Option<Blob>> {
     let mut hasher = blake3::Hasher::new();
     let size = io::copy(&mut file, &mut hasher)?;
     Ok(Some(Blob { digest: Digest::from(hasher.finalize()), size }))
-}
-
-fn write_whole(path: &Path, record: &Record) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    serde_json::to_writer(&mut file, record)?;
-    file.flush()?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    sync_folder(path)
 }
 
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! One round at one site: plan, base model, training, upload, submission.
 //!
 //! Every step can be repeated. What was downloaded is not downloaded again, what was trained is not
-//! trained again, what was uploaded goes on where it broke off.
+//! trained again, what was uploaded goes on where it broke off. So a disk that is full for a while and
+//! a trainer that dies cost the round time and nothing else, within [`patience`]'s bounds.
+
+mod patience;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use fedpaint_proto::budget::Budget;
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, RoundId, SiteName};
 use fedpaint_proto::plan::RunPlan;
 use fedpaint_proto::reason::{self, Reason};
@@ -17,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use self::patience::Patience;
 use crate::backoff;
 use crate::client::{self, Activity};
+use crate::disk;
 use crate::pipe::{Assignment, Failure, Progress, Trained};
 use crate::supervisor::{self, Death, Supervisor};
 use crate::workspace::{self, Workspace, model_path, update_path};
@@ -43,6 +50,8 @@ pub struct Bench {
     pub workspace: Arc<Workspace>,
     /// The trainer.
     pub supervisor: Arc<Mutex<Supervisor>>,
+    /// What calls that are made again may cost the coordinator.
+    pub budget: Budget,
 }
 
 /// Why a round was not finished.
@@ -83,13 +92,36 @@ impl Error {
             Error::Cancelled => return None,
             Error::Call { what: SUBMISSION, .. } => WithdrawalReason::UpdateRefused,
             Error::Upload(error) if error.reason().is_some() => WithdrawalReason::UpdateRefused,
+            Error::Download(transfer::Error::File { .. })
+            | Error::Upload(transfer::Error::File { .. })
+            | Error::Workspace(_) => WithdrawalReason::Disk,
             Error::Call { .. } | Error::Download(_) | Error::Upload(_) => {
                 WithdrawalReason::Internal
             }
             Error::Plan(_) => WithdrawalReason::Plan,
-            Error::Workspace(_) => WithdrawalReason::Disk,
             Error::Trainer(error) => trainer_withdrawal(error)?,
         })
+    }
+
+    /// Whether it is a disk's trouble that may pass by itself.
+    fn is_disk(&self) -> bool {
+        match self {
+            Error::Download(transfer::Error::File { source, .. })
+            | Error::Upload(transfer::Error::File { source, .. }) => disk::may_pass(source),
+            Error::Workspace(error) => error.may_pass(),
+            _ => false,
+        }
+    }
+
+    /// Whether another trainer, or a base model that is fetched anew, may do what this one could not.
+    fn is_trainers(&self) -> bool {
+        use supervisor::Error as E;
+        let Error::Trainer(error) = self else { return false };
+        match error {
+            E::Died(death) => matches!(death, Death::Other(_)),
+            E::Start(_) | E::Silent | E::Protocol(_) => true,
+            E::Failed { failure, .. } => *failure == Failure::Disk,
+        }
     }
 }
 
@@ -128,20 +160,22 @@ pub async fn run(
     cancel: &CancellationToken,
     activity: &watch::Sender<Activity>,
 ) -> Result<(), Error> {
-    let not_cancelled = |error: Error| if cancel.is_cancelled() { Error::Cancelled } else { error };
-    let assignment = until(cancel, prepare(bench, round, base)).await?;
-    let trained = match recall(bench, &assignment).await? {
-        Some(trained) => {
-            tracing::info!(%round, "this round is trained already");
-            trained
-        }
-        None => {
-            let trained = train(bench, round, &assignment, cancel, activity).await;
-            trained.map_err(not_cancelled)?
+    let mut patience = Patience::default();
+    let trained = loop {
+        match prepare_and_train(bench, round, base, cancel, activity).await {
+            Ok(trained) => break trained,
+            Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
+            Err(error) => pause(cancel, patience.bear(error)?).await?,
         }
     };
     tell(activity, cancel, Activity::Uploading(round.clone()));
-    let delivered = until(cancel, deliver(bench, round, base, &trained)).await;
+    let mut patience = Patience::default();
+    let delivered = loop {
+        match until(cancel, deliver(bench, round, base, &trained)).await {
+            Err(error) if error.is_disk() => pause(cancel, patience.bear(error)?).await?,
+            delivered => break delivered,
+        }
+    };
     if delivered.as_ref().is_err_and(|e| e.withdrawal() == Some(WithdrawalReason::UpdateRefused)) {
         // The same bytes would be refused again.
         bench.workspace.forget()?;
@@ -149,11 +183,36 @@ pub async fn run(
     delivered
 }
 
+async fn prepare_and_train(
+    bench: &Bench,
+    round: &RoundId,
+    base: Blob,
+    cancel: &CancellationToken,
+    activity: &watch::Sender<Activity>,
+) -> Result<Trained, Error> {
+    let assignment = until(cancel, prepare(bench, round, base)).await?;
+    match recall(bench, &assignment).await? {
+        Some(trained) => {
+            tracing::info!(%round, "this round is trained already");
+            Ok(trained)
+        }
+        None => train(bench, round, &assignment, cancel, activity).await,
+    }
+}
+
 async fn until<T>(
     cancel: &CancellationToken,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     cancel.run_until_cancelled(work).await.unwrap_or(Err(Error::Cancelled))
+}
+
+async fn pause(cancel: &CancellationToken, wait: Duration) -> Result<(), Error> {
+    until(cancel, async {
+        tokio::time::sleep(wait).await;
+        Ok(())
+    })
+    .await
 }
 
 /// Fetches what the round needs: its plan and its base model.
@@ -203,9 +262,14 @@ async fn train(
     // update, also one that the trainer might be writing.
     let mut supervisor = bench.supervisor.lock().await;
     let trained = supervisor.train(assignment, cancel, &mut report).await?;
-    let (workspace, assignment) = (Arc::clone(&bench.workspace), assignment.clone());
-    in_background(move || workspace.remember(&assignment, trained)).await?;
-    Ok(trained)
+    let mut patience = Patience::default();
+    loop {
+        let (workspace, assignment) = (Arc::clone(&bench.workspace), assignment.clone());
+        match in_background(move || workspace.remember(&assignment, trained)).await {
+            Ok(()) => return Ok(trained),
+            Err(error) => pause(cancel, patience.bear(error.into())?).await?,
+        }
+    }
 }
 
 /// Tells what the site does, unless the job was cancelled: then it is for the next one to tell.
@@ -230,7 +294,13 @@ async fn deliver(
     transfer::upload(&bench.channel, purpose, trained.update, &path, &mut |_, _| {})
         .await
         .map_err(Error::Upload)?;
-    let submit = || client::submit_update(&bench.channel, round, base, trained);
+    let submit = || async {
+        // A rule can only end the process here: a submission touches no disk of this side.
+        let _ = reach("submit.send");
+        let submitted = client::submit_update(&bench.channel, round, base, trained).await;
+        let _ = reach("submit.reply");
+        submitted
+    };
     again(bench, SUBMISSION, submit).await
 }
 
@@ -253,6 +323,7 @@ async fn again<T, F: Future<Output = Result<T, Status>>>(
             Err(_) => {
                 let wait = backoff::delay(attempt, RETRY_FIRST, RETRY_MAX, bench.site.as_str());
                 tokio::time::sleep(wait).await;
+                bench.budget.take().await;
                 attempt += 1;
             }
         }

@@ -7,11 +7,12 @@
 pub mod decide;
 pub mod job;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fedpaint_proto::budget::Budget;
 use fedpaint_proto::channel;
 use fedpaint_proto::names::{Blob, RoundId};
 use fedpaint_proto::reason::Reason;
@@ -27,7 +28,8 @@ use self::job::Bench;
 use crate::backoff;
 use crate::client::{self, Activity, Answer};
 use crate::config::{self, Config, Site};
-use crate::pipe::{Progress, Setup};
+use crate::disk;
+use crate::pipe::Progress;
 use crate::supervisor::{self, Supervisor};
 use crate::workspace::{self, Workspace};
 
@@ -74,13 +76,11 @@ pub async fn run(
     program: PathBuf,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let workspace = Arc::new(Workspace::open(&config.workspace)?);
-    let setup = Setup {
-        workspace: config.workspace.clone(),
-        data: config.data.clone(),
-        compute: config.trainer.clone(),
+    let Some(workspace) = stop.run_until_cancelled(open(&config.workspace)).await else {
+        return Ok(());
     };
-    let mut supervisor = Supervisor::new(program, setup);
+    let workspace = Arc::new(workspace?);
+    let mut supervisor = Supervisor::new(program, config.setup());
     let hello = supervisor.start().await?;
     let (device, cohort) = (&hello.device, &hello.cohort);
     tracing::info!(
@@ -100,7 +100,8 @@ pub async fn run(
         Some(Err(error)) => Err(error),
         Some(Ok(channel)) => {
             let supervisor = Arc::clone(&supervisor);
-            let bench = Bench { channel, site: site.name.clone(), workspace, supervisor };
+            let (site, budget) = (site.name.clone(), Budget::default());
+            let bench = Bench { channel, site, workspace, supervisor, budget };
             serve(bench, &stop).await
         }
     };
@@ -118,12 +119,35 @@ pub async fn serve(bench: Bench, stop: &CancellationToken) -> Result<(), Error> 
     Agent::new(bench).serve(stop).await
 }
 
+/// Takes the workspace, as soon as its disk lets it.
+async fn open(folder: &Path) -> Result<Workspace, workspace::Error> {
+    let mut retries = 0;
+    loop {
+        match Workspace::open(folder) {
+            Err(error) if error.may_pass() && retries < disk::RETRIES_MAX => {
+                if retries == 0 {
+                    tracing::warn!("{error}; trying again until there is room");
+                }
+                retries += 1;
+                tokio::time::sleep(disk::RETRY_WAIT).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// Reaches the coordinator, however long it takes.
 async fn connect(config: &Config, site: &Site) -> Result<Channel, Error> {
     let mut failures = Failures::default();
+    let route = config.route(|name| std::env::var(name).ok())?;
+    if let Some(proxy) = &route.proxy {
+        tracing::info!(%proxy, "the coordinator is reached through a proxy");
+    }
     loop {
         let tls = config.tls.client()?;
-        match channel::connect(&config.coordinator, &site.federation, tls).await {
+        let connected =
+            channel::connect_by(&route, &config.coordinator, &site.federation, tls).await;
+        match connected {
             Ok(channel) => {
                 let coordinator = &config.coordinator;
                 tracing::info!(%coordinator, site = %site.name, "connected");

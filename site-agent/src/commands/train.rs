@@ -15,6 +15,7 @@ use crate::cohort::Cohort;
 use crate::local_round::{Machine, RoundKey, Watch, train_round};
 use crate::model::checkpoint;
 use crate::pipe::Progress;
+use crate::train::journal::Journal;
 
 /// Options of `train`.
 #[derive(Debug, clap::Args)]
@@ -64,7 +65,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         };
         let mut watch = Watch { is_stopped: &|| false, progress: &mut progress };
         let key = RoundKey { plan: &plan.training, number, site: &args.site };
-        let done = train_round(&weights, &cohort, &machine, key, &mut watch)
+        let done = train_round(&weights, &cohort, &machine, key, Journal::none(), &mut watch)
             .with_context(|| format!("round {number}"))?;
         bar.suspend(|| {
             let (first, last) = (done.report.loss_first, done.report.loss_last);

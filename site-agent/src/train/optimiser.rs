@@ -52,6 +52,39 @@ impl Optimiser {
         }
     }
 
+    /// The steps taken and every parameter with its two moments, in the order in which the network is
+    /// visited. burn's own keeps them on its device; nothing is had from there.
+    pub fn kept(&self) -> Option<(u32, Vec<&[f32]>)> {
+        match self {
+            Optimiser::Own(Own { parameters, steps }) => {
+                let tensors = parameters
+                    .iter()
+                    .flat_map(|held| [&held.weight, &held.first, &held.second].map(Vec::as_slice));
+                Some((*steps, tensors.collect()))
+            }
+            Optimiser::Stock(_) => None,
+        }
+    }
+
+    /// Takes up what [`Optimiser::kept`] gave, and gives `net` its weights.
+    ///
+    /// # Panics
+    /// If it is of another network, or this is burn's own: then the caller has mixed up two trainings.
+    pub fn restore(&mut self, net: &mut Unet, steps: u32, tensors: Vec<Vec<f32>>) {
+        let Optimiser::Own(own) = self else { panic!("burn's optimiser keeps no checkpoint") };
+        own.steps = steps;
+        assert_eq!(tensors.len(), 3 * own.parameters.len(), "tensors of the checkpoint");
+        let mut tensors = tensors.into_iter();
+        for held in &mut own.parameters {
+            for place in [&mut held.weight, &mut held.first, &mut held.second] {
+                let kept = tensors.next().unwrap_or_default();
+                assert_eq!(kept.len(), place.len(), "numbers of a tensor of the checkpoint");
+                *place = kept;
+            }
+        }
+        own.move_to(net);
+    }
+
     /// Moves `net` by one step and gives the norm of all gradients before it was clipped. Where that is
     /// not finite nothing is moved.
     ///
@@ -135,10 +168,15 @@ impl Own {
         let norm = optimiser::step(used.collect(), &options, self.steps + 1);
         if norm.is_finite() {
             self.steps += 1;
-            let mut moved = Moved { weights: self.parameters.iter().map(|held| &held.weight) };
-            *net = net.clone().map(&mut moved);
+            self.move_to(net);
         }
         Ok(norm)
+    }
+
+    /// Gives the network the weights that are here.
+    fn move_to(&self, net: &mut Unet) {
+        let mut moved = Moved { weights: self.parameters.iter().map(|held| &held.weight) };
+        *net = net.clone().map(&mut moved);
     }
 }
 

@@ -39,8 +39,21 @@ pub struct TrainingSummary {
     pub gradient_norm_p99: f64,
 }
 
+/// What the steps of a training came to so far, of which its summary is made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Course {
+    /// The loss of each step.
+    pub losses: Vec<f64>,
+    /// The norm of each step's gradient before it was scaled.
+    pub norms: Vec<f64>,
+    /// Examples seen.
+    pub examples: u64,
+    /// The losses by how noisy x_t was.
+    pub quarters: Quarters,
+}
+
 /// The losses of slices, added up by the quarter of the diffusion that their step is in.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Quarters {
     losses: [f64; 4],
     shares: [f64; 4],
@@ -54,6 +67,19 @@ impl Quarters {
         self.shares[quarter] += share;
     }
 
+    /// The sums, to be kept.
+    pub fn numbers(&self) -> [f64; 8] {
+        let mut numbers = [0.0; 8];
+        numbers[..4].copy_from_slice(&self.losses);
+        numbers[4..].copy_from_slice(&self.shares);
+        numbers
+    }
+
+    /// The sums that [`Quarters::numbers`] gave.
+    pub fn from_numbers([a, b, c, d, e, f, g, h]: [f64; 8]) -> Quarters {
+        Quarters { losses: [a, b, c, d], shares: [e, f, g, h] }
+    }
+
     /// The mean loss of each quarter, none where no pixel counted.
     pub fn means(&self) -> [Option<f64>; 4] {
         let mean = |i: usize| (self.shares[i] > 0.0).then(|| self.losses[i] / self.shares[i]);
@@ -61,27 +87,28 @@ impl Quarters {
     }
 }
 
-/// What the steps come to; there is at least one.
-pub fn summary(reports: &[StepReport], quarters: &Quarters) -> TrainingSummary {
-    let mean = |part: &[StepReport]| {
-        part.iter().map(|report| report.loss).sum::<f64>() / part.len().max(1) as f64
-    };
-    let quarter = reports.len().div_ceil(4);
-    let mut norms: Vec<f64> = reports.iter().map(|report| report.gradient_norm).collect();
-    norms.sort_by(f64::total_cmp);
-    let rank = |percent: usize| {
-        let rank = (norms.len() * percent).div_ceil(100).max(1);
-        norms.get(rank - 1).copied().unwrap_or_default()
-    };
-    TrainingSummary {
-        steps: reports.len(),
-        examples: reports.last().map_or(0, |report| report.examples),
-        loss_mean: mean(reports),
-        loss_first_quarter: mean(&reports[..quarter]),
-        loss_last_quarter: mean(&reports[reports.len() - quarter..]),
-        loss_by_noise: quarters.means(),
-        gradient_norm_p50: rank(50),
-        gradient_norm_p99: rank(99),
+impl Course {
+    /// What the steps come to; there is at least one.
+    pub fn summary(&self) -> TrainingSummary {
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len().max(1) as f64;
+        let losses = &self.losses;
+        let quarter = losses.len().div_ceil(4);
+        let mut norms = self.norms.clone();
+        norms.sort_by(f64::total_cmp);
+        let rank = |percent: usize| {
+            let rank = (norms.len() * percent).div_ceil(100).max(1);
+            norms.get(rank - 1).copied().unwrap_or_default()
+        };
+        TrainingSummary {
+            steps: losses.len(),
+            examples: self.examples,
+            loss_mean: mean(losses),
+            loss_first_quarter: mean(&losses[..quarter]),
+            loss_last_quarter: mean(&losses[losses.len() - quarter..]),
+            loss_by_noise: self.quarters.means(),
+            gradient_norm_p50: rank(50),
+            gradient_norm_p99: rank(99),
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 //! 3.2). A gradient that overflows all the same is taken again with half the factor, so no step is
 //! skipped and equal inputs go the same way. It is 1 and stays 1 where the range needs no help.
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::precision::Precision;
 
 /// What f16 begins with: the largest that a loss of a few units survives at all.
@@ -15,7 +17,8 @@ const MAX: f64 = 16_777_216.0;
 const STEADY_STEPS: u32 = 2_000;
 
 /// The factor, and how long it has held.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LossScale {
     factor: f64,
     steady: u32,

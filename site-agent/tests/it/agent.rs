@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use fedpaint_proto::budget::Budget;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::WithdrawalReason;
+use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_site_agent::agent::{job::Bench, serve};
+use fedpaint_site_agent::pipe::Setup;
+use fedpaint_site_agent::settings::RehearsalSettings;
 use fedpaint_site_agent::supervisor::Supervisor;
 use fedpaint_site_agent::workspace::Workspace;
 use rustix::process::{Pid, Signal, kill_process};
@@ -30,13 +34,19 @@ impl Site {
     }
 
     fn start_in(workspace: TempDir, channel: Channel) -> Site {
-        let supervisor = Supervisor::new(PROGRAM.into(), setup(workspace.path()));
+        let setup = setup(workspace.path());
+        Site::start_with(workspace, channel, setup)
+    }
+
+    fn start_with(workspace: TempDir, channel: Channel, setup: Setup) -> Site {
+        let supervisor = Supervisor::new(PROGRAM.into(), setup);
         let supervisor = Arc::new(Mutex::new(supervisor));
         let bench = Bench {
             channel,
             site: "mayo".parse().unwrap(),
             workspace: Arc::new(Workspace::open(workspace.path()).unwrap()),
             supervisor: Arc::clone(&supervisor),
+            budget: Budget::default(),
         };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -102,15 +112,14 @@ async fn a_federated_round_is_the_same_training_as_alone_bit_for_bit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_trainer_is_told_and_the_next_attempt_gets_a_new_one() {
+async fn a_killed_trainer_is_followed_by_another_one_in_the_same_attempt() {
     let (fake, channel) = Fake::start(ENDLESS, model()).await;
     let site = Site::start(channel);
     fake.until(|state| has_stepped(state, &round(1, 1))).await;
     fake.state().plan = PLAN.into();
     site.kill_trainer();
-    assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::TrainerDied);
     fake.until(|state| !state.submitted.is_empty()).await;
-    assert_eq!(fake.state().submitted[0].round, Some(round(1, 2)));
+    assert_eq!(fake.state().submitted[0].round, Some(round(1, 1)));
     site.stop().await;
 }
 
@@ -191,4 +200,58 @@ async fn an_agent_that_is_stopped_in_a_training_withdraws_and_leaves_no_trainer(
     fake.until(|state| has_stepped(state, &round(1, 1))).await;
     site.stop().await;
     assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::Stopping);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_stopped_goes_on_from_its_checkpoint_in_the_next_attempt() {
+    let plan = PLAN.replace("steps = 3", "steps = 40");
+    let (fake, channel) = Fake::start(&plan, model()).await;
+    let rehearsing = |workspace: &TempDir| Setup {
+        rehearsal: Some(RehearsalSettings { steps_ms: 50, checkpoint_steps: Some(5) }),
+        ..setup(workspace.path())
+    };
+    let steps = |said: &[Activity], attempt: u32| -> Vec<u32> {
+        let training = said.iter().filter_map(|said| match said {
+            Activity::Training(t) if t.round == Some(round(1, attempt)) => t.progress.as_ref(),
+            _ => None,
+        });
+        training.map(|progress| progress.step).filter(|step| *step > 0).collect()
+    };
+    let workspace = tempfile::tempdir().unwrap();
+    let told = rehearsing(&workspace);
+    let site = Site::start_with(workspace, channel.clone(), told.clone());
+    fake.until(|state| steps(&state.said, 1).last() > Some(&10)).await;
+    let workspace = site.stop().await;
+    assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::Stopping);
+    let site = Site::start_with(workspace, channel, told);
+    fake.until(|state| !state.submitted.is_empty()).await;
+    site.stop().await;
+    let state = fake.state();
+    assert_eq!(state.submitted[0].round, Some(round(1, 2)));
+    let again = steps(&state.said, 2);
+    assert!(again.first() > Some(&10), "trained again from the beginning: {again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_upload_stops_no_heartbeat() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    fake.state().uploads_stall = true;
+    let site = Site::start(channel);
+    fake.until(|state| state.uploads > 0).await;
+    let beats = fake.state().beats;
+    fake.until(|state| state.beats >= beats + 10).await;
+    assert!(matches!(fake.state().said.last(), Some(Activity::Uploading(_))));
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_submission_whose_answer_is_lost_is_repeated_and_nothing_is_sent_again() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    fake.state().answers_lost = 2;
+    let site = Site::start(channel);
+    fake.until(|state| state.submitted.len() == 3).await;
+    site.stop().await;
+    let state = fake.state();
+    assert!(state.submitted.iter().all(|submitted| *submitted == state.submitted[0]));
+    assert_eq!(state.uploads, 1);
 }

@@ -35,6 +35,14 @@ pub(crate) struct State {
     pub(crate) said: Vec<Activity>,
     /// The updates submitted.
     pub(crate) submitted: Vec<SubmitUpdateRequest>,
+    /// Heartbeats heard.
+    pub(crate) beats: u64,
+    /// Uploads begun.
+    pub(crate) uploads: u64,
+    /// Whether uploads are left hanging.
+    pub(crate) uploads_stall: bool,
+    /// How many submissions are taken and their answers lost.
+    pub(crate) answers_lost: u32,
     blobs: HashMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -127,6 +135,7 @@ impl FederationService for Fake {
     ) -> Result<Response<HeartbeatResponse>, Status> {
         let activity = request.into_inner().activity.unwrap();
         let mut state = self.state();
+        state.beats += 1;
         if state.said.last() != Some(&activity) {
             state.said.push(activity.clone());
         }
@@ -168,6 +177,10 @@ impl FederationService for Fake {
             return Err(reason.status("made up"));
         }
         state.submitted.push(request.into_inner());
+        if state.answers_lost > 0 {
+            state.answers_lost -= 1;
+            return Err(Status::unavailable("the connection broke"));
+        }
         state.round = None;
         self.changed.notify_waiters();
         Ok(Response::new(SubmitUpdateResponse {}))
@@ -192,6 +205,14 @@ impl BlobService for Fake {
         &self,
         request: Request<Streaming<UploadRequest>>,
     ) -> Result<Response<UploadResponse>, Status> {
+        let stalls = {
+            let mut state = self.state();
+            state.uploads += 1;
+            state.uploads_stall
+        };
+        if stalls {
+            std::future::pending::<()>().await;
+        }
         let mut parts = request.into_inner();
         let mut bytes = Vec::new();
         while let Some(UploadRequest { part }) = parts.message().await? {

@@ -15,6 +15,7 @@ mod inpaint;
 mod model;
 mod overfit;
 mod preview;
+mod resume;
 mod shared_data;
 mod site;
 mod trainer;

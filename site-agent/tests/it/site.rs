@@ -63,7 +63,12 @@ pub(crate) fn setup(workspace: &Path) -> Setup {
             cache: None,
             cache_mib_max: CACHE_MIB_DEFAULT,
         },
-        compute: ComputeSettings { device: "cpu".into(), threads: Some(1), memory_mib_max: None },
+        compute: ComputeSettings {
+            device: "cpu".into(),
+            threads: Some(1),
+            ..ComputeSettings::default()
+        },
+        rehearsal: None,
     }
 }
 

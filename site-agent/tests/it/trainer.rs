@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::site::{ENDLESS, PROGRAM, blob, model, setup, trainers};
 
-fn spawn(workspace: &Path) -> Child {
+pub(crate) fn spawn(workspace: &Path) -> Child {
     let mut command = Command::new(PROGRAM);
     command.arg("trainer").env_clear().current_dir(workspace);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-fn assignment(workspace: &Path, plan: &str) -> Assignment {
+pub(crate) fn assignment(workspace: &Path, plan: &str) -> Assignment {
     let base = blob(&model());
     Workspace::open(workspace).unwrap();
     std::fs::write(model_path(workspace, base.digest), model()).unwrap();

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 /// The half with keys and network, and what both halves share.
 const AGENT: &[&str] = &["agent", "client", "config", "doctor", "supervisor"];
-const SHARED: &[&str] = &["backoff", "pipe", "settings", "workspace"];
+const SHARED: &[&str] = &["backoff", "disk", "pipe", "settings", "workspace"];
 
 /// The half with scans and device.
 const TRAINER: &[&str] = &[
     "baselines",
+    "checkpoints",
     "cohort",
     "cpu",
     "data",
@@ -19,6 +20,7 @@ const TRAINER: &[&str] = &[
     "model",
     "panel",
     "phantom",
+    "rehearsal",
     "train",
     "trainer",
 ];

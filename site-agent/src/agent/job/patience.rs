@@ -1,0 +1,88 @@
+//! How long a round bears what may pass by itself: a disk without room, a trainer that dies.
+
+use std::time::Duration;
+
+use super::Error;
+use crate::disk;
+
+/// How often the trainer may die, or have its files harmed, in one round before the site withdraws. It
+/// goes on from its checkpoint every time, so each of them costs a few steps.
+pub(super) const TRAINER_DEATHS_MAX: u32 = 5;
+
+/// What a round has borne so far.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    disk: u32,
+    deaths: u32,
+}
+
+impl Patience {
+    /// Bears `error`, and says how long to wait before what failed is tried again.
+    ///
+    /// # Errors
+    /// `error`, if it does not pass by itself or was borne often enough.
+    pub(super) fn bear(&mut self, error: Error) -> Result<Duration, Error> {
+        if error.is_disk() && self.disk < disk::RETRIES_MAX {
+            if self.disk == 0 {
+                tracing::warn!("{error}; trying again until there is room");
+            }
+            self.disk += 1;
+            return Ok(disk::RETRY_WAIT);
+        }
+        if error.is_trainers() && self.deaths < TRAINER_DEATHS_MAX {
+            self.deaths += 1;
+            let (death, deaths_max) = (self.deaths, TRAINER_DEATHS_MAX);
+            // The supervisor pauses before it starts another one.
+            tracing::warn!(death, deaths_max, "the round goes on with another trainer: {error}");
+            return Ok(Duration::ZERO);
+        }
+        Err(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::pipe::Failure;
+    use crate::supervisor::{Death, Error as TrainerError};
+    use crate::workspace;
+
+    fn io(source: io::Error) -> Error {
+        Error::Workspace(workspace::Error::Io { path: "trained.json".into(), source })
+    }
+
+    fn died() -> Error {
+        Error::Trainer(TrainerError::Died(Death::Other("signal 9".into())))
+    }
+
+    #[test]
+    fn a_full_disk_is_borne_for_half_an_hour_and_looked_at_every_two_seconds() {
+        let mut patience = Patience::default();
+        let mut waited = Duration::ZERO;
+        while let Ok(wait) = patience.bear(io(Errno::NOSPC.into())) {
+            assert_eq!(wait.as_secs(), 2);
+            waited += wait;
+        }
+        assert_eq!(waited.as_secs(), 1800);
+        assert!(patience.bear(io(Errno::ACCESS.into())).is_err());
+    }
+
+    #[test]
+    fn a_trainer_may_die_a_few_times_and_what_would_happen_again_is_not_borne() {
+        let mut patience = Patience::default();
+        for _ in 0..TRAINER_DEATHS_MAX {
+            assert_eq!(patience.bear(died()).unwrap(), Duration::ZERO);
+        }
+        assert!(patience.bear(died()).is_err());
+        let failed =
+            |failure| Error::Trainer(TrainerError::Failed { failure, detail: String::new() });
+        assert!(Patience::default().bear(failed(Failure::NotFinite)).is_err());
+        assert!(Patience::default().bear(failed(Failure::Disk)).is_ok());
+        let hungry = Error::Trainer(TrainerError::Died(Death::OutOfMemory));
+        assert!(Patience::default().bear(hungry).is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! Files that are whole or not there, and trouble of the disk that may pass by itself.
+//!
+//! Nothing here knows what is written. What fails on the way to the disk is never trusted: it is
+//! removed, and the caller writes it anew.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fedpaint_proto::failpoint::reach;
+use fedpaint_proto::weights::sync_folder;
+use rustix::io::Errno;
+
+/// How long to wait before a disk that failed is tried again: room may have been made.
+pub const RETRY_WAIT: Duration = Duration::from_secs(2);
+
+/// How often, so that a disk which does not come back in half an hour ends the round.
+pub const RETRIES_MAX: u32 = 900;
+
+/// How much is written at a time.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// The places where a test may break the writing of one kind of file, see
+/// [`fedpaint_proto::failpoint`].
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    /// Before the temporary file is made.
+    pub create: &'static str,
+    /// Before it is written.
+    pub write: &'static str,
+    /// Before it is brought to the disk.
+    pub sync: &'static str,
+    /// Before it is given its name.
+    pub rename: &'static str,
+    /// Before its name is brought to the disk.
+    pub folder: &'static str,
+}
+
+/// Has `fill` write a file beside `path`, brings it to the disk and gives it the name `path`.
+///
+/// # Errors
+/// If the disk fails; then nothing half-written is left, and `path` is what it was, or the new file
+/// whole.
+pub fn write_whole(
+    path: &Path,
+    places: &Places,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let temporary = temporary_of(path);
+    let written = written(&temporary, path, places, fill);
+    if written.is_err() {
+        // A file whose sync failed may read well now and not after a power cut. If even this fails,
+        // the next writing empties it first.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn written(
+    temporary: &Path,
+    path: &Path,
+    places: &Places,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    reach(places.create)?;
+    let mut file = BufWriter::with_capacity(BUFFER_BYTES, File::create(temporary)?);
+    reach(places.write)?;
+    fill(&mut file)?;
+    file.flush()?;
+    reach(places.sync)?;
+    file.get_ref().sync_all()?;
+    reach(places.rename)?;
+    fs::rename(temporary, path)?;
+    // The rename is durable once the folder is.
+    reach(places.folder)?;
+    sync_folder(path)
+}
+
+/// Where a file is while it is not whole.
+fn temporary_of(path: &Path) -> PathBuf {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".writing");
+    PathBuf::from(temporary)
+}
+
+/// Whether the disk is full, broken or read-only now, which may pass without anybody touching a
+/// configuration.
+pub fn may_pass(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    [Errno::NOSPC, Errno::DQUOT, Errno::IO, Errno::ROFS]
+        .iter()
+        .any(|errno| number == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACES: Places = Places {
+        create: "a.create",
+        write: "a.write",
+        sync: "a.sync",
+        rename: "a.rename",
+        folder: "a.folder",
+    };
+
+    #[test]
+    fn a_file_that_could_not_be_written_leaves_what_was_there_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("record");
+        write_whole(&path, &PLACES, |file| file.write_all(b"first")).unwrap();
+        let full = |file: &mut dyn Write| {
+            file.write_all(b"sec")?;
+            Err(Errno::NOSPC.into())
+        };
+        let error = write_whole(&path, &PLACES, full).unwrap_err();
+        assert!(may_pass(&error));
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_full_a_broken_and_a_read_only_disk_may_pass_and_a_missing_folder_does_not() {
+        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::IO, Errno::ROFS] {
+            assert!(may_pass(&errno.into()), "{errno}");
+        }
+        assert!(!may_pass(&Errno::NOENT.into()) && !may_pass(&Errno::ACCESS.into()));
+        assert!(!may_pass(&io::Error::other("no space left on device")));
+    }
+}

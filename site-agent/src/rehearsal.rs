@@ -1,0 +1,174 @@
+//! A training that is made up: for developers who break the machinery round a training, over and over.
+//!
+//! It opens no scan and knows no network, so that a round takes milliseconds and any safetensors model
+//! will do. All else is as in a training: the pipe, the workspace, checkpoints, and bytes that follow
+//! from the base model, the run, the round, the site and the steps alone. A table `[rehearsal]` in the
+//! agent's configuration begins it: `steps_ms = N` is how long a step takes (0 for no time),
+//! `checkpoint_steps = N` goes before that of `[trainer]`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fedpaint_proto::plan::TrainingPlan;
+use fedpaint_proto::weights::{self, Dtype, ModelFile};
+
+use crate::local_round::Watch;
+use crate::model::precision::Precision;
+use crate::pipe::{Failure, Progress};
+use crate::settings::RehearsalSettings;
+use crate::train::journal::Journal;
+use crate::train::report::{Course, TrainingSummary};
+use crate::train::scaling::LossScale;
+use crate::train::snapshot::{Key, Snapshot};
+
+/// What a rehearsal says that it computes on.
+pub const MACHINE: &str = "rehearsal";
+
+/// The most that a weight moves in a step.
+const MOVE_MAX: f32 = 1e-3;
+
+/// Weights that are moved at a time.
+const WEIGHTS: usize = 4096;
+
+/// The number that tells how long a model file's header is.
+const PREFIX_BYTES: usize = size_of::<u64>();
+
+/// Why there is no update.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The base model is none.
+    #[error("the base model: {0}")]
+    Base(#[from] weights::Error),
+    /// The base model does not read.
+    #[error("{}: {source}", path.display())]
+    Disk {
+        /// The base model.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The caller stopped it.
+    #[error("the rehearsal was stopped after {steps} steps")]
+    Stopped {
+        /// The steps done.
+        steps: usize,
+    },
+}
+
+impl Error {
+    /// The error in a form that may leave the site.
+    pub fn failure(&self) -> Failure {
+        match self {
+            Error::Base(_) => Failure::BaseModel,
+            Error::Disk { .. } => Failure::Disk,
+            Error::Stopped { .. } => Failure::Cancelled,
+        }
+    }
+}
+
+/// What is rehearsed.
+#[derive(Clone, Copy, Debug)]
+pub struct Rehearsal<'a> {
+    /// The base model's file.
+    pub base: &'a Path,
+    /// Whose rehearsal it is.
+    pub key: &'a Key,
+    /// How many steps and of how many examples.
+    pub plan: &'a TrainingPlan,
+    /// How long they take.
+    pub settings: &'a RehearsalSettings,
+}
+
+impl Rehearsal<'_> {
+    /// Moves every weight of the base model, step after step, and gives the update's bytes. `wait`
+    /// waits, and says whether the rehearsal was stopped meanwhile.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn run(
+        &self,
+        mut journal: Journal<'_>,
+        wait: &dyn Fn(Duration) -> bool,
+        watch: &mut Watch<'_>,
+    ) -> Result<(Vec<u8>, TrainingSummary), Error> {
+        let (mut bytes, data) = self.read()?;
+        let steps = self.plan.steps as usize;
+        let (mut course, mut weights) = match journal.from.take() {
+            Some(Snapshot { course, mut tensors, .. }) => {
+                (course, tensors.pop().unwrap_or_default())
+            }
+            None => (Course::default(), floats(&bytes[data..])),
+        };
+        for step in course.losses.len()..steps {
+            let loss = self.step(step, &mut weights);
+            course.losses.push(loss);
+            course.norms.push(1.0 + loss);
+            course.examples += u64::from(self.plan.batch);
+            let done = step + 1;
+            journal.after(done, steps, || {
+                let (course, scale) = (course.clone(), LossScale::new(Precision::F32));
+                Some(Snapshot { course, optimiser_steps: 0, scale, tensors: vec![&weights[..]] })
+            });
+            let waited = wait(Duration::from_millis(self.settings.steps_ms));
+            let told = u32::try_from(done).unwrap_or(u32::MAX);
+            (watch.progress)(Progress { step: told, steps: self.plan.steps, loss });
+            if (waited || (watch.is_stopped)()) && done < steps {
+                return Err(Error::Stopped { steps: done });
+            }
+        }
+        for (place, weight) in bytes[data..].chunks_exact_mut(size_of::<f32>()).zip(&weights) {
+            place.copy_from_slice(&weight.to_le_bytes());
+        }
+        Ok((bytes, course.summary()))
+    }
+
+    /// The base model's file, and where its weights begin in it: after the header they are all that
+    /// there is.
+    fn read(&self) -> Result<(Vec<u8>, usize), Error> {
+        let model = ModelFile::open(self.base)?;
+        if let Some(other) = model.tensors().iter().find(|tensor| tensor.dtype != Dtype::F32) {
+            let (name, dtype) = (other.name.clone(), other.dtype);
+            return Err(weights::Error::Dtype { name, dtype }.into());
+        }
+        let bytes = fs::read(self.base).map_err(|source| self.disk(source))?;
+        let prefix = bytes.first_chunk::<PREFIX_BYTES>().copied().unwrap_or_default();
+        let data = PREFIX_BYTES + usize::try_from(u64::from_le_bytes(prefix)).unwrap_or(usize::MAX);
+        Ok((bytes, data))
+    }
+
+    /// Moves the weights by what follows from the key and the step, and gives a made-up loss.
+    fn step(&self, step: usize, weights: &mut [f32]) -> f64 {
+        let Key { run, number, site, base, .. } = self.key;
+        let mut hasher = blake3::Hasher::new_derive_key("fedpaint 2026 rehearsal");
+        for name in [run.as_str(), site.as_str()] {
+            hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+        }
+        hasher.update(base.as_bytes()).update(&number.to_le_bytes());
+        hasher.update(&(step as u64).to_le_bytes());
+        let mut stream = hasher.finalize_xof();
+        let mut word = [0; size_of::<u32>()];
+        stream.fill(&mut word);
+        let mut numbers = [0; WEIGHTS];
+        for some in weights.chunks_mut(WEIGHTS) {
+            let numbers = &mut numbers[..some.len()];
+            stream.fill(numbers);
+            for (weight, number) in some.iter_mut().zip(numbers) {
+                *weight += (f32::from(*number) / 127.5 - 1.0) * MOVE_MAX;
+            }
+        }
+        f64::from(u32::from_le_bytes(word)) / f64::from(u32::MAX) / (step + 1) as f64
+    }
+
+    fn disk(&self, source: io::Error) -> Error {
+        Error::Disk { path: self.base.to_owned(), source }
+    }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! A training that was interrupted comes to what it would have come to.
+
+use fedpaint_proto::names::Digest;
+
+use super::snapshot::{Key, Snapshot};
+use super::tests::{example, go, options, weights};
+use super::*;
+use crate::model::checkpoint;
+
+fn key() -> Key {
+    Key {
+        run: "brain".parse().unwrap(),
+        number: 1,
+        site: "mayo".parse().unwrap(),
+        plan: Digest::of(b"plan"),
+        base: Digest::of(b"base"),
+        machine: "cpu".into(),
+        build: "1".into(),
+    }
+}
+
+/// All that steps can depend on: a pull to the start, decay, and a rate that changes.
+fn eventful() -> TrainingOptions {
+    let (weight_decay, proximal_mu) = (0.1, 0.3);
+    let rates = TrainingOptions { warmup_steps: 3, decay_steps: 3, ..options(6) };
+    TrainingOptions { weight_decay, proximal_mu, condition_drop: 0.5, ..rates }
+}
+
+/// Trains, and gives every snapshot as the bytes of its file.
+fn run(
+    options: &TrainingOptions,
+    from: Option<Snapshot<Vec<f32>>>,
+) -> (Vec<u8>, TrainingSummary, Vec<Vec<u8>>) {
+    let mut kept = Vec::new();
+    let mut keep = |snapshot: &Snapshot<&[f32]>| {
+        let mut bytes = snapshot.header(&key()).unwrap();
+        snapshot.write_numbers(&mut bytes).unwrap();
+        kept.push(bytes);
+    };
+    let journal = Journal { from, every: 1, keep: Some(&mut keep) };
+    let mut next =
+        |step: usize| Ok((0..1 + step % 2).map(|i| example(16, (2 * step + i) as u64)).collect());
+    let device = Device::flex();
+    let (trained, summary) =
+        journal::train(&weights(16), &device, options, journal, &mut next, &mut go).unwrap();
+    (checkpoint::to_bytes(&trained).unwrap(), summary, kept)
+}
+
+#[test]
+fn a_training_goes_on_from_any_step_to_the_same_bytes_and_the_same_report() {
+    let options = eventful();
+    let (whole, summary, kept) = run(&options, None);
+    assert_eq!(kept.len(), 5, "one after every step but the last");
+    for (i, bytes) in kept.iter().enumerate() {
+        let from = Snapshot::read(&mut &bytes[..], &key()).unwrap();
+        assert_eq!(from.steps(), i + 1);
+        let (again, summary_again, kept_again) = run(&options, Some(from));
+        assert!(again == whole, "from step {}", i + 1);
+        assert_eq!(summary_again, summary);
+        assert!(kept_again == kept[i + 1..], "the later snapshots differ");
+    }
+}
+
+#[test]
+fn where_burns_optimiser_works_nothing_is_kept_and_training_begins_anew() {
+    let (_, summary, kept) =
+        run(&TrainingOptions { precision: Precision::Bf16, ..options(2) }, None);
+    assert_eq!((summary.steps, kept.len()), (2, 0));
+}

@@ -1,0 +1,123 @@
+//! Trainers that are killed and disks that are full: the update comes late, and is the same.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use fedpaint_proto::failpoint;
+use fedpaint_site_agent::pipe::{self, FromTrainer, PIPE_VERSION, Setup, ToTrainer, Trained};
+use fedpaint_site_agent::settings::RehearsalSettings;
+use fedpaint_site_agent::supervisor::{Error, Supervisor};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio_util::sync::CancellationToken;
+
+use crate::site::{PLAN, PROGRAM, setup, trainers};
+use crate::trainer::assignment;
+
+/// A plan of enough steps to be killed in.
+fn plan() -> String {
+    PLAN.replace("steps = 3", "steps = 12")
+}
+
+/// Trains, killing the trainer at each of these steps; gives the first step that each trainer told of.
+async fn trained(setup: Setup, kills: &[u32]) -> (Trained, Vec<u32>) {
+    let assignment = assignment(&setup.workspace, &plan());
+    let folder = setup.workspace.clone();
+    let mut supervisor = Supervisor::new(PROGRAM.into(), setup);
+    let never = CancellationToken::new();
+    let (mut kills, mut firsts) = (kills.iter().copied(), Vec::new());
+    loop {
+        let (kill_at, mut first) = (kills.next(), None);
+        let mut progress = |progress: pipe::Progress| {
+            first.get_or_insert(progress.step);
+            if Some(progress.step) == kill_at {
+                for id in trainers(&folder) {
+                    kill_process(Pid::from_raw(id).unwrap(), Signal::KILL).unwrap();
+                }
+            }
+        };
+        let done = supervisor.train(&assignment, &never, &mut progress).await;
+        firsts.extend(first);
+        match done {
+            Ok(trained) => {
+                supervisor.stop().await;
+                return (trained, firsts);
+            }
+            Err(Error::Died(_)) if kill_at.is_some() => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_training_whose_trainer_is_killed_goes_on_from_its_checkpoint_to_the_same_bytes() {
+    let folders = [0, 1].map(|_| tempfile::tempdir().unwrap());
+    let [whole, again] = folders.each_ref().map(|folder| {
+        let mut setup = setup(folder.path());
+        setup.compute.checkpoint_steps = 2;
+        setup
+    });
+    let (whole, firsts) = trained(whole, &[]).await;
+    assert_eq!(firsts, [1]);
+    let (again, firsts) = trained(again, &[3, 7]).await;
+    // The report too: it is made of all steps, those before the deaths as well.
+    assert_eq!(again, whole);
+    assert!(firsts.len() == 3 && firsts[1] > 2 && firsts[2] > firsts[1], "{firsts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_opens_no_scan_and_its_update_follows_from_its_assignment() {
+    let rehearsing = |folder: &Path| {
+        let mut setup = setup(folder);
+        setup.data.path = folder.join("nowhere");
+        setup.rehearsal = Some(RehearsalSettings { steps_ms: 0, checkpoint_steps: Some(3) });
+        setup
+    };
+    let folders = [0, 1].map(|_| tempfile::tempdir().unwrap());
+    let (whole, _) = trained(rehearsing(folders[0].path()), &[]).await;
+    assert_eq!((whole.examples, whole.report.steps), (24, 12));
+    let mut slow = rehearsing(folders[1].path());
+    slow.rehearsal.as_mut().unwrap().steps_ms = 20;
+    let (again, firsts) = trained(slow, &[5]).await;
+    assert_eq!(again, whole);
+    assert!(firsts[1] > 3, "{firsts:?}");
+}
+
+/// Rehearses in a trainer whose disk fails by `rules`.
+fn rehearsed_with(rules: &str) -> Trained {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules");
+    std::fs::write(&file, rules).unwrap();
+    let assignment = assignment(folder.path(), &plan());
+    let mut command = Command::new(PROGRAM);
+    command.arg("trainer").env_clear().env(failpoint::VARIABLE, &file).current_dir(folder.path());
+    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut trainer = pipes.spawn().unwrap();
+    let (mut stdin, mut stdout) = (trainer.stdin.take().unwrap(), trainer.stdout.take().unwrap());
+    let rehearsal = Some(RehearsalSettings { steps_ms: 0, checkpoint_steps: Some(3) });
+    let setup = Setup { rehearsal, ..setup(folder.path()) };
+    pipe::write(&mut stdin, &ToTrainer::Hello { version: PIPE_VERSION, setup }).unwrap();
+    pipe::write(&mut stdin, &ToTrainer::Train(assignment)).unwrap();
+    loop {
+        match pipe::read(&mut stdout).unwrap() {
+            FromTrainer::Trained(trained) => {
+                drop(stdin);
+                assert!(trainer.wait().unwrap().success());
+                return trained;
+            }
+            FromTrainer::Failed { detail, .. } => panic!("{rules}: {detail}"),
+            FromTrainer::Hello { .. } | FromTrainer::Progress(_) => {}
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_fails_holds_an_update_back_or_costs_a_checkpoint_and_ends_no_training() {
+    let whole = rehearsed_with("");
+    for trouble in ["enospc", "eio", "erofs"] {
+        assert_eq!(rehearsed_with(&format!("checkpoint.* {trouble}")), whole, "{trouble}");
+    }
+    // One after the other: each attempt comes one place further.
+    let places = ["create enospc", "write enospc", "sync eio", "rename erofs", "folder eio"];
+    let rules = places.map(|place| format!("train.update_{place}@1\n")).concat();
+    assert_eq!(rehearsed_with(&rules), whole);
+}
