@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConfig, OtherError};
 use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -128,25 +128,33 @@ pub async fn connect_by(
         service_fn(dial)
     };
     endpoint.connect_with_connector(connect).await.map_err(|error| {
-        let (address, reason) = (address.clone(), innermost(&error));
-        match is_distrust(&error) {
-            true => Error::Untrusted { address, reason },
-            false => Error::Connect { address, reason },
+        let address = address.clone();
+        match distrust(&error) {
+            Some(reason) => Error::Untrusted { address, reason },
+            None => Error::Connect { address, reason: innermost(&error) },
         }
     })
 }
 
-/// Whether `error`, or what caused it, is one end refusing the other's certificate.
-pub fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
+/// Whose certificate pleased the other end not, if that is what `error`, or what caused it, says.
+pub fn distrust(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(|e| e.get_ref());
-        if inner.is_some_and(|e| e.is::<rustls::Error>() || e.is::<NotTheCoordinator>()) {
-            return true;
+        let inner = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+        match inner.map(|inner| (inner, inner.downcast_ref::<rustls::Error>())) {
+            // Our own verifier's words.
+            Some((
+                _,
+                Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(words)))),
+            )) => return Some(words.to_string()),
+            Some((_, Some(error))) => return Some(error.to_string()),
+            Some((inner, None)) if inner.is::<NotTheCoordinator>() => {
+                return Some(inner.to_string());
+            }
+            _ => cause = error.source(),
         }
-        cause = error.source();
     }
-    false
+    None
 }
 
 /// The certificate at the other end is under the root, but not that of our coordinator.

@@ -105,7 +105,7 @@ pub fn of_environment(
     let Some((name, value)) = VARIABLES.iter().find_map(|name| Some((*name, set(name)?))) else {
         return Ok(None);
     };
-    let exceptions = EXCEPTIONS.iter().find_map(|name| set(name)).unwrap_or_default();
+    let exceptions = EXCEPTIONS.iter().find_map(set).unwrap_or_default();
     if exceptions.split(',').any(|exception| excepts(exception.trim(), address)) {
         return Ok(None);
     }

@@ -113,6 +113,11 @@ impl Error {
         }
     }
 
+    /// Whether a transfer does not get on, which it may when the network is back.
+    fn is_network(&self) -> bool {
+        matches!(self, Error::Download(error) | Error::Upload(error) if error.is_transient())
+    }
+
     /// Whether another trainer, or a base model that is fetched anew, may do what this one could not.
     fn is_trainers(&self) -> bool {
         use supervisor::Error as E;
@@ -172,8 +177,11 @@ pub async fn run(
     let mut patience = Patience::default();
     let delivered = loop {
         match until(cancel, deliver(bench, round, base, &trained)).await {
-            Err(error) if error.is_disk() => pause(cancel, patience.bear(error)?).await?,
-            delivered => break delivered,
+            Ok(()) => break Ok(()),
+            Err(error) => match patience.bear(error) {
+                Ok(wait) => pause(cancel, wait).await?,
+                Err(error) => break Err(error),
+            },
         }
     };
     if delivered.as_ref().is_err_and(|e| e.withdrawal() == Some(WithdrawalReason::UpdateRefused)) {

@@ -287,8 +287,8 @@ impl Agent {
         if never && matches!(reason, Some(Reason::WrongRole | Reason::NoIdentity)) {
             return Err(Error::Refused(status.message().to_owned()));
         }
-        if never && channel::is_distrust(status) {
-            return Err(Error::Refused(channel::innermost(status)));
+        if let Some(reason) = channel::distrust(status).filter(|_| never) {
+            return Err(Error::Refused(reason));
         }
         let what = match reason {
             Some(_) => format!("the coordinator says: {}", status.message()),

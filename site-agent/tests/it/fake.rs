@@ -20,6 +20,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::site::blob;
 
+/// Less than a model, so that an upload stalls when nobody reads it.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+
 /// What the coordinator knows and wants.
 #[derive(Default)]
 pub(crate) struct State {
@@ -70,7 +73,10 @@ impl Fake {
         }
         let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = incoming.local_addr().unwrap();
+        // As with the true one, a stream that nobody reads leaves the connection room for others.
         let server = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(4 * STREAM_WINDOW_BYTES)
             .add_service(FederationServiceServer::new(fake.clone()))
             .add_service(BlobServiceServer::new(fake.clone()))
             .serve_with_incoming(incoming);

@@ -1,4 +1,5 @@
-//! How long a round bears what may pass by itself: a disk without room, a trainer that dies.
+//! How long a round bears what may pass by itself: a disk without room, a network that is gone, a
+//! trainer that dies.
 
 use std::time::Duration;
 
@@ -9,10 +10,18 @@ use crate::disk;
 /// goes on from its checkpoint every time, so each of them costs a few steps.
 pub(super) const TRAINER_DEATHS_MAX: u32 = 5;
 
+/// How often a transfer that did not get on is begun again. Each has had its own retries over a minute
+/// and a half, so that half an hour without a network is borne.
+const TRANSFERS_MAX: u32 = 20;
+
+/// The wait before a transfer that did not get on is begun again.
+const TRANSFER_WAIT: Duration = Duration::from_secs(5);
+
 /// What a round has borne so far.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
     disk: u32,
+    transfers: u32,
     deaths: u32,
 }
 
@@ -29,6 +38,11 @@ impl Patience {
             self.disk += 1;
             return Ok(disk::RETRY_WAIT);
         }
+        if error.is_network() && self.transfers < TRANSFERS_MAX {
+            self.transfers += 1;
+            tracing::warn!("{error}; trying again");
+            return Ok(TRANSFER_WAIT);
+        }
         if error.is_trainers() && self.deaths < TRAINER_DEATHS_MAX {
             self.deaths += 1;
             let (death, deaths_max) = (self.deaths, TRAINER_DEATHS_MAX);
@@ -44,7 +58,10 @@ impl Patience {
 mod tests {
     use std::io;
 
+    use fedpaint_proto::names::Digest;
+    use fedpaint_proto::transfer;
     use rustix::io::Errno;
+    use tonic::Status;
 
     use super::*;
     use crate::pipe::Failure;
@@ -69,6 +86,21 @@ mod tests {
         }
         assert_eq!(waited.as_secs(), 1800);
         assert!(patience.bear(io(Errno::ACCESS.into())).is_err());
+    }
+
+    #[test]
+    fn a_transfer_that_does_not_get_on_is_begun_again_and_one_that_is_refused_is_not() {
+        let digest = Digest::of(b"update");
+        let status = || Status::unavailable("no route");
+        let mut patience = Patience::default();
+        let broken =
+            || Error::Upload(transfer::Error::Broken { digest, retries: 8, status: status() });
+        for _ in 0..TRANSFERS_MAX {
+            assert_eq!(patience.bear(broken()).unwrap(), TRANSFER_WAIT);
+        }
+        assert!(patience.bear(broken()).is_err());
+        let refused = transfer::Error::Refused { what: "take", digest, status: status() };
+        assert!(Patience::default().bear(Error::Upload(refused)).is_err());
     }
 
     #[test]
