@@ -37,9 +37,13 @@ async fn carry(listener: TcpListener, to: std::net::SocketAddr, stalled: watch::
         let mut stalled = stalled.clone();
         tokio::spawn(async move {
             let mut far = TcpStream::connect(to).await.unwrap();
-            tokio::select! {
-                _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                _ = stalled.wait_for(|stalled| *stalled) => std::future::pending().await,
+            let stall = async { stalled.wait_for(|stalled| *stalled).await.map(drop) };
+            let is_stalled = tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut near, &mut far) => false,
+                _ = stall => true,
+            };
+            if is_stalled {
+                std::future::pending::<()>().await;
             }
         });
     }
