@@ -198,6 +198,6 @@ mod tests {
         let status = Reason::Storage.status("the disk is full");
         assert_eq!(status.get_details_retry_info().unwrap().retry_delay, Some(STORAGE_RETRY));
         assert!(is_transient(&status));
-        assert_eq!(Reason::RoundOver.status("x").get_details_retry_info(), None);
+        assert!(Reason::RoundOver.status("x").get_details_retry_info().is_none());
     }
 }
