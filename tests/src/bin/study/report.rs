@@ -69,6 +69,7 @@ pub(crate) fn markdown(plan: &StudyPlan, results: &Results, sites: &[String]) ->
     for paragraph in verdict::paragraphs(results) {
         line(&mut text, &paragraph);
     }
+    alone_table(&mut text, results);
     for (arm, table) in &results.elsewhere {
         line(&mut text, &format!("What a model of `{arm}` is worth at the other sites:"));
         let head: Vec<String> = [vec!["model of".to_owned()], results.sites.clone()].concat();
@@ -101,6 +102,21 @@ fn main_table(text: &mut String, results: &Results) {
     });
     let arms = results.arms.iter().map(|arm| arm_row(results, arm));
     grid(text, &head, arms.chain(baselines).chain([start]));
+}
+
+/// Is a site better off with the others than alone? Site by site, with an interval of its own.
+fn alone_table(text: &mut String, results: &Results) {
+    let row = |arm: &ArmResult| {
+        let sites = arm.against_alone.as_ref()?.iter().map(ToString::to_string);
+        Some([arm.name.clone()].into_iter().chain(sites).collect::<Vec<_>>())
+    };
+    let rows: Vec<Vec<String>> = results.arms.iter().filter_map(row).collect();
+    if rows.is_empty() {
+        return;
+    }
+    line(text, "Against the model that each site trained alone, at that site (less is better):");
+    let head: Vec<String> = [vec!["arm".to_owned()], results.sites.clone()].concat();
+    grid(text, &head, rows.into_iter());
 }
 
 fn arm_row(results: &Results, arm: &ArmResult) -> Vec<String> {

@@ -84,6 +84,9 @@ pub(crate) struct ArmResult {
     pub(crate) curve: Vec<(u32, PerSite)>,
     /// How much worse than the pooled arm in the end, of its error: 0.05 is 5 %.
     pub(crate) excess: Option<Interval>,
+    /// By site, how much worse in the end than the model that the site trained alone, of that one's
+    /// error; none without such an arm, or for that arm itself.
+    pub(crate) against_alone: Option<Vec<Interval>>,
     /// The first judged round with 95 % of the pooled arm's gain over the initial model.
     pub(crate) rounds_to_gain: Option<u32>,
     /// The first judged round within 5 % of the pooled arm's last error.
@@ -141,6 +144,12 @@ pub(crate) fn results(
     let pooled = reference.map(|arm| &curves[arm][curves[arm].len() - 1].1);
     let against =
         |scans: &[&[Scan]]| reference.map(|reference| excess(scans, &own(judged, reference)));
+    let alone = arms.iter().position(|arm| arm.kind == ArmKind::Alone);
+    let against_alone = |arm: usize| {
+        let alone = own(judged, alone.filter(|alone| *alone != arm)?);
+        let sites = own(judged, arm).into_iter().zip(alone);
+        Some(sites.map(|(arm, alone)| excess(&[arm], &[alone])).collect())
+    };
     let results = arms.iter().enumerate().map(|(arm, facts)| {
         let first = |limit: f64| {
             curves[arm].iter().find(|(_, scores)| scores.mean <= limit).map(|(round, _)| *round)
@@ -153,6 +162,7 @@ pub(crate) fn results(
             mb_per_round: bytes_per_round as f64 / 1e6,
             curve: curves[arm].clone(),
             excess: against(&own(judged, arm)),
+            against_alone: against_alone(arm),
             rounds_to_gain: pooled
                 .and_then(|p| first(initial.mean - GAIN * (initial.mean - p.mean))),
             rounds_to_equal: pooled.and_then(|p| first(p.mean * (1.0 + TOLERANCE))),

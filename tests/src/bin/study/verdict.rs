@@ -91,6 +91,7 @@ mod tests {
             mb_per_round: 0.0,
             curve: vec![(9, scores)],
             excess: Some(Interval { value: -0.25, bounds }),
+            against_alone: None,
             rounds_to_gain: None,
             rounds_to_equal: None,
         }

@@ -38,7 +38,7 @@ fn study() -> Results {
     for owner in 0..2 {
         for site in 0..2 {
             let mse = if owner == site { 0.15 + 0.1 * site as f64 } else { 0.9 };
-            all.push(judged(Some(2), Some(owner), 15, site, &[mse]));
+            all.push(judged(Some(2), Some(owner), 15, site, &[mse, mse]));
         }
     }
     let baseline = |name: &str, mse: f64| Baseline {
@@ -99,6 +99,15 @@ fn a_site_alone_counts_with_its_own_model_and_the_others_are_in_a_table_of_their
     assert!(close(alone.mse[0], 0.15) && close(alone.mse[1], 0.25) && close(alone.mean, 0.2));
     assert_eq!(alone.worst, 1);
     assert_eq!(results.elsewhere["alone"][0][1], 0.9);
+}
+
+#[test]
+fn an_arm_is_measured_at_every_site_by_the_model_that_the_site_trained_alone() {
+    let results = study();
+    let fed: Vec<f64> =
+        results.arms[1].against_alone.iter().flatten().map(|interval| interval.value).collect();
+    assert!(close(fed[0], 0.104 / 0.15 - 1.0) && close(fed[1], 0.104 / 0.25 - 1.0), "{fed:?}");
+    assert_eq!(results.arms[2].against_alone, None, "not by itself");
 }
 
 #[test]
