@@ -20,7 +20,7 @@ pub struct SamplingArgs {
     /// as a few-step model has. A model that knows no noise paints in one call, whatever is said here.
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
-    /// Which steps of the diffusion these are. By default lambda for dpm-solver, else even.
+    /// Which steps of the diffusion these are. By default aligned for dpm-solver, else even.
     #[arg(long, value_enum)]
     spacing: Option<SpacingName>,
     /// Samples, whose mean is the result.
@@ -82,6 +82,7 @@ enum SpacingName {
     Even,
     Stride,
     Lambda,
+    Aligned,
 }
 
 impl SamplingArgs {
@@ -135,6 +136,7 @@ impl SpacingName {
             SpacingName::Even => Spacing::Even,
             SpacingName::Stride => Spacing::Stride,
             SpacingName::Lambda => Spacing::Lambda,
+            SpacingName::Aligned => Spacing::Aligned,
         }
     }
 }

@@ -46,10 +46,15 @@ fn spec(schedule: Schedule, prediction: Prediction) -> ModelSpec {
 
 /// What a network that knows the toy's Gaussian predicts.
 fn best(diffusion: &Diffusion, x: &[f32], t: usize) -> Vec<f32> {
+    posterior(diffusion, (0.5, 0.04), x, t)
+}
+
+/// What a network that knows a Gaussian of this mean and variance predicts.
+fn posterior(diffusion: &Diffusion, (mean, variance): (f64, f64), x: &[f32], t: usize) -> Vec<f32> {
     let (a, s) = diffusion.mix(t);
     let predict = |&x: &f32| {
         let x = f64::from(x);
-        let mean = (0.04 * a * x + s * s * 0.5) / (0.04 * a * a + s * s);
+        let mean = (variance * a * x + s * s * mean) / (variance * a * a + s * s);
         diffusion.target(mean, diffusion.noise(x, mean, t), t) as f32
     };
     x.iter().map(predict).collect()
@@ -137,5 +142,33 @@ fn the_toy_ends_where_it_is_published_to_end() {
     ] {
         let found = end(sampler, steps, spacing);
         assert!((found - expected).abs() < 1e-6, "{sampler:?} {steps}: {found} {expected}");
+    }
+}
+
+/// By how much DPM-Solver++ in ten steps changes the variance of a Gaussian N(0, `variance`) on the
+/// cosine schedule. Every step is linear in x_t, so one walk tells it.
+fn widening(variance: f64, spacing: Spacing) -> f64 {
+    const START: f32 = 0.25;
+    let diffusion = Diffusion::new(&spec(Schedule::Cosine, Prediction::V));
+    let options = SampleOptions { steps: 10, spacing, ..Sampler::DpmSolver.options() };
+    let steps = timesteps(&diffusion, &options).unwrap();
+    let ground = Ground { diffusion: &diffusion, image: &[0.0], mask: &[1.0] };
+    let mut predict = |x: &[f32], t: usize| {
+        let head = posterior(&diffusion, (0.0, variance), x, t);
+        Ok::<_, Infallible>(Predicted { head, range: Vec::new() })
+    };
+    let end = dpm_solver(ground, &steps, vec![START], &mut predict).unwrap()[0];
+    f64::from(end / START).powi(2) / variance
+}
+
+#[test]
+fn ten_aligned_steps_leave_a_posterior_as_wide_as_it_is_where_even_ones_widen_it() {
+    for variance in [0.003, 0.01, 0.03, 0.1, 0.3, 1.0] {
+        let aligned = widening(variance, Spacing::Aligned);
+        assert!((aligned - 1.0).abs() < 0.015, "{variance}: {aligned}");
+    }
+    for variance in [0.03, 0.1, 0.3] {
+        let even = widening(variance, Spacing::Lambda);
+        assert!((1.04..1.08).contains(&even), "{variance}: {even}");
     }
 }

@@ -39,8 +39,11 @@ pub enum Spacing {
     Even,
     /// Every n-th from the first on, as guided-diffusion's `ddimN`: the last is left out.
     Stride,
-    /// Evenly in the logarithm of the signal-to-noise ratio, as DPM-Solver++ wants it.
+    /// Evenly in the logarithm of the signal-to-noise ratio, as DPM-Solver++'s authors take them.
     Lambda,
+    /// Where DPM-Solver++ (2M) leaves Gaussian posteriors of every width as wide as they are, for ten
+    /// steps and more; as [`Spacing::Lambda`] for fewer.
+    Aligned,
 }
 
 /// How RePaint goes back.
@@ -159,7 +162,7 @@ impl Sampler {
         let (steps, spacing) = match self {
             Sampler::Ddpm => (1000, Spacing::Even),
             Sampler::Ddim => (25, Spacing::Even),
-            Sampler::DpmSolver => (10, Spacing::Lambda),
+            Sampler::DpmSolver => (10, Spacing::Aligned),
             Sampler::Repaint => (250, Spacing::Even),
         };
         SampleOptions {
@@ -186,6 +189,7 @@ impl Spacing {
             Spacing::Even => "even",
             Spacing::Stride => "stride",
             Spacing::Lambda => "lambda",
+            Spacing::Aligned => "aligned",
         }
     }
 }
