@@ -1,8 +1,11 @@
 //! What a change was, in words for the audit log: derived from the run before and after, so no
 //! change can be saved without its entry.
 
-use crate::round::{Member, Phase, Round};
-use crate::run::{Run, State};
+use fedpaint_proto::names::SiteName;
+use fedpaint_proto::plan::LatePolicy;
+
+use crate::round::{Counts, Member, Phase, Round, named};
+use crate::run::{Late, Run, State, Straggler};
 
 /// What happened: one word for programs, and the same for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +33,13 @@ pub fn changes(before: Option<&Run>, after: &Run) -> Vec<Entry> {
     }
     let round_before = before.map(Run::round).filter(|round| round.id() == after.round().id());
     round_changes(round_before, after.round(), &mut entries);
+    if sealed(after.round()) && !round_before.is_some_and(sealed) {
+        entries.extend(missing(after));
+    }
+    for (site, straggler) in after.stragglers() {
+        let held = before.and_then(|before| before.straggler(&straggler.round, site));
+        entries.extend(late_change(held, site, straggler));
+    }
     if let Some(before) = before.filter(|before| before.state() != after.state()) {
         entries.push(state_change(before, after));
     }
@@ -46,12 +56,67 @@ fn state_change(before: &Run, after: &Run) -> Entry {
         State::Paused { reason } => Entry::new("run_paused", format!("run {name}: {reason}")),
         State::Finished => {
             let (rounds, model) = (after.committed(), after.model().digest.short());
-            Entry::new("run_finished", format!("run {name}: {rounds} rounds made model {model}"))
+            let mut detail = format!("run {name}: {rounds} rounds made model {model}");
+            if let Some(short) = after.tally().in_words(rounds) {
+                detail.push_str(&format!("; {short}"));
+            }
+            Entry::new("run_finished", detail)
         }
         State::Stopped => {
             Entry::new("run_stopped", format!("run {name}: after {} rounds", after.committed()))
         }
     }
+}
+
+fn sealed(round: &Round) -> bool {
+    *round.phase() == Phase::Aggregating
+}
+
+/// Whose update is not part of the round that was just sealed, and what becomes of it.
+fn missing(run: &Run) -> impl Iterator<Item = Entry> {
+    let (id, plan) = (run.round().id(), &run.plan().round);
+    let waiting = run.round().members().iter().filter(|(_, member)| **member == Member::Joined);
+    let last = id.number.saturating_add(plan.late_rounds_max).min(run.plan().rounds);
+    let fate = match plan.late {
+        LatePolicy::Fold if last > id.number => {
+            format!("its update may come late, until round {last} is sealed")
+        }
+        LatePolicy::Fold => "no round is left that a late update could be folded into".to_owned(),
+        LatePolicy::Drop => "a late update does not count, by the plan".to_owned(),
+    };
+    waiting.map(move |(site, _)| {
+        let detail = format!("round {id}: site {site} had not reported when it was sealed; {fate}");
+        Entry::new("site_missing", detail)
+    })
+}
+
+fn late_change(before: Option<&Straggler>, site: &SiteName, after: &Straggler) -> Option<Entry> {
+    if before.is_some_and(|before| before.late == after.late) {
+        return None;
+    }
+    let id = &after.round;
+    Some(match &after.late {
+        // That it was missing is told with its round.
+        Late::Training => return None,
+        Late::Reported(_) if matches!(before.map(|b| &b.late), Some(Late::Sealed(_))) => {
+            let detail = format!("round {id}: site {site}, for the next attempt after all");
+            Entry::new("late_update_waits", detail)
+        }
+        Late::Reported(update) => {
+            let (examples, weights) = (update.examples, update.weights.digest.short());
+            let detail = format!("round {id}: site {site}, {examples} examples, model {weights}");
+            Entry::new("late_update_accepted", detail)
+        }
+        Late::Sealed(update) => {
+            let weights = update.weights.digest.short();
+            let detail = format!("round {id}: site {site}, model {weights} is part of this round");
+            Entry::new("late_update_sealed", detail)
+        }
+        Late::Folded(_) => Entry::new("late_update_folded", format!("round {id}: site {site}")),
+        Late::Dropped { why, .. } => {
+            Entry::new("late_update_dropped", format!("round {id}: site {site}, {why}"))
+        }
+    })
 }
 
 fn round_changes(before: Option<&Round>, after: &Round, entries: &mut Vec<Entry>) {
@@ -81,7 +146,18 @@ fn round_changes(before: Option<&Round>, after: &Round, entries: &mut Vec<Entry>
     for site in gone.filter(|site| !after.members().contains_key(*site)) {
         entries.push(Entry::new("site_left", format!("round {id}: site {site}")));
     }
-    if before.is_some_and(|before| before.phase() != after.phase()) {
+    if let Some(stretch) = after.stretch()
+        && before.is_some_and(|before| before.stretch().is_none())
+    {
+        let (due, sites) = (stretch.due, stretch.arriving.keys().cloned().collect::<Vec<_>>());
+        let detail =
+            format!("round {id}: was due {due}, goes on while {} still uploads", named(&sites));
+        entries.push(Entry::new("round_stretched", detail));
+    }
+    // A deadline that moves is told once, above.
+    if before.is_some_and(|before| {
+        std::mem::discriminant(before.phase()) != std::mem::discriminant(after.phase())
+    }) {
         entries.push(phase_change(after));
     }
 }
@@ -98,7 +174,9 @@ fn phase_change(round: &Round) -> Entry {
         }
         Phase::Aggregating => Entry::new("round_aggregating", format!("round {id}")),
         Phase::Committed(made) => {
-            let mut detail = format!("round {id}: model {}", made.model.digest.short());
+            let counts = Counts::of(round);
+            let model = made.model.digest.short();
+            let mut detail = format!("round {id}: model {model} of {counts}");
             if let Some(ema) = made.ema {
                 detail.push_str(&format!(", moving average {}", ema.digest.short()));
             }

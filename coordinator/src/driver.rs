@@ -9,7 +9,9 @@ mod aggregation;
 pub mod core;
 mod error;
 mod handle;
+mod rounds;
 mod submit;
+mod uploads;
 mod view;
 mod watch;
 mod work;
@@ -21,10 +23,17 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use self::core::{Activity, Answer, Beat, RUNS_MAX, SITES_MAX, Submission, UPDATE_SLACK_BYTES};
+pub use self::core::{
+    Activity, Answer, Beat, RUNS_MAX, SITES_MAX, Stage, Submission, UPDATE_SLACK_BYTES,
+};
 pub use self::error::Error;
-pub use self::handle::{AGENT_VERSION_BYTES_MAX, EVENTS_MAX, Handle, ROUNDS_MAX};
-pub use self::view::{MemberView, ModelView, Progress, RoundView, RunView, SiteView};
+pub use self::handle::{AGENT_VERSION_BYTES_MAX, EVENTS_MAX, Handle};
+pub use self::rounds::ROUNDS_MAX;
+use self::uploads::Uploads;
+pub use self::view::{
+    LateView, MemberView, MissingView, ModelView, Progress, RoundView, RunView, SiteView, Upload,
+    Why,
+};
 pub use self::watch::Watch;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
@@ -35,6 +44,12 @@ const MAILBOX_MAX: usize = 1_024;
 
 /// The most models that are checked at once.
 const CHECKS_MAX: usize = 2;
+
+/// After how many heartbeats that did not come a site is called silent.
+const SILENT_BEATS: u32 = 3;
+
+/// The shortest time after which a site is called silent, however often it is to be heard of.
+const SILENT_MIN: Duration = Duration::from_secs(5);
 
 /// What the driver is told from outside.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +73,9 @@ pub async fn start(
     let parts = (store.clone(), blobs.clone(), Arc::clone(&clock));
     let (driver, state) = work::Driver::load(options, parts).await?;
     let checks = Arc::new(Semaphore::new(CHECKS_MAX));
-    let handle = Handle { mailbox, state, store, blobs, clock, checks };
+    let silent_after = (options.heartbeat * SILENT_BEATS).max(SILENT_MIN);
+    let uploads = Uploads::default();
+    let handle = Handle { mailbox, state, store, blobs, clock, checks, uploads, silent_after };
     let task = tokio::spawn(driver.run(messages, shutdown));
     Ok((handle, task))
 }

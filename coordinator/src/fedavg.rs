@@ -2,9 +2,12 @@
 //! (McMahan et al. 2017, algorithm 1: `w <- sum_k (n_k / n) w_k`), the server's optimiser step along
 //! it, and the moving average of what comes out.
 //!
+//! An update that is folded in late is moved from the model it was trained from to the round's base
+//! model, w_late + base_now - base_then, and weighs the less the later it is.
+//!
 //! What is made is a function of the files and the plan alone, so it can be made again after a crash.
 //! One tensor of one site is in memory at a time, beside that tensor's sums. The sums are in f64 and
-//! run over the sites in the order of their names, so the result is the same to the byte whatever
+//! run over the sites in the order of their names, late updates last, so the result is the same to the byte whatever
 //! the order in which the updates came. It blocks on the disk and draws no conclusion from a weight.
 
 mod mean;
@@ -33,6 +36,17 @@ pub struct Contribution {
     pub weights: PathBuf,
     /// Training examples seen: its weight.
     pub examples: u64,
+    /// Where it was trained from, if that is not the round's base model.
+    pub stale: Option<Stale>,
+}
+
+/// Where an update comes from that is folded in rounds late.
+#[derive(Clone, Debug)]
+pub struct Stale {
+    /// The model it was trained from.
+    pub base: PathBuf,
+    /// How many rounds late it is.
+    pub rounds: u32,
 }
 
 /// All that a round's models follow from.
@@ -135,6 +149,14 @@ fn ema_decay(plan: &AggregationPlan, committed: u32) -> f64 {
     plan.ema_decay.min((1.0 + rounds) / (10.0 + rounds))
 }
 
+/// What an example of an update counts that is `rounds` late, beside 1 for one of a fresh update:
+/// (1 + s)^-a (Xie et al. 2019, arXiv 1903.03934). It is rounded to 20 binary digits, so that the last
+/// digit of a processor's power function is in no model's digest.
+pub fn discount(rounds: u32, exponent: f64) -> f64 {
+    const SCALE: f64 = (1 << 20) as f64;
+    ((1.0 + f64::from(rounds)).powf(-exponent) * SCALE).round() / SCALE
+}
+
 /// The files that a plan asks for.
 fn files(plan: &AggregationPlan, out: &Path) -> Aggregate<PathBuf> {
     let beside = |part: &str, wanted: bool| {
@@ -153,7 +175,7 @@ fn files(plan: &AggregationPlan, out: &Path) -> Aggregate<PathBuf> {
 /// Computes every tensor; no file has its name yet.
 fn write(job: &Job, files: &Aggregate<PathBuf>) -> Result<Outputs, Error> {
     let mut base = Tensors::open(&job.previous.model, "the base model")?;
-    let mut sites = Sites::open(&job.contributions)?;
+    let mut sites = Sites::open(&job.contributions, job.plan.staleness_exponent)?;
     let Aggregate { ema, momentum, second_moment, .. } = &job.previous;
     // Before there is an average, the base model stands for it.
     let ema = ema.as_ref().unwrap_or(&job.previous.model);
@@ -170,7 +192,7 @@ fn write(job: &Job, files: &Aggregate<PathBuf>) -> Result<Outputs, Error> {
     let decay = ema_decay(&job.plan, job.committed);
     let mut outputs = Outputs::create(base.model(), files)?;
     for spec in base.model().tensors().to_vec() {
-        let mean = sites.mean(&spec)?;
+        let mean = sites.mean(&spec, &mut base)?;
         let before = Moments {
             momentum: momentum.as_mut().map(|m| m.read(&spec)).transpose()?,
             second_moment: second_moment.as_mut().map(|m| m.read(&spec)).transpose()?,

@@ -15,8 +15,11 @@
 //!
 //! The words are those of Bonawitz et al. 2019, "Towards federated learning at scale".
 
+mod counts;
+mod late;
 mod member;
 mod reason;
+mod stretch;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,8 +28,11 @@ use fedpaint_proto::names::{Blob, RoundId, SiteName};
 use fedpaint_proto::plan::RoundPlan;
 use jiff::Timestamp;
 
+pub use self::counts::Counts;
+pub use self::late::LateUpdate;
 pub use self::member::{Member, Report, Update};
-pub use self::reason::{Abandonment, Refusal, Withdrawal};
+pub use self::reason::{Abandonment, Refusal, Withdrawal, named};
+pub use self::stretch::{ARRIVING_GRACE, ARRIVING_STEP, Stretch};
 use crate::aggregate::Aggregate;
 
 /// One attempt at one round.
@@ -39,6 +45,18 @@ pub struct Round {
     members: BTreeMap<SiteName, Member>,
     opened_at: Timestamp,
     closed_at: Option<Timestamp>,
+    kept: Kept,
+}
+
+/// What a round keeps beside its phase and members.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kept {
+    /// When each member came into its state; nothing of a round from before this was kept.
+    pub since: BTreeMap<SiteName, Timestamp>,
+    /// How reporting goes on longer than planned.
+    pub stretch: Option<Stretch>,
+    /// The late updates of earlier rounds that are part of this one, once it is sealed.
+    pub late: BTreeMap<SiteName, LateUpdate>,
 }
 
 /// Where a round is.
@@ -72,6 +90,8 @@ pub enum Event {
     Joined(SiteName),
     /// A site's update was checked and accepted.
     Reported(SiteName, Update),
+    /// Bytes of an update that is not whole yet have come from a site.
+    Arriving(SiteName),
     /// A site gives the round up.
     Withdrew(SiteName, Withdrawal),
     /// An operator revoked the site: until aggregation begins, nothing of it counts any more.
@@ -121,7 +141,8 @@ impl Round {
     pub fn open(id: RoundId, base: Blob, policy: RoundPlan, now: Timestamp) -> Round {
         let phase = Phase::Selecting { until: after(now, policy.selection()) };
         let members = BTreeMap::new();
-        Round { id, base, policy, phase, members, opened_at: now, closed_at: None }
+        let kept = Kept::default();
+        Round { id, base, policy, phase, members, opened_at: now, closed_at: None, kept }
     }
 
     /// A round as it was saved.
@@ -132,8 +153,9 @@ impl Round {
         phase: Phase,
         members: BTreeMap<SiteName, Member>,
         (opened_at, closed_at): (Timestamp, Option<Timestamp>),
+        kept: Kept,
     ) -> Round {
-        Round { id, base, policy, phase, members, opened_at, closed_at }
+        Round { id, base, policy, phase, members, opened_at, closed_at, kept }
     }
 
     /// Which round and attempt this is.
@@ -154,6 +176,16 @@ impl Round {
     /// The sites in the round, by name.
     pub fn members(&self) -> &BTreeMap<SiteName, Member> {
         &self.members
+    }
+
+    /// When `site` came into its state, where that is known.
+    pub fn since(&self, site: &SiteName) -> Option<Timestamp> {
+        self.kept.since.get(site).copied()
+    }
+
+    /// The late updates of earlier rounds that are part of this one: none before it is sealed.
+    pub fn late(&self) -> &BTreeMap<SiteName, LateUpdate> {
+        &self.kept.late
     }
 
     /// When the round was opened.
@@ -197,14 +229,13 @@ impl Round {
             }
 
             (Phase::Selecting { .. }, Event::Joined(site)) => {
-                self.members.insert(site, Member::Joined);
-                if self.members.len() >= self.policy.sites_goal as usize {
-                    self.end_selection(now);
-                }
+                self.put(site, Member::Joined, now);
+                self.begin_if_complete(0, now);
                 Ok(())
             }
             // A site that leaves before the training begins was never there, and may come again.
             (Phase::Selecting { .. }, Event::Withdrew(site, _) | Event::Revoked(site)) => {
+                self.kept.since.remove(&site);
                 self.members.remove(&site).map(|_| ()).ok_or(Refusal::NotAMember)
             }
             (Phase::Selecting { .. }, Event::Closed) => {
@@ -212,11 +243,18 @@ impl Round {
                 self.end_selection(now);
                 Ok(())
             }
-            (Phase::Selecting { .. }, Event::Reported(..)) => Err(Refusal::NotReporting),
+            (Phase::Selecting { .. }, Event::Reported(..) | Event::Arriving(_)) => {
+                Err(Refusal::NotReporting)
+            }
 
             (Phase::Reporting { .. }, Event::Reported(site, update)) => {
                 self.joined(&site)?;
                 self.settle(site, Member::Reported(update), now);
+                Ok(())
+            }
+            (Phase::Reporting { .. }, Event::Arriving(site)) => {
+                self.joined(&site)?;
+                self.arriving(site, now);
                 Ok(())
             }
             (Phase::Reporting { .. }, Event::Withdrew(site, why)) => {
@@ -290,6 +328,11 @@ impl Round {
         matches!(self.members.get(site), Some(Member::Reported(held)) if held.is(update))
     }
 
+    /// Whether the round holds an update of `site` that is this file.
+    pub fn has_file(&self, site: &SiteName, file: &Blob) -> bool {
+        matches!(self.members.get(site), Some(Member::Reported(held)) if held.weights == *file)
+    }
+
     fn already_holds(&self, event: &Event) -> bool {
         match event {
             Event::Joined(site) => {
@@ -311,12 +354,36 @@ impl Round {
     /// Notes what became of a member, and ends reporting where nothing is left to wait for: all have
     /// settled, or so many have withdrawn that the minimum is out of reach.
     fn settle(&mut self, site: SiteName, outcome: Member, now: Timestamp) {
-        self.members.insert(site, outcome);
+        self.arrived(&site);
+        self.put(site, outcome, now);
         let waiting = self.members.values().filter(|m| **m == Member::Joined).count();
         let reachable = waiting + self.reports().count();
         if waiting == 0 || reachable < self.policy.sites_min as usize {
             self.end_reporting(now);
         }
+        // The deadline may have waited for this site alone.
+        self.tick(now);
+    }
+
+    fn put(&mut self, site: SiteName, member: Member, now: Timestamp) {
+        self.kept.since.insert(site.clone(), now);
+        self.members.insert(site, member);
+    }
+
+    /// Ends selection if the goal is reached, counting `busy` sites that will not come because they
+    /// still train an earlier round.
+    pub(crate) fn begin_if_complete(&mut self, busy: usize, now: Timestamp) {
+        let (goal, joined) = (self.policy.sites_goal as usize, self.members.len());
+        let complete = joined + busy >= goal && self.require(joined).is_ok();
+        if complete && matches!(self.phase, Phase::Selecting { .. }) {
+            self.end_selection(now);
+        }
+    }
+
+    /// Makes late updates part of this round, which has just been sealed.
+    pub(crate) fn fold(&mut self, late: BTreeMap<SiteName, LateUpdate>) {
+        debug_assert_eq!(self.phase, Phase::Aggregating);
+        self.kept.late = late;
     }
 
     fn end_selection(&mut self, now: Timestamp) {
@@ -338,12 +405,17 @@ impl Round {
             Ok(()) => self.phase = Phase::Aggregating,
             Err(_) => {
                 let (reported, need) = (reported as u32, self.policy.sites_min);
-                self.abandon(Abandonment::TooFewReports { reported, need }, now);
+                let settled = |member: &Member| matches!(member, Member::Reported(_));
+                let missing = self.members.iter().filter(|(_, member)| !settled(member));
+                let missing = missing.map(|(site, _)| site.clone()).collect();
+                self.abandon(Abandonment::TooFewReports { reported, need, missing }, now);
             }
         }
     }
 
     fn abandon(&mut self, reason: Abandonment, now: Timestamp) {
+        // What it would have folded in waits for the next attempt.
+        self.kept.late.clear();
         self.end(Phase::Abandoned { reason }, now);
     }
 
@@ -375,4 +447,4 @@ fn after(now: Timestamp, span: Duration) -> Timestamp {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

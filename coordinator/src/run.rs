@@ -3,11 +3,18 @@
 //! The run decides which round is next. Like [`Round`] it does no I/O and takes the time as an
 //! argument; what is owed is asked from its state ([`Run::duty`]), so a restart forgets nothing.
 
+mod late;
+mod tally;
+
+use std::collections::BTreeMap;
+
 use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::late::{Drop, Late, LateEvent, Straggler};
+pub use self::tally::{Absence, Tally};
 use crate::aggregate::Aggregate;
 use crate::round::{self, Abandonment, Event, Phase, Refusal, Round, Update};
 
@@ -23,6 +30,9 @@ pub struct Run {
     committed: u32,
     failures: u32,
     round: Round,
+    /// By the number of their round.
+    stragglers: BTreeMap<(u32, SiteName), Straggler>,
+    tally: Tally,
 }
 
 /// Where a run is.
@@ -118,6 +128,10 @@ pub struct Saved {
     pub committed: u32,
     /// Attempts abandoned in a row.
     pub failures: u32,
+    /// Whose update may come late, or was settled in the newest round.
+    pub stragglers: Vec<(SiteName, Straggler)>,
+    /// Who was missing in committed rounds.
+    pub tally: Tally,
 }
 
 impl Run {
@@ -135,13 +149,30 @@ impl Run {
             committed: 0,
             failures: 0,
             round,
+            stragglers: BTreeMap::new(),
+            tally: Tally::default(),
         }
     }
 
     /// A run as it was saved, with its newest round.
     pub fn restore(saved: Saved, round: Round) -> Run {
-        let Saved { name, plan, initial, created_at, state, newest, committed, failures } = saved;
-        Run { name, plan, initial, created_at, state, newest, committed, failures, round }
+        let Saved { name, plan, initial, created_at, state, newest, committed, failures, .. } =
+            saved;
+        let key = |(site, s): (SiteName, Straggler)| ((s.round.number, site), s);
+        let stragglers = saved.stragglers.into_iter().map(key).collect();
+        Run {
+            name,
+            plan,
+            initial,
+            created_at,
+            state,
+            newest,
+            committed,
+            failures,
+            round,
+            stragglers,
+            tally: saved.tally,
+        }
     }
 
     /// The run's name.
@@ -194,6 +225,11 @@ impl Run {
         &self.round
     }
 
+    /// Who was missing in committed rounds.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     /// Whether the run is finished or stopped.
     pub fn is_over(&self) -> bool {
         matches!(self.state, State::Finished | State::Stopped)
@@ -201,15 +237,88 @@ impl Run {
 
     /// Lets time pass.
     pub fn tick(&mut self, now: Timestamp) {
-        self.change(|round| round.tick(now));
+        self.change(now, |round| round.tick(now));
     }
 
-    /// Lets an event happen to the round in hand.
+    /// Lets an event happen to the round in hand; a revocation, to stragglers of earlier rounds too.
     ///
     /// # Errors
     /// If the event does not apply; then nothing but the time has changed.
     pub fn apply(&mut self, event: Event, now: Timestamp) -> Result<(), Refusal> {
-        self.change(|round| round.apply(event, now))
+        // A deadline that has come is acted on first: it may make a straggler of whom this is about.
+        self.tick(now);
+        let (busy, joins) = (self.busy(), matches!(event, Event::Joined(_)));
+        let mut was_late = false;
+        match &event {
+            Event::Joined(site) if self.trains_late(site).is_some() => {
+                return Err(Refusal::TrainsEarlierRound);
+            }
+            Event::Revoked(site) => {
+                was_late = self.drop_stragglers(Drop::Revoked, |name| name == site);
+            }
+            _ => {}
+        }
+        let outcome = self.change(now, |round| {
+            round.apply(event, now)?;
+            if joins {
+                round.begin_if_complete(busy, now);
+            }
+            Ok(())
+        });
+        if was_late { Ok(()) } else { outcome }
+    }
+
+    /// Lets an event happen to the round `id`: the round in hand, or an earlier one whose late updates
+    /// still count.
+    ///
+    /// # Errors
+    /// If the event does not apply; then nothing but the time has changed.
+    pub fn apply_to(&mut self, id: &RoundId, event: Event, now: Timestamp) -> Result<(), Refusal> {
+        self.tick(now);
+        let late = |site: &SiteName| self.straggler(id, site).is_some();
+        match event {
+            Event::Reported(site, update) if late(&site) => {
+                self.apply_late(id, &site, LateEvent::Reported(update))
+            }
+            Event::Withdrew(site, why) if late(&site) => {
+                self.apply_late(id, &site, LateEvent::Withdrew(why))
+            }
+            event if id == self.round.id() => self.apply(event, now),
+            _ => Err(Refusal::RoundOver),
+        }
+    }
+
+    /// Whether an update of `site` for the round `id` could be accepted at `now`, whatever it holds: the
+    /// model that it is to be trained from.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub fn awaits(&self, id: &RoundId, site: &SiteName, now: Timestamp) -> Result<Blob, Refusal> {
+        let mut run = self.clone();
+        run.tick(now);
+        if run.straggler(id, site).is_some() {
+            return run.awaits_late(id, site);
+        }
+        if id != run.round.id() {
+            return Err(Refusal::RoundOver);
+        }
+        run.round.awaits(site, now).map(|()| run.round.base())
+    }
+
+    /// Whether the round `id`, if it is in hand or its late updates still count, holds this very update
+    /// of `site`.
+    pub fn holds(&self, id: &RoundId, site: &SiteName, update: &Update) -> bool {
+        let late = self.straggler(id, site).and_then(|straggler| straggler.late.update());
+        late.is_some_and(|held| held.is(update))
+            || (id == self.round.id() && self.round.holds(site, update))
+    }
+
+    /// Whether the round `id`, if it is in hand or its late updates still count, holds an update of `site`
+    /// that is this file.
+    pub fn has_file(&self, id: &RoundId, site: &SiteName, file: &Blob) -> bool {
+        let late = self.straggler(id, site).and_then(|straggler| straggler.late.update());
+        late.is_some_and(|held| held.weights == *file)
+            || (id == self.round.id() && self.round.has_file(site, file))
     }
 
     /// Opens the next round, or the next attempt at one that was abandoned, if that is due.
@@ -223,6 +332,7 @@ impl Run {
             _ => (number, attempt + 1),
         };
         let id = RoundId { run: self.name.clone(), number, attempt };
+        self.forget_settled();
         self.round = Round::open(id, self.newest.model, self.plan.round.clone(), now);
     }
 
@@ -270,6 +380,7 @@ impl Run {
         match self.state {
             State::Active | State::Paused { .. } => {
                 self.give_up_round("the run was stopped", now);
+                self.drop_stragglers(Drop::RunOver, |_| true);
                 self.state = State::Stopped;
                 Ok(())
             }
@@ -298,11 +409,16 @@ impl Run {
         }
     }
 
-    /// Changes the round and, if that ended it, draws the conclusion once.
-    fn change<T>(&mut self, change: impl FnOnce(&mut Round) -> T) -> T {
-        let was_over = self.round.is_over();
+    /// Changes the round and, if that sealed or ended it, draws the conclusion once.
+    fn change<T>(&mut self, now: Timestamp, change: impl FnOnce(&mut Round) -> T) -> T {
+        let sealed = |round: &Round| *round.phase() == Phase::Aggregating;
+        let (was_sealed, was_over) = (sealed(&self.round), self.round.is_over());
         let outcome = change(&mut self.round);
+        if !was_sealed && sealed(&self.round) {
+            self.seal(now);
+        }
         if !was_over && self.round.is_over() {
+            self.settle_stragglers();
             self.conclude();
         }
         outcome
@@ -314,8 +430,10 @@ impl Run {
                 self.newest = *made;
                 self.committed = self.round.id().number;
                 self.failures = 0;
+                self.tally.count(&self.round);
                 if self.committed >= self.plan.rounds {
                     self.state = State::Finished;
+                    self.drop_stragglers(Drop::RunOver, |_| true);
                 }
             }
             // What an operator gives up is no failure of the federation's.
@@ -335,10 +453,14 @@ impl Run {
 
 /// What `site` should be doing, given the runs in the order of their creation: what it can train
 /// comes first, then what it waits for, then what it may join. So a site is never called away from
-/// a round it is in.
+/// a round it is in, nor from one whose update may still come late.
 pub fn directive<'a>(runs: impl Iterator<Item = &'a Run>, site: &SiteName) -> Directive {
     let (mut join, mut waits) = (None, false);
     for run in runs.filter(|run| run.state == State::Active) {
+        if let Some(late) = run.trains_late(site) {
+            let (round, base, until) = (late.round.clone(), late.base, run.late_until(late));
+            return Directive::Train { round, base, until };
+        }
         let round = run.round();
         match round.directive(site) {
             round::Directive::Train { base, until } => {

@@ -8,8 +8,8 @@ use fedpaint_proto::names::{Blob, Digest, SiteName};
 use fedpaint_proto::plan::{AggregationPlan, RunPlan};
 
 use crate::aggregate::Aggregate;
-use crate::fedavg::{Contribution, Job};
-use crate::round::{Member, Round};
+use crate::fedavg::{Contribution, Job, Stale};
+use crate::round::{LateUpdate, Member, Round};
 
 /// Everything that a round's models follow from.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +20,7 @@ pub struct Sealed {
     pub committed: u32,
     /// The base model and what was kept beside it.
     pub previous: Aggregate<Blob>,
-    /// The updates, in the order of the sites' names.
+    /// The updates, in the order of the sites' names; then late ones of earlier rounds, likewise.
     pub updates: Vec<SealedUpdate>,
 }
 
@@ -33,6 +33,8 @@ pub struct SealedUpdate {
     pub weights: Blob,
     /// Training examples behind it.
     pub examples: u64,
+    /// For one of an earlier round: the model that it was trained from, and how many rounds late it is.
+    pub stale: Option<(Blob, u32)>,
 }
 
 impl Sealed {
@@ -44,10 +46,19 @@ impl Sealed {
                 site: site.clone(),
                 weights: update.weights,
                 examples: update.examples,
+                stale: None,
             }),
             Member::Joined | Member::Withdrawn(_) => None,
         };
-        let updates = round.members().iter().filter_map(update).collect();
+        let number = round.id().number;
+        let late = |(site, late): (&SiteName, &LateUpdate)| SealedUpdate {
+            site: site.clone(),
+            weights: late.update.weights,
+            examples: late.update.examples,
+            stale: Some((late.base, late.staleness(number))),
+        };
+        let fresh = round.members().iter().filter_map(update);
+        let updates = fresh.chain(round.late().iter().map(late)).collect();
         Sealed { plan: plan.aggregation.clone(), committed, previous, updates }
     }
 
@@ -62,7 +73,13 @@ impl Sealed {
         ];
         let kept = kept.into_iter().filter_map(|(what, blob)| Some((what.to_owned(), blob?)));
         let updates = self.updates.iter();
-        let updates = updates.map(|u| (format!("the update of site {}", u.site), u.weights));
+        let updates = updates.flat_map(|u| {
+            let update = (format!("the update of site {}", u.site), u.weights);
+            let began = |(base, _)| {
+                (format!("the model that the late update of site {} began from", u.site), base)
+            };
+            [Some(update), u.stale.map(began)].into_iter().flatten()
+        });
         kept.chain(updates).collect()
     }
 
@@ -72,6 +89,7 @@ impl Sealed {
             site: update.site.clone(),
             weights: path(&update.weights.digest),
             examples: update.examples,
+            stale: update.stale.map(|(base, rounds)| Stale { base: path(&base.digest), rounds }),
         };
         Job {
             plan: self.plan.clone(),

@@ -5,6 +5,7 @@
 //! checked only for being readable.
 
 mod error;
+mod late;
 mod lease;
 mod named;
 mod rows;
@@ -29,7 +30,7 @@ use self::rows::Columns;
 pub use self::snapshot::{integrity, restore, snapshot, sqlite_url};
 use crate::halt::Halt;
 pub use crate::records::{Change, EventRow, Loaded, SiteRow};
-use crate::round::{Member, Round};
+use crate::round::{Round, Update};
 use crate::run::Run;
 
 /// How long a statement waits for a database that another process has locked.
@@ -45,6 +46,7 @@ const POSTGRES_CONNECTIONS_MAX: u32 = 4;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "initial", include_str!("../migrations/0001_initial.sql")),
     (2, "kept", include_str!("../migrations/0002_kept.sql")),
+    (3, "late", include_str!("../migrations/0003_late.sql")),
     (4, "lease", include_str!("../migrations/0004_lease.sql")),
 ];
 
@@ -129,11 +131,13 @@ impl Store {
              AND kept.phase = 'committed' ORDER BY run.created_at, run.name",
         );
         for row in rows.fetch_all(&self.pool).await? {
-            let saved = rows::run(&row)?;
+            let mut saved = rows::run(&row)?;
             let id = RoundId { run: saved.name.clone(), number: 0, attempt: 0 };
             let round = self.round(&id, &saved.plan.round).await?;
             let missing = || Error::Row { column: "round", value: saved.name.to_string() };
             let round = round.ok_or_else(missing)?;
+            saved.stragglers = late::stragglers(&self.pool, round.id()).await?;
+            saved.tally = late::tally(&self.pool, &saved.name).await?;
             runs.push(Run::restore(saved, round));
         }
         let models = sqlx::query(
@@ -177,15 +181,17 @@ impl Store {
             reach("db.site")?;
             write::site(&mut transaction, site).await?;
         }
-        for (before, after) in &change.runs {
+        for (whole, after) in &change.runs {
             reach("db.run")?;
             write::run(&mut transaction, after).await?;
             let id = after.round().id();
-            let before = before.map(Run::round).filter(|round| round.id() == id);
+            let before = whole.map(Run::round).filter(|round| round.id() == id);
             reach("db.round")?;
             write::round(&mut transaction, after.round()).await?;
             reach("db.members")?;
             write::members(&mut transaction, before, after.round()).await?;
+            reach("db.stragglers")?;
+            late::write(&mut transaction, *whole, after).await?;
         }
         for event in &change.events {
             reach("db.event")?;
@@ -204,7 +210,8 @@ impl Store {
         let row = sqlx::query(
             "SELECT run, number, attempt, phase, until_at, base_digest, base_size, model_digest, \
              model_size, ema_digest, ema_size, momentum_digest, momentum_size, \
-             second_moment_digest, second_moment_size, reason, opened_at, closed_at FROM round \
+             second_moment_digest, second_moment_size, reason, opened_at, closed_at, due_at, \
+             arriving FROM round \
              WHERE run = $1 AND (number = $2 OR $2 = 0) AND (attempt = $3 OR $3 = 0) \
              ORDER BY number DESC, attempt DESC LIMIT 1",
         )
@@ -214,14 +221,22 @@ impl Store {
         let Some(row) = row.fetch_optional(&self.pool).await? else { return Ok(None) };
         let members = sqlx::query(
             "SELECT number, attempt, site, state, update_digest, update_size, examples, report, \
-             reason FROM member WHERE run = $1 AND number = $2 AND attempt = $3",
+             reason, since FROM member WHERE run = $1 AND number = $2 AND attempt = $3",
         )
         .bind(id.run.as_str())
         .bind(i64::from(row.number::<u32>("number")?))
         .bind(i64::from(row.number::<u32>("attempt")?));
-        let members = members.fetch_all(&self.pool).await?;
-        let members = members.iter().map(rows::member).collect::<Result<_, _>>()?;
-        Ok(Some(rows::round(&row, policy, members)?))
+        let mut parts = rows::Parts::default();
+        for row in members.fetch_all(&self.pool).await? {
+            parts.member(&row)?;
+        }
+        let number = row.number("number")?;
+        for (attempt, site, late) in late::folded(&self.pool, &id.run, number, number).await? {
+            if attempt == (number, row.number("attempt")?) {
+                parts.late.insert(site, late);
+            }
+        }
+        Ok(Some(rows::round(&row, policy, parts)?))
     }
 
     /// The newest `limit` rounds of a run with their members, every attempt, oldest first.
@@ -237,7 +252,8 @@ impl Store {
         let rounds = sqlx::query(
             "SELECT run, number, attempt, phase, until_at, base_digest, base_size, model_digest, \
              model_size, ema_digest, ema_size, momentum_digest, momentum_size, \
-             second_moment_digest, second_moment_size, reason, opened_at, closed_at FROM round \
+             second_moment_digest, second_moment_size, reason, opened_at, closed_at, due_at, \
+             arriving FROM round \
              WHERE run = $1 \
              ORDER BY number DESC, attempt DESC LIMIT $2",
         )
@@ -247,14 +263,18 @@ impl Store {
         let Some(oldest) = rounds.last() else { return Ok(Vec::new()) };
         let members = sqlx::query(
             "SELECT number, attempt, site, state, update_digest, update_size, examples, report, \
-             reason FROM member WHERE run = $1 AND number >= $2",
+             reason, since FROM member WHERE run = $1 AND number >= $2",
         )
         .bind(run.as_str())
         .bind(i64::from(oldest.number::<u32>("number")?));
-        let mut by_round: BTreeMap<(u32, u32), BTreeMap<SiteName, Member>> = BTreeMap::new();
+        let mut by_round: BTreeMap<(u32, u32), rows::Parts> = BTreeMap::new();
         for row in members.fetch_all(&self.pool).await? {
             let id = (row.number("number")?, row.number("attempt")?);
-            by_round.entry(id).or_default().extend([rows::member(&row)?]);
+            by_round.entry(id).or_default().member(&row)?;
+        }
+        let numbers = (oldest.number("number")?, u32::MAX);
+        for (id, site, late) in late::folded(&self.pool, run, numbers.0, numbers.1).await? {
+            by_round.entry(id).or_default().late.insert(site, late);
         }
         let round = |row: &AnyRow| {
             let id = (row.number("number")?, row.number("attempt")?);
@@ -274,6 +294,20 @@ impl Store {
         );
         let row = row.fetch_one(&self.pool).await?;
         Ok((row.number("count")?, row.number("first")?, row.number("last")?))
+    }
+
+    /// Whether this very update of `site` for the round `id` came late and was accepted, whatever became
+    /// of it.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn counted_late(
+        &self,
+        id: &RoundId,
+        site: &SiteName,
+        update: &Update,
+    ) -> Result<bool, Error> {
+        late::holds(&self.pool, id, site, update).await
     }
 
     /// The models that a run's rounds made, oldest first.

@@ -26,6 +26,7 @@ pub(crate) fn plan(rounds: u32, sites_min: u32) -> RunPlan {
         selection_s: 100,
         reporting_s: 1000,
         failures_max: 3,
+        ..RoundPlan::default()
     };
     plan
 }

@@ -6,6 +6,7 @@
 //! - [`tls`], [`channel`]: TLS 1.3 with a certificate on both ends, and the gRPC channel over it.
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
 //! - [`transfer`]: uploads and downloads that resume.
+//! - [`wire`]: the protocol's version, and which versions can be served.
 //! - [`failpoint`]: where a test may end a program or have its disk fail.
 //! - [`note`]: which run and round made an exported model.
 //!
@@ -24,6 +25,7 @@ pub mod reason;
 pub mod tls;
 pub mod transfer;
 pub mod weights;
+pub mod wire;
 
 /// The wire: `package fedpaint.v1`.
 #[expect(

@@ -4,12 +4,12 @@
 //! `[round]` and `[aggregation]` and hands the rest on; a site reads `[training]`.
 
 mod aggregation;
-
-use std::time::Duration;
+mod round;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::aggregation::{AggregationPlan, ServerOptimizer};
+pub use self::round::{LatePolicy, RoundPlan};
 use crate::limits::PLAN_BYTES_MAX;
 use crate::names::Digest;
 
@@ -33,46 +33,6 @@ pub struct RunPlan {
     /// What the coordinator makes of the sites' updates.
     #[serde(default)]
     pub aggregation: AggregationPlan,
-}
-
-/// How a round is held.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RoundPlan {
-    /// With fewer sites than this a round is abandoned.
-    pub sites_min: u32,
-    /// Selection ends early once this many sites have joined.
-    pub sites_goal: u32,
-    /// How long sites may join, in seconds.
-    pub selection_s: u32,
-    /// How long the members may train and report, in seconds.
-    pub reporting_s: u32,
-    /// After this many abandoned attempts in a row the run pauses.
-    pub failures_max: u32,
-}
-
-impl Default for RoundPlan {
-    fn default() -> RoundPlan {
-        RoundPlan {
-            sites_min: 2,
-            sites_goal: 3,
-            selection_s: 120,
-            reporting_s: 4 * 3600,
-            failures_max: 3,
-        }
-    }
-}
-
-impl RoundPlan {
-    /// How long sites may join.
-    pub fn selection(&self) -> Duration {
-        Duration::from_secs(self.selection_s.into())
-    }
-
-    /// How long the members may train and report.
-    pub fn reporting(&self) -> Duration {
-        Duration::from_secs(self.reporting_s.into())
-    }
 }
 
 /// What a site does in a round: AdamW for a fixed number of steps, so that a hospital with a hundred
@@ -221,8 +181,9 @@ impl RunPlan {
         Ok(plan)
     }
 
-    /// The plan in its canonical form, every default written out but those of how a site computes:
-    /// plans from before these could be chosen keep their digests, and agents of that time read them.
+    /// The plan in its canonical form, every default written out but those of how a site computes and
+    /// of what comes late: plans from before these could be chosen keep their digests, and agents of
+    /// that time read them.
     ///
     /// # Panics
     /// Never: a plan is a table of numbers and words, which TOML can always hold once validated.
@@ -243,8 +204,6 @@ impl RunPlan {
         if self.version != PLAN_VERSION {
             return Err(Error::Version { found: self.version });
         }
-        let RoundPlan { sites_min, sites_goal, selection_s, reporting_s, failures_max } =
-            self.round;
         let t = &self.training;
         let whole = |field, value: u32, min, max, must| {
             in_range(field, value.to_string(), (min..=max).contains(&value), must)
@@ -253,17 +212,7 @@ impl RunPlan {
             in_range(field, value.to_string(), value.is_finite() && fits, must)
         };
         whole("rounds", self.rounds, 1, 100_000, "from 1 to 100,000")?;
-        whole("round.sites_min", sites_min, 1, 10_000, "from 1 to 10,000")?;
-        whole(
-            "round.sites_goal",
-            sites_goal,
-            sites_min,
-            10_000,
-            "at least round.sites_min and at most 10,000",
-        )?;
-        whole("round.selection_s", selection_s, 1, 7 * 86_400, "from 1 s to 7 days")?;
-        whole("round.reporting_s", reporting_s, 1, 30 * 86_400, "from 1 s to 30 days")?;
-        whole("round.failures_max", failures_max, 1, 1_000, "from 1 to 1,000")?;
+        self.round.validate()?;
         self.aggregation.validate()?;
         whole("training.steps", t.steps, 1, 1_000_000, "from 1 to 1,000,000")?;
         whole("training.batch", t.batch, 1, 1_024, "from 1 to 1,024")?;

@@ -68,7 +68,7 @@ reasons! {
     RunOver = "RUN_OVER", FailedPrecondition;
     /// The site's selection time is over.
     SelectionOver = "SELECTION_OVER", FailedPrecondition;
-    /// The reporting time is over.
+    /// The round was sealed without this update, and a late one does not count.
     ReportingOver = "REPORTING_OVER", FailedPrecondition;
     /// The round has not begun to take updates.
     NotReporting = "NOT_REPORTING", FailedPrecondition;
@@ -104,6 +104,8 @@ reasons! {
     UploadBusy = "UPLOAD_BUSY", ResourceExhausted;
     /// The coordinator's copy of the blob is not what its digest says; it was set aside.
     BlobRotten = "BLOB_ROTTEN", DataLoss;
+    /// The caller speaks a version of the protocol that the coordinator cannot serve.
+    WireVersion = "WIRE_VERSION", FailedPrecondition;
     /// The coordinator is about to stop.
     Draining = "DRAINING", Unavailable;
     /// The coordinator's disk or database is full or fails; it goes on when that is over.

@@ -9,6 +9,7 @@ use fedpaint_proto::names::{Blob, RoundId, RunName};
 use fedpaint_proto::v1::federation_service_client::FederationServiceClient;
 use fedpaint_proto::v1::heartbeat_request::Activity as WireActivity;
 use fedpaint_proto::v1::heartbeat_response::Directive as WireDirective;
+use fedpaint_proto::wire::WIRE_VERSION;
 use fedpaint_proto::{v1, v1::WithdrawalReason};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -54,7 +55,21 @@ pub struct Answer {
     pub next_after: Duration,
     /// What to do.
     pub directive: Directive,
+    /// What answers.
+    pub coordinator: Coordinator,
 }
+
+/// Which coordinator answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coordinator {
+    /// The program's version; empty where it is from before it was told.
+    pub version: String,
+    /// The protocol's version that it speaks.
+    pub wire_version: u32,
+}
+
+/// The longest version that a coordinator may tell.
+const COORDINATOR_VERSION_CHARS_MAX: usize = 64;
 
 /// Says what the site does and hears what it should do.
 ///
@@ -64,6 +79,7 @@ pub async fn heartbeat(channel: &Channel, activity: &Activity) -> Result<Answer,
     let request = v1::HeartbeatRequest {
         agent_version: env!("CARGO_PKG_VERSION").into(),
         activity: Some(to_wire(activity)),
+        wire_version: WIRE_VERSION,
     };
     let answer = service(channel).heartbeat(in_time(request)).await?.into_inner();
     from_wire(&answer)
@@ -162,7 +178,11 @@ fn from_wire(answer: &v1::HeartbeatResponse) -> Result<Answer, Status> {
         }
     };
     let next_after = next_after.unwrap_or(HEARTBEAT_MAX).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
-    Ok(Answer { next_after, directive })
+    // It goes into the log, so it is one short line.
+    let fits = answer.coordinator_version.chars().filter(char::is_ascii_graphic);
+    let version = fits.take(COORDINATOR_VERSION_CHARS_MAX).collect();
+    let coordinator = Coordinator { version, wire_version: answer.wire_version };
+    Ok(Answer { next_after, directive, coordinator })
 }
 
 fn report(report: &Report) -> v1::TrainingReport {
@@ -190,7 +210,8 @@ mod tests {
     fn train(round: Option<v1::RoundRef>, size: u64) -> v1::HeartbeatResponse {
         let base_model = Some(Blob { digest: Digest::of(b"m"), size }.into());
         let train = v1::Train { round, base_model, until: None };
-        v1::HeartbeatResponse { next_after: None, directive: Some(WireDirective::Train(train)) }
+        let directive = Some(WireDirective::Train(train));
+        v1::HeartbeatResponse { directive, ..v1::HeartbeatResponse::default() }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use fedpaint_proto::v1::federation_service_client::FederationServiceClient;
 use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_proto::v1::heartbeat_response::Directive;
 use fedpaint_proto::v1::{self, upload_purpose};
+use fedpaint_proto::wire::WIRE_VERSION;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -45,8 +46,11 @@ impl FakeSite {
     /// # Errors
     /// If the coordinator refuses the call.
     pub async fn beat(&mut self, activity: Activity) -> Result<Option<Directive>, Status> {
-        let request =
-            v1::HeartbeatRequest { agent_version: "0.0.0-fake".into(), activity: Some(activity) };
+        let request = v1::HeartbeatRequest {
+            agent_version: "0.0.0-fake".into(),
+            activity: Some(activity),
+            wire_version: WIRE_VERSION,
+        };
         self.client.heartbeat(request).await.map(|reply| reply.into_inner().directive)
     }
 

@@ -11,6 +11,7 @@
 //! `driver/work.rs`; a simulation has one of its own.
 
 mod apply;
+mod missing;
 mod request;
 mod review;
 mod state;
@@ -23,7 +24,8 @@ use fedpaint_proto::names::{RunName, SiteName};
 use jiff::Timestamp;
 
 pub use self::apply::{RUNS_MAX, SITES_MAX};
-pub use self::request::{Activity, Answer, Beat, Command, Request, Verdict};
+pub use self::missing::Moment;
+pub use self::request::{Activity, Answer, Beat, Command, Request, Stage, Verdict};
 pub use self::review::{Review, Submission, review};
 pub use self::state::{State, UPDATE_SLACK_BYTES};
 use super::error::Error;

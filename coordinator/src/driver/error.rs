@@ -116,7 +116,7 @@ impl Error {
             Error::RunExists(_) => Reason::RunExists,
             Error::RunOver(_) => Reason::RunOver,
             Error::Round { refusal, .. } => match refusal {
-                Refusal::SelectionOver => Reason::SelectionOver,
+                Refusal::SelectionOver | Refusal::TrainsEarlierRound => Reason::SelectionOver,
                 Refusal::ReportingOver => Reason::ReportingOver,
                 Refusal::NotReporting => Reason::NotReporting,
                 Refusal::NotAMember => Reason::NotAMember,

@@ -4,17 +4,18 @@
 //! goes through the driver's mailbox and answers when the change is on the disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fedpaint_proto::identity::Role;
-use fedpaint_proto::limits::REASON_BYTES_MAX;
-use fedpaint_proto::names::{Blob, Digest, OperatorName, RoundId, RunName, SiteName};
+use fedpaint_proto::names::{Blob, Digest, OperatorName, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::core::{Answer, Beat, Command, Request, State, Submission, Verdict};
+use super::core::{Answer, Beat, Command, Request, State, Submission};
 use super::error::Error;
 use super::submit;
-use super::view::{ModelView, RoundView, RunView, SiteView};
+use super::uploads::Uploads;
+use super::view::{ModelView, RunView, SiteView};
 use super::watch::Watch;
 use super::work::{Message, Reply};
 use crate::blobs::Blobs;
@@ -28,9 +29,6 @@ pub const AGENT_VERSION_BYTES_MAX: usize = 64;
 /// The most events one call is given.
 pub const EVENTS_MAX: u32 = 1_000;
 
-/// The most rounds one call is given: the newest.
-pub const ROUNDS_MAX: u32 = 1_000;
-
 /// The way to the driver.
 #[derive(Clone)]
 pub struct Handle {
@@ -41,6 +39,10 @@ pub struct Handle {
     pub(super) clock: Arc<dyn Clock>,
     /// How many models are checked at once.
     pub(super) checks: Arc<Semaphore>,
+    /// How far updates have come.
+    pub(super) uploads: Uploads,
+    /// A site that has not been heard of for so long is silent.
+    pub(super) silent_after: Duration,
 }
 
 impl std::fmt::Debug for Handle {
@@ -77,14 +79,6 @@ impl Handle {
     /// Why it may not.
     pub fn site_access(&self, site: &SiteName) -> Result<(), Error> {
         self.state.borrow().access(site)
-    }
-
-    /// How large an update the site may upload for a round.
-    ///
-    /// # Errors
-    /// If the round awaits none from it.
-    pub fn may_upload(&self, site: &SiteName, round: &RoundId) -> Result<u64, Error> {
-        self.state.borrow().may_upload(site, round, self.clock.now())
     }
 
     /// The blob with this digest, if the caller may read it: a site the base model of a live round
@@ -152,6 +146,13 @@ impl Handle {
         plan: RunPlan,
         initial: Blob,
     ) -> Result<RunView, Error> {
+        // Made before: then its model was looked at before, too.
+        if let Ok(made) = self.run(name)
+            && made.plan == plan
+            && made.initial_model == initial
+        {
+            return Ok(made);
+        }
         let found = self.blobs.find(&initial.digest).await?;
         if found != Some(initial) {
             return Err(Error::BlobUnknown(initial.digest));
@@ -176,11 +177,6 @@ impl Handle {
         self.state.borrow().runs().map(RunView::from).collect()
     }
 
-    /// The newest round of every active run, in the order of creation.
-    pub fn active_rounds(&self) -> Vec<RoundView> {
-        self.state.borrow().active_rounds()
-    }
-
     /// Gives the round in hand up and begins nothing new.
     ///
     /// # Errors
@@ -203,56 +199,6 @@ impl Handle {
     /// If there is no such run, it is finished, or the database fails.
     pub async fn stop_run(&self, actor: &OperatorName, run: &RunName) -> Result<RunView, Error> {
         self.command(actor, run, Command::Stop).await
-    }
-
-    /// A round; attempt 0 is its newest.
-    ///
-    /// # Errors
-    /// If there is no such run or round, or the database fails.
-    pub async fn round(&self, id: &RoundId) -> Result<RoundView, Error> {
-        let plan = self.plan(&id.run)?;
-        let found = self.store.round(id, &plan.round).await?;
-        let round = found.ok_or_else(|| Error::RoundUnknown(id.clone()))?;
-        Ok(self.state.borrow().round_view(&round))
-    }
-
-    /// The newest [`ROUNDS_MAX`] rounds of a run, every attempt, oldest first.
-    ///
-    /// # Errors
-    /// If there is no such run, or the database fails.
-    pub async fn rounds(&self, run: &RunName) -> Result<Vec<RoundView>, Error> {
-        let plan = self.plan(run)?;
-        let rounds = self.store.rounds(run, &plan.round, ROUNDS_MAX).await?;
-        let state = self.state.borrow();
-        Ok(rounds.iter().map(|round| state.round_view(round)).collect())
-    }
-
-    /// Ends selection or reporting now, if enough sites are there.
-    ///
-    /// # Errors
-    /// If there is no such round in hand, it refuses, or the database fails.
-    pub async fn close_round(
-        &self,
-        actor: &OperatorName,
-        round: &RoundId,
-    ) -> Result<RoundView, Error> {
-        self.verdict(actor, round, Verdict::Close).await
-    }
-
-    /// Gives a round up; the run tries it again. `reason` is at most [`REASON_BYTES_MAX`] long.
-    ///
-    /// # Errors
-    /// If there is no such round in hand, it is over, or the database fails.
-    pub async fn abandon_round(
-        &self,
-        actor: &OperatorName,
-        round: &RoundId,
-        reason: &str,
-    ) -> Result<RoundView, Error> {
-        if reason.len() > REASON_BYTES_MAX {
-            return Err(Error::Invalid { what: "reason", must: "at most 500 bytes long" });
-        }
-        self.verdict(actor, round, Verdict::Abandon(reason.to_owned())).await
     }
 
     /// The global models of a run, oldest first.
@@ -311,16 +257,6 @@ impl Handle {
     ) -> Result<RunView, Error> {
         self.change(Request::Command(actor.clone(), run.clone(), command)).await?;
         self.run(run)
-    }
-
-    async fn verdict(
-        &self,
-        actor: &OperatorName,
-        round: &RoundId,
-        verdict: Verdict,
-    ) -> Result<RoundView, Error> {
-        self.change(Request::Verdict(actor.clone(), round.clone(), verdict)).await?;
-        self.round(round).await
     }
 
     /// Asks the driver for a change; it is on the disk when this returns.

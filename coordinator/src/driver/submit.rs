@@ -8,7 +8,7 @@ use super::error::Error;
 use super::handle::Handle;
 use crate::blobs;
 use crate::check::check_update;
-use crate::round::Update;
+use crate::round::{Member, Refusal, Update};
 
 /// Checks and applies a submission; a refusal is noted in the audit log.
 pub(super) async fn submit(
@@ -49,8 +49,15 @@ async fn check(
         Review::Past(over) => {
             let plan = handle.plan(&submission.round.run)?;
             let past = handle.store.round(&submission.round, &plan.round).await?;
-            let held = past.is_some_and(|past| past.holds(site, &submission.update()));
-            return if held { Ok(None) } else { Err(over) };
+            let Some(past) = past else { return Err(over) };
+            let (id, update) = (&submission.round, submission.update());
+            if past.holds(site, &update) || handle.store.counted_late(id, site, &update).await? {
+                return Ok(None);
+            }
+            // It trained for this round, and came too late.
+            let late = past.members().get(site) == Some(&Member::Joined);
+            let refusal = Refusal::ReportingOver;
+            return Err(if late { Error::Round { round: id.clone(), refusal } } else { over });
         }
         Review::Check(update) => update,
     };

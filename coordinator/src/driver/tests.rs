@@ -2,6 +2,7 @@
 
 mod doubt;
 mod kept;
+mod late;
 mod updates;
 
 use std::path::Path;
@@ -102,7 +103,7 @@ impl Coordinator {
     }
 
     async fn beat(&self, name: &str, activity: Activity) -> Directive {
-        let beat = Beat { agent_version: "0.1.0".to_owned(), activity };
+        let beat = Beat { agent_version: "0.1.0".to_owned(), wire_version: 1, activity };
         self.handle.heartbeat(&site(name), beat).await.unwrap().directive
     }
 
@@ -294,11 +295,11 @@ async fn an_operator_pauses_resumes_closes_abandons_and_stops() {
     let coordinator = Coordinator::start(3).await;
     let handle = &coordinator.handle;
     coordinator.join(&["aachen", "kyoto"]).await;
-    let early = handle.close_round(&ada(), &round(2, 1)).await.unwrap_err();
+    let early = handle.close_round(&ada(), &round(2, 1), None).await.unwrap_err();
     assert_eq!(early.reason(), Reason::RoundUnknown);
-    let view = handle.close_round(&ada(), &round(1, 1)).await.unwrap();
+    let view = handle.close_round(&ada(), &round(1, 1), None).await.unwrap();
     assert!(matches!(view.phase, Phase::Reporting { .. }));
-    let few = handle.close_round(&ada(), &round(1, 1)).await.unwrap_err();
+    let few = handle.close_round(&ada(), &round(1, 1), None).await.unwrap_err();
     assert_eq!(few.reason(), Reason::TooFewSites);
     let view = handle.abandon_round(&ada(), &round(1, 1), "wrong plan").await.unwrap();
     assert_eq!(view.reason().unwrap(), "given up by an operator: wrong plan");
@@ -356,7 +357,7 @@ async fn a_site_that_is_not_enrolled_or_revoked_gets_in_nowhere_and_counts_as_wi
     assert_eq!(view.revoked_at, Some(START));
     let member = handle.round(&round(1, 1)).await.unwrap().members.remove(2);
     assert_eq!(member.state, Member::Withdrawn(Withdrawal::Revoked));
-    let beat = Beat { agent_version: String::new(), activity: Activity::Idle };
+    let beat = Beat { agent_version: String::new(), wire_version: 0, activity: Activity::Idle };
     let refused = [
         handle.heartbeat(&site("mayo"), beat).await.map(|_| ()),
         handle.may_upload(&site("mayo"), &round(1, 1)).map(|_| ()),
@@ -386,7 +387,7 @@ async fn a_heartbeat_about_a_round_that_is_over_is_answered_with_what_to_do_now(
         let Directive::Join { round: id, until } = told else { panic!("{told:?}") };
         assert_eq!((id, until), (round(1, 1), Timestamp::from_second(100).unwrap()));
     }
-    let long = Beat { agent_version: "x".repeat(65), activity: Activity::Idle };
+    let long = Beat { agent_version: "x".repeat(65), wire_version: 1, activity: Activity::Idle };
     let long = coordinator.handle.heartbeat(&site("mayo"), long).await.unwrap_err();
     assert_eq!(long.reason(), Reason::InvalidRequest);
 }
@@ -418,10 +419,19 @@ async fn a_coordinator_that_stops_says_so() {
 async fn what_the_database_does_not_save_is_not_shown() {
     let coordinator = Coordinator::start(1).await;
     let handle = &coordinator.handle;
-    let before = (handle.sites(), handle.runs(), handle.active_rounds());
+    // When sites were heard of is no change of a round.
+    let rounds = || {
+        let mut rounds = handle.active_rounds();
+        rounds.iter_mut().for_each(|round| round.missing.clear());
+        rounds
+    };
+    let before = (handle.sites(), handle.runs(), rounds());
     coordinator.store.close().await;
-    let joining =
-        Beat { agent_version: "0.1.0".to_owned(), activity: Activity::Joining(round(1, 1)) };
+    let joining = Beat {
+        agent_version: "0.1.0".to_owned(),
+        wire_version: 1,
+        activity: Activity::Joining(round(1, 1)),
+    };
     for outcome in [
         handle.enroll_site(&ada(), &site("oslo")).await.map(|_| ()),
         handle.heartbeat(&site("mayo"), joining).await.map(|_| ()),
@@ -431,9 +441,12 @@ async fn what_the_database_does_not_save_is_not_shown() {
     }
     // Not even what time alone changes.
     coordinator.clock.advance(Duration::from_secs(100));
-    let idle = Beat { agent_version: "0.1.0".to_owned(), activity: Activity::Idle };
+    let idle =
+        Beat { agent_version: "0.1.0".to_owned(), wire_version: 1, activity: Activity::Idle };
     assert_eq!(handle.heartbeat(&site("mayo"), idle).await.unwrap_err().reason(), Reason::Storage);
     let mut sites = handle.sites();
-    sites.iter_mut().for_each(|site| (site.seen_at, site.agent_version) = (None, None));
-    assert_eq!((sites, handle.runs(), handle.active_rounds()), before);
+    sites.iter_mut().for_each(|site| {
+        (site.seen_at, site.agent_version, site.wire_version) = (None, None, None)
+    });
+    assert_eq!((sites, handle.runs(), rounds()), before);
 }

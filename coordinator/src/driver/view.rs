@@ -1,11 +1,13 @@
 //! What the outside sees of runs, rounds and sites: plain values, with everything in them.
 
+use std::fmt;
+
 use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
 use jiff::Timestamp;
 
-use crate::round::{Member, Phase, Round};
-use crate::run::{Run, State};
+use crate::round::{Counts, LateUpdate, Member, Phase, Round, Withdrawal};
+use crate::run::{Run, State, Tally};
 
 /// A run.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,14 +26,18 @@ pub struct RunView {
     pub model: Blob,
     /// When it was created.
     pub created_at: Timestamp,
+    /// Who was missing in committed rounds.
+    pub tally: Tally,
 }
 
 impl RunView {
-    /// Why the run is in its state, in words, where there is more to say than the state does.
+    /// Why the run is in its state, in words, where there is more to say than the state does: why it
+    /// is paused, or whose updates the rounds of a run lacked that is over.
     pub fn reason(&self) -> Option<String> {
         match &self.state {
             State::Paused { reason } => Some(reason.to_string()),
-            State::Active | State::Finished | State::Stopped => None,
+            State::Finished | State::Stopped => self.tally.in_words(self.rounds_committed),
+            State::Active => None,
         }
     }
 }
@@ -46,6 +52,7 @@ impl From<&Run> for RunView {
             initial_model: run.initial(),
             model: run.model(),
             created_at: run.created_at(),
+            tally: run.tally().clone(),
         }
     }
 }
@@ -65,6 +72,95 @@ pub struct RoundView {
     pub closed_at: Option<Timestamp>,
     /// The sites in it, by name.
     pub members: Vec<MemberView>,
+    /// How many counted, and how many did not.
+    pub counts: Counts,
+    /// The late updates of earlier rounds that are part of it.
+    pub late: Vec<LateView>,
+    /// When reporting was to end, where it goes on longer.
+    pub due: Option<Timestamp>,
+    /// Whose update is not there, since when and why; told of a round in hand that is asked for.
+    pub missing: Vec<MissingView>,
+}
+
+/// A site whose update is not there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MissingView {
+    /// Its name.
+    pub site: SiteName,
+    /// Why.
+    pub why: Why,
+    /// Since when; none where that was before the coordinator was started.
+    pub since: Option<Timestamp>,
+    /// When it was last heard of; not kept over a restart.
+    pub heard_at: Option<Timestamp>,
+    /// How far its training is, as it last told.
+    pub progress: Option<Progress>,
+    /// How much of its update is here.
+    pub upload: Option<Upload>,
+}
+
+/// How much of an update is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upload {
+    /// Bytes that are here.
+    pub here: u64,
+    /// Bytes that it has.
+    pub size: u64,
+}
+
+/// Why an update is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The site was enrolled and has not joined the round.
+    NeverJoined,
+    /// It joined and waits for the round to begin.
+    Waiting,
+    /// It has not been heard of.
+    Silent,
+    /// It is to train and has not said that it does.
+    NotBegun,
+    /// It trains.
+    Training,
+    /// Its update is on the way.
+    Uploading,
+    /// It gave the round up or was revoked.
+    Withdrew(Withdrawal),
+    /// It still trains this earlier round.
+    Late(RoundId),
+}
+
+impl fmt::Display for MissingView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.why {
+            Why::NeverJoined => f.write_str("has not joined")?,
+            Why::Waiting => f.write_str("joined, waits for the round to begin")?,
+            Why::Silent => match self.heard_at {
+                Some(time) => write!(f, "not heard of since {time}")?,
+                None => f.write_str("not heard of since the coordinator was started")?,
+            },
+            Why::NotBegun => f.write_str("joined, has not begun to train")?,
+            Why::Training => f.write_str("training")?,
+            Why::Uploading => f.write_str("uploading")?,
+            Why::Withdrew(why) => write!(f, "withdrew: {why}")?,
+            Why::Late(round) => write!(f, "late: trains round {round}")?,
+        }
+        match (self.upload, self.progress) {
+            (Some(Upload { here, size }), _) => write!(f, ", {here} of {size} bytes"),
+            (None, Some(Progress { step, steps, .. })) => write!(f, ", step {step} of {steps}"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// A late update that is part of a round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LateView {
+    /// Whose it is.
+    pub site: SiteName,
+    /// What came.
+    pub late: LateUpdate,
+    /// How many rounds late it is.
+    pub staleness: u32,
 }
 
 impl RoundView {
@@ -99,7 +195,14 @@ impl RoundView {
         let member = |(site, state): (&SiteName, &Member)| MemberView {
             site: site.clone(),
             state: state.clone(),
+            since: round.since(site),
             progress: progress(site),
+        };
+        let number = round.id().number;
+        let late = |(site, late): (&SiteName, &LateUpdate)| LateView {
+            site: site.clone(),
+            late: late.clone(),
+            staleness: late.staleness(number),
         };
         RoundView {
             id: round.id().clone(),
@@ -108,6 +211,10 @@ impl RoundView {
             opened_at: round.opened_at(),
             closed_at: round.closed_at(),
             members: round.members().iter().map(member).collect(),
+            counts: Counts::of(round),
+            late: round.late().iter().map(late).collect(),
+            due: round.stretch().map(|stretch| stretch.due),
+            missing: Vec::new(),
         }
     }
 }
@@ -119,6 +226,8 @@ pub struct MemberView {
     pub site: SiteName,
     /// What it has done; an update or the reason of a withdrawal is in it.
     pub state: Member,
+    /// When it came into this state, where that is known.
+    pub since: Option<Timestamp>,
     /// How far it is, as it last told; not kept over a restart.
     pub progress: Option<Progress>,
 }
@@ -147,6 +256,8 @@ pub struct SiteView {
     pub seen_at: Option<Timestamp>,
     /// Its agent's version, as it last said; not kept over a restart.
     pub agent_version: Option<String>,
+    /// The protocol's version that its agent speaks; not kept over a restart.
+    pub wire_version: Option<u32>,
 }
 
 /// A global model: what a run started from, or what a round made.

@@ -1,6 +1,10 @@
 //! Why a round refuses an event, why it is abandoned, why a site withdraws: typed, and in words.
 
+use fedpaint_proto::names::SiteName;
 use serde::{Deserialize, Serialize};
+
+/// How many sites are named in a reason; the others are counted.
+const NAMED_MAX: usize = 5;
 
 /// Why an event does not apply to a round. The round is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -9,7 +13,7 @@ pub enum Refusal {
     #[error("selection is over")]
     SelectionOver,
     /// No update is taken any more.
-    #[error("reporting is over")]
+    #[error("the round was sealed without this update, and a late one does not count")]
     ReportingOver,
     /// No update is taken yet.
     #[error("the round is still selecting sites")]
@@ -34,6 +38,9 @@ pub enum Refusal {
     /// The round is committed or abandoned.
     #[error("the round is over")]
     RoundOver,
+    /// The site cannot join: it still trains an earlier round.
+    #[error("the site still trains an earlier round, whose update may come late")]
+    TrainsEarlierRound,
 }
 
 /// Why a round was abandoned.
@@ -49,12 +56,15 @@ pub enum Abandonment {
         need: u32,
     },
     /// Too few updates had come, or could still come.
-    #[error("too few updates: {reported} came, the plan needs {need}")]
+    #[error("too few updates: {reported} came, the plan needs {need}{}", without(.missing))]
     TooFewReports {
         /// How many had come.
         reported: u32,
         /// How many the plan needs.
         need: u32,
+        /// Whose had not; empty in a round from before this was kept.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        missing: Vec<SiteName>,
     },
     /// The average could not be made.
     #[error("aggregation failed: {reason}")]
@@ -110,4 +120,49 @@ pub enum Withdrawal {
     /// An operator revoked the site.
     #[error("the site was revoked")]
     Revoked,
+}
+
+/// The sites whose update had not come, as the rest of a sentence.
+fn without(missing: &[SiteName]) -> String {
+    if missing.is_empty() {
+        return String::new();
+    }
+    format!("; without an update of {}", named(missing))
+}
+
+/// Sites by name, at most [`NAMED_MAX`] of them: `aachen, mayo and 3 more`.
+pub fn named(sites: &[SiteName]) -> String {
+    let names =
+        |sites: &[SiteName]| sites.iter().map(SiteName::as_str).collect::<Vec<_>>().join(", ");
+    match sites.len().saturating_sub(NAMED_MAX) {
+        0 => names(sites),
+        more => format!("{} and {more} more", names(&sites[..NAMED_MAX])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_names_who_did_not_report_and_one_from_before_is_still_read() {
+        let sites = |n: usize| (0..n).map(|i| format!("site-{i}").parse().unwrap()).collect();
+        let reason = |n| Abandonment::TooFewReports { reported: 1, need: 2, missing: sites(n) };
+        for (n, text) in [
+            (0, "too few updates: 1 came, the plan needs 2"),
+            (1, "too few updates: 1 came, the plan needs 2; without an update of site-0"),
+            (
+                7,
+                "too few updates: 1 came, the plan needs 2; without an update of site-0, site-1, \
+                 site-2, site-3, site-4 and 2 more",
+            ),
+        ] {
+            assert_eq!(reason(n).to_string(), text);
+            let json = serde_json::to_string(&reason(n)).unwrap();
+            assert_eq!(serde_json::from_str::<Abandonment>(&json).unwrap(), reason(n));
+        }
+        let old = r#"{"too_few_reports":{"reported":1,"need":2}}"#;
+        assert_eq!(serde_json::from_str::<Abandonment>(old).unwrap(), reason(0));
+        assert_eq!(serde_json::to_string(&reason(0)).unwrap(), old);
+    }
 }

@@ -3,15 +3,15 @@
 use super::*;
 use crate::testing::{START, blob, plan};
 
-fn site(name: &str) -> SiteName {
+pub(crate) fn site(name: &str) -> SiteName {
     name.parse().unwrap()
 }
 
-fn at(seconds: i64) -> Timestamp {
+pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(seconds).unwrap()
 }
 
-fn update(text: &str) -> Update {
+pub(crate) fn update(text: &str) -> Update {
     Update { weights: blob(text), examples: 10, report: Report::default() }
 }
 
@@ -21,7 +21,7 @@ fn open() -> Round {
     Round::open(id, blob("base"), plan(1, 2).round, START)
 }
 
-fn reporting(sites: &[&str]) -> Round {
+pub(crate) fn reporting(sites: &[&str]) -> Round {
     let mut round = open();
     for name in sites {
         round.apply(Event::Joined(site(name)), at(10)).unwrap();
@@ -88,7 +88,8 @@ fn a_round_is_abandoned_as_soon_as_its_minimum_is_out_of_reach() {
     round.apply(Event::Withdrew(site("a"), Withdrawal::OutOfMemory), at(101)).unwrap();
     assert!(matches!(round.phase(), Phase::Reporting { .. }), "two can still report");
     round.apply(Event::Withdrew(site("b"), Withdrawal::TrainerDied), at(102)).unwrap();
-    let reason = Abandonment::TooFewReports { reported: 0, need: 2 };
+    let missing = ["a", "b", "c"].map(site).into();
+    let reason = Abandonment::TooFewReports { reported: 0, need: 2, missing };
     assert_eq!(round.phase(), &Phase::Abandoned { reason }, "though c still trains");
 }
 

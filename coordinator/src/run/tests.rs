@@ -1,7 +1,9 @@
 //! Which round is next, and random histories of runs and of the rounds in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use fedpaint_proto::plan::LatePolicy;
 
 use super::*;
 use crate::round::{Member, Report, Withdrawal};
@@ -172,13 +174,14 @@ fn assert_round(before: &Round, after: &Round, sites_min: usize, now: Timestamp)
 fn random_event(dice: &mut Dice) -> Event {
     let name = site(["a", "b", "c", "d"][dice.roll(4) as usize]);
     let weights = ["u", "v"][dice.roll(2) as usize];
-    match dice.roll(44) {
+    match dice.roll(50) {
         0..=17 => Event::Joined(name),
         18..=33 => Event::Reported(name, update(weights)),
         34 => Event::Withdrew(name, Withdrawal::TrainerDied),
         35..=38 => Event::Aggregated(Aggregate::of(blob(weights))),
         39 => Event::Closed,
         40 => Event::Revoked(name),
+        44..=49 => Event::Arriving(name),
         41 if dice.roll(2) == 0 => Event::Abandoned("by hand".to_owned()),
         _ => Event::AggregationFailed("disk".to_owned()),
     }
@@ -198,7 +201,7 @@ fn random_step(run: &mut Run, dice: &mut Dice, now: Timestamp) {
 #[test]
 fn a_random_history_of_10_000_events_never_breaks_the_rounds_invariants() {
     let mut ends = BTreeMap::new();
-    for seed in 0..20 {
+    for seed in 0..40 {
         // The seed is told if an assertion fails.
         let told = std::panic::catch_unwind(|| random_history(seed));
         let Ok(counts) = told else { panic!("the history of seed {seed} breaks an invariant") };
@@ -217,13 +220,18 @@ fn random_history(seed: u64) -> BTreeMap<&'static str, u32> {
     let mut dice = Dice(seed);
     let mut now = START;
     let sites_min = 2;
-    let plan = plan(100_000, sites_min);
+    let mut plan = plan(100_000, sites_min);
+    if seed % 2 == 1 {
+        plan.round.late = LatePolicy::Fold;
+    }
     let mut run = Run::create("brain".parse().unwrap(), plan, blob("base"), now);
     let mut ends = BTreeMap::new();
+    let mut counted = BTreeSet::new();
     let mut watch = |before: &Run, after: &Run, now| {
         assert_eq!(after.round().id(), before.round().id(), "only opening opens a round");
         assert_round(before.round(), after.round(), sites_min as usize, now);
         assert_run(before, after);
+        assert_late(before, after, &mut counted);
         if !before.round().is_over() && after.round().is_over() {
             *ends.entry(end(after.round())).or_insert(0) += 1;
         }
@@ -235,7 +243,13 @@ fn random_history(seed: u64) -> BTreeMap<&'static str, u32> {
         watch(&before, &run, now);
         random_step(&mut run, &mut dice, now);
         let before = run.clone();
-        let outcome = run.apply(random_event(&mut dice), now);
+        let event = random_event(&mut dice);
+        // Now and then it is about a round that somebody may be late for.
+        let late = run.stragglers().map(|(_, s)| s.round.clone()).nth(dice.roll(3) as usize);
+        let outcome = match late {
+            Some(id) => run.apply_to(&id, event, now),
+            None => run.apply(event, now),
+        };
         watch(&before, &run, now);
         if outcome.is_err() {
             assert_eq!(run, before, "a refused event changes nothing");
@@ -253,6 +267,36 @@ fn random_history(seed: u64) -> BTreeMap<&'static str, u32> {
     }
     assert!(run.round().is_over(), "every round ends");
     ends
+}
+
+/// What holds of late updates in every history; `counted` are those that have counted.
+fn assert_late(before: &Run, after: &Run, counted: &mut BTreeSet<(RoundId, SiteName)>) {
+    let plan = &after.plan().round;
+    let number = after.round().id().number;
+    for (site, straggler) in after.stragglers() {
+        let held = before.straggler(&straggler.round, site).map(|held| &held.late);
+        if let (Some(held), Some(now)) = (held.and_then(Late::update), straggler.late.update()) {
+            assert_eq!(held, now, "an accepted update never changes");
+        }
+        let sealed = after.round().late().get(site).filter(|late| late.round == straggler.round);
+        let counts = matches!(straggler.late, Late::Sealed(_) | Late::Folded(_));
+        assert_eq!(sealed.is_some(), counts, "what is sealed is in the round, and nothing else");
+        if straggler.late == Late::Training {
+            let awaited = after.awaits(&straggler.round, site, after.round().opened_at());
+            assert!(awaited.is_ok(), "who trains late may report");
+        }
+    }
+    for (site, held) in before.stragglers().filter(|(_, held)| !held.late.is_settled()) {
+        let still = after.straggler(&held.round, site).is_some();
+        assert!(still, "no straggler is forgotten before it is settled");
+    }
+    for (site, late) in after.round().late() {
+        assert!(late.staleness(number) >= 1 && late.staleness(number) <= plan.late_rounds_max);
+        let committed = matches!(after.round().phase(), Phase::Committed(_));
+        if committed && !before.round().is_over() {
+            assert!(counted.insert((late.round.clone(), site.clone())), "each counts once");
+        }
+    }
 }
 
 /// What holds of a run in every history.

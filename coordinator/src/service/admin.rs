@@ -99,8 +99,9 @@ impl AdminService for Service {
         request: Request<GetRunRequest>,
     ) -> Result<Response<GetRunResponse>, Status> {
         let name = parse::name(&request.get_ref().name)?;
-        let run = self.parts.driver.run(&name).map_err(status::of_driver)?;
-        Ok(Response::new(GetRunResponse { run: Some(wire::run(&run)) }))
+        let (run, round) = self.parts.driver.run_now(&name).map_err(status::of_driver)?;
+        let (run, round) = (Some(wire::run(&run)), Some(wire::round(&round)));
+        Ok(Response::new(GetRunResponse { run, round }))
     }
 
     async fn list_runs(
@@ -180,7 +181,8 @@ impl AdminService for Service {
     ) -> Result<Response<CloseRoundResponse>, Status> {
         let actor = actor(&request)?;
         let id = parse::round(request.get_ref().round.as_ref())?;
-        let round = self.parts.driver.close_round(&actor, &id).await;
+        let stage = parse::stage(request.get_ref().phase())?;
+        let round = self.parts.driver.close_round(&actor, &id, stage).await;
         let round = Some(wire::round(&round.map_err(status::of_driver)?));
         Ok(Response::new(CloseRoundResponse { round }))
     }

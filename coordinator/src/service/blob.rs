@@ -26,6 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, error, info};
 
 use crate::blobs::{Download, UploadStatus};
+use crate::driver::Upload;
 use crate::service::access::Caller;
 use crate::service::{Parts, draining, end_draining, parse, status};
 
@@ -50,7 +51,8 @@ impl BlobService for Service {
     ) -> Result<Response<GetUploadStatusResponse>, Status> {
         let caller = Caller::of(request.extensions())?;
         let GetUploadStatusRequest { purpose, blob } = request.into_inner();
-        let blob = self.may_upload(&caller, purpose, parse::blob(blob.as_ref())?)?;
+        let blob = parse::blob(blob.as_ref())?;
+        self.may_upload(&caller, purpose, blob).await?;
         let sender = caller.role();
         let held = self.parts.blobs.upload_status(&sender, &blob).await;
         let UploadStatus { committed_size, complete } = held.map_err(status::of_blobs)?;
@@ -67,12 +69,14 @@ impl BlobService for Service {
             return Err(parse::invalid("an upload begins with a header"));
         };
         let UploadHeader { purpose, blob, offset } = header;
-        let blob = self.may_upload(&caller, purpose, parse::blob(blob.as_ref())?)?;
+        let blob = parse::blob(blob.as_ref())?;
+        let round = self.may_upload(&caller, purpose, blob).await?;
         // A task of its own: a connection that breaks drops this call, and with it the pieces that have
         // come and are not on the disk yet. The task takes them all in before it meets the break.
         let service = Service { parts: self.parts.clone() };
-        let taking =
-            tokio::spawn(async move { service.take(&caller, blob, offset, &mut parts).await });
+        let taking = tokio::spawn(async move {
+            service.take((&caller, round.as_ref()), blob, offset, &mut parts).await
+        });
         let committed_size = taking.await.map_err(|error| {
             error!(%error, "taking an upload in failed");
             Reason::Internal.status("the coordinator failed; its log says how")
@@ -102,21 +106,22 @@ impl BlobService for Service {
 }
 
 impl Service {
-    /// Whether the caller may upload `blob` for this purpose.
-    fn may_upload(
+    /// The round that `blob` is an update for, if it is one, once the caller may upload it.
+    async fn may_upload(
         &self,
         caller: &Caller,
         purpose: Option<UploadPurpose>,
         blob: Blob,
-    ) -> Result<Blob, Status> {
+    ) -> Result<Option<RoundId>, Status> {
         let purpose = purpose.and_then(|purpose| purpose.purpose);
-        let bytes_max = match (parse::present("purpose", purpose)?, caller) {
+        let (round, bytes_max) = match (parse::present("purpose", purpose)?, caller) {
             (Purpose::Update(round), Caller::Site(site)) => {
                 let round: RoundId = parse::round(Some(&round))?;
                 let driver = &self.parts.driver;
-                driver.may_upload(site, &round).map_err(status::of_driver)?
+                let bytes_max = driver.may_upload_again(site, &round, &blob).await;
+                (Some(round), bytes_max.map_err(status::of_driver)?)
             }
-            (Purpose::InitialModel(_), Caller::Operator(_)) => MODEL_BYTES_MAX,
+            (Purpose::InitialModel(_), Caller::Operator(_)) => (None, MODEL_BYTES_MAX),
             (Purpose::Update(_), Caller::Operator(_)) => {
                 return Err(Reason::WrongRole.status("an operator has no update to upload"));
             }
@@ -129,13 +134,13 @@ impl Service {
             let what = format!("the blob has {size} bytes, it may have at most {bytes_max}");
             return Err(Reason::TooLarge.status(what));
         }
-        Ok(blob)
+        Ok(round)
     }
 
     /// Takes the pieces of `blob` from `offset` on, and keeps what has come whatever happens.
     async fn take(
         &self,
-        caller: &Caller,
+        (caller, round): (&Caller, Option<&RoundId>),
         blob: Blob,
         offset: u64,
         parts: &mut Streaming<UploadRequest>,
@@ -159,6 +164,10 @@ impl Service {
             }
             self.parts.metrics.bytes_in.inc_by(data.len() as u64);
             upload.write(data).await.map_err(status::of_blobs)?;
+            if let (Caller::Site(site), Some(round)) = (caller, round) {
+                let (here, size) = (upload.committed_size(), blob.size);
+                self.parts.driver.arriving(site, round, Upload { here, size });
+            }
         }
         let committed_size = upload.finish().await.map_err(status::of_blobs)?;
         debug!(%caller, blob = %blob.digest, committed_size, "upload ended");

@@ -11,6 +11,7 @@ use fedpaint_proto::v1::{
     SubmitUpdateRequest, SubmitUpdateResponse, Train, TrainingProgress, TrainingReport,
     WithdrawalReason,
 };
+use fedpaint_proto::wire::WIRE_VERSION;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
@@ -34,9 +35,10 @@ impl FederationService for Service {
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
         let site = site(&request)?;
-        let HeartbeatRequest { agent_version, activity } = request.into_inner();
+        let HeartbeatRequest { agent_version, activity, wire_version } = request.into_inner();
         let beat = Beat {
             agent_version: parse::agent_version(agent_version)?,
+            wire_version: parse::wire_version(wire_version)?,
             activity: self::activity(parse::present("activity", activity)?)?,
         };
         let answer = self.parts.driver.heartbeat(&site, beat).await.map_err(status::of_driver)?;
@@ -50,6 +52,8 @@ impl FederationService for Service {
         Ok(Response::new(HeartbeatResponse {
             next_after: Some(next_after),
             directive: Some(directive(answer.directive)),
+            wire_version: WIRE_VERSION,
+            coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
         }))
     }
 

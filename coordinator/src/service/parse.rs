@@ -5,8 +5,11 @@ use std::str::FromStr;
 use fedpaint_proto::limits::REASON_BYTES_MAX;
 use fedpaint_proto::names::{self, Blob, RoundId};
 use fedpaint_proto::reason::Reason;
-use fedpaint_proto::v1::{BlobRef, RoundRef};
+use fedpaint_proto::v1::{BlobRef, RoundPhase, RoundRef};
+use fedpaint_proto::wire::WIRE_VERSIONS_SERVED;
 use tonic::Status;
+
+use crate::driver::Stage;
 
 /// The longest version an agent may tell.
 const VERSION_BYTES_MAX: usize = 64;
@@ -35,6 +38,18 @@ pub(crate) fn round(round: Option<&RoundRef>) -> Result<RoundId, Status> {
     Ok(id)
 }
 
+/// The phase that an operator ends; none is the one that the round is in.
+pub(crate) fn stage(phase: RoundPhase) -> Result<Option<Stage>, Status> {
+    match phase {
+        RoundPhase::Unspecified => Ok(None),
+        RoundPhase::Selecting => Ok(Some(Stage::Selection)),
+        RoundPhase::Reporting => Ok(Some(Stage::Reporting)),
+        RoundPhase::Aggregating | RoundPhase::Committed | RoundPhase::Abandoned => {
+            Err(invalid("only selecting and reporting can be ended"))
+        }
+    }
+}
+
 /// A blob.
 pub(crate) fn blob(blob: Option<&BlobRef>) -> Result<Blob, Status> {
     let blob = Blob::try_from(present("blob", blob)?).map_err(invalid)?;
@@ -54,6 +69,19 @@ pub(crate) fn agent_version(text: String) -> Result<String, Status> {
     Err(invalid(format_args!("the agent's version must have at most {max} visible characters")))
 }
 
+/// The protocol's version that an agent speaks, if it can be served.
+pub(crate) fn wire_version(version: u32) -> Result<u32, Status> {
+    if WIRE_VERSIONS_SERVED.contains(&version) {
+        return Ok(version);
+    }
+    let (first, last) = (WIRE_VERSIONS_SERVED.start(), WIRE_VERSIONS_SERVED.end());
+    let what = format!(
+        "the agent speaks version {version} of the protocol, this coordinator serves {first} to \
+         {last}; bring the older of the two up to date"
+    );
+    Err(Reason::WireVersion.status(what))
+}
+
 /// An operator's reason, fit for one line of the log.
 pub(crate) fn reason(text: &str) -> Result<String, Status> {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -69,6 +97,8 @@ pub(crate) fn reason(text: &str) -> Result<String, Status> {
 
 #[cfg(test)]
 mod tests {
+    use fedpaint_proto::wire::WIRE_VERSION;
+
     use super::*;
 
     #[test]
@@ -89,6 +119,16 @@ mod tests {
         for bad in [None, Some(&wire(31, 5)), Some(&wire(33, 5)), Some(&wire(32, 0))] {
             assert!(blob(bad).is_err());
         }
+    }
+
+    #[test]
+    fn only_a_protocol_of_another_generation_is_refused_and_with_a_reason_of_its_own() {
+        for version in [0, WIRE_VERSION, WIRE_VERSION + 1, *WIRE_VERSIONS_SERVED.end()] {
+            assert_eq!(wire_version(version).unwrap(), version);
+        }
+        let status = wire_version(WIRE_VERSIONS_SERVED.end() + 1).unwrap_err();
+        assert_eq!(Reason::of(&status), Some(Reason::WireVersion));
+        assert!(status.message().contains("version 100"), "{status:?}");
     }
 
     #[test]

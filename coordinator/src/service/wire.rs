@@ -1,12 +1,15 @@
 //! What the driver says, as messages. Everything is copied and nothing is decided.
 
+use fedpaint_proto::names::SiteName;
 use fedpaint_proto::v1;
 use jiff::Timestamp;
 use prost_types::Timestamp as WireTimestamp;
 
-use crate::driver::{MemberView, ModelView, Progress, RoundView, RunView, SiteView};
-use crate::round::{Member, Phase, Report};
-use crate::run::State;
+use crate::driver::{
+    LateView, MemberView, MissingView, ModelView, Progress, RoundView, RunView, SiteView, Why,
+};
+use crate::round::{Counts, Member, Phase, Report};
+use crate::run::{Absence, State};
 use crate::store::EventRow;
 
 const NANOS_PER_SECOND: i128 = 1_000_000_000;
@@ -39,7 +42,14 @@ pub(crate) fn run(run: &RunView) -> v1::Run {
         model: Some(run.model.into()),
         created_at: Some(timestamp(run.created_at)),
         plan_toml: run.plan.to_toml(),
+        rounds_short: run.tally.rounds_short,
+        missing: run.tally.absences.iter().map(absence).collect(),
     }
+}
+
+fn absence((site, absence): (&SiteName, &Absence)) -> v1::SiteTally {
+    let Absence { missing, folded } = *absence;
+    v1::SiteTally { site: site.to_string(), missing, folded }
 }
 
 /// A round.
@@ -61,6 +71,49 @@ pub(crate) fn round(round: &RoundView) -> v1::Round {
         opened_at: Some(timestamp(round.opened_at)),
         closed_at: round.closed_at.map(timestamp),
         members: round.members.iter().map(member).collect(),
+        counts: Some(counts(round.counts)),
+        late: round.late.iter().map(late).collect(),
+        due: round.due.map(timestamp),
+        missing: round.missing.iter().map(missing).collect(),
+    }
+}
+
+fn missing(view: &MissingView) -> v1::Missing {
+    let reason = match view.why {
+        Why::NeverJoined => v1::MissingReason::NeverJoined,
+        Why::Waiting => v1::MissingReason::Waiting,
+        Why::Silent => v1::MissingReason::Silent,
+        Why::NotBegun => v1::MissingReason::NotBegun,
+        Why::Training => v1::MissingReason::Training,
+        Why::Uploading => v1::MissingReason::Uploading,
+        Why::Withdrew(_) => v1::MissingReason::Withdrew,
+        Why::Late(_) => v1::MissingReason::Late,
+    };
+    v1::Missing {
+        site: view.site.to_string(),
+        reason: reason.into(),
+        since: view.since.map(timestamp),
+        detail: view.to_string(),
+        heard_at: view.heard_at.map(timestamp),
+        progress: view.progress.map(progress),
+        uploaded_bytes: view.upload.map(|upload| upload.here).unwrap_or_default(),
+        upload_bytes: view.upload.map(|upload| upload.size).unwrap_or_default(),
+    }
+}
+
+fn counts(counts: Counts) -> v1::RoundCounts {
+    let Counts { joined, reported, folded, withdrawn, missing } = counts;
+    v1::RoundCounts { joined, reported, folded, withdrawn, missing }
+}
+
+fn late(view: &LateView) -> v1::LateUpdate {
+    let LateView { site, late, staleness } = view;
+    v1::LateUpdate {
+        site: site.to_string(),
+        round: Some((&late.round).into()),
+        examples: late.update.examples,
+        update: Some(late.update.weights.into()),
+        staleness: *staleness,
     }
 }
 
@@ -74,6 +127,7 @@ fn member(member: &MemberView) -> v1::Member {
         site: member.site.to_string(),
         state: state.into(),
         progress: member.progress.map(progress),
+        since: member.since.map(timestamp),
         ..v1::Member::default()
     };
     match &member.state {
@@ -112,6 +166,7 @@ pub(crate) fn site(site: &SiteView) -> v1::Site {
         revoked_at: site.revoked_at.map(timestamp),
         seen_at: site.seen_at.map(timestamp),
         agent_version: site.agent_version.clone().unwrap_or_default(),
+        wire_version: site.wire_version,
     }
 }
 

@@ -41,7 +41,13 @@ pub(super) const NAMED: &str = "\
      WHERE second_moment_digest IS NOT NULL \
     UNION ALL SELECT 'the update of ' || site || ' in round ' || run || '/' || number || '.' \
      || attempt, update_digest, update_size, run, number FROM member \
-     WHERE update_digest IS NOT NULL";
+     WHERE update_digest IS NOT NULL \
+    UNION ALL SELECT 'the late update of ' || site || ' for round ' || run || '/' || number || '.' \
+     || attempt, update_digest, update_size, \
+     CASE WHEN into_number IS NULL THEN NULL ELSE run END, into_number FROM straggler \
+     WHERE update_digest IS NOT NULL \
+    UNION ALL SELECT 'the base model of the late update of ' || site || ' for round ' || run || '/' \
+     || number || '.' || attempt, base_digest, base_size, NULL, NULL FROM straggler";
 
 impl Store {
     /// Every blob that a row names, once for every row.

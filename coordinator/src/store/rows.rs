@@ -13,8 +13,8 @@ use sqlx::any::AnyRow;
 
 use super::{Error, EventRow, ModelRow, SiteRow};
 use crate::aggregate::Aggregate;
-use crate::round::{Member, Phase, Round, Update};
-use crate::run::{Saved, State};
+use crate::round::{Kept, LateUpdate, Member, Phase, Round, Stretch, Update};
+use crate::run::{Saved, State, Tally};
 
 /// Typed reading of columns.
 pub(super) trait Columns {
@@ -97,7 +97,7 @@ pub(super) fn bigint(what: &'static str, value: u64) -> Result<i64, Error> {
     i64::try_from(value).map_err(|_| Error::Range(what))
 }
 
-fn json(column: &'static str, value: &impl Serialize) -> Result<String, Error> {
+pub(super) fn json(column: &'static str, value: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|e| Error::Row { column, value: e.to_string() })
 }
 
@@ -148,6 +148,8 @@ pub(super) fn run(row: &AnyRow) -> Result<Saved, Error> {
         newest: row.aggregate()?,
         committed: row.number("committed")?,
         failures: row.number("failures")?,
+        stragglers: Vec::new(),
+        tally: Tally::default(),
     })
 }
 
@@ -161,11 +163,27 @@ pub(super) fn run_state(state: &State) -> Result<(&'static str, Option<String>),
     })
 }
 
-pub(super) fn round(
-    row: &AnyRow,
-    policy: &RoundPlan,
+/// What belongs to a round beside its own row.
+#[derive(Default)]
+pub(super) struct Parts {
     members: BTreeMap<SiteName, Member>,
-) -> Result<Round, Error> {
+    since: BTreeMap<SiteName, Timestamp>,
+    pub(super) late: BTreeMap<SiteName, LateUpdate>,
+}
+
+impl Parts {
+    /// Adds a member's row.
+    pub(super) fn member(&mut self, row: &AnyRow) -> Result<(), Error> {
+        let (site, member) = member(row)?;
+        if let Some(since) = row.time_or_none("since")? {
+            self.since.insert(site.clone(), since);
+        }
+        self.members.insert(site, member);
+        Ok(())
+    }
+}
+
+pub(super) fn round(row: &AnyRow, policy: &RoundPlan, parts: Parts) -> Result<Round, Error> {
     let phase = row.text("phase")?;
     let phase = match phase.as_str() {
         "selecting" => Phase::Selecting { until: row.time("until_at")? },
@@ -182,7 +200,29 @@ pub(super) fn round(
     };
     let times = (row.time("opened_at")?, row.time_or_none("closed_at")?);
     let base = row.blob("base_digest", "base_size")?;
-    Ok(Round::restore(id, base, policy.clone(), phase, members, times))
+    let Parts { members, since, late } = parts;
+    let kept = Kept { since, stretch: stretch(row)?, late };
+    Ok(Round::restore(id, base, policy.clone(), phase, members, times, kept))
+}
+
+fn stretch(row: &AnyRow) -> Result<Option<Stretch>, Error> {
+    let Some(due) = row.time_or_none("due_at")? else { return Ok(None) };
+    let arriving: BTreeMap<String, i64> = row.json("arriving")?;
+    let entry = |(site, at): (String, i64)| {
+        let name = site.parse();
+        let name = name.map_err(|_| Error::Row { column: "arriving", value: site })?;
+        Ok((name, time("arriving", at)?))
+    };
+    let arriving = arriving.into_iter().map(entry).collect::<Result<_, Error>>()?;
+    Ok(Some(Stretch { due, arriving }))
+}
+
+/// When reporting was due and what was arriving, as two columns.
+pub(super) fn stretch_columns(round: &Round) -> Result<(Option<i64>, Option<String>), Error> {
+    let Some(Stretch { due, arriving }) = round.stretch() else { return Ok((None, None)) };
+    let arriving: BTreeMap<&str, i64> =
+        arriving.iter().map(|(site, at)| (site.as_str(), micros(*at))).collect();
+    Ok((Some(micros(*due)), Some(json("arriving", &arriving)?)))
 }
 
 /// A phase's columns.
@@ -236,15 +276,20 @@ pub(super) fn phase(phase: &Phase) -> Result<PhaseColumns, Error> {
     Ok(columns)
 }
 
-pub(super) fn member(row: &AnyRow) -> Result<(SiteName, Member), Error> {
+/// The update in a row that has one.
+pub(super) fn update(row: &AnyRow) -> Result<Update, Error> {
+    Ok(Update {
+        weights: row.blob("update_digest", "update_size")?,
+        examples: row.number("examples")?,
+        report: row.json("report")?,
+    })
+}
+
+fn member(row: &AnyRow) -> Result<(SiteName, Member), Error> {
     let state = row.text("state")?;
     let member = match state.as_str() {
         "joined" => Member::Joined,
-        "reported" => Member::Reported(Update {
-            weights: row.blob("update_digest", "update_size")?,
-            examples: row.number("examples")?,
-            report: row.json("report")?,
-        }),
+        "reported" => Member::Reported(update(row)?),
         "withdrawn" => Member::Withdrawn(row.json("reason")?),
         _ => return Err(Error::Row { column: "state", value: state }),
     };
@@ -255,11 +300,25 @@ pub(super) fn member(row: &AnyRow) -> Result<(SiteName, Member), Error> {
 #[derive(Default)]
 pub(super) struct MemberColumns {
     pub(super) state: &'static str,
-    pub(super) update_digest: Option<String>,
-    pub(super) update_size: Option<i64>,
+    pub(super) update: UpdateColumns,
+    pub(super) reason: Option<String>,
+}
+
+/// An update's columns, all of them NULL where there is none.
+#[derive(Default)]
+pub(super) struct UpdateColumns {
+    pub(super) weights: BlobColumns,
     pub(super) examples: Option<i64>,
     pub(super) report: Option<String>,
-    pub(super) reason: Option<String>,
+}
+
+pub(super) fn update_columns(update: Option<&Update>) -> Result<UpdateColumns, Error> {
+    let Some(update) = update else { return Ok(UpdateColumns::default()) };
+    Ok(UpdateColumns {
+        weights: blob_columns(Some(update.weights))?,
+        examples: Some(bigint("a count of examples", update.examples)?),
+        report: Some(json("report", &update.report)?),
+    })
 }
 
 pub(super) fn member_columns(member: &Member) -> Result<MemberColumns, Error> {
@@ -268,10 +327,7 @@ pub(super) fn member_columns(member: &Member) -> Result<MemberColumns, Error> {
         Member::Joined => columns.state = "joined",
         Member::Reported(update) => {
             columns.state = "reported";
-            columns.update_digest = Some(update.weights.digest.to_string());
-            columns.update_size = Some(bigint("a blob's size", update.weights.size)?);
-            columns.examples = Some(bigint("a count of examples", update.examples)?);
-            columns.report = Some(json("report", &update.report)?);
+            columns.update = update_columns(Some(update))?;
         }
         Member::Withdrawn(why) => {
             columns.state = "withdrawn";

@@ -49,15 +49,18 @@ pub(super) async fn run(connection: &mut AnyConnection, run: &Run) -> Result<(),
 
 pub(super) async fn round(connection: &mut AnyConnection, round: &Round) -> Result<(), Error> {
     let phase = rows::phase(round.phase())?;
+    let (due_at, arriving) = rows::stretch_columns(round)?;
     sqlx::query(
         "INSERT INTO round (run, number, attempt, phase, until_at, base_digest, base_size, \
          model_digest, model_size, reason, opened_at, closed_at, ema_digest, ema_size, \
-         momentum_digest, momentum_size, second_moment_digest, second_moment_size) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
+         momentum_digest, momentum_size, second_moment_digest, second_moment_size, due_at, \
+         arriving) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+         $19, $20) \
          ON CONFLICT (run, number, attempt) DO UPDATE SET phase = $4, until_at = $5, \
          model_digest = $8, model_size = $9, reason = $10, closed_at = $12, ema_digest = $13, \
          ema_size = $14, momentum_digest = $15, momentum_size = $16, \
-         second_moment_digest = $17, second_moment_size = $18",
+         second_moment_digest = $17, second_moment_size = $18, due_at = $19, arriving = $20",
     )
     .bind(round.id().run.as_str())
     .bind(i64::from(round.id().number))
@@ -77,6 +80,8 @@ pub(super) async fn round(connection: &mut AnyConnection, round: &Round) -> Resu
     .bind(phase.momentum.size)
     .bind(phase.second_moment.digest)
     .bind(phase.second_moment.size)
+    .bind(due_at)
+    .bind(arriving)
     .execute(connection)
     .await?;
     Ok(())
@@ -89,25 +94,34 @@ pub(super) async fn members(
     after: &Round,
 ) -> Result<(), Error> {
     let id = after.id();
-    let held = |site: &SiteName| before.and_then(|before| before.members().get(site));
-    for (site, member) in after.members().iter().filter(|(site, m)| held(site) != Some(*m)) {
+    let held = |site: &SiteName| {
+        before.and_then(|before| Some((before.members().get(site)?, before.since(site))))
+    };
+    for (site, member) in after.members() {
+        let since = after.since(site);
+        if held(site) == Some((member, since)) {
+            continue;
+        }
         let row = rows::member_columns(member)?;
         sqlx::query(
             "INSERT INTO member (run, number, attempt, site, state, update_digest, update_size, \
-             examples, report, reason) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+             examples, report, reason, since) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
              ON CONFLICT (run, number, attempt, site) DO UPDATE SET state = $5, \
-             update_digest = $6, update_size = $7, examples = $8, report = $9, reason = $10",
+             update_digest = $6, update_size = $7, examples = $8, report = $9, reason = $10, \
+             since = $11",
         )
         .bind(id.run.as_str())
         .bind(i64::from(id.number))
         .bind(i64::from(id.attempt))
         .bind(site.as_str())
         .bind(row.state)
-        .bind(row.update_digest)
-        .bind(row.update_size)
-        .bind(row.examples)
-        .bind(row.report)
+        .bind(row.update.weights.digest)
+        .bind(row.update.weights.size)
+        .bind(row.update.examples)
+        .bind(row.update.report)
         .bind(row.reason)
+        .bind(since.map(micros))
         .execute(&mut *connection)
         .await?;
     }

@@ -123,7 +123,9 @@ impl Federation {
 impl Client {
     pub(crate) async fn beat(&mut self) -> Result<HeartbeatResponse, Status> {
         let activity = Some(Activity::Idle(Idle {}));
-        let request = HeartbeatRequest { agent_version: "0.1.0".into(), activity };
+        // What an agent from before versions says.
+        let old = HeartbeatRequest::default();
+        let request = HeartbeatRequest { agent_version: "0.1.0".into(), activity, ..old };
         self.federation.heartbeat(request).await.map(tonic::Response::into_inner)
     }
 }

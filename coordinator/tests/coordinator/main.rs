@@ -8,5 +8,6 @@ mod blobs;
 mod cli;
 mod fedctl;
 mod federation;
+mod idempotence;
 mod pki;
 mod rounds;

@@ -16,6 +16,7 @@ use fedpaint_proto::v1::{
     WatchRunRequest, upload_purpose,
 };
 use fedpaint_proto::weights::{Dtype, ModelFile, ModelWriter, TensorSpec};
+use fedpaint_proto::wire::WIRE_VERSION;
 use tonic::Status;
 
 use crate::blobs::{download, upload};
@@ -68,7 +69,8 @@ impl Client {
     /// Says `activity` and hears what to do.
     async fn ask(&mut self, activity: Activity) -> Directive {
         let activity = Some(activity);
-        let request = HeartbeatRequest { agent_version: "0.1.0".into(), activity };
+        let agent_version = "0.1.0".into();
+        let request = HeartbeatRequest { agent_version, activity, wire_version: WIRE_VERSION };
         let answer = self.federation.heartbeat(request).await.unwrap().into_inner();
         assert_eq!(answer.next_after.unwrap().nanos, 50_000_000);
         answer.directive.unwrap()
@@ -82,6 +84,13 @@ impl Client {
         assert!(join.until.is_some());
         self.ask(Activity::Joining(Joining { round: join.round.clone() })).await;
         join.round.unwrap()
+    }
+
+    /// Joins a round, if one is looking for sites.
+    pub(crate) async fn join_if_asked(&mut self) -> Option<RoundRef> {
+        let Directive::Join(join) = self.ask(Activity::Idle(Idle {})).await else { return None };
+        self.ask(Activity::Joining(Joining { round: join.round.clone() })).await;
+        join.round
     }
 
     /// What to train, once a round has begun.
@@ -249,7 +258,7 @@ async fn a_request_whose_fields_do_not_parse_is_refused_by_the_name_of_the_field
     let unknown = PauseRunRequest { name: "t9".into() };
     let status = operator.admin.pause_run(unknown).await.unwrap_err();
     assert_eq!(Reason::of(&status), Some(Reason::RunUnknown));
-    let silent = HeartbeatRequest { agent_version: "0.1.0".into(), activity: None };
+    let silent = HeartbeatRequest { agent_version: "0.1.0".into(), ..HeartbeatRequest::default() };
     let status = site.federation.heartbeat(silent).await.unwrap_err();
     assert_eq!(Reason::of(&status), Some(Reason::InvalidRequest));
     federation.stop().await;

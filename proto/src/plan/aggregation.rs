@@ -12,6 +12,10 @@ const RATE_MAX: f64 = 100.0;
 /// The highest server learning rate of `adam`: every weight moves by about this much in a round, and
 /// weights are themselves a few hundredths. The general default of 1 is so refused, not followed.
 const ADAM_RATE_MAX: f64 = 0.1;
+/// How fast a late update loses weight, where the plan does not say.
+const STALENESS_EXPONENT: f64 = 0.5;
+/// The fastest that it may.
+const STALENESS_EXPONENT_MAX: f64 = 10.0;
 
 /// How the coordinator makes a round's model. The weighted mean of the sites' weights less the base
 /// model is the round's pseudo-gradient D (Reddi et al. 2021, arXiv 2003.00295, algorithm 2); the
@@ -33,6 +37,11 @@ pub struct AggregationPlan {
     /// How much stays, from round to round, of the moving average of the global models that is
     /// published beside them; 0 publishes none. Sites never train from it.
     pub ema_decay: f64,
+    /// How fast an update loses weight that is folded in rounds late: after s rounds it counts
+    /// (1 + s)^-a of its examples, the polynomial of FedAsync (Xie et al. 2019, arXiv 1903.03934).
+    /// 0 takes it for fresh.
+    #[serde(skip_serializing_if = "is_staleness_default")]
+    pub staleness_exponent: f64,
 }
 
 /// What the coordinator does with a round's pseudo-gradient.
@@ -58,6 +67,7 @@ impl Default for AggregationPlan {
             beta_2: 0.99,
             tau: 1e-3,
             ema_decay: 0.9,
+            staleness_exponent: STALENESS_EXPONENT,
         }
     }
 }
@@ -81,8 +91,15 @@ impl AggregationPlan {
         share("aggregation.beta_2", self.beta_2)?;
         // The square of tau is kept in 32 bits.
         real("aggregation.tau", tau, (1e-12..=1.0).contains(&tau), "from 1e-12 to 1")?;
-        share("aggregation.ema_decay", self.ema_decay)
+        share("aggregation.ema_decay", self.ema_decay)?;
+        let exponent = self.staleness_exponent;
+        let fits = (0.0..=STALENESS_EXPONENT_MAX).contains(&exponent);
+        real("aggregation.staleness_exponent", exponent, fits, "from 0 to 10")
     }
+}
+
+fn is_staleness_default(value: &f64) -> bool {
+    *value == STALENESS_EXPONENT
 }
 
 #[cfg(test)]
@@ -129,7 +146,9 @@ mod tests {
 
     #[test]
     fn a_number_no_optimizer_can_work_with_is_refused_by_the_name_of_its_field() {
-        for field in ["learning_rate", "momentum", "beta_2", "tau", "ema_decay"] {
+        for field in
+            ["learning_rate", "momentum", "beta_2", "tau", "ema_decay", "staleness_exponent"]
+        {
             for value in ["nan", "inf", "-0.5", "1e9"] {
                 let error = plan(&format!("{field} = {value}")).unwrap_err().to_string();
                 assert!(error.contains(&format!("aggregation.{field} is")), "{error}");

@@ -26,7 +26,7 @@ use tonic::transport::Channel;
 use self::decide::Next;
 use self::job::Bench;
 use crate::backoff;
-use crate::client::{self, Activity, Answer};
+use crate::client::{self, Activity, Answer, Coordinator};
 use crate::config::{self, Config, Site};
 use crate::disk;
 use crate::pipe::Progress;
@@ -206,8 +206,8 @@ struct Agent {
     hurry: Arc<Notify>,
     job: Option<Job>,
     failures: Failures,
-    /// Whether the coordinator has ever answered.
-    known: bool,
+    /// Which coordinator last answered, if one ever has.
+    known: Option<Coordinator>,
 }
 
 impl Agent {
@@ -218,7 +218,7 @@ impl Agent {
             hurry: Arc::new(Notify::new()),
             job: None,
             failures: Failures::default(),
-            known: false,
+            known: None,
         }
     }
 
@@ -258,9 +258,9 @@ impl Agent {
         })
     }
 
-    fn heard(&mut self, Answer { next_after, directive }: Answer) -> Duration {
+    fn heard(&mut self, Answer { next_after, directive, coordinator }: Answer) -> Duration {
         self.failures.over();
-        self.known = true;
+        self.meet(coordinator);
         let activity = self.activity.borrow().clone();
         let next = decide::next(&activity, &directive);
         if next != Next::GoOn {
@@ -281,8 +281,17 @@ impl Agent {
         next_after
     }
 
+    /// Tells which coordinator answers, the first time and when it is another.
+    fn meet(&mut self, coordinator: Coordinator) {
+        if self.known.as_ref() != Some(&coordinator) {
+            let Coordinator { version, wire_version } = &coordinator;
+            tracing::info!(version, wire_version, "the coordinator answers");
+            self.known = Some(coordinator);
+        }
+    }
+
     fn not_heard(&mut self, status: &Status) -> Result<Duration, Error> {
-        let never = !self.known;
+        let never = self.known.is_none();
         let reason = Reason::of(status);
         if never && matches!(reason, Some(Reason::WrongRole | Reason::NoIdentity)) {
             return Err(Error::Refused(status.message().to_owned()));

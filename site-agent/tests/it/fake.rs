@@ -164,7 +164,10 @@ impl FederationService for Fake {
         };
         self.changed.notify_waiters();
         let next_after = Some(std::time::Duration::from_millis(30).try_into().unwrap());
-        Ok(Response::new(HeartbeatResponse { next_after, directive: Some(directive) }))
+        // What a coordinator from before versions says.
+        let old = HeartbeatResponse::default();
+        let directive = Some(directive);
+        Ok(Response::new(HeartbeatResponse { next_after, directive, ..old }))
     }
 
     async fn get_run_plan(

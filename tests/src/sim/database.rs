@@ -130,5 +130,7 @@ fn row(run: &Run) -> Saved {
         newest: Aggregate::of(run.model()),
         committed: run.committed(),
         failures: run.failures(),
+        stragglers: run.stragglers().map(|(site, s)| (site.clone(), s.clone())).collect(),
+        tally: run.tally().clone(),
     }
 }

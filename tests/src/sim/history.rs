@@ -5,7 +5,7 @@ use std::time::Duration;
 use fedpaint_coordinator::driver::core::{Command, Request, Verdict};
 use fedpaint_coordinator::run::State;
 use fedpaint_proto::names::{OperatorName, RoundId};
-use fedpaint_proto::plan::{RoundPlan, RunPlan};
+use fedpaint_proto::plan::{LatePolicy, RoundPlan, RunPlan};
 
 use super::ledger::{Broken, Invariant};
 use super::op::{Op, SITES};
@@ -21,6 +21,9 @@ const ROUND: RoundPlan = RoundPlan {
     selection_s: 30,
     reporting_s: 240,
     failures_max: 3,
+    stretch_s: 300,
+    late: LatePolicy::Drop,
+    late_rounds_max: 3,
 };
 
 /// What a round takes beside its two phases, at most: its average and the retries of saving it.

@@ -9,6 +9,7 @@ use fedpaint_coordinator::round::{Member, Update};
 use fedpaint_proto::identity::Role;
 use fedpaint_proto::names::{Blob, Digest, RoundId};
 use fedpaint_proto::reason::Reason;
+use fedpaint_proto::wire::WIRE_VERSION;
 use fedpaint_site_agent::client::Activity;
 
 use super::coordinator::Stopped;
@@ -47,8 +48,11 @@ impl World {
 
     fn serve_beat(&mut self, site: usize, activity: &Activity) -> Result<Heard, Stopped> {
         let name = self.sites[site].name.clone();
-        let beat =
-            Beat { agent_version: "0.1.0".to_owned(), activity: site::to_coordinator(activity) };
+        let beat = Beat {
+            agent_version: "0.1.0".to_owned(),
+            wire_version: WIRE_VERSION,
+            activity: site::to_coordinator(activity),
+        };
         self.request(Request::Beat(name.clone(), beat))?;
         self.settle()?;
         let answer = self.process()?.core.answer(&name);

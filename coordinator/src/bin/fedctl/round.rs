@@ -23,8 +23,13 @@ pub(crate) async fn run(
         }
         RoundVerb::Show(asked) => Some(find(&mut session, asked).await?),
         RoundVerb::Close(asked) => {
-            let round = find(&mut session, asked).await?.r#ref;
-            let reply = session.admin.close_round(ask(v1::CloseRoundRequest { round })).await;
+            let found = find(&mut session, asked).await?;
+            // The phase that is seen is the one that is ended, however often this is asked.
+            let ends =
+                matches!(found.phase(), v1::RoundPhase::Selecting | v1::RoundPhase::Reporting);
+            let phase = if ends { found.phase } else { v1::RoundPhase::Unspecified.into() };
+            let request = v1::CloseRoundRequest { round: found.r#ref, phase };
+            let reply = session.admin.close_round(ask(request)).await;
             reply.map_err(|s| of_status(&s))?.into_inner().round
         }
         RoundVerb::Abandon { round, reason } => {

@@ -13,7 +13,7 @@ use crate::cli::{Connection, RunVerb};
 use crate::connect::{Session, ask, connect};
 use crate::output::{Output, transfer_bar};
 use crate::problem::of_status;
-use crate::view::{Run, Runs};
+use crate::view::{Round, Run, RunNow, Runs};
 use crate::watch;
 
 /// Carries out a verb.
@@ -44,7 +44,9 @@ pub(crate) async fn run(
         RunVerb::Watch { name } => return watch::run(session, name, output).await,
         RunVerb::Show { name } => {
             let reply = admin.get_run(ask(v1::GetRunRequest { name: name.into() })).await;
-            reply.map_err(|s| of_status(&s))?.into_inner().run
+            let v1::GetRunResponse { run, round } = reply.map_err(|s| of_status(&s))?.into_inner();
+            let run = Run::from(run.context("the coordinator answered without a run")?);
+            return output.show(&RunNow { run, round: round.map(Round::from) });
         }
         RunVerb::Pause { name } => {
             let reply = admin.pause_run(ask(v1::PauseRunRequest { name: name.into() })).await;

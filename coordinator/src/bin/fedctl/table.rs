@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use crate::human::{NONE, ago, bytes, count, loss};
 use crate::output::Show;
 use crate::view::{
-    Blob, Certificate, Exported, Member, Model, Models, Round, Rounds, Run, Runs, Site, Sites,
-    Status,
+    Blob, Certificate, Exported, Late, Member, Missing, Model, Models, Round, Rounds, Run, RunNow,
+    Runs, Site, Sites, Status,
 };
 
 /// How many digits of a digest tell models apart.
@@ -40,6 +40,11 @@ fn or_none(text: Option<&str>) -> String {
     text.unwrap_or(NONE).to_owned()
 }
 
+/// A count, unless it is none.
+fn or_zero(count: u32) -> String {
+    if count == 0 { NONE.to_owned() } else { count.to_string() }
+}
+
 fn short(blob: Option<&Blob>) -> String {
     or_none(blob.and_then(|blob| blob.digest.get(..DIGEST_SHORT)))
 }
@@ -58,9 +63,11 @@ fn sites(sites: &[Site], now: Timestamp) -> String {
             state = format!("revoked {}", ago(now, site.revoked_at));
         }
         let version = or_none(site.agent_version.as_deref());
-        vec![site.name.clone(), state, ago(now, site.seen_at), version, ago(now, site.enrolled_at)]
+        let wire = site.wire_version.map_or(NONE.to_owned(), |version| version.to_string());
+        let (seen, enrolled) = (ago(now, site.seen_at), ago(now, site.enrolled_at));
+        vec![site.name.clone(), state, seen, version, wire, enrolled]
     };
-    table(&["SITE", "STATE", "SEEN", "AGENT", "ENROLLED"], sites.iter().map(row))
+    table(&["SITE", "STATE", "SEEN", "AGENT", "WIRE ", "ENROLLED"], sites.iter().map(row))
 }
 
 fn runs(runs: &[Run], now: Timestamp) -> String {
@@ -72,12 +79,16 @@ fn runs(runs: &[Run], now: Timestamp) -> String {
             run.name.clone(),
             run.state.to_owned(),
             format!("{}/{}", run.rounds_committed, run.rounds_planned),
+            or_zero(run.rounds_short),
             short(run.model.as_ref()),
             ago(now, run.created_at),
             or_none(run.reason.as_deref()),
         ]
     };
-    table(&["RUN", "STATE", "ROUNDS ", "MODEL", "CREATED", "REASON"], runs.iter().map(row))
+    table(
+        &["RUN", "STATE", "ROUNDS ", "SHORT ", "MODEL", "CREATED", "REASON"],
+        runs.iter().map(row),
+    )
 }
 
 /// The example-weighted mean loss of those who reported, or of those who train.
@@ -93,9 +104,9 @@ fn round_loss(round: &Round) -> String {
 }
 
 pub(crate) fn round_summary(round: &Round) -> [String; 3] {
-    let reported = round.members.iter().filter(|m| m.examples.is_some()).count();
-    let examples = round.members.iter().filter_map(|m| m.examples).sum();
-    let sites = format!("{reported}/{}", round.members.len());
+    let fresh: u64 = round.members.iter().filter_map(|m| m.examples).sum();
+    let examples = fresh + round.late.iter().map(|late| late.examples).sum::<u64>();
+    let sites = format!("{}/{}", round.counts.reported, round.counts.joined);
     [sites, count(examples), round_loss(round)]
 }
 
@@ -110,6 +121,9 @@ fn rounds(rounds: &[Round], now: Timestamp) -> String {
             format!("{}.{}", round.number, round.attempt),
             round.phase.to_owned(),
             sites,
+            or_zero(round.counts.folded),
+            or_zero(round.counts.withdrawn),
+            or_zero(round.counts.missing),
             examples,
             loss,
             short(round.model.as_ref()),
@@ -117,7 +131,19 @@ fn rounds(rounds: &[Round], now: Timestamp) -> String {
             or_none(round.reason.as_deref()),
         ]
     };
-    let header = ["ROUND", "PHASE", "REPORTED ", "EXAMPLES ", "LOSS ", "MODEL", "ENDS", "REASON"];
+    let header = [
+        "ROUND",
+        "PHASE",
+        "REPORTED ",
+        "LATE ",
+        "WITHDREW ",
+        "MISSING ",
+        "EXAMPLES ",
+        "LOSS ",
+        "MODEL",
+        "ENDS",
+        "REASON",
+    ];
     table(&header, rounds.iter().map(row))
 }
 
@@ -157,6 +183,24 @@ fn members(members: &[Member]) -> String {
     table(&header, members.iter().map(row))
 }
 
+/// Whose update is not there, since when and why.
+fn missing(missing: &[Missing], now: Timestamp) -> String {
+    let row = |missing: &Missing| {
+        let (since, heard) = (ago(now, missing.since), ago(now, missing.heard_at));
+        vec![missing.site.clone(), missing.detail.clone(), since, heard]
+    };
+    table(&["MISSING", "WHY", "SINCE", "HEARD"], missing.iter().map(row))
+}
+
+/// Late updates of earlier rounds that count in one.
+fn late(late: &[Late]) -> String {
+    let row = |late: &Late| {
+        let round = format!("{}.{}", late.number, late.attempt);
+        vec![late.site.clone(), round, late.staleness.to_string(), count(late.examples)]
+    };
+    table(&["LATE SITE", "OF ROUND", "ROUNDS LATE ", "EXAMPLES "], late.iter().map(row))
+}
+
 impl Show for Sites {
     fn table(&self, now: Timestamp) -> String {
         sites(&self.sites, now)
@@ -182,6 +226,7 @@ impl Show for Run {
             ("state", self.state.to_owned()),
             ("reason", or_none(self.reason.as_deref())),
             ("rounds", format!("{} of {}", self.rounds_committed, self.rounds_planned)),
+            ("without every member", or_zero(self.rounds_short)),
             ("initial model", short(self.initial_model.as_ref())),
             ("model", short(self.model.as_ref())),
             ("size", size(self.model.as_ref())),
@@ -193,6 +238,16 @@ impl Show for Run {
     }
 }
 
+impl Show for RunNow {
+    fn table(&self, now: Timestamp) -> String {
+        let run = self.run.table(now);
+        match &self.round {
+            Some(round) => format!("{run}\n\n{}", round.table(now)),
+            None => run,
+        }
+    }
+}
+
 impl Show for Rounds {
     fn table(&self, now: Timestamp) -> String {
         rounds(&self.rounds, now)
@@ -201,11 +256,21 @@ impl Show for Rounds {
 
 impl Show for Round {
     fn table(&self, now: Timestamp) -> String {
-        let summary = rounds(std::slice::from_ref(self), now);
-        if self.members.is_empty() {
-            return format!("{summary}\n\nno site is in it");
+        let mut parts = vec![rounds(std::slice::from_ref(self), now)];
+        if let Some(due) = self.due.filter(|_| self.phase == "reporting") {
+            parts.push(format!("was due {}: an update still arrives", ago(now, Some(due))));
         }
-        format!("{summary}\n\n{}", members(&self.members))
+        parts.push(match self.members.is_empty() {
+            true => "no site is in it".to_owned(),
+            false => members(&self.members),
+        });
+        if !self.late.is_empty() {
+            parts.push(late(&self.late));
+        }
+        if !self.missing.is_empty() {
+            parts.push(missing(&self.missing, now));
+        }
+        parts.join("\n\n")
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Site {
     pub(crate) revoked_at: Option<Timestamp>,
     pub(crate) seen_at: Option<Timestamp>,
     pub(crate) agent_version: Option<String>,
+    /// The protocol's version that the agent speaks; null until it was heard of.
+    pub(crate) wire_version: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -46,6 +48,28 @@ pub(crate) struct Run {
     pub(crate) model: Option<Blob>,
     pub(crate) created_at: Option<Timestamp>,
     pub(crate) plan_toml: String,
+    /// How many of the committed rounds lacked the update of a member.
+    pub(crate) rounds_short: u32,
+    /// The sites that were missing in committed rounds.
+    pub(crate) missing: Vec<SiteTally>,
+}
+
+/// In how many committed rounds a site was missing.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct SiteTally {
+    pub(crate) site: String,
+    pub(crate) missing: u32,
+    /// How many of its updates came late and were folded into later rounds.
+    pub(crate) folded: u32,
+}
+
+/// A run and its round in hand.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct RunNow {
+    #[serde(flatten)]
+    pub(crate) run: Run,
+    /// Null from a coordinator that does not tell it.
+    pub(crate) round: Option<Round>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -67,6 +91,52 @@ pub(crate) struct Round {
     pub(crate) opened_at: Option<Timestamp>,
     pub(crate) closed_at: Option<Timestamp>,
     pub(crate) members: Vec<Member>,
+    pub(crate) counts: Counts,
+    /// Updates of earlier rounds that are part of this one.
+    pub(crate) late: Vec<Late>,
+    /// When reporting was to end, where it goes on longer because updates still arrive.
+    pub(crate) due: Option<Timestamp>,
+    /// Whose update is not there; told of the round in hand.
+    pub(crate) missing: Vec<Missing>,
+}
+
+/// How many sites counted in a round, and how many did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Counts {
+    pub(crate) joined: u32,
+    pub(crate) reported: u32,
+    /// Late updates of earlier rounds that count in this one.
+    pub(crate) folded: u32,
+    pub(crate) withdrawn: u32,
+    pub(crate) missing: u32,
+}
+
+/// An update that came when its round was sealed, and counts in a later one.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Late {
+    pub(crate) site: String,
+    /// The round that it was trained for.
+    pub(crate) number: u32,
+    pub(crate) attempt: u32,
+    pub(crate) examples: u64,
+    pub(crate) update: Option<Blob>,
+    /// How many rounds late it is.
+    pub(crate) staleness: u32,
+}
+
+/// A site whose update is not there.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Missing {
+    pub(crate) site: String,
+    /// `never_joined`, `waiting`, `silent`, `not_begun`, `training`, `uploading`, `withdrew` or `late`.
+    pub(crate) why: &'static str,
+    pub(crate) detail: String,
+    /// Null where it was before the coordinator was started.
+    pub(crate) since: Option<Timestamp>,
+    pub(crate) heard_at: Option<Timestamp>,
+    pub(crate) progress: Option<Progress>,
+    pub(crate) uploaded_bytes: Option<u64>,
+    pub(crate) upload_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -86,6 +156,8 @@ pub(crate) struct Member {
     pub(crate) update: Option<Blob>,
     pub(crate) report: Option<Report>,
     pub(crate) progress: Option<Progress>,
+    /// When it came into this state.
+    pub(crate) since: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -204,6 +276,7 @@ impl From<v1::Site> for Site {
             revoked_at: time(site.revoked_at),
             seen_at: time(site.seen_at),
             agent_version: text(site.agent_version),
+            wire_version: site.wire_version,
         }
     }
 }
@@ -226,7 +299,16 @@ impl From<v1::Run> for Run {
             model: blob(run.model),
             created_at: time(run.created_at),
             plan_toml: run.plan_toml,
+            rounds_short: run.rounds_short,
+            missing: run.missing.into_iter().map(SiteTally::from).collect(),
         }
+    }
+}
+
+impl From<v1::SiteTally> for SiteTally {
+    fn from(tally: v1::SiteTally) -> SiteTally {
+        let v1::SiteTally { site, missing, folded } = tally;
+        SiteTally { site, missing, folded }
     }
 }
 
@@ -241,6 +323,7 @@ impl From<v1::Round> for Round {
             v1::RoundPhase::Unspecified => UNKNOWN,
         };
         let v1::RoundRef { run, number, attempt } = round.r#ref.unwrap_or_default();
+        let members: Vec<Member> = round.members.into_iter().map(Member::from).collect();
         Round {
             run,
             number,
@@ -252,8 +335,78 @@ impl From<v1::Round> for Round {
             until: time(round.until),
             opened_at: time(round.opened_at),
             closed_at: time(round.closed_at),
-            members: round.members.into_iter().map(Member::from).collect(),
+            counts: round.counts.map_or_else(|| counted(&members), Counts::from),
+            members,
+            late: round.late.into_iter().map(Late::from).collect(),
+            due: time(round.due),
+            missing: round.missing.into_iter().map(Missing::from).collect(),
         }
+    }
+}
+
+/// The counts of a round that a coordinator from before they were told shows.
+fn counted(members: &[Member]) -> Counts {
+    let of = |state| members.iter().filter(|member| member.state == state).count() as u32;
+    Counts {
+        joined: members.len() as u32,
+        reported: of("reported"),
+        folded: 0,
+        withdrawn: of("withdrawn"),
+        missing: of("joined"),
+    }
+}
+
+impl From<v1::RoundCounts> for Counts {
+    fn from(counts: v1::RoundCounts) -> Counts {
+        let v1::RoundCounts { joined, reported, folded, withdrawn, missing } = counts;
+        Counts { joined, reported, folded, withdrawn, missing }
+    }
+}
+
+impl From<v1::LateUpdate> for Late {
+    fn from(late: v1::LateUpdate) -> Late {
+        let v1::RoundRef { number, attempt, .. } = late.round.unwrap_or_default();
+        Late {
+            site: late.site,
+            number,
+            attempt,
+            examples: late.examples,
+            update: blob(late.update),
+            staleness: late.staleness,
+        }
+    }
+}
+
+impl From<v1::Missing> for Missing {
+    fn from(missing: v1::Missing) -> Missing {
+        let uploads = missing.upload_bytes > 0;
+        Missing {
+            why: match missing.reason() {
+                v1::MissingReason::NeverJoined => "never_joined",
+                v1::MissingReason::Waiting => "waiting",
+                v1::MissingReason::Silent => "silent",
+                v1::MissingReason::NotBegun => "not_begun",
+                v1::MissingReason::Training => "training",
+                v1::MissingReason::Uploading => "uploading",
+                v1::MissingReason::Withdrew => "withdrew",
+                v1::MissingReason::Late => "late",
+                v1::MissingReason::Unspecified => UNKNOWN,
+            },
+            site: missing.site,
+            detail: missing.detail,
+            since: time(missing.since),
+            heard_at: time(missing.heard_at),
+            progress: missing.progress.map(Progress::from),
+            uploaded_bytes: uploads.then_some(missing.uploaded_bytes),
+            upload_bytes: uploads.then_some(missing.upload_bytes),
+        }
+    }
+}
+
+impl From<v1::TrainingProgress> for Progress {
+    fn from(progress: v1::TrainingProgress) -> Progress {
+        let v1::TrainingProgress { step, steps, loss } = progress;
+        Progress { step, steps, loss }
     }
 }
 
@@ -279,10 +432,8 @@ impl From<v1::Member> for Member {
                 gradient_norm_p50: report.gradient_norm_p50,
                 gradient_norm_p99: report.gradient_norm_p99,
             }),
-            progress: member.progress.map(|progress| {
-                let v1::TrainingProgress { step, steps, loss } = progress;
-                Progress { step, steps, loss }
-            }),
+            progress: member.progress.map(Progress::from),
+            since: time(member.since),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::human::{clock, count, loss};
 use crate::output::{Format, Output, is_watched};
 use crate::problem::of_status;
 use crate::table::round_summary;
-use crate::view::{Member, Round, Rounds, Run, Seen};
+use crate::view::{Counts, Member, Round, Rounds, Run, Seen};
 
 mod bars;
 
@@ -179,7 +179,10 @@ fn changes(before: Option<&Seen>, seen: &Seen) -> Vec<String> {
     }
     if before.is_none_or(|before| before.run.state != run.state) {
         let Run { name, state, rounds_committed, rounds_planned, .. } = run;
-        let text = format!("run {name} {state}, {rounds_committed}/{rounds_planned} rounds");
+        let mut text = format!("run {name} {state}, {rounds_committed}/{rounds_planned} rounds");
+        if let Some(reason) = &run.reason {
+            text.push_str(&format!(": {reason}"));
+        }
         // A run is introduced before its round, and ends after it.
         if before.is_none() { lines.insert(0, text) } else { lines.push(text) }
     }
@@ -191,7 +194,14 @@ fn phase(round: &Round) -> String {
     let why = round.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
     if round.phase == "committed" {
         let [sites, examples, loss] = round_summary(round);
-        return format!("committed: {sites} sites, {examples} examples, loss {loss}");
+        let Counts { folded, withdrawn, missing, .. } = round.counts;
+        let told = [(folded, "late"), (withdrawn, "withdrew"), (missing, "missing")];
+        let told: String = told
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!(", {count} {what}"))
+            .collect();
+        return format!("committed: {sites} sites{told}, {examples} examples, loss {loss}");
     }
     format!("{}{why}", round.phase)
 }
@@ -240,6 +250,7 @@ mod tests {
                 gradient_norm_p99: 2.0,
             }),
             progress: (step > 0).then_some(Progress { step, steps: 200, loss: 0.3 }),
+            since: None,
         }
     }
 
@@ -260,7 +271,15 @@ mod tests {
             r#ref: Some(v1::RoundRef { run: "t1".into(), number, attempt: 1 }),
             ..v1::Round::default()
         };
-        let shown = Round { phase: round.1, members, ..Round::from(shown) };
+        let of = |state| members.iter().filter(|m| m.state == state).count() as u32;
+        let counts = Counts {
+            joined: members.len() as u32,
+            reported: of("reported"),
+            folded: 0,
+            withdrawn: of("withdrawn"),
+            missing: of("joined"),
+        };
+        let shown = Round { phase: round.1, members, counts, ..Round::from(shown) };
         Seen { run: Run { state, ..run.into() }, round: Some(shown) }
     }
 
@@ -278,6 +297,11 @@ mod tests {
             seen("active", 1, (2, "reporting"), vec![member("mayo", "withdrawn", 0)]),
             seen("finished", 2, (2, "committed"), vec![member("mayo", "reported", 0)]),
         ];
+        let mut story = story;
+        let last = story.last_mut().unwrap();
+        last.run.reason = Some("1 of 2 rounds without every member: ucl missing in 1".into());
+        last.round.as_mut().unwrap().counts =
+            Counts { joined: 2, missing: 1, reported: 1, ..last.round.as_ref().unwrap().counts };
         let mut told = Vec::new();
         let mut before = None;
         for seen in &story {
@@ -299,8 +323,8 @@ mod tests {
                 "round 2.1 mayo withdrawn: out of memory",
                 "round 2.1 reporting",
                 "round 2.1 mayo reported 1,600 examples, loss 0.2500",
-                "round 2.1 committed: 1/1 sites, 1,600 examples, loss 0.2500",
-                "run t1 finished, 2/2 rounds",
+                "round 2.1 committed: 1/2 sites, 1 missing, 1,600 examples, loss 0.2500",
+                "run t1 finished, 2/2 rounds: 1 of 2 rounds without every member: ucl missing in 1",
             ]
         );
     }

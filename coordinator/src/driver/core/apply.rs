@@ -5,13 +5,13 @@ use fedpaint_proto::names::{Blob, OperatorName, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
 use jiff::Timestamp;
 
-use super::request::{Activity, Beat, Command, Request, Verdict};
-use super::state::{Seen, State};
+use super::request::{Activity, Beat, Command, Request, Stage, Verdict};
+use super::state::{Doing, Seen, State};
 use super::{COORDINATOR, Core, Step};
 use crate::audit::Entry;
 use crate::driver::error::Error;
 use crate::records::SiteRow;
-use crate::round::{Event, Update};
+use crate::round::{Event, Phase, Refusal, Update};
 use crate::run::Run;
 
 /// The most sites there may be.
@@ -23,6 +23,10 @@ pub const RUNS_MAX: usize = 1_000;
 pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Step, Error> {
     match request {
         Request::Beat(site, beat) => core.beat(site, beat, now),
+        Request::Arriving(site, round) => {
+            core.state.access(&site)?;
+            core.happen(&by_site(&site), &round, Event::Arriving(site), now)
+        }
         Request::Report(site, round, update) => core.report(site, &round, update, now),
         Request::Refused(site, _, detail) => Ok(core.refused(site, detail, now)),
         Request::Enroll(actor, site) => core.enroll(actor, site, now),
@@ -42,13 +46,19 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
 impl Core {
     fn beat(&self, site: SiteName, beat: Beat, now: Timestamp) -> Result<Step, Error> {
         self.state.access(&site)?;
-        let Beat { agent_version, activity } = beat;
-        let training = match &activity {
-            Activity::Training(round, progress) => Some((round.clone(), *progress)),
+        let Beat { agent_version, wire_version, activity } = beat;
+        let doing = match &activity {
+            Activity::Training(round, progress) => {
+                Some((round.clone(), Doing::Training(*progress)))
+            }
+            Activity::Uploading(round) => Some((round.clone(), Doing::Uploading)),
             _ => None,
         };
         let mut next = State::clone(&self.state);
-        next.put_seen(site.clone(), Seen { at: now, agent_version, training });
+        next.put_seen(
+            site.clone(),
+            Seen { at: now, agent_version, wire_version, doing, since: now },
+        );
         let event = match activity {
             Activity::Joining(round) => Some((round, Event::Joined(site.clone()))),
             Activity::Withdrawing(round, why) => Some((round, Event::Withdrew(site.clone(), why))),
@@ -157,12 +167,24 @@ impl Core {
     ) -> Result<Step, Error> {
         let event = match verdict {
             Verdict::Close => Event::Closed,
+            Verdict::End(stage) => {
+                let held = self.state.round(round)?;
+                match (stage, held.phase()) {
+                    (Stage::Selection, Phase::Selecting { .. })
+                    | (Stage::Reporting, Phase::Reporting { .. }) => Event::Closed,
+                    (Stage::Reporting, Phase::Selecting { .. }) => {
+                        let (round, refusal) = (round.clone(), Refusal::NotReporting);
+                        return Err(Error::Round { round, refusal });
+                    }
+                    _ => return Ok(self.nothing()),
+                }
+            }
             Verdict::Abandon(reason) => Event::Abandoned(reason),
         };
         self.happen(&by_operator(actor), round, event, now)
     }
 
-    /// Lets an event happen to a round in hand, and nothing else.
+    /// Lets an event happen to a round in hand, or to an update that is late for an earlier one.
     fn happen(
         &self,
         actor: &str,
@@ -177,8 +199,16 @@ impl Core {
 }
 
 fn happen(state: &mut State, id: &RoundId, event: Event, now: Timestamp) -> Result<(), Error> {
-    state.round(id)?;
-    let outcome = state.change_run(&id.run, |run| run.apply(event, now))?;
+    let late = match &event {
+        Event::Reported(site, _) | Event::Withdrew(site, _) => {
+            state.run(&id.run)?.straggler(id, site).is_some()
+        }
+        _ => false,
+    };
+    if !late {
+        state.round(id)?;
+    }
+    let outcome = state.change_run(&id.run, |run| run.apply_to(id, event, now))?;
     outcome.map_err(|refusal| Error::Round { round: id.clone(), refusal })
 }
 

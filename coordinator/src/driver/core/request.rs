@@ -13,6 +13,9 @@ use crate::run::Directive;
 pub enum Request {
     /// A site says what it is doing.
     Beat(SiteName, Beat),
+    /// Bytes of a site's update have come, at a moment that its round takes note of
+    /// ([`crate::round::Round::notes_arrival`]).
+    Arriving(SiteName, RoundId),
     /// A site's update, which was checked and may be applied.
     Report(SiteName, RoundId, Update),
     /// A site's update was refused, with the reason in words: for the audit log only.
@@ -37,6 +40,8 @@ pub enum Request {
 pub struct Beat {
     /// The agent's version, such as "0.1.0".
     pub agent_version: String,
+    /// The protocol's version that it speaks.
+    pub wire_version: u32,
     /// What the site is doing.
     pub activity: Activity,
 }
@@ -81,6 +86,17 @@ pub enum Command {
 pub enum Verdict {
     /// End selection or reporting now, if enough sites are there.
     Close,
+    /// The same for one of the two; a round that has left it stays as it is.
+    End(Stage),
     /// Give the round up, in the operator's own words.
     Abandon(String),
+}
+
+/// A phase of a round that an operator may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Sites join.
+    Selection,
+    /// The members train and report.
+    Reporting,
 }

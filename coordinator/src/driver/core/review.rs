@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::state::State;
 use crate::driver::error::Error;
-use crate::round::{Report, Update};
+use crate::round::{Refusal, Report, Update};
 
 /// "This blob, which I have uploaded, is my update."
 #[derive(Clone, Debug, PartialEq)]
@@ -56,19 +56,19 @@ pub fn review(
 ) -> Result<Review, Error> {
     state.access(site)?;
     let round = || submission.round.clone();
-    let current = match state.round(&submission.round) {
-        Ok(current) => current,
-        // The update may have been the last one that a round waited for.
-        Err(over @ Error::Round { .. }) => return Ok(Review::Past(over)),
-        Err(other) => return Err(other),
-    };
     let update = submission.update();
-    if current.holds(site, &update) {
+    if state.run(&submission.round.run)?.holds(&submission.round, site, &update) {
         return Ok(Review::Held);
     }
-    let refused = |refusal| Error::Round { round: round(), refusal };
-    current.awaits(site, now).map_err(refused)?;
-    let (found, expected) = (submission.base, current.base().digest);
+    let base = match state.awaits(site, &submission.round, now) {
+        Ok(base) => base,
+        // The update may have been the last one that a round waited for.
+        Err(over @ Error::Round { refusal: Refusal::RoundOver, .. }) => {
+            return Ok(Review::Past(over));
+        }
+        Err(other) => return Err(other),
+    };
+    let (found, expected) = (submission.base, base.digest);
     if found != expected {
         return Err(Error::WrongBaseModel { round: round(), found, expected });
     }

@@ -36,7 +36,18 @@ pub struct State {
 pub(super) struct Seen {
     pub(super) at: Timestamp,
     pub(super) agent_version: String,
-    pub(super) training: Option<(RoundId, Progress)>,
+    pub(super) wire_version: u32,
+    /// For which round, and what.
+    pub(super) doing: Option<(RoundId, Doing)>,
+    /// Since when it does that for that round.
+    pub(super) since: Timestamp,
+}
+
+/// What a site does for a round.
+#[derive(Clone, Debug)]
+pub(super) enum Doing {
+    Training(Progress),
+    Uploading,
 }
 
 impl From<Loaded> for State {
@@ -81,7 +92,24 @@ impl State {
         self.sites.insert(site.name.clone(), site);
     }
 
-    pub(super) fn put_seen(&mut self, site: SiteName, seen: Seen) {
+    /// Every site, by name.
+    pub(super) fn sites(&self) -> impl Iterator<Item = (&SiteName, &SiteRow)> {
+        self.sites.iter()
+    }
+
+    pub(super) fn seen(&self, site: &SiteName) -> Option<&Seen> {
+        self.seen.get(site)
+    }
+
+    /// Notes what a site tells. It does so since it first told of it.
+    pub(super) fn put_seen(&mut self, site: SiteName, mut seen: Seen) {
+        if let (Some((id, doing)), Some(before)) = (&seen.doing, self.seen.get(&site))
+            && let Some((held, did)) = &before.doing
+            && held == id
+            && std::mem::discriminant(did) == std::mem::discriminant(doing)
+        {
+            seen.since = before.since;
+        }
         self.seen.insert(site, seen);
     }
 
@@ -165,10 +193,22 @@ impl State {
         now: Timestamp,
     ) -> Result<u64, Error> {
         self.access(site)?;
-        let current = self.round(round)?;
+        let base = self.awaits(site, round, now)?;
+        Ok(base.size.saturating_add(UPDATE_SLACK_BYTES))
+    }
+
+    /// Whether an update of the site for `round` could be accepted, in time or late: the model that it
+    /// is to be trained from.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub fn awaits(&self, site: &SiteName, round: &RoundId, now: Timestamp) -> Result<Blob, Error> {
+        let run = self.run(&round.run)?;
+        if run.straggler(round, site).is_none() {
+            self.round(round)?;
+        }
         let refused = |refusal| Error::Round { round: round.clone(), refusal };
-        current.awaits(site, now).map_err(refused)?;
-        Ok(current.base().size.saturating_add(UPDATE_SLACK_BYTES))
+        run.awaits(round, site, now).map_err(refused)
     }
 
     /// The blob with this digest, if the caller may read it: a site the base model of a live round
@@ -188,8 +228,15 @@ impl State {
         found.ok_or(Error::BlobUnknown(*digest))
     }
 
-    /// The base model with this digest of a live round that the site is in.
+    /// The base model with this digest of a live round that the site is in, or of one that it still
+    /// trains late.
     fn base_for(&self, site: &SiteName, digest: &Digest) -> Option<Blob> {
+        let mut late = self.runs().filter_map(|run| run.trains_late(site)).map(|late| late.base);
+        let late = late.find(|base| base.digest == *digest);
+        late.or_else(|| self.base_in_hand(site, digest))
+    }
+
+    fn base_in_hand(&self, site: &SiteName, digest: &Digest) -> Option<Blob> {
         self.runs().map(Run::round).find_map(|round| {
             let live = matches!(round.phase(), Phase::Selecting { .. } | Phase::Reporting { .. });
             let joined = matches!(round.members().get(site), Some(Member::Joined));
@@ -232,15 +279,10 @@ impl State {
     }
 
     pub(in crate::driver) fn round_view(&self, round: &Round) -> RoundView {
-        RoundView::new(round, |site| {
-            let (id, progress) = self.seen.get(site)?.training.as_ref()?;
-            (id == round.id()).then_some(*progress)
+        RoundView::new(round, |site| match self.seen.get(site)?.doing.as_ref()? {
+            (id, Doing::Training(progress)) if id == round.id() => Some(*progress),
+            _ => None,
         })
-    }
-
-    pub(in crate::driver) fn active_rounds(&self) -> Vec<RoundView> {
-        let active = self.runs().filter(|run| *run.state() == run::State::Active);
-        active.map(|run| self.round_view(run.round())).collect()
     }
 
     pub(in crate::driver) fn site_views(&self) -> Vec<SiteView> {
@@ -252,6 +294,7 @@ impl State {
                 revoked_at: site.revoked_at,
                 seen_at: seen.map(|seen| seen.at),
                 agent_version: seen.map(|seen| seen.agent_version.clone()),
+                wire_version: seen.map(|seen| seen.wire_version),
             }
         };
         self.sites.values().map(view).collect()

@@ -97,7 +97,7 @@ async fn a_site_uploads_only_for_a_round_that_awaits_its_update() {
     };
     assert_eq!(may("mayo", round(1, 1)), Err(Reason::NotReporting));
     coordinator.join(&["aachen", "kyoto"]).await;
-    coordinator.handle.close_round(&ada(), &round(1, 1)).await.unwrap();
+    coordinator.handle.close_round(&ada(), &round(1, 1), None).await.unwrap();
     let base = coordinator.handle.run(&brain()).unwrap().initial_model;
     assert_eq!(may("aachen", round(1, 1)), Ok(base.size + UPDATE_SLACK_BYTES));
     assert_eq!(may("mayo", round(1, 1)), Err(Reason::NotAMember));

@@ -226,7 +226,7 @@ async fn federated_round(
         tasks.spawn(async move {
             let rounds = Rounds { first: round, count: 1 };
             let update = train(&study, &chain, &base, rounds, "updates").await?;
-            anyhow::Ok(Contribution { site: name, weights: update.path, examples })
+            anyhow::Ok(Contribution { site: name, weights: update.path, examples, stale: None })
         });
     }
     let mut contributions = Vec::new();

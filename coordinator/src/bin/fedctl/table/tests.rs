@@ -30,6 +30,8 @@ fn a_run() -> v1::Run {
         model: blob(2),
         created_at: at(-7200),
         plan_toml: "version = 1\n\n[round]\nsites_min = 2\n".into(),
+        rounds_short: 1,
+        missing: vec![v1::SiteTally { site: "ucl".into(), missing: 1, folded: 1 }],
     }
 }
 
@@ -62,6 +64,22 @@ fn a_round() -> v1::Round {
         reason: "out of memory".into(),
         ..v1::Member::default()
     };
+    let uploading = v1::Missing {
+        site: "ucl".into(),
+        reason: v1::MissingReason::Uploading.into(),
+        since: at(-9),
+        detail: "uploading, 1024 of 4194304 bytes".into(),
+        heard_at: at(-2),
+        uploaded_bytes: 1024,
+        upload_bytes: 4_194_304,
+        ..v1::Missing::default()
+    };
+    let absent = v1::Missing {
+        site: "oxford".into(),
+        reason: v1::MissingReason::NeverJoined.into(),
+        detail: "has not joined".into(),
+        ..v1::Missing::default()
+    };
     v1::Round {
         r#ref: Some(v1::RoundRef { run: "t1".into(), number: 4, attempt: 2 }),
         phase: v1::RoundPhase::Reporting.into(),
@@ -69,6 +87,22 @@ fn a_round() -> v1::Round {
         until: at(600),
         opened_at: at(-60),
         members: vec![reported, joined, withdrawn],
+        counts: Some(v1::RoundCounts {
+            joined: 3,
+            reported: 1,
+            folded: 1,
+            withdrawn: 1,
+            missing: 1,
+        }),
+        late: vec![v1::LateUpdate {
+            site: "oslo".into(),
+            round: Some(v1::RoundRef { run: "t1".into(), number: 3, attempt: 1 }),
+            update: blob(6),
+            staleness: 1,
+            ..v1::LateUpdate::default()
+        }],
+        due: at(-5),
+        missing: vec![uploading, absent],
         ..v1::Round::default()
     }
 }
@@ -79,6 +113,7 @@ fn sites() -> Sites {
         enrolled_at: at(-86_400),
         seen_at: at(-3),
         agent_version: "0.1.0".into(),
+        wire_version: Some(1),
         ..v1::Site::default()
     };
     let evil = v1::Site {
@@ -93,23 +128,24 @@ fn sites() -> Sites {
 #[test]
 fn sites_are_a_table() {
     let expected = "\
-SITE  STATE              SEEN     AGENT  ENROLLED
-mayo  enrolled           3 s ago  0.1.0  24 h ago
-evil  revoked 3 min ago  -        -      24 h ago";
+SITE  STATE              SEEN     AGENT  WIRE  ENROLLED
+mayo  enrolled           3 s ago  0.1.0     1  24 h ago
+evil  revoked 3 min ago  -        -         -  24 h ago";
     assert_eq!(sites().table(now()), expected);
 }
 
 #[test]
 fn a_run_is_shown_with_its_plan() {
     let expected = "\
-run            t1
-state          paused
-reason         3 attempts in a row were abandoned
-rounds         3 of 10
-initial model  010101010101
-model          020202020202
-size           4.0 MiB
-created        2 h ago
+run                   t1
+state                 paused
+reason                3 attempts in a row were abandoned
+rounds                3 of 10
+without every member  1
+initial model         010101010101
+model                 020202020202
+size                  4.0 MiB
+created               2 h ago
 plan
   version = 1
 
@@ -117,21 +153,30 @@ plan
   sites_min = 2";
     assert_eq!(Run::from(a_run()).table(now()), expected);
     let expected = "\
-RUN  STATE   ROUNDS  MODEL         CREATED  REASON
-t1   paused    3/10  020202020202  2 h ago  3 attempts in a row were abandoned";
+RUN  STATE   ROUNDS  SHORT  MODEL         CREATED  REASON
+t1   paused    3/10      1  020202020202  2 h ago  3 attempts in a row were abandoned";
     assert_eq!(Runs { runs: vec![a_run().into()] }.table(now()), expected);
 }
 
 #[test]
 fn a_round_is_shown_with_what_each_site_did() {
     let expected = "\
-ROUND  PHASE      REPORTED  EXAMPLES    LOSS  MODEL  ENDS       REASON
-4.2    reporting       1/3     1,600  0.2500  -      in 10 min  -
+ROUND  PHASE      REPORTED  LATE  WITHDREW  MISSING  EXAMPLES    LOSS  MODEL  ENDS       REASON
+4.2    reporting       1/3     1         1        1     1,600  0.2500  -      in 10 min  -
+
+was due 5 s ago: an update still arrives
 
 SITE    STATE       STEPS  EXAMPLES    LOSS  FIRST > LAST QUARTER  GRADIENT P50, P99  REASON
 mayo    reported      200     1,600  0.2500  0.5000 > 0.1250       0.75, 3.50         -
 ucl     joined     40/200         -  0.5000  -                     -                  -
-zurich  withdrawn       -         -       -  -                     -                  out of memory";
+zurich  withdrawn       -         -       -  -                     -                  out of memory
+
+LATE SITE  OF ROUND  ROUNDS LATE  EXAMPLES
+oslo       3.1                 1         0
+
+MISSING  WHY                               SINCE    HEARD
+ucl      uploading, 1024 of 4194304 bytes  9 s ago  2 s ago
+oxford   has not joined                    -        -";
     assert_eq!(Round::from(a_round()).table(now()), expected);
 }
 
@@ -157,16 +202,35 @@ fn json_has_stable_names_and_plain_values() {
                     "steps": 200, "loss_mean": 0.25, "loss_first": 0.5, "loss_last": 0.125,
                     "gradient_norm_p50": 0.75, "gradient_norm_p99": 3.5
                 },
-                "progress": null
+                "progress": null, "since": null
             },
             {
                 "site": "ucl", "state": "joined", "reason": null, "examples": null,
                 "update": null, "report": null,
-                "progress": { "step": 40, "steps": 200, "loss": 0.5 }
+                "progress": { "step": 40, "steps": 200, "loss": 0.5 }, "since": null
             },
             {
                 "site": "zurich", "state": "withdrawn", "reason": "out of memory",
-                "examples": null, "update": null, "report": null, "progress": null
+                "examples": null, "update": null, "report": null, "progress": null,
+                "since": null
+            }
+        ],
+        "counts": { "joined": 3, "reported": 1, "folded": 1, "withdrawn": 1, "missing": 1 },
+        "late": [{
+            "site": "oslo", "number": 3, "attempt": 1, "examples": 0, "staleness": 1,
+            "update": { "digest": digest(6), "size_bytes": 4_194_304 }
+        }],
+        "due": "2026-11-18T11:06:35Z",
+        "missing": [
+            {
+                "site": "ucl", "why": "uploading", "detail": "uploading, 1024 of 4194304 bytes",
+                "since": "2026-11-18T11:06:31Z", "heard_at": "2026-11-18T11:06:38Z",
+                "progress": null, "uploaded_bytes": 1024, "upload_bytes": 4_194_304
+            },
+            {
+                "site": "oxford", "why": "never_joined", "detail": "has not joined",
+                "since": null, "heard_at": null, "progress": null,
+                "uploaded_bytes": null, "upload_bytes": null
             }
         ]
     });

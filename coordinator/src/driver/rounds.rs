@@ -1,0 +1,120 @@
+//! What operators ask about rounds and do to them: a part of the [`Handle`].
+
+use fedpaint_proto::limits::REASON_BYTES_MAX;
+use fedpaint_proto::names::{OperatorName, RoundId, RunName, SiteName};
+
+use super::core::{Moment, Request, Stage, State, Verdict};
+use super::error::Error;
+use super::handle::Handle;
+use super::view::{RoundView, RunView};
+use crate::round::{Abandonment, Phase, Refusal};
+use crate::run::{self, Run};
+
+/// The most rounds one call is given: the newest.
+pub const ROUNDS_MAX: u32 = 1_000;
+
+impl Handle {
+    /// A run and its round in hand, with whose update is not there, since when and why.
+    ///
+    /// # Errors
+    /// If there is no such run.
+    pub fn run_now(&self, name: &RunName) -> Result<(RunView, RoundView), Error> {
+        let state = self.state.borrow();
+        let run = state.run(name)?;
+        Ok((RunView::from(run), self.round_now(&state, run)))
+    }
+
+    /// The round in hand of every active run, in the order of creation.
+    pub fn active_rounds(&self) -> Vec<RoundView> {
+        let state = self.state.borrow();
+        let active = state.runs().filter(|run| *run.state() == run::State::Active);
+        active.map(|run| self.round_now(&state, run)).collect()
+    }
+
+    /// A round; attempt 0 is its newest.
+    ///
+    /// # Errors
+    /// If there is no such run or round, or the database fails.
+    pub async fn round(&self, id: &RoundId) -> Result<RoundView, Error> {
+        let plan = self.plan(&id.run)?;
+        let found = self.store.round(id, &plan.round).await?;
+        let round = found.ok_or_else(|| Error::RoundUnknown(id.clone()))?;
+        let state = self.state.borrow();
+        let run = state.run(&id.run)?;
+        // What is over does not change any more, so neither does the answer.
+        let in_hand = run.round() == &round && !round.is_over();
+        Ok(if in_hand { self.round_now(&state, run) } else { state.round_view(&round) })
+    }
+
+    /// The newest [`ROUNDS_MAX`] rounds of a run, every attempt, oldest first.
+    ///
+    /// # Errors
+    /// If there is no such run, or the database fails.
+    pub async fn rounds(&self, run: &RunName) -> Result<Vec<RoundView>, Error> {
+        let plan = self.plan(run)?;
+        let rounds = self.store.rounds(run, &plan.round, ROUNDS_MAX).await?;
+        let state = self.state.borrow();
+        Ok(rounds.iter().map(|round| state.round_view(round)).collect())
+    }
+
+    /// Ends selection or reporting now, if enough sites are there. With a stage, a round that has left
+    /// it is no error: the call was made before.
+    ///
+    /// # Errors
+    /// If there is no such round in hand, it refuses, or the database fails.
+    pub async fn close_round(
+        &self,
+        actor: &OperatorName,
+        round: &RoundId,
+        stage: Option<Stage>,
+    ) -> Result<RoundView, Error> {
+        let verdict = stage.map_or(Verdict::Close, Verdict::End);
+        self.verdict(actor, round, verdict, |_| stage.is_some()).await
+    }
+
+    /// Gives a round up; the run tries it again. `reason` is at most [`REASON_BYTES_MAX`] long. A round
+    /// that was given up for this reason is no error: the call was made before.
+    ///
+    /// # Errors
+    /// If there is no such round in hand, it is over, or the database fails.
+    pub async fn abandon_round(
+        &self,
+        actor: &OperatorName,
+        round: &RoundId,
+        reason: &str,
+    ) -> Result<RoundView, Error> {
+        if reason.len() > REASON_BYTES_MAX {
+            return Err(Error::Invalid { what: "reason", must: "at most 500 bytes long" });
+        }
+        let given_up = Abandonment::ByOperator { reason: reason.to_owned() };
+        let done =
+            |phase: &Phase| matches!(phase, Phase::Abandoned { reason } if *reason == given_up);
+        self.verdict(actor, round, Verdict::Abandon(reason.to_owned()), done).await
+    }
+
+    /// `done` says of a round that is over whether the verdict was carried out before.
+    async fn verdict(
+        &self,
+        actor: &OperatorName,
+        round: &RoundId,
+        verdict: Verdict,
+        done: impl Fn(&Phase) -> bool,
+    ) -> Result<RoundView, Error> {
+        let outcome = self.change(Request::Verdict(actor.clone(), round.clone(), verdict)).await;
+        match outcome {
+            Ok(()) => self.round(round).await,
+            Err(over @ Error::Round { refusal: Refusal::RoundOver, .. }) => {
+                let view = self.round(round).await?;
+                if done(&view.phase) { Ok(view) } else { Err(over) }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn round_now(&self, state: &State, run: &Run) -> RoundView {
+        let upload = |site: &SiteName, round: &RoundId| self.uploads.of(site, round);
+        let (now, silent_after) = (self.clock.now(), self.silent_after);
+        let missing = state.missing(run, Moment { now, silent_after, upload: &upload });
+        RoundView { missing, ..state.round_view(run.round()) }
+    }
+}
