@@ -6,14 +6,13 @@ use std::time::Duration;
 use fedpaint_coordinator::aggregate::Aggregate;
 use fedpaint_coordinator::driver::Error;
 use fedpaint_coordinator::driver::core::{Core, Request, Step};
-use fedpaint_coordinator::round::Update;
-use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
+use fedpaint_proto::names::{Blob, Digest, RoundId};
 use fedpaint_proto::reason::Reason;
 use jiff::Timestamp;
 
 use super::database::{Database, Fault};
 use super::disk::Disk;
-use super::ledger::{Invariant, model_text};
+use super::ledger::{Invariant, Part, model_text, sealed_set};
 use super::network::Failed;
 use super::world::{Bug, Event, World};
 
@@ -62,7 +61,9 @@ pub(super) struct Process {
 pub(super) struct Averaging {
     round: RoundId,
     base: Digest,
-    parts: Vec<(SiteName, Digest, u64)>,
+    parts: Vec<Part>,
+    /// What late updates were trained from.
+    bases: Vec<Digest>,
 }
 
 /// Why a change has not happened.
@@ -193,7 +194,8 @@ impl World {
                     return Err(Stopped::Refused(Reason::Internal));
                 }
                 Err(Fault::Doubt) => {
-                    self.ledger.saved(&change, &self.coordinator.disk, self.now);
+                    let Coordinator { database, disk, .. } = &self.coordinator;
+                    self.ledger.saved(&change, database, disk, self.now);
                     self.process()?.in_doubt = true;
                     return Err(Stopped::Refused(Reason::Internal));
                 }
@@ -205,7 +207,8 @@ impl World {
             for event in &change.events {
                 self.note(format_args!("{} {}: {}", event.actor, event.kind, event.detail));
             }
-            self.ledger.saved(&change, &self.coordinator.disk, self.now);
+            let Coordinator { database, disk, .. } = &self.coordinator;
+            self.ledger.saved(&change, database, disk, self.now);
             if dies == Some(false) {
                 self.kill();
                 return Err(Stopped::Dead);
@@ -286,12 +289,16 @@ impl World {
             return;
         }
         let Some((run, reports)) = process.core.aggregation() else { return };
-        let part = |(site, update): &(&SiteName, &Update)| {
-            ((*site).clone(), update.weights.digest, update.examples)
-        };
-        let parts = reports.iter().map(part).collect();
-        let round = run.round().id().clone();
-        let averaging = Averaging { round, base: run.model().digest, parts };
+        let (round, parts) = (run.round(), sealed_set(run.round()));
+        let order = reports.iter().map(|(site, _)| *site).chain(round.late().keys());
+        if !order.eq(parts.iter().map(|part| &part.site)) {
+            let detail = format!("round {} is averaged out of its order", round.id());
+            self.ledger.broke(Invariant::CountedOnce, detail);
+            return;
+        }
+        let bases = round.late().values().map(|late| late.base.digest).collect();
+        let (round, base) = (round.id().clone(), run.model().digest);
+        let averaging = Averaging { round, base, parts, bases };
         process.averaging = true;
         let boot = process.boot;
         self.after(wait, Event::Averaged { boot, averaging });
@@ -312,9 +319,9 @@ impl World {
     }
 
     fn average(&mut self, averaging: &Averaging) -> Result<Aggregate<Blob>, String> {
-        let Averaging { round, base, parts } = averaging;
+        let Averaging { round, base, parts, bases } = averaging;
         let disk = &mut self.coordinator.disk;
-        for digest in parts.iter().map(|(_, digest, _)| digest).chain([base]) {
+        for digest in parts.iter().map(|part| &part.digest).chain(bases).chain([base]) {
             if disk.read_whole(digest).is_none() {
                 disk.set_aside(digest);
                 return Err(format!("blob {} is damaged", digest.short()));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use fedpaint_coordinator::aggregate::Aggregate;
 use fedpaint_coordinator::records::{Change, Loaded, SiteRow};
 use fedpaint_coordinator::round::{Phase, Round};
-use fedpaint_coordinator::run::{Run, Saved};
+use fedpaint_coordinator::run::{Late, Run, Saved, Straggler};
 use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
 
 /// The database.
@@ -19,6 +19,7 @@ pub struct Database {
     sites: BTreeMap<SiteName, SiteRow>,
     runs: BTreeMap<RunName, Saved>,
     rounds: BTreeMap<(RunName, u32, u32), Round>,
+    stragglers: BTreeMap<(RoundId, SiteName), Straggler>,
     seq: u64,
 }
 
@@ -61,6 +62,10 @@ impl Database {
             self.runs.insert(run.name().clone(), row(run));
             let id = run.round().id();
             self.rounds.insert((id.run.clone(), id.number, id.attempt), run.round().clone());
+            for (site, straggler) in run.stragglers() {
+                let key = (straggler.round.clone(), site.clone());
+                self.stragglers.insert(key, straggler.clone());
+            }
         }
         if self.doubtful > 0 {
             self.doubtful -= 1;
@@ -99,6 +104,16 @@ impl Database {
         self.rounds.get(&(id.run.clone(), id.number, id.attempt))
     }
 
+    /// The row of a member that had not reported when its round was sealed.
+    pub fn straggler(&self, id: &RoundId, site: &SiteName) -> Option<&Straggler> {
+        self.stragglers.get(&(id.clone(), site.clone()))
+    }
+
+    /// The rows of all who came late, or may.
+    pub fn stragglers(&self) -> impl Iterator<Item = (&SiteName, &Straggler)> {
+        self.stragglers.iter().map(|((_, site), straggler)| (site, straggler))
+    }
+
     /// Every round's row, oldest first.
     pub fn rounds(&self) -> impl Iterator<Item = &Round> {
         self.rounds.values()
@@ -114,6 +129,13 @@ impl Database {
         let mut named: Vec<Blob> = self.runs.values().map(|run| run.initial).collect();
         for round in self.rounds.values() {
             named.extend(super::ledger::named_by(round));
+        }
+        for straggler in self.stragglers.values() {
+            if let Late::Reported(update) | Late::Sealed(update) | Late::Folded(update) =
+                &straggler.late
+            {
+                named.push(update.weights);
+            }
         }
         named
     }

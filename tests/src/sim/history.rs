@@ -7,6 +7,7 @@ use fedpaint_coordinator::run::State;
 use fedpaint_proto::names::{OperatorName, RoundId};
 use fedpaint_proto::plan::{LatePolicy, RoundPlan, RunPlan};
 
+use super::dice::Dice;
 use super::ledger::{Broken, Invariant};
 use super::op::{Op, SITES};
 use super::world::{Bug, World};
@@ -14,17 +15,23 @@ use super::world::{Bug, World};
 /// The rounds of the run.
 const ROUNDS: u32 = 10;
 
-/// How the rounds are held: the least sites, all of them, and the seconds to join and to report.
-const ROUND: RoundPlan = RoundPlan {
-    sites_min: 2,
-    sites_goal: SITES as u32,
-    selection_s: 30,
-    reporting_s: 240,
-    failures_max: 3,
-    stretch_s: 300,
-    late: LatePolicy::Drop,
-    late_rounds_max: 3,
-};
+/// The purpose of the stream that a plan is drawn from.
+const STREAM: u64 = 3;
+
+/// How the rounds of a seed are held: half of them fold late updates in, and most deadlines stretch.
+fn round_plan(seed: u64) -> RoundPlan {
+    let mut dice = Dice::new(seed, STREAM);
+    RoundPlan {
+        sites_min: 2,
+        sites_goal: SITES as u32,
+        selection_s: 30,
+        reporting_s: if dice.percent(50) { 240 } else { 40 },
+        failures_max: 3,
+        stretch_s: if dice.percent(25) { 0 } else { 120 },
+        late: if dice.percent(50) { LatePolicy::Fold } else { LatePolicy::Drop },
+        late_rounds_max: 1 + dice.below(3) as u32,
+    }
+}
 
 /// What a round takes beside its two phases, at most: its average and the retries of saving it.
 const REST_S: u64 = 60;
@@ -56,7 +63,8 @@ pub struct Outcome {
 pub fn play(seed: u64, ops: &[Op], bug: Option<Bug>, log: bool) -> anyhow::Result<Outcome> {
     let mut world = World::new(seed, bug, log)?;
     let operator: OperatorName = "ada".parse()?;
-    world.found(&operator)?;
+    let plan = round_plan(seed);
+    world.found(&operator, &plan)?;
     for op in ops {
         if world.ledger.broken.is_some() {
             break;
@@ -64,7 +72,7 @@ pub fn play(seed: u64, ops: &[Op], bug: Option<Bug>, log: bool) -> anyhow::Resul
         world.note(format_args!("# {op}"));
         world.perform(&operator, *op);
     }
-    world.come_to_an_end(&operator);
+    world.come_to_an_end(&operator, &plan);
     let super::coordinator::Coordinator { database, disk, .. } = &world.coordinator;
     world.ledger.ended(database, disk);
     let rounds = world.ledger.committed();
@@ -77,14 +85,14 @@ pub fn play(seed: u64, ops: &[Op], bug: Option<Bug>, log: bool) -> anyhow::Resul
 
 impl World {
     /// Lets every site in, creates the run and starts everybody.
-    fn found(&mut self, operator: &OperatorName) -> anyhow::Result<()> {
+    fn found(&mut self, operator: &OperatorName, round: &RoundPlan) -> anyhow::Result<()> {
         self.start();
         for site in 0..SITES {
             let name = self.sites[site].name.clone();
             self.operate(Request::Enroll(operator.clone(), name));
         }
         let mut plan = RunPlan::from_toml(&format!("version = 1\nrounds = {ROUNDS}"))?;
-        plan.round = ROUND;
+        plan.round = round.clone();
         let initial = self.coordinator.disk.adopt(b"model 0")?;
         let (run, plan) = (self.run.clone(), Box::new(plan));
         self.operate(Request::Create(operator.clone(), run, plan, initial));
@@ -166,9 +174,9 @@ impl World {
 
     /// All faults end: the run must finish or pause by itself, and finish once it is resumed with
     /// everybody let in, unless a model it stands on is damaged.
-    fn come_to_an_end(&mut self, operator: &OperatorName) {
+    fn come_to_an_end(&mut self, operator: &OperatorName, plan: &RoundPlan) {
         self.heal();
-        self.wait();
+        self.wait(plan);
         if self.ledger.broken.is_some() || self.state() == Some(&State::Finished) {
             return;
         }
@@ -177,7 +185,7 @@ impl World {
             self.operate(Request::Enroll(operator.clone(), name));
         }
         self.command(operator, Command::Resume);
-        self.wait();
+        self.wait(plan);
         let newest = self.coordinator.database.run().map(|run| run.newest.model.digest);
         let base_is_whole =
             newest.is_some_and(|digest| self.coordinator.disk.read_whole(&digest).is_some());
@@ -203,9 +211,10 @@ impl World {
     }
 
     /// Waits until the run is not active any more, as long as its plan lets it take.
-    fn wait(&mut self) {
-        let attempt_s = u64::from(ROUND.selection_s + ROUND.reporting_s) + REST_S;
-        let bound_s = attempt_s * u64::from(ROUNDS * ROUND.failures_max);
+    fn wait(&mut self, plan: &RoundPlan) {
+        let phases_s = plan.selection_s + plan.reporting_s + plan.stretch_s;
+        let attempt_s = u64::from(phases_s) + REST_S;
+        let bound_s = attempt_s * u64::from(ROUNDS * plan.failures_max);
         for _ in 0..bound_s * 1_000 / LOOK_MS {
             if self.ledger.broken.is_some() || self.state() != Some(&State::Active) {
                 return;

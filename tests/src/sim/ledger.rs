@@ -6,8 +6,8 @@ use std::fmt::Write;
 
 use fedpaint_coordinator::driver::core::Core;
 use fedpaint_coordinator::records::Change;
-use fedpaint_coordinator::round::{Member, Phase, Round};
-use fedpaint_coordinator::run::{Directive, Run};
+use fedpaint_coordinator::round::{Member, Phase, Round, Update};
+use fedpaint_coordinator::run::{Directive, Late, Run};
 use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
 use jiff::Timestamp;
 
@@ -42,8 +42,18 @@ pub struct Broken {
     pub detail: String,
 }
 
-/// A contribution to a round: whose, what, how much.
-type Part = (SiteName, Digest, u64);
+/// A contribution to a model: whose, for which round, what, how much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Whose.
+    pub site: SiteName,
+    /// For which round it was trained.
+    pub number: u32,
+    /// The update.
+    pub digest: Digest,
+    /// The examples it saw.
+    pub examples: u64,
+}
 
 /// What was promised and what came of it.
 #[derive(Debug, Default)]
@@ -58,6 +68,8 @@ pub struct Ledger {
     chain: Vec<Blob>,
     /// What is in a model: whose update for which round.
     counted: BTreeSet<(SiteName, u32)>,
+    /// What of it came late.
+    folded: BTreeSet<(RoundId, SiteName)>,
     /// The newest round and attempt that was saved.
     head: (u32, u32),
 }
@@ -65,20 +77,29 @@ pub struct Ledger {
 /// The text of the model that a round makes.
 pub fn model_text(number: u32, base: &Digest, parts: &[Part]) -> String {
     let mut text = format!("model {number}\nbase {base}\n");
-    for (site, digest, examples) in parts {
+    for Part { site, number, digest, examples } in parts {
         // Writing to a text does not fail.
-        let _ = writeln!(text, "in {site} {digest} {examples}");
+        let _ = writeln!(text, "in {site} {number} {digest} {examples}");
     }
     text
 }
 
-/// The updates of a round's row, in the order of the sites' names.
-pub fn reported(round: &Round) -> Vec<Part> {
-    let part = |(site, member): (&SiteName, &Member)| match member {
-        Member::Reported(update) => Some((site.clone(), update.weights.digest, update.examples)),
+/// What a round's row is sealed with: its updates in the order of the sites' names, then what came
+/// late for earlier rounds, likewise.
+pub fn sealed_set(round: &Round) -> Vec<Part> {
+    let part = |site: &SiteName, number, update: &Update| {
+        let (site, digest) = (site.clone(), update.weights.digest);
+        Part { site, number, digest, examples: update.examples }
+    };
+    let number = round.id().number;
+    let member = |(site, member): (&SiteName, &Member)| match member {
+        Member::Reported(update) => Some(part(site, number, update)),
         _ => None,
     };
-    round.members().iter().filter_map(part).collect()
+    let mut parts: Vec<Part> = round.members().iter().filter_map(member).collect();
+    let late = round.late().iter();
+    parts.extend(late.map(|(site, late)| part(site, late.round.number, &late.update)));
+    parts
 }
 
 /// The blobs that a round's row names and that are still wanted.
@@ -94,6 +115,7 @@ pub fn named_by(round: &Round) -> Vec<Blob> {
         _ => None,
     };
     named.extend(round.members().values().filter_map(update));
+    named.extend(round.late().values().map(|late| late.update.weights));
     named
 }
 
@@ -111,7 +133,7 @@ impl Ledger {
     }
 
     /// Looks at a change that was saved at `now`.
-    pub fn saved(&mut self, change: &Change<'_>, disk: &Disk, now: Timestamp) {
+    pub fn saved(&mut self, change: &Change<'_>, database: &Database, disk: &Disk, now: Timestamp) {
         for (before, after) in &change.runs {
             self.heads(*before, after);
             let round = after.round();
@@ -126,7 +148,7 @@ impl Ledger {
             if let Phase::Committed(made) = round.phase()
                 && newly
             {
-                self.sealed(round, made.model, disk);
+                self.sealed(round, made.model, database, disk);
             }
             if after.model().digest != self.chain.last().map_or(after.initial(), |m| *m).digest {
                 let (model, count) = (after.model().digest.short(), self.committed());
@@ -188,38 +210,46 @@ impl Ledger {
     }
 
     /// A round was committed: its model is made of what its row says.
-    fn sealed(&mut self, round: &Round, model: Blob, disk: &Disk) {
-        let (id, parts) = (round.id(), reported(round));
+    fn sealed(&mut self, round: &Round, model: Blob, database: &Database, disk: &Disk) {
+        let (id, parts) = (round.id(), sealed_set(round));
         let text = model_text(id.number, &round.base().digest, &parts);
         if Digest::of(text.as_bytes()) != model.digest {
             let found = disk.read(&model.digest).map(String::from_utf8_lossy);
             let detail = format!("round {id}: the model is {found:?}, the row says {text:?}");
             self.broke(Invariant::CountedOnce, detail);
         }
-        for (site, _, _) in &parts {
-            if !self.counted.insert((site.clone(), id.number)) {
+        for Part { site, number, .. } in &parts {
+            if !self.counted.insert((site.clone(), *number)) {
                 let detail = format!("round {id}: {site} counts a second time");
                 self.broke(Invariant::CountedOnce, detail);
             }
         }
+        let late = round.late().iter().map(|(site, late)| (late.round.clone(), site.clone()));
+        self.folded.extend(late);
         let newest = self.chain.last().map(|blob| blob.digest);
         if newest != Some(round.base().digest) || self.chain.len() != id.number as usize {
             let detail = format!("round {id} begins from {}", round.base().digest.short());
             self.broke(Invariant::OneChain, detail);
         }
         self.chain.push(model);
-        self.receipts_kept(round);
+        self.receipts_kept(round, database);
     }
 
-    /// Every receipt for a round is in its row, unless the round was abandoned or the site revoked.
-    fn receipts_kept(&mut self, round: &Round) {
+    /// Every receipt for a round is in its row, or in that of who came late, unless the round was
+    /// abandoned or the site revoked.
+    fn receipts_kept(&mut self, round: &Round, database: &Database) {
         use fedpaint_coordinator::round::Withdrawal::Revoked;
         let receipts = self.receipts.get(round.id()).cloned().unwrap_or_default();
         for (site, digest) in receipts {
             let kept = match round.members().get(&site) {
                 Some(Member::Reported(update)) => update.weights.digest == digest,
                 Some(Member::Withdrawn(Revoked)) => true,
-                _ => matches!(round.phase(), Phase::Abandoned { .. }),
+                _ if matches!(round.phase(), Phase::Abandoned { .. }) => true,
+                _ => {
+                    let late = database.straggler(round.id(), &site);
+                    late.and_then(|late| late.late.update())
+                        .is_some_and(|update| update.weights.digest == digest)
+                }
             };
             if !kept {
                 let detail = format!("round {}: the update of {site} is lost", round.id());
@@ -276,7 +306,15 @@ impl Ledger {
             if !round.is_over() && (id.number, id.attempt) != self.head {
                 self.broke(Invariant::Heads, format!("round {id} never ended, another began"));
             }
-            self.receipts_kept(round);
+            self.receipts_kept(round, database);
+        }
+        for (site, straggler) in database.stragglers() {
+            let id = &straggler.round;
+            let folded = self.folded.contains(&(id.clone(), site.clone()));
+            if folded != matches!(straggler.late, Late::Folded(_)) {
+                let detail = format!("{site}, late for round {id}, is {:?}", straggler.late);
+                self.broke(Invariant::CountedOnce, detail);
+            }
         }
     }
 }

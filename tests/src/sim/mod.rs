@@ -20,8 +20,9 @@
 //! - *acknowledged*: an update whose receipt was given is in the sealed set of its round, unless the
 //!   round was abandoned or the site was revoked; nobody is told to train again what was acknowledged,
 //!   and whoever submits it again has the same answer.
-//! - *counted once*: a model is made of exactly the updates its round's row names, each site once, each
-//!   (site, round) in one model only, in the order of the sites' names, all of them unharmed.
+//! - *counted once*: a model is made of exactly the updates its round's row names, late ones too, each
+//!   (site, round) in one model only, in the order of the sites' names, all of them unharmed; what came
+//!   late counts, or its row says why not.
 //! - *one chain*: model n is made from model n-1, no number is left out, and the run's model is the
 //!   newest. Every model can be made again from the rows.
 //! - *heads*: round, attempt and committed rounds never go back, over any crash; nothing is shown that

@@ -48,11 +48,8 @@ impl World {
 
     fn serve_beat(&mut self, site: usize, activity: &Activity) -> Result<Heard, Stopped> {
         let name = self.sites[site].name.clone();
-        let beat = Beat {
-            agent_version: "0.1.0".to_owned(),
-            wire_version: WIRE_VERSION,
-            activity: site::to_coordinator(activity),
-        };
+        let (agent_version, activity) = ("0.1.0".to_owned(), site::to_coordinator(activity));
+        let beat = Beat { agent_version, wire_version: WIRE_VERSION, activity };
         self.request(Request::Beat(name.clone(), beat))?;
         self.settle()?;
         let answer = self.process()?.core.answer(&name);
@@ -75,9 +72,28 @@ impl World {
         (offset, bytes): (u64, &[u8]),
     ) -> Result<Heard, Stopped> {
         let (name, now) = (self.sites[site].name.clone(), self.clock());
-        let bytes_max = self.process()?.core.state().may_upload(&name, round, now)?;
+        let state = std::sync::Arc::clone(self.process()?.core.state());
+        let bytes_max = match state.may_upload(&name, round, now) {
+            // What the round has already may be uploaded again, which then moves no byte.
+            Err(refused @ Error::Round { .. }) => {
+                let past = self.coordinator.database.round(round);
+                let run = state.run(&round.run)?;
+                let has = run.has_file(round, &name, blob)
+                    || past.is_some_and(|past| past.has_file(&name, blob));
+                if !has {
+                    return Err(refused.into());
+                }
+                blob.size
+            }
+            other => other?,
+        };
         if blob.size > bytes_max {
             return Err(Stopped::Refused(Reason::TooLarge));
+        }
+        let held = state.round(round);
+        if held.is_ok_and(|held| held.notes_arrival(&name, now)) {
+            // The next piece tells it again.
+            let _ = self.request(Request::Arriving(name, round.clone()));
         }
         let taken = self.coordinator.disk.append(site, blob, offset, bytes);
         let committed = taken.map_err(|error| Stopped::Refused(error.reason()))?;
@@ -116,8 +132,13 @@ impl World {
             }
             Ok(Review::Held) => {}
             Ok(Review::Past(over)) => {
-                let past = self.coordinator.database.round(&submission.round);
-                if !past.is_some_and(|past| past.holds(&name, &submission.update())) {
+                let (database, update) = (&self.coordinator.database, submission.update());
+                let past = database.round(&submission.round);
+                let late = database.straggler(&submission.round, &name);
+                let late = late.and_then(|late| late.late.update());
+                if !past.is_some_and(|past| past.holds(&name, &update))
+                    && !late.is_some_and(|held| held.is(&update))
+                {
                     return Err(self.refuse(site, &submission, over));
                 }
             }
@@ -165,10 +186,13 @@ impl World {
     /// Notes in the audit log why an update was refused.
     fn refuse(&mut self, site: usize, submission: &Submission, error: Error) -> Stopped {
         let (name, round) = (self.sites[site].name.clone(), submission.round.clone());
-        let held = self.coordinator.database.round(&round);
-        let held = held.and_then(|held| held.members().get(&name));
-        let weights = submission.weights;
-        let same = matches!(held, Some(Member::Reported(held)) if held.weights == weights);
+        let (database, weights) = (&self.coordinator.database, submission.weights);
+        let late = database.straggler(&round, &name).and_then(|late| late.late.update());
+        let held = match database.round(&round).and_then(|held| held.members().get(&name)) {
+            Some(Member::Reported(held)) => Some(held),
+            _ => late,
+        };
+        let same = held.is_some_and(|held| held.weights == weights);
         if same && !matches!(error, Error::NotEnrolled(_) | Error::Revoked(_)) {
             let detail = format!("round {round} holds what {name} is refused: {error}");
             self.ledger.broke(Invariant::Acknowledged, detail);
