@@ -36,14 +36,11 @@ fn site() -> Site {
 }
 
 type Kept = Snapshot<Vec<f32>>;
+type Done = Result<(Vec<u8>, TrainingSummary), Error>;
 
 impl Site {
     /// Rehearses, stopped after some steps; gives what was kept last, too.
-    fn run(
-        &self,
-        from: Option<Kept>,
-        stop_after: u32,
-    ) -> (Result<(Vec<u8>, TrainingSummary), Error>, Option<Kept>) {
+    fn run(&self, from: Option<Kept>, stop_after: u32) -> (Done, Option<Kept>) {
         let kept = RefCell::new(None);
         let keep = &mut |snapshot: &Snapshot<&[f32]>| {
             let tensors = snapshot.tensors.iter().map(|tensor| tensor.to_vec()).collect();

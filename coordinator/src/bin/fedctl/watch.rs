@@ -41,7 +41,7 @@ pub(crate) async fn run(
     let mut breaks = 0;
     let last = loop {
         match follow(&mut session, &name, &mut screen, &mut breaks).await? {
-            End::Run(run) => break run,
+            End::Run(run) => break *run,
             End::Stream(status) if !reason::is_transient(&status) || breaks == RECONNECTS_MAX => {
                 screen.clear();
                 return Err(of_status(&status));
@@ -65,7 +65,7 @@ pub(crate) async fn run(
 /// How a stream ended.
 enum End {
     /// The run will not go on by itself.
-    Run(Run),
+    Run(Box<Run>),
     /// The stream broke.
     Stream(Status),
 }
@@ -96,7 +96,7 @@ async fn follow(
         let run = seen.run.clone();
         screen.show(seen)?;
         if over {
-            return Ok(End::Run(run));
+            return Ok(End::Run(Box::new(run)));
         }
     }
 }
