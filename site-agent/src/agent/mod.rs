@@ -30,7 +30,7 @@ use crate::client::{self, Activity, Answer, Coordinator};
 use crate::config::{self, Config, Site};
 use crate::disk;
 use crate::pipe::Progress;
-use crate::supervisor::{self, Supervisor};
+use crate::supervisor::{self, Death, Hello, Supervisor};
 use crate::workspace::{self, Workspace};
 
 /// The wait after the first failed attempt to reach the coordinator.
@@ -38,6 +38,9 @@ const RECONNECT_FIRST: Duration = Duration::from_millis(500);
 
 /// The longest wait between attempts to reach the coordinator.
 const RECONNECT_MAX: Duration = Duration::from_secs(60);
+
+/// How many trainers may die before one is ready until the agent gives up.
+const FIRST_DEATHS_MAX: u32 = 4;
 
 /// How long the coordinator may take to hear that this site stops.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -81,7 +84,10 @@ pub async fn run(
     };
     let workspace = Arc::new(workspace?);
     let mut supervisor = Supervisor::new(program, config.setup());
-    let hello = supervisor.start().await?;
+    let Some(hello) = stop.run_until_cancelled(first_hello(&mut supervisor)).await else {
+        return Ok(());
+    };
+    let hello = hello?;
     let (device, cohort) = (&hello.device, &hello.cohort);
     tracing::info!(
         device,
@@ -109,6 +115,21 @@ pub async fn run(
     supervisor.lock().await.stop().await;
     tracing::info!("stopped");
     outcome
+}
+
+/// Starts the first trainer. One that was killed before it was ready says nothing about the setup, so
+/// that another is started.
+async fn first_hello(supervisor: &mut Supervisor) -> Result<Hello, supervisor::Error> {
+    let mut deaths = 0;
+    loop {
+        match supervisor.start().await {
+            Err(supervisor::Error::Died(Death::Other(why))) if deaths < FIRST_DEATHS_MAX => {
+                tracing::warn!("the trainer died before it was ready: {why}; starting another");
+                deaths += 1;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Serves the coordinator at the other end of the bench's channel until `stop` fires.
