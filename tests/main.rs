@@ -8,6 +8,7 @@
 mod agents;
 mod aggregation;
 mod bench;
+mod chaos;
 mod disk;
 mod house;
 mod proxy;

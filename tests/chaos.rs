@@ -1,0 +1,35 @@
+//! The short forms of what `chaos` does to a federation of real processes; `tests/README.md` has the long
+//! ones. A failure prints its seed and where the logs are.
+
+use fedpaint_tests::process::run;
+use serde_json::Value;
+
+/// The figures of a run in which all was well; `chaos` fails otherwise, and says of what.
+fn chaos(args: &[&str]) -> Value {
+    let args: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
+    let text = run("chaos", &args).unwrap();
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn thirty_kills_of_any_process_anywhere_change_no_byte_and_lose_no_update() {
+    let found = chaos(&["kills", "--count", "30", "--rounds", "5", "--sites", "3"]);
+    assert!(found["kills"].as_u64().unwrap() >= 30, "{found}");
+    assert_eq!(found["identical"], true, "{found}");
+    for none in ["lost", "doubled", "manual_steps"] {
+        assert_eq!(found[none], 0, "{found}");
+    }
+    for process in ["kills_coordinator", "kills_agents", "kills_trainers", "failpoints"] {
+        assert!(found[process].as_u64().unwrap() > 0, "{process}: {found}");
+    }
+}
+
+#[test]
+fn connections_that_break_in_transfers_change_no_byte_and_a_lost_answer_sends_nothing_again() {
+    let found = chaos(&["cuts", "--count", "30", "--sites", "3"]);
+    assert!(found["cuts"].as_u64().unwrap() >= 30, "{found}");
+    assert!(found["corrupted"].as_u64().unwrap() > 0, "{found}");
+    assert_eq!(found["digest_equal"], 1.0, "{found}");
+    assert!(found["lost_replies"].as_u64().unwrap() > 0, "{found}");
+    assert_eq!(found["reuploads_after_lost_reply"], 0, "{found}");
+}
