@@ -38,7 +38,8 @@ pub(crate) async fn kills(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     say("the undisturbed run");
     let calm = undisturbed(&work.join("undisturbed"), &shape).await?;
     let orders = Orders {
-        count,
+        // Every process may be on its way to a place when the run ends.
+        count: count + shape.sites as u32 + 1,
         rounds: shape.rounds,
         seed: args.seed,
         coordinator: calm.coordinator_names().into_iter().collect(),
