@@ -115,7 +115,9 @@ fn counted(evidence: &Evidence, site: &str) -> usize {
         let mut members = round.members.iter();
         members.any(|member| member.site == site && member.state() == MemberState::Reported)
     };
-    evidence.committed().iter().filter(|round| in_time(round)).count()
+    let rounds = evidence.committed();
+    let late = rounds.iter().flat_map(|round| &round.late).filter(|late| late.site == site).count();
+    rounds.iter().filter(|round| in_time(round)).count() + late
 }
 
 /// How long all rounds took, and how long they take by the rule: sites join until there are enough or
