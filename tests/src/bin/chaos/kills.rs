@@ -28,7 +28,8 @@ pub(crate) async fn kills(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         sites: args.sites.unwrap_or(4),
         rounds: args.rounds.unwrap_or(50),
         steps: 24,
-        steps_ms: 40,
+        // Long enough that a round has room for its share of a thousand kills on an idle machine.
+        steps_ms: if count >= KILLS_FOR_SHARES { 80 } else { 40 },
         checkpoint_steps: 6,
         // 4 MiB: large enough that a connection's handshake is little beside it.
         parameters: if count >= KILLS_FOR_SHARES { 1 << 20 } else { 1 << 16 },
