@@ -5,7 +5,8 @@
 //!                 the update comes       a round is sealed       that round commits
 //!  Training ──────────────▶ Reported ──────────────▶ Sealed ──────────────▶ Folded
 //!     │                        │    ◀───────────────────┘
-//!     │ too late, withdrawn    │       it is abandoned
+//!     │ too late, withdrawn    │       it is abandoned, but for what
+//!     │                        │       could not be averaged: dropped
 //!     ▼ or revoked             ▼ the run ends, the site is revoked
 //!  Dropped ◀───────────────────┘
 //! ```
@@ -21,7 +22,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Run;
-use crate::round::{LateUpdate, Member, Phase, Refusal, Update, Withdrawal};
+use crate::round::{Abandonment, LateUpdate, Member, Phase, Refusal, Update, Withdrawal};
 
 /// A member that had not reported when its round was sealed.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +83,10 @@ pub enum Drop {
     /// Its own round was abandoned and is tried again.
     #[error("its own round was abandoned after all and is tried again")]
     RoundAbandoned,
+    /// The attempt that had folded it in could not be averaged. It may be what cannot be read, and would
+    /// then fail every attempt to come; its site trains on from newer models.
+    #[error("the round that it was folded into could not be averaged")]
+    AggregationFailed,
     /// The run ended.
     #[error("the run is over")]
     RunOver,
@@ -217,13 +222,22 @@ impl Run {
         }
     }
 
-    /// The round in hand is over: what it folded in has counted, or waits again.
+    /// The round in hand is over: what it folded in has counted, waits again, or
+    /// is let go where the average could not be made.
     pub(super) fn settle_stragglers(&mut self) {
         let committed = matches!(self.round.phase(), Phase::Committed(_));
+        let failed = matches!(
+            self.round.phase(),
+            Phase::Abandoned { reason: Abandonment::AggregationFailed { .. } }
+        );
         let id = self.round.id().clone();
         for straggler in self.stragglers.values_mut() {
             match std::mem::replace(&mut straggler.late, Late::Training) {
                 Late::Sealed(update) if committed => straggler.late = Late::Folded(update),
+                Late::Sealed(update) if failed => {
+                    let (update, why) = (Some(update), Drop::AggregationFailed);
+                    straggler.late = Late::Dropped { update, why };
+                }
                 Late::Sealed(update) => straggler.late = Late::Reported(update),
                 late @ (Late::Training | Late::Reported(_))
                     if !committed && straggler.round == id =>

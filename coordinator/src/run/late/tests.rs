@@ -106,7 +106,7 @@ fn what_an_abandoned_attempt_would_have_folded_in_waits_for_the_next_one() {
     let second = run.round().id().clone();
     report_late(&mut run, &second, "b", "b2").unwrap();
     assert_eq!(folded(&run).len(), 1);
-    run.apply(Event::AggregationFailed("disk".to_owned()), START).unwrap();
+    run.apply(Event::Abandoned("wait".to_owned()), START).unwrap();
     assert_eq!(folded(&run), []);
     let late = |run: &Run, id: &RoundId| run.straggler(id, &site("b")).map(|s| s.late.clone());
     assert_eq!(late(&run, &first), Some(Late::Reported(update("b1"))));
@@ -117,6 +117,22 @@ fn what_an_abandoned_attempt_would_have_folded_in_waits_for_the_next_one() {
     assert_eq!(late(&run, &second), None);
     seal(&mut run, &["a", "b"], &["a", "b"]);
     assert_eq!(folded(&run), [("b".to_owned(), first, 1)]);
+}
+
+#[test]
+fn a_late_update_in_what_could_not_be_averaged_is_let_go_and_fails_no_other_attempt() {
+    let mut run = run(folding(4));
+    seal(&mut run, &["a", "b"], &["a"]);
+    let first = run.round().id().clone();
+    commit(&mut run);
+    report_late(&mut run, &first, "b", "b1").unwrap();
+    seal(&mut run, &["a"], &["a"]);
+    run.apply(Event::AggregationFailed("blob b1 is damaged".to_owned()), START).unwrap();
+    let dropped = Late::Dropped { update: Some(update("b1")), why: Drop::AggregationFailed };
+    assert_eq!(run.straggler(&first, &site("b")).map(|s| s.late.clone()), Some(dropped));
+    run.open_round(START);
+    seal(&mut run, &["a", "b"], &["a", "b"]);
+    assert_eq!(folded(&run), []);
 }
 
 #[test]
