@@ -4,8 +4,7 @@
 use std::sync::Once;
 
 use anyhow::anyhow;
-use plotters::coord::{CoordTranslate, Shift};
-use plotters::drawing::DrawingAreaErrorKind;
+use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -56,6 +55,20 @@ const LINES: [(&str, i32, i32); 4] =
 /// Marks of the axis of rounds.
 const ROUND_MARKS_MAX: usize = 11;
 
+/// The legend's keys: how wide, where the first is and how far apart, in pixels.
+const KEY: i32 = 26;
+const LEGEND_TOP: i32 = 52;
+const LEGEND_ROW: i32 = 22;
+
+/// How the legend shows what is drawn.
+#[derive(Clone, Copy)]
+enum Key {
+    Line(RGBColor),
+    Bar(RGBColor),
+    /// Dash and gap in pixels.
+    Dashes(i32, i32),
+}
+
 type Canvas<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
 /// The mean over sites of every arm by round, on a logarithmic axis, and baselines for comparison.
@@ -93,22 +106,21 @@ pub(crate) fn curves(title: &str, results: &Results) -> anyhow::Result<Vec<u8>> 
             .y_desc("error: masked MSE, mean over sites")
             .y_label_formatter(&|error| format!("{:.4}", 10_f64.powf(*error)))
             .draw()?;
+        let mut keys = Vec::new();
         for (i, (name, points)) in curves.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
             let line =
                 LineSeries::new(points.iter().copied(), colour.stroke_width(2)).point_size(3);
-            chart.draw_series(line)?.label(*name).legend(move |(x, y)| {
-                PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
-            });
+            chart.draw_series(line)?;
+            keys.push((*name, Key::Line(colour)));
         }
         for (name, fill, dash, gap) in lines(results) {
             let ends = [(0.0, log(fill.mean)), (rounds, log(fill.mean))];
             let line = DashedPathElement::new(ends, dash, gap, BLACK.stroke_width(1));
-            chart.draw_series([line])?.label(name).legend(move |(x, y)| {
-                DashedPathElement::new([(x, y), (x + 24, y)], dash, gap, BLACK.stroke_width(1))
-            });
+            chart.draw_series([line])?;
+            keys.push((name, Key::Dashes(dash, gap)));
         }
-        Ok(legend(&mut chart)?)
+        legend(canvas, &keys)
     })
 }
 
@@ -144,15 +156,15 @@ pub(crate) fn sites(title: &str, results: &Results) -> anyhow::Result<Vec<u8>> {
             .y_label_formatter(&|error| format!("{error:.4}"))
             .draw()?;
         let width = BARS / results.arms.len() as f64;
+        let mut keys = Vec::new();
         for (i, arm) in results.arms.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
             let bars = arm.last().mse.iter().enumerate().map(|(site, error)| {
                 let left = site as f64 + (1.0 - BARS) / 2.0 + width * i as f64;
                 Rectangle::new([(left, 0.0), (left + width, *error)], colour.filled())
             });
-            chart.draw_series(bars)?.label(&arm.name).legend(move |(x, y)| {
-                Rectangle::new([(x, y - 5), (x + 18, y + 5)], colour.filled())
-            });
+            chart.draw_series(bars)?;
+            keys.push((arm.name.as_str(), Key::Bar(colour)));
         }
         for (name, fill, dash, gap) in lines(results) {
             let fills = fill.mse.iter().enumerate().map(|(site, error)| {
@@ -161,27 +173,41 @@ pub(crate) fn sites(title: &str, results: &Results) -> anyhow::Result<Vec<u8>> {
                 let ends = [(left, *error), (right, *error)];
                 DashedPathElement::new(ends, dash, gap, BLACK.stroke_width(2))
             });
-            chart.draw_series(fills)?.label(name).legend(move |(x, y)| {
-                DashedPathElement::new([(x, y), (x + 24, y)], dash, gap, BLACK.stroke_width(2))
-            });
+            chart.draw_series(fills)?;
+            keys.push((name, Key::Dashes(dash, gap)));
         }
         for (site, name) in results.sites.iter().enumerate() {
             let (x, y) = chart.backend_coord(&(site as f64 + 0.5, 0.0));
             let style = (FONT, TEXT).into_text_style(canvas).pos(Pos::new(HPos::Center, VPos::Top));
             canvas.draw(&Text::new(name.as_str(), (x, y + 8), style))?;
         }
-        Ok(legend(&mut chart)?)
+        legend(canvas, &keys)
     })
 }
 
-fn legend<'a, B: DrawingBackend + 'a, C: CoordTranslate>(
-    chart: &mut ChartContext<'a, B, C>,
-) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-    let mut labels = chart.configure_series_labels();
-    labels.label_font((FONT, TEXT)).background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.3));
-    // Beside the plot: it hides no line of a baseline.
-    let x = SIZE.0 - LEFT - LEGEND;
-    labels.position(SeriesLabelPosition::Coordinate(x as i32 - 4, 0)).draw()
+/// The legend, beside the plot, where it hides no line. The library's own is drawn within the plot alone.
+fn legend(canvas: &Canvas<'_>, keys: &[(&str, Key)]) -> anyhow::Result<()> {
+    let (left, right) = ((SIZE.0 - LEGEND) as i32 + 10, (SIZE.0 - LEGEND) as i32 + 10 + KEY);
+    for (row, (name, key)) in keys.iter().enumerate() {
+        let y = LEGEND_TOP + LEGEND_ROW * row as i32;
+        match *key {
+            Key::Line(colour) => {
+                canvas.draw(&PathElement::new([(left, y), (right, y)], colour.stroke_width(2)))?;
+                canvas.draw(&Circle::new(((left + right) / 2, y), 3, colour.filled()))?;
+            }
+            Key::Bar(colour) => {
+                canvas.draw(&Rectangle::new([(left, y - 5), (right, y + 5)], colour.filled()))?;
+            }
+            Key::Dashes(dash, gap) => {
+                let ends = [(left, y), (right, y)];
+                let line = DashedPathElement::new(ends, dash, gap, BLACK.stroke_width(2));
+                canvas.draw(&line)?;
+            }
+        }
+        let style = (FONT, TEXT).into_text_style(canvas).pos(Pos::new(HPos::Left, VPos::Center));
+        canvas.draw(&Text::new(*name, (right + 8, y), style))?;
+    }
+    Ok(())
 }
 
 /// A picture as PNG.
