@@ -98,6 +98,8 @@ pub struct Painted<'a> {
     pub masks: &'a EvaluationMasks,
     /// The inpainted scan.
     pub result: &'a Volume,
+    /// What it is to be looked at beside, by method: the mean fill and the twin, if they were judged.
+    pub beside: &'a [(&'static str, Volume)],
 }
 
 /// What paints. Without a model there are the baselines alone.
@@ -147,11 +149,12 @@ pub fn evaluate<E: From<Error>>(
             let masks = inpaint::evaluation_masks(image, lesion, &case.patient, options.mask_seed);
             let masks = masks.map_err(named)?;
             let scan = Held { case, contrast, image, first_axis: exam.geometry.first_axis() };
-            let (scored, result) = judge(painters, &scan, &masks, options)?;
+            let Judged { scores: scored, result, beside } =
+                judge(painters, &scan, &masks, options)?;
             scores.push(scored);
             if let Some(result) = &result {
-                let (masks, geometry) = (&masks, &exam.geometry);
-                painted(&Painted { case, contrast, image, geometry, masks, result })?;
+                let (masks, geometry, beside) = (&masks, &exam.geometry, &beside[..]);
+                painted(&Painted { case, contrast, image, geometry, masks, result, beside })?;
             }
         }
     }
@@ -159,13 +162,21 @@ pub fn evaluate<E: From<Error>>(
     if scores.is_empty() { Err(Error::from(cohort.none_sound()).into()) } else { Ok(scores) }
 }
 
-/// Paints a scan in every way there is: the scores, and what the model painted.
+/// A scan that was painted in every way there is.
+struct Judged {
+    scores: ScanScores,
+    /// What the model painted.
+    result: Option<Volume>,
+    beside: Vec<(&'static str, Volume)>,
+}
+
+/// Paints a scan in every way there is.
 fn judge(
     painters: &Painters<'_>,
     scan: &Held<'_>,
     masks: &EvaluationMasks,
     options: &Options,
-) -> Result<(ScanScores, Option<Volume>), Error> {
+) -> Result<Judged, Error> {
     let Held { case, contrast, image, first_axis } = *scan;
     let named = |source| Error::Score { case: case.name.clone(), source };
     let voxels = image.voxels.iter().zip(&masks.void.voxels);
@@ -179,24 +190,31 @@ fn judge(
         methods.push(MethodScores { method, scores });
         Ok::<(), Error>(())
     };
-    let mut result = None;
+    let (mut result, mut beside) = (None, Vec::new());
     if let Some(model) = painters.model {
         let painted = paint(model, painters.device, scan, masks, &options.sampling)?;
         add(report::MODEL, &painted)?;
         result = Some(painted);
     }
     for &baseline in &options.baselines {
-        add(baseline.name(), &baselines::fill(baseline, &voided, &masks.void))?;
+        let filled = baselines::fill(baseline, &voided, &masks.void);
+        add(baseline.name(), &filled)?;
+        if baseline == Baseline::Mean {
+            beside.push((baseline.name(), filled));
+        }
     }
     if let Some(twin) = painters.twin {
         // It has no noise: how to sample means nothing to it.
         let SampleOptions { seed, batch, .. } = options.sampling;
         let once = SampleOptions { seed, batch, ..SampleOptions::default() };
-        add(report::TWIN, &paint(twin, painters.device, scan, masks, &once)?)?;
+        let painted = paint(twin, painters.device, scan, masks, &once)?;
+        add(report::TWIN, &painted)?;
+        beside.push((report::TWIN, painted));
     }
     let (case, patient) = (case.name.clone(), case.patient.clone());
     let voxels = reference.voxels();
-    Ok((ScanScores { case, patient, contrast, voxels, methods }, result))
+    let scores = ScanScores { case, patient, contrast, voxels, methods };
+    Ok(Judged { scores, result, beside })
 }
 
 /// A held-out scan.

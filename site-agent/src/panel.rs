@@ -1,6 +1,6 @@
 //! A picture to judge inpainting by eye: one row per slice with the original, what the model was
-//! given, what it painted, and the difference. Axial slices are shown as radiologists expect them:
-//! the patient's right on the left, the front on top.
+//! given, what other methods make of it, what the model painted, and the difference. Axial slices are
+//! shown as radiologists expect them: the patient's right on the left, the front on top.
 //!
 //! It shows scans, so it stays where they are. It never stretches a row's grey scale by what was
 //! painted: all tiles of a row share the original's window.
@@ -41,7 +41,12 @@ const LINE: usize = LETTER * SCALE + 8;
 /// The size of the colour scale under the panel.
 const LEGEND: (usize, usize) = (320, 16);
 
-const TITLES: [&str; 4] = ["original", "voided", "inpainted", "difference"];
+/// The tiles before those of other methods, and after them.
+const BEFORE: [&str; 2] = ["original", "voided"];
+const AFTER: [&str; 2] = ["inpainted", "difference"];
+
+/// The most other methods that are shown.
+pub const BESIDE_MAX: usize = 6;
 
 const PAPER: Rgb = [16, 16, 18];
 const INK: Rgb = [235, 235, 235];
@@ -65,6 +70,14 @@ pub enum Error {
         row: usize,
         /// Why not.
         source: grid::Error,
+    },
+    /// The methods beside the model are not those of the first row, or too many.
+    #[error(
+        "row {row} of the panel: other methods beside the model than in the first row, or more than {BESIDE_MAX}"
+    )]
+    Beside {
+        /// Which row, from 0.
+        row: usize,
     },
     /// The volumes of a row do not fit together.
     #[error("row {row} of the panel: the {what} has another shape than the original")]
@@ -109,6 +122,15 @@ pub enum Error {
     },
 }
 
+/// What another method made of a row's slice.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// What is written above its tile.
+    pub title: &'static str,
+    /// The slice, in the order of the volume it is of.
+    pub slice: Vec<f32>,
+}
+
 /// One slice of one scan. All volumes have the same shape.
 pub struct Row<'a> {
     /// What is written above the tiles.
@@ -121,6 +143,8 @@ pub struct Row<'a> {
     pub mask: &'a Volume,
     /// The axial slice.
     pub z: usize,
+    /// What other methods made of it, the same ones in every row.
+    pub beside: &'a [Beside],
 }
 
 /// Draws the rows and writes them to `path` as a PNG file, whole or not at all.
@@ -147,28 +171,40 @@ pub fn render(rows: &[Row<'_>]) -> Result<Vec<u8>, Error> {
     if rows.is_empty() || rows.len() > ROWS_MAX {
         return Err(Error::Rows(rows.len()));
     }
+    let is_other =
+        |row: &Row<'_>| row.beside.len() > BESIDE_MAX || !titles(row).eq(titles(&rows[0]));
+    if let Some(row) = rows.iter().position(is_other) {
+        return Err(Error::Beside { row });
+    }
     let views: Vec<View<'_>> =
         rows.iter().enumerate().map(|(row, r)| View::new(row, r)).collect::<Result<_, _>>()?;
+    let beside: Vec<&str> = titles(&rows[0]).collect();
+    let titles: Vec<&str> = BEFORE.iter().chain(&beside).chain(&AFTER).copied().collect();
     // Unwrap safety: there is at least one row.
     let column = views.iter().map(|view| view.side).max().unwrap_or(TILE_MIN);
-    let width = GAP + TITLES.len() * (column + GAP);
+    let width = GAP + titles.len() * (column + GAP);
     let rows_height: usize = views.iter().map(|view| LINE + view.side + GAP).sum();
     let mut raster = Raster::new(width, GAP + LINE + rows_height + 2 * LINE + GAP, PAPER);
     let left = |tile: usize| GAP + tile * (column + GAP);
-    for (tile, title) in TITLES.into_iter().enumerate() {
+    for (tile, title) in titles.iter().enumerate() {
         raster.text((left(tile), GAP), SCALE, INK, title);
     }
     let mut top = GAP + LINE;
     for view in &views {
         raster.text((GAP, top), SCALE, FAINT, &view.row.label);
         top += LINE;
-        for tile in 0..TITLES.len() {
+        for tile in 0..titles.len() {
             view.draw(tile, (left(tile) + (column - view.side) / 2, top), &mut raster);
         }
         top += view.side + GAP;
     }
     legend(&mut raster, width, top);
     Ok(raster.png()?)
+}
+
+/// The titles of the methods beside the model.
+fn titles<'a>(row: &Row<'a>) -> impl Iterator<Item = &'static str> + use<'a> {
+    row.beside.iter().map(|beside| beside.title)
 }
 
 /// The axial slice that `mask` hides most of, the lowest if several; none if it hides nothing.
@@ -202,6 +238,10 @@ impl<'a> View<'a> {
         }
         if row.z >= original.dims[2] {
             return Err(Error::Slice { row: index, z: row.z });
+        }
+        let pixels = original.dims[0] * original.dims[1];
+        if let Some(Beside { title, .. }) = row.beside.iter().find(|b| b.slice.len() != pixels) {
+            return Err(Error::Shape { row: index, what: title });
         }
         let window = Window::of(original.voxels.iter().copied())
             .map_err(|source| Error::Window { row: index, source })?;
@@ -256,23 +296,29 @@ impl<'a> View<'a> {
                 || !self.is_hidden(column, row + step))
     }
 
-    fn grey(&self, volume: &Volume, voxel: usize) -> Rgb {
-        [(255.0 * self.window.to_unit(volume.voxels[voxel])).round() as u8; 3]
+    fn grey(&self, value: f32) -> Rgb {
+        [(255.0 * self.window.to_unit(value)).round() as u8; 3]
     }
 
     fn colour(&self, tile: usize, column: usize, row: usize) -> Rgb {
         let Some(voxel) = self.voxel(column, row) else { return [0; 3] };
-        let is_hidden = self.row.mask.voxels[voxel] != 0.0;
+        let Row { original, inpainted, mask, z, beside, .. } = self.row;
+        let is_hidden = mask.voxels[voxel] != 0.0;
+        let in_slice = voxel - original.index(0, 0, *z);
+        let other = tile.checked_sub(BEFORE.len()).and_then(|at| beside.get(at));
+        let painted = BEFORE.len() + beside.len();
         match tile {
-            0 => self.grey(self.row.original, voxel),
+            0 => self.grey(original.voxels[voxel]),
             1 if is_hidden => VOID,
-            1 => self.grey(self.row.original, voxel),
-            2 if self.is_outline(column, row) => OUTLINE,
-            2 => self.grey(self.row.inpainted, voxel),
+            1 => self.grey(original.voxels[voxel]),
+            _ if tile <= painted && self.is_outline(column, row) => OUTLINE,
+            _ if tile <= painted => {
+                self.grey(other.map_or(inpainted.voxels[voxel], |other| other.slice[in_slice]))
+            }
             _ if self.is_outline(column, row) => SEAM,
             _ => {
                 let to_unit = |volume: &Volume| self.window.to_unit(volume.voxels[voxel]);
-                difference(to_unit(self.row.inpainted) - to_unit(self.row.original))
+                difference(to_unit(inpainted) - to_unit(original))
             }
         }
     }
@@ -319,7 +365,9 @@ fn legend(raster: &mut Raster, width: usize, top: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{BRIGHTER, Error, GAP, LINE, OUTLINE, ROWS_MAX, Row, VOID, fullest_slice, render};
+    use super::{
+        BRIGHTER, Beside, Error, GAP, LINE, OUTLINE, ROWS_MAX, Row, VOID, fullest_slice, render,
+    };
     use crate::data::volume::Volume;
 
     /// A brain that is bright on the patient's right, and a mask on its left.
@@ -346,7 +394,8 @@ mod tests {
     }
 
     fn row([original, inpainted, mask]: &[Volume; 3]) -> Row<'_> {
-        Row { label: "a patient, t1n, slice 1".to_owned(), original, inpainted, mask, z: 1 }
+        let label = "a patient, t1n, slice 1".to_owned();
+        Row { label, original, inpainted, mask, z: 1, beside: &[] }
     }
 
     fn decoded(png: &[u8]) -> (usize, usize, Vec<u8>) {
@@ -378,6 +427,29 @@ mod tests {
         assert_eq!([at(0, 20, 10), at(1, 20, 10), at(2, 20, 10)], [[255; 3]; 3]);
         assert_eq!(at(3, 20, 10), [0; 3]);
         assert!(pixels.chunks_exact(3).any(|pixel| pixel == OUTLINE));
+    }
+
+    #[test]
+    fn another_method_has_its_tile_between_what_was_hidden_and_what_the_model_painted() {
+        let volumes = volumes();
+        let other = |title, value| Beside { title, slice: vec![value; 30 * 24] };
+        let beside = [other("dark", 100.0), other("bright", 900.0)];
+        let with = |beside| Row { beside, ..row(&volumes) };
+        let (width, _, pixels) = decoded(&render(&[with(&beside)]).unwrap());
+        let side = 28 * 11;
+        assert_eq!(width, GAP + 6 * (side + GAP));
+        let in_mask = |tile: usize| {
+            let (column, line) =
+                (GAP + tile * (side + GAP) + 23 * 11 + 5, GAP + 2 * LINE + 15 * 11);
+            pixels[3 * ((line + 5) * width + column)]
+        };
+        assert_eq!([0, 2, 3, 4].map(in_mask), [28, 28, 255, 255]);
+        assert_eq!([1, 5].map(in_mask), [VOID[0], BRIGHTER[0]]);
+
+        let refused = render(&[with(&beside), with(&beside[..1])]);
+        assert!(matches!(refused, Err(Error::Beside { row: 1 })));
+        let short = [Beside { title: "short", slice: vec![0.0; 30] }];
+        assert!(matches!(render(&[with(&short)]), Err(Error::Shape { row: 0, what: "short" })));
     }
 
     #[test]

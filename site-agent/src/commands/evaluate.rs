@@ -21,7 +21,7 @@ use crate::data::volume::Volume;
 use crate::evaluate::report::{self, MeanScores, OverallScores, PatientScores, ScanScores};
 use crate::evaluate::{Options, Painted, Painters, evaluate};
 use crate::model::weights::Weights;
-use crate::panel;
+use crate::panel::{self, Beside};
 
 /// What goes into the header of a painted file.
 pub const DESCRIPTION: &str = "SYNTHETIC in the mask, fedpaint";
@@ -84,7 +84,7 @@ struct Evaluation<'a> {
     site: Option<&'a SiteName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<Digest>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Always there, so that a report that lacks the comparison says so.
     twin: Option<Digest>,
     scans: &'a [ScanScores],
     patients: &'a [PatientScores],
@@ -184,17 +184,18 @@ struct Tile {
     inpainted: Volume,
     mask: Volume,
     z: usize,
+    beside: Vec<Beside>,
 }
 
 impl Tile {
     fn row(&self) -> panel::Row<'_> {
-        let Tile { label, original, inpainted, mask, z } = self;
-        panel::Row { label: label.clone(), original, inpainted, mask, z: *z }
+        let Tile { label, original, inpainted, mask, z, beside } = self;
+        panel::Row { label: label.clone(), original, inpainted, mask, z: *z, beside }
     }
 }
 
 fn save(folder: &Path, painted: &Painted<'_>, show: bool) -> Result<Option<Tile>> {
-    let Painted { case, contrast, image, geometry, masks, result } = painted;
+    let Painted { case, contrast, image, geometry, masks, result, beside } = painted;
     let stem = format!("{}-{}", case.name, contrast.name());
     let write = |kind: &str, volume: &Volume, description: &str| {
         let path = folder.join(format!("{stem}-{kind}.nii.gz"));
@@ -210,6 +211,10 @@ fn save(folder: &Path, painted: &Painted<'_>, show: bool) -> Result<Option<Tile>
         inpainted: (*result).clone(),
         mask: masks.void.clone(),
         z,
+        beside: beside
+            .iter()
+            .map(|(title, volume)| Beside { title, slice: volume.slice(z).to_vec() })
+            .collect(),
     }))
 }
 

@@ -200,7 +200,10 @@ fn draw(path: &Path, original: &Volume, inpainted: &Volume, mask: &Volume) -> Re
     let mut shown: Vec<usize> =
         (1..=PANEL_ROWS).map(|row| masked[row * masked.len() / (PANEL_ROWS + 1)]).collect();
     shown.dedup();
-    let row = |z| panel::Row { label: format!("slice {z}"), original, inpainted, mask, z };
+    let row = |z| {
+        let label = format!("slice {z}");
+        panel::Row { label, original, inpainted, mask, z, beside: &[] }
+    };
     let rows: Vec<panel::Row<'_>> = shown.into_iter().map(row).collect();
     Ok(panel::write(path, &rows)?)
 }

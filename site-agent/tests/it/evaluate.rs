@@ -42,6 +42,7 @@ fn a_scan_scores_the_same_by_its_files_as_on_its_cohort_and_baselines_the_same_w
     let more = ["--model", &model_file, "--site", "mayo", "--save", &saved];
     let report = json(&on_cohort(&more));
     assert_eq!(report["site"], "mayo");
+    assert!(report.as_object().unwrap()["twin"].is_null(), "that there is no twin is said");
     let scan = &report["scans"][0];
     let methods = scan["methods"].as_array().unwrap();
     let names: Vec<&str> = methods.iter().map(|m| m["method"].as_str().unwrap()).collect();
@@ -82,6 +83,19 @@ fn a_scan_scores_the_same_by_its_files_as_on_its_cohort_and_baselines_the_same_w
     let found = &alone["scans"][0]["methods"];
     assert_eq!((&found[0], &found[1]), (&methods[4], &methods[3]));
     assert_eq!(found[2]["method"], "regression");
+    assert!(alone["twin"].is_string());
+
+    // In the picture the mean fill and the twin stand beside what the model painted.
+    let beside = path("beside");
+    json(&on_cohort(&["--model", &model_file, "--twin", &twin, "--save", &beside]));
+    let tiles = |folder: &str| {
+        let png = std::fs::read(format!("{folder}/panel.png")).unwrap();
+        let [width, height] =
+            [16, 20].map(|at| u32::from_be_bytes(png[at..][..4].try_into().unwrap()));
+        (width - 12, height)
+    };
+    let ((five, height), (six, same)) = (tiles(&saved), tiles(&beside));
+    assert_eq!((6 * five, height), (5 * six, same));
     assert!(alone.get("model").is_none() && alone.get("mean").is_none());
 }
 

@@ -34,8 +34,13 @@ pub(super) fn of(evaluation: &Evaluation<'_>) -> String {
         ]);
     }
     let site = evaluation.site.map_or(String::new(), |site| format!(" of {site}"));
-    format!("{scores}\n{}\n{overall}", heading(patients, &site))
+    let text = format!("{scores}\n{}\n{overall}", heading(patients, &site));
+    if evaluation.twin.is_some() { text } else { format!("{text}\n{NO_TWIN}") }
 }
+
+/// What is said of a comparison that nobody asked for.
+const NO_TWIN: &str = "No regression twin was given, so this does not say what diffusion is worth: make one with \
+     `init-model --prediction direct`, train it by the same plan, and give it as --twin.";
 
 /// What the overall figures are.
 fn heading(patients: usize, site: &str) -> String {
@@ -85,8 +90,21 @@ fn told(spread: &Spread, digits: usize, patients: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{heading, told};
+    use super::{Evaluation, heading, of, told};
     use crate::metrics::spread::{Resamples, spread};
+    use fedpaint_proto::names::Digest;
+
+    #[test]
+    fn a_report_without_a_twin_says_so_and_how_to_get_one() {
+        let report = |twin| {
+            let (site, model, mean) = (None, None, None);
+            of(&Evaluation { site, model, twin, scans: &[], patients: &[], overall: &[], mean })
+        };
+        for word in ["No regression twin", "init-model --prediction direct", "--twin"] {
+            assert!(report(None).contains(word), "{word}");
+            assert!(!report(Some(Digest::of(b"a twin"))).contains(word), "{word}");
+        }
+    }
 
     #[test]
     fn the_heading_promises_what_the_figures_below_it_have() {

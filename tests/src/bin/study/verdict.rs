@@ -13,8 +13,14 @@ pub(crate) fn paragraphs(results: &Results) -> Vec<String> {
     } else {
         format!("**Baselines, which need no training, beat arms.** {}", beaters.join(" "))
     };
-    [baselines].into_iter().chain(twins(results)).collect()
+    let twins: Vec<String> = twins(results).collect();
+    let twins = if twins.is_empty() { vec![NO_TWIN.to_owned()] } else { twins };
+    [vec![baselines], twins].concat()
 }
+
+/// What is said where no twin is compared with a pooled model.
+const NO_TWIN: &str = "No pooled regression twin was trained beside a pooled model, so this does not say what \
+     diffusion is worth: an arm with `kind = \"twin\"` does.";
 
 /// Which arms a baseline beats, if there is one.
 fn beaten(baseline: &BaselineResult, arms: &[ArmResult]) -> Option<String> {
@@ -99,8 +105,12 @@ mod tests {
 
     /// What is said when the baseline `fill` scores so, and the twin's error lies so.
     fn said(fill: PerSite, bounds: Option<(f64, f64)>) -> Vec<String> {
+        paragraphs(&results_of(fill, bounds))
+    }
+
+    fn results_of(fill: PerSite, bounds: Option<(f64, f64)>) -> Results {
         let baseline = BaselineResult { name: "fill".into(), scores: fill, excess: None };
-        paragraphs(&Results {
+        Results {
             sites: vec!["north".into(), "south".into()],
             initial: scores([1.0, 1.0], 0.1),
             baselines: vec![baseline],
@@ -111,7 +121,7 @@ mod tests {
             ],
             reference: Some(0),
             elsewhere: [].into(),
-        })
+        }
     }
 
     #[test]
@@ -139,6 +149,14 @@ mod tests {
         }
         let none = &said(scores([0.9, 0.9], 0.1), None)[0];
         assert!(none.starts_with("No baseline beats an arm"), "{none}");
+    }
+
+    #[test]
+    fn a_study_without_a_twin_says_so_and_how_to_get_one() {
+        let mut results = results_of(scores([0.9, 0.9], 0.1), None);
+        assert!(!paragraphs(&results).iter().any(|said| said == NO_TWIN));
+        results.arms.retain(|arm| arm.kind != ArmKind::Twin);
+        assert_eq!(paragraphs(&results).last().unwrap(), NO_TWIN);
     }
 
     #[test]
