@@ -18,6 +18,9 @@ pub(crate) const ROUNDS: u32 = 6;
 /// The run's name.
 const RUN: &str = "demo";
 
+/// The run of the same network without diffusion, by the same plan, at the same sites.
+const TWIN_RUN: &str = "demo-twin";
+
 /// What every site does in a round; the whole demo is to take minutes on two cores.
 const TRAINING: &str = "[training]\nsteps = 80\nbatch = 8\nlearning_rate = 2.5e-3\nwarmup_steps = 10\ndecay_steps = 60\nseed = 1\n";
 
@@ -31,13 +34,15 @@ const AGENTS_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Trained {
     /// The global models by round; the initial one is round 0.
     pub(crate) models: Vec<PathBuf>,
+    /// The last model of the regression twin: the same network and plan, without diffusion.
+    pub(crate) twin: PathBuf,
     /// Every round, the newest last.
     pub(crate) rounds: Vec<v1::Round>,
     /// The most memory each process held, by name.
     pub(crate) peak_rss_bytes: Vec<(String, u64)>,
 }
 
-/// Trains `rounds` rounds at `sites`, all of them in every round.
+/// Trains `rounds` rounds at `sites`, all of them in every round; then the twin, in as many.
 pub(crate) async fn train(
     work: &Path,
     sites: &[Site],
@@ -49,7 +54,9 @@ pub(crate) async fn train(
         lab.enroll(&site.name)?;
     }
     let initial = work.join("round-0.safetensors");
-    let blob = initial_model(&initial)?;
+    let blob = initial_model(&initial, &[])?;
+    let twin = work.join("twin-0.safetensors");
+    let twin_blob = initial_model(&twin, &["--prediction", "direct"])?;
     let count = sites.len();
     let plan = format!(
         "version = 1\nrounds = {rounds}\n\n[round]\nsites_min = {count}\nsites_goal = {count}\n\n{TRAINING}"
@@ -65,10 +72,10 @@ pub(crate) async fn train(
         ));
     }
     stage(&format!("training {rounds} rounds at {count} sites"));
-    tokio::select! {
-        done = watch(&lab) => done?,
-        ended = first_end(&mut agents) => bail!(ended?),
-    }
+    follow(&lab, RUN, &mut agents).await?;
+    stage("training its twin without diffusion by the same plan");
+    lab.create_run(TWIN_RUN, &plan, &twin, twin_blob).await?;
+    follow(&lab, TWIN_RUN, &mut agents).await?;
     let rounds = list_rounds(&lab).await?;
     let mut peaks = vec![("coordinator".to_owned(), peak(lab.coordinator()?))];
     for (site, agent) in &mut agents {
@@ -78,6 +85,8 @@ pub(crate) async fn train(
         }
     }
     let models = export(&lab, work, initial, &rounds)?;
+    let twin = work.join("twin.safetensors");
+    lab.fedctl(&["model", "export", TWIN_RUN, "--out", &twin.display().to_string()])?;
     for (site, mut agent) in agents {
         let status = agent.stop()?;
         if !status.success() {
@@ -85,19 +94,27 @@ pub(crate) async fn train(
         }
     }
     lab.coordinator()?.stop()?;
-    Ok(Trained { models, rounds, peak_rss_bytes: peaks })
+    Ok(Trained { models, twin, rounds, peak_rss_bytes: peaks })
 }
 
 fn peak(process: &mut Process) -> u64 {
     peak_rss_bytes(process.id()).unwrap_or(0)
 }
 
-fn initial_model(path: &Path) -> anyhow::Result<Blob> {
+fn initial_model(path: &Path, more: &[&str]) -> anyhow::Result<Blob> {
     let out = path.display().to_string();
     let args = ["init-model", "--preset", "tiny", "--image-size", IMAGE_SIZE, "--seed", "1"];
-    run("fedpaint-site-agent", &[&args[..], &["--out", &out]].concat())?;
+    run("fedpaint-site-agent", &[&args[..], &["--out", &out], more].concat())?;
     let bytes = std::fs::read(path)?;
     Ok(Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 })
+}
+
+/// Waits until a run is finished, and no longer than all agents live.
+async fn follow(lab: &Lab, run: &str, agents: &mut [(&Site, Process)]) -> anyhow::Result<()> {
+    tokio::select! {
+        done = watch(lab, run) => done,
+        ended = first_end(agents) => bail!(ended?),
+    }
 }
 
 /// Waits until an agent ends that nobody has stopped, and says which one and why.
@@ -114,9 +131,9 @@ async fn first_end(agents: &mut [(&Site, Process)]) -> anyhow::Result<String> {
 }
 
 /// Shows the run live, as an operator would see it, until it ends.
-async fn watch(lab: &Lab) -> anyhow::Result<()> {
+async fn watch(lab: &Lab, run: &str) -> anyhow::Result<()> {
     let mut command = tokio::process::Command::new(program("fedctl")?);
-    command.args(lab.operator_flags()).args(["run", "watch", RUN]);
+    command.args(lab.operator_flags()).args(["run", "watch", run]);
     // The view belongs to people: stdout is kept for the report.
     let status = command
         .stdin(Stdio::null())

@@ -65,7 +65,7 @@ struct Row {
     scores: Scores,
 }
 
-/// Another line: a method that needs no training, at a site.
+/// Another line: a method that needs no training, or the twin, at a site.
 #[derive(Clone, Debug, Serialize)]
 struct Baseline {
     method: String,
@@ -104,18 +104,22 @@ pub(crate) fn evaluate(trained: &Trained, sites: &[Site], rounds: u32) -> anyhow
     if rows.len() != (rounds as usize + 1) * sites.len() {
         bail!("{} of {} evaluations are missing", jobs.len() - rows.len(), jobs.len());
     }
-    let baselines = sites.iter().map(baselines).collect::<anyhow::Result<Vec<_>>>()?;
+    let baselines = sites.iter().map(|site| baselines(trained, site));
+    let baselines = baselines.collect::<anyhow::Result<Vec<_>>>()?;
     Ok(Report { rows, baselines: baselines.concat() })
 }
 
 /// The method of an evaluation that is the model.
 const MODEL: &str = "model";
 
+/// The method that is the same network without diffusion.
+const TWIN: &str = "regression";
+
 fn row(trained: &Trained, model: usize, site: &Site) -> anyhow::Result<Row> {
     let mut methods = Vec::new();
     for mask in MASKS {
         let mut args = evaluation(&trained.models[model], site, SAMPLING);
-        args.extend(["--seed", mask].map(str::to_owned));
+        args.extend(["--no-baselines", "--seed", mask].map(str::to_owned));
         let said = ask(&args);
         methods.extend(said.with_context(|| format!("judging round {model} at {}", site.name))?);
     }
@@ -129,11 +133,13 @@ fn row(trained: &Trained, model: usize, site: &Site) -> anyhow::Result<Row> {
     })
 }
 
-/// What the methods that need no training score at a site, once for all models.
-fn baselines(site: &Site) -> anyhow::Result<Vec<Baseline>> {
+/// What the methods that need no training and the twin score at a site, once for all models.
+fn baselines(trained: &Trained, site: &Site) -> anyhow::Result<Vec<Baseline>> {
+    let twin = trained.twin.display().to_string();
     let mut methods = Vec::new();
     for mask in MASKS {
-        let args = ["evaluate", "--baselines-only", "--seed", mask].map(str::to_owned);
+        let args = ["evaluate", "--baselines-only", "--twin", &twin, "--seed", mask];
+        let args = args.map(str::to_owned);
         let said = ask(&[args.into(), on(site)].concat());
         methods.extend(said.with_context(|| format!("scoring baselines at {}", site.name))?);
     }
@@ -164,7 +170,7 @@ const SAMPLING_TO_SEE: [&str; 4] = ["--sampler", "ddim", "--steps", "25"];
 /// The command line of a model's evaluation.
 fn evaluation(model: &Path, site: &Site, sampling: [&str; 4]) -> Vec<String> {
     let model = model.display().to_string();
-    let own = ["evaluate", "--no-baselines", "--model", &model];
+    let own = ["evaluate", "--model", &model];
     own.into_iter().chain(sampling).map(str::to_owned).chain(on(site)).collect()
 }
 
@@ -188,8 +194,9 @@ pub(crate) fn inpaint(
     if painted.exists() {
         std::fs::remove_dir_all(&painted)?;
     }
-    let save = ["--save".to_owned(), painted.display().to_string()];
-    run("fedpaint-site-agent", &[evaluation(last, site, SAMPLING_TO_SEE), save.into()].concat())?;
+    let (twin, save) = (trained.twin.display().to_string(), painted.display().to_string());
+    let more = ["--baselines", FILL, "--twin", &twin, "--save", &save].map(str::to_owned);
+    run("fedpaint-site-agent", &[evaluation(last, site, SAMPLING_TO_SEE), more.into()].concat())?;
     let (model, panel) = (out.join("model.safetensors"), out.join("panel.png"));
     std::fs::copy(last, &model)?;
     std::fs::rename(painted.join("panel.png"), &panel)?;
@@ -225,31 +232,19 @@ impl Report {
     pub(crate) fn print(&self, trained: &Trained) -> anyhow::Result<()> {
         let mut table = Table::new();
         table.load_style(presets::UTF8_BORDERS_ONLY);
-        table.set_header([
-            "round or baseline",
-            "site",
-            "examples",
-            "training loss",
-            "SSIM",
-            "PSNR dB",
-            "MSE",
-        ]);
+        table.set_header(["round", "site", "examples", "training loss", "SSIM", "PSNR dB", "MSE"]);
         for row in &self.rows {
             let (examples, loss) = (row.examples.to_string(), row.loss.map(|l| format!("{l:.4}")));
             let before = [row.round.to_string(), row.site.clone(), examples];
             let loss = [loss.unwrap_or_else(|| "-".into())];
             table.add_row(before.into_iter().chain(loss).chain(cells(&row.scores)));
         }
-        for Baseline { method, site, scores } in &self.baselines {
-            let before = [method.as_str(), site, "-", "-"].map(str::to_owned);
-            table.add_row(before.into_iter().chain(cells(scores)));
-        }
         for index in [0, 2, 3, 4, 5, 6] {
             if let Some(column) = table.column_mut(index) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        let mut text = format!("{table}\n\n");
+        let mut text = format!("{table}\n\n{}\n{}\n\n", COMPARED, self.compared());
         for (initial, last) in self.ends() {
             let at_site = self.baselines.iter().filter(|baseline| baseline.site == last.site);
             text += &verdict(initial, last, &at_site.collect::<Vec<_>>());
@@ -259,6 +254,29 @@ impl Report {
         }
         use std::io::Write;
         Ok(std::io::stdout().write_all(text.as_bytes())?)
+    }
+
+    /// The last model beside what needs no training and the twin, site by site, the best first.
+    fn compared(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_BORDERS_ONLY);
+        table.set_header(["site", "method", "SSIM", "PSNR dB", "MSE"]);
+        for (_, last) in self.ends() {
+            let of_site = self.baselines.iter().filter(|baseline| baseline.site == last.site);
+            let others = of_site.map(|baseline| (called(&baseline.method), &baseline.scores));
+            let mut methods: Vec<_> = others.chain([("the model", &last.scores)]).collect();
+            methods.sort_by(|(_, a), (_, b)| a.mse.total_cmp(&b.mse));
+            for (method, scores) in methods {
+                let before = [last.site.clone(), method.to_owned()];
+                table.add_row(before.into_iter().chain(cells(scores)));
+            }
+        }
+        for index in [2, 3, 4] {
+            if let Some(column) = table.column_mut(index) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table
     }
 
     /// The initial and the last model at every site.
@@ -285,6 +303,15 @@ impl Report {
     }
 }
 
+/// What the second table says.
+const COMPARED: &str = "The last model, its twin without diffusion (trained by the same plan) and fills without \
+     training, the least error first:";
+
+/// How a method is called to people.
+fn called(method: &str) -> &str {
+    if method == TWIN { "regression twin" } else { method }
+}
+
 fn cells(scores: &Scores) -> [String; 3] {
     let Scores { ssim, psnr_db, mse, .. } = scores;
     [format!("{ssim:.4}"), format!("{psnr_db:.2}"), format!("{mse:.5}")]
@@ -300,15 +327,45 @@ fn verdict(initial: &Row, last: &Row, baselines: &[&Baseline]) -> String {
     let word = if to_initial < 0.5 && to_mean < 1.0 { "better" } else { "NOT better" };
     let those = |beats: fn(&Scores, &Scores) -> bool| {
         let beaters = baselines.iter().filter(|baseline| beats(&baseline.scores, &last.scores));
-        let names: Vec<&str> = beaters.map(|baseline| baseline.method.as_str()).collect();
+        let names: Vec<&str> = beaters.map(|baseline| called(&baseline.method)).collect();
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     };
     format!(
         "{:<10} {word}: masked MSE over {} masks in held-out scans is {to_initial:.2} of the initial model's \
-         and {to_mean:.2} of filling with the mean\n           baselines with less MSE: {}; with more SSIM: {}\n",
+         and {to_mean:.2} of filling with the mean\n           others with less MSE: {}; with more SSIM: {}\n",
         last.site,
         last.scores.scans,
         those(|fill, model| fill.mse < model.mse),
         those(|fill, model| fill.ssim > model.ssim),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scores(mse: f64) -> Scores {
+        Scores { scans: 3, ssim: 0.5, psnr_db: 10.0, mse }
+    }
+
+    fn row(round: u32, mse: f64) -> Row {
+        let (site, examples, loss) = ("north".into(), 0, None);
+        Row { round, site, examples, loss, scores: scores(mse) }
+    }
+
+    #[test]
+    fn the_last_model_stands_among_the_fills_and_its_twin_in_the_order_of_their_error() {
+        let baseline = |(method, mse): (&str, f64)| Baseline {
+            method: method.into(),
+            site: "north".into(),
+            scores: scores(mse),
+        };
+        let baselines = [("zero", 0.9), ("mean", 0.05), (TWIN, 0.02)].map(baseline).into();
+        let report = Report { rows: vec![row(0, 0.1), row(1, 0.03)], baselines };
+        let text = report.compared().to_string();
+        let at = |word: &str| text.find(word).unwrap_or_else(|| panic!("{word} in {text}"));
+        let order = ["regression twin", "the model", "mean", "zero"].map(at);
+        assert!(order.is_sorted(), "{text}");
+        assert!(text.contains("0.03000") && !text.contains("0.10000"), "{text}");
+    }
 }
