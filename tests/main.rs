@@ -17,6 +17,7 @@ mod simulation;
 mod storage;
 mod study;
 mod trainer;
+mod trials;
 
 /// A plan of `rounds` rounds for `sites` sites, with the limits tests need.
 pub(crate) fn plan(rounds: u32, sites_min: u32, sites_goal: u32, more: &str) -> String {

@@ -3,15 +3,14 @@
 //! The loop never ends on an accept error, and nothing a stranger does holds it up: the handshake
 //! runs beside it, bounded in number and in time. It decides who somebody is, never what they may do.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use fedpaint_proto::identity::{Identity, Role};
+use fedpaint_proto::identity::{Identity, KeyId};
 use fedpaint_proto::names::FederationName;
 use jiff::Timestamp;
 use rustls::ServerConfig;
@@ -21,18 +20,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 use tracing::{debug, info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::clock::Clock;
+use crate::connections::{Connections, Place};
+use crate::driver::Handle;
 
 /// The most connections open at once; another one is closed at once and tries again.
 const CONNECTIONS_MAX: usize = 1_024;
-
-/// The most connections one holder of a certificate may have open, so that none can take the places
-/// of all others. A site that loses its network leaves some behind until keep-alive finds them dead.
-const CONNECTIONS_PER_PEER_MAX: usize = 32;
 
 /// The most handshakes under way at once.
 const HANDSHAKES_MAX: usize = 256;
@@ -48,62 +46,61 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Peer {
     /// The holder of the certificate.
     pub(crate) identity: Identity,
+    /// The certificate's key.
+    pub(crate) key: KeyId,
     /// Where the connection comes from, for the log.
     pub(crate) address: SocketAddr,
 }
 
-/// A connection whose holder is known. It ends when the holder's certificate does.
+/// A connection whose holder is known. It ends when the holder's certificate does, or when the holder
+/// is shut out.
 pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
     expired: Pin<Box<dyn Future<Output = ()> + Send>>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Why it has ended, once it has; futures that are finished are not polled again.
+    ended: Option<&'static str>,
     // Both are held for as long as the connection is open.
     _permit: OwnedSemaphorePermit,
     _place: Place,
 }
 
-/// How many connections each holder of a certificate has open.
-type Places = Arc<Mutex<HashMap<Role, usize>>>;
-
-/// One connection of a holder, counted.
-struct Place {
-    places: Places,
-    role: Role,
+/// What every connection of a listener has in common.
+pub(crate) struct Door {
+    /// Whom the certificates must be of.
+    pub(crate) federation: FederationName,
+    /// The handshake's own rules.
+    pub(crate) tls: Arc<ServerConfig>,
+    /// Tells when a certificate ends.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Knows who is shut out.
+    pub(crate) driver: Handle,
+    /// Every connection that is open.
+    pub(crate) connections: Connections,
 }
 
-/// What every connection of a listener has in common.
-struct Door {
-    tls: TlsAcceptor,
-    federation: FederationName,
-    clock: Arc<dyn Clock>,
+/// What bounds the number of a listener's connections.
+struct Bounds {
     handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
-    places: Places,
 }
 
-/// Accepts connections of members of `federation`, until the stream is dropped.
-pub(crate) fn accept(
-    listener: TcpListener,
-    tls: Arc<ServerConfig>,
-    federation: FederationName,
-    clock: Arc<dyn Clock>,
-) -> ReceiverStream<io::Result<Connection>> {
+/// Accepts connections of members of the federation, until the stream is dropped.
+pub(crate) fn accept(listener: TcpListener, door: Door) -> ReceiverStream<io::Result<Connection>> {
     let (connected, connections) = mpsc::channel(1);
-    let door = Arc::new(Door {
-        tls: TlsAcceptor::from(tls),
-        federation,
-        clock,
+    let bounds = Bounds {
         handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
         connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        places: Places::default(),
-    });
-    tokio::spawn(run(listener, door, connected));
+    };
+    tokio::spawn(run(listener, Arc::new(door), bounds, connected));
     ReceiverStream::new(connections)
 }
 
 async fn run(
     listener: TcpListener,
     door: Arc<Door>,
+    bounds: Bounds,
     connected: mpsc::Sender<io::Result<Connection>>,
 ) {
     loop {
@@ -119,12 +116,12 @@ async fn run(
                 continue;
             }
         };
-        let permits = (
-            Arc::clone(&door.handshakes).try_acquire_owned(),
-            Arc::clone(&door.connections).try_acquire_owned(),
-        );
-        let (Ok(handshake), Ok(permit)) = permits else {
-            warn!(%address, "too many connections; closed");
+        let Ok(handshake) = Arc::clone(&bounds.handshakes).try_acquire_owned() else {
+            warn!(%address, HANDSHAKES_MAX, "too many handshakes under way; closed");
+            continue;
+        };
+        let Ok(permit) = Arc::clone(&bounds.connections).try_acquire_owned() else {
+            warn!(%address, CONNECTIONS_MAX, "too many connections open; closed");
             continue;
         };
         let (door, connected) = (Arc::clone(&door), connected.clone());
@@ -150,7 +147,8 @@ impl Door {
         permit: OwnedSemaphorePermit,
     ) -> Result<Connection, String> {
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-        let stream = self.tls.accept(tcp).await.map_err(|e| e.to_string())?;
+        let tls = TlsAcceptor::from(Arc::clone(&self.tls));
+        let stream = tls.accept(tcp).await.map_err(|e| e.to_string())?;
         let (_, session) = stream.get_ref();
         let certificate = session.peer_certificates().and_then(|chain| chain.first());
         let certificate = certificate.ok_or("no certificate")?;
@@ -158,42 +156,21 @@ impl Door {
         if identity.federation != self.federation {
             return Err(format!("the certificate is of federation {}", identity.federation));
         }
-        let place = Place::take(&self.places, &identity.role)
-            .ok_or_else(|| format!("{} has too many connections open", identity.role))?;
+        let key = KeyId::of_certificate(certificate).map_err(|e| e.to_string())?;
         let until = not_after(certificate).ok_or("the certificate has no end")?;
+        let place = self.connections.enter(&identity.role, key)?;
+        // Looked at again once it can be cut: it may have been shut out since the handshake.
+        if self.driver.shuts_out(&identity.role, &key) {
+            return Err(format!("{} is shut out", identity.role));
+        }
         let clock = Arc::clone(&self.clock);
         let expired = Box::pin(async move { clock.sleep_until(until).await });
+        let cut = Box::pin(place.cut().clone().cancelled_owned());
         debug!(%address, %identity, "connected");
-        let peer = Peer { identity, address };
-        Ok(Connection { stream, peer, expired, _permit: permit, _place: place })
+        let peer = Peer { identity, key, address };
+        let (_permit, _place) = (permit, place);
+        Ok(Connection { stream, peer, expired, cut, ended: None, _permit, _place })
     }
-}
-
-impl Place {
-    fn take(places: &Places, role: &Role) -> Option<Place> {
-        let mut open = lock(places);
-        let count = open.entry(role.clone()).or_default();
-        if *count >= CONNECTIONS_PER_PEER_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Place { places: Arc::clone(places), role: role.clone() })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = lock(&self.places);
-        match open.get_mut(&self.role) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(open.remove(&self.role)),
-        }
-    }
-}
-
-/// Counts are right after any panic, so a poisoned lock is no reason to stop.
-fn lock(places: &Mutex<HashMap<Role, usize>>) -> MutexGuard<'_, HashMap<Role, usize>> {
-    places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// When a certificate, as DER, ends.
@@ -213,14 +190,18 @@ impl Connected for Connection {
 }
 
 impl Connection {
+    /// An error once the connection is to end; until then the task is woken when it is.
     fn poll_alive(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match self.expired.as_mut().poll(context) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(()) => {
-                // A finished future must not be polled again.
-                self.expired = Box::pin(std::future::ready(()));
-                Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the certificate has expired"))
+        if self.ended.is_none() {
+            if self.cut.as_mut().poll(context).is_ready() {
+                self.ended = Some("the holder of the certificate is shut out");
+            } else if self.expired.as_mut().poll(context).is_ready() {
+                self.ended = Some("the certificate has expired");
             }
+        }
+        match self.ended {
+            None => Ok(()),
+            Some(why) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, why)),
         }
     }
 }
@@ -259,31 +240,14 @@ impl AsyncWrite for Connection {
         self.stream.is_write_vectored()
     }
 
+    // Whoever does not read holds up a flush, and must not hold up the end by it.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_alive(context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_alive(context)?;
         Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nobody_takes_the_places_of_others_and_a_place_is_given_back() {
-        let places = Places::default();
-        let role = |name: &str| Role::Site(name.parse().unwrap());
-        let mut taken: Vec<Place> = (0..CONNECTIONS_PER_PEER_MAX)
-            .map(|_| Place::take(&places, &role("a")).unwrap())
-            .collect();
-        assert!(Place::take(&places, &role("a")).is_none());
-        assert!(Place::take(&places, &role("b")).is_some());
-        taken.pop();
-        taken.push(Place::take(&places, &role("a")).unwrap());
-        drop(taken);
-        assert!(lock(&places).is_empty());
     }
 }

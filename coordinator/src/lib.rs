@@ -8,7 +8,8 @@
 //!   failed sync asks for.
 //! - [`driver`]: the one task that changes runs, a shell around the pure [`driver::core`], and the
 //!   handle that everybody else calls.
-//! - `accept`, `service`: who is at the door, what they may call, and the wire in and out.
+//! - `accept`, `connections`, `service`: who is at the door, who is open to be cut, what they may call,
+//!   and the wire in and out.
 //! - `http`, `observe`, `metrics`: `/healthz` and `/metrics`.
 //! - `janitor`: deletes what nobody needs any more.
 //! - [`maintenance`]: check, backup, restore, replay.
@@ -23,6 +24,7 @@ pub mod ca;
 pub mod check;
 pub mod clock;
 pub mod config;
+mod connections;
 pub mod driver;
 pub mod fedavg;
 pub mod folder;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fedpaint_proto::identity::{self, Identity, Role};
+use fedpaint_proto::identity::{self, Identity, KeyId, Role};
 use fedpaint_proto::limits;
 use fedpaint_proto::names::FederationName;
 use fedpaint_proto::tls::{self, TlsFiles};
@@ -19,10 +19,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::accept::{accept, not_after};
+use crate::accept::{Door, accept, not_after};
 use crate::blobs::{self, Blobs};
 use crate::clock::Clock;
 use crate::config::{Config, Retention};
+use crate::connections::{Connections, keep_out};
 use crate::driver::{self, Handle, Options};
 use crate::folder::{self, Folder};
 use crate::halt::Halt;
@@ -155,7 +156,8 @@ impl Server {
     /// # Errors
     /// If anything in the configuration cannot be used; nothing is written then.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Server, Error> {
-        let tls = config.tls.server()?;
+        // Nobody is judged yet: this finds out whether the files will do.
+        config.tls.server(Arc::new(|_| true))?;
         check_own_certificate(&config.tls, &config.federation, clock.now())?;
         let (listener, address) = bind("listen", config.listen).await?;
         let (status_listener, status_address) = bind("status_listen", config.status_listen).await?;
@@ -174,6 +176,7 @@ impl Server {
         let (own, time, stop) = (blobs.clone(), Arc::clone(&clock), stop_driver.clone());
         let started = driver::start(options, store.clone(), own, time, stop).await;
         let (driver, driving) = started.map_err(failed)?;
+        let tls = config.tls.server(judge(driver.clone()))?;
         Ok(Server {
             federation: config.federation.clone(),
             tls,
@@ -227,7 +230,11 @@ impl Server {
         let (own, time, counts) = (blobs.clone(), Arc::clone(&clock), book.metrics.clone());
         let janitor =
             tokio::spawn(janitor::collect_daily(store.clone(), own, retention, time, counts));
-        let incoming = accept(listener, tls, federation, Arc::clone(&clock));
+        let connections = Connections::default();
+        let guard = tokio::spawn(keep_out(connections.clone(), driver.clone()));
+        let own = driver.clone();
+        let door = Door { federation, tls, clock: Arc::clone(&clock), driver: own, connections };
+        let incoming = accept(listener, door);
         let grpc = tonic_server()
             .layer(AccessLayer::new(driver.clone()))
             .add_routes(service::routes(&parts))
@@ -256,6 +263,7 @@ impl Server {
         stop_driver.cancel();
         lease.abort();
         janitor.abort();
+        guard.abort();
         if driver_ended {
             return Err(Error::Serve("the driver ended before it was told to".to_owned()));
         }
@@ -266,6 +274,18 @@ impl Server {
         }
         outcome
     }
+}
+
+/// Refuses the certificates of who was shut out, by a look at the newest state.
+fn judge(driver: Handle) -> tls::Judge {
+    Arc::new(move |certificate| {
+        let named = (Identity::from_certificate(certificate), KeyId::of_certificate(certificate));
+        match named {
+            (Ok(identity), Ok(key)) => !driver.shuts_out(&identity.role, &key),
+            // It names nobody, which the door says better.
+            _ => true,
+        }
+    })
 }
 
 async fn take_folder(path: &Path) -> Result<Folder, folder::Error> {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::names::{self, FederationName, OperatorName, SiteName};
+use crate::names::{self, Digest, FederationName, OperatorName, SiteName};
 
 /// The holder of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +75,41 @@ impl Identity {
             [uri] => uri.parse(),
             _ => Err(Error::Uris { found: uris.len() }),
         }
+    }
+}
+
+/// A public key by what it is: BLAKE3-256 of its `SubjectPublicKeyInfo`. A certificate that is renewed
+/// with a fresh key has another one, and one that is issued again for the same key has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(Digest);
+
+impl KeyId {
+    /// The key whose `SubjectPublicKeyInfo`, as DER, is this.
+    pub fn of_public_key(spki: &[u8]) -> KeyId {
+        KeyId(Digest::of(spki))
+    }
+
+    /// The key of a certificate, as DER.
+    ///
+    /// # Errors
+    /// If it does not parse.
+    pub fn of_certificate(der: &[u8]) -> Result<KeyId, Error> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| Error::Certificate)?;
+        Ok(KeyId::of_public_key(certificate.public_key().raw))
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = names::Error;
+    fn from_str(text: &str) -> Result<KeyId, names::Error> {
+        text.parse().map(KeyId)
+    }
+}
+
+impl fmt::Display for KeyId {
+    /// 64 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Without resumption every connection proves its certificate anew, so that a refused certificate
 //! cannot come back on an old session.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,10 +12,11 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
+    RootCertStore, ServerConfig, SignatureScheme,
 };
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -74,6 +76,10 @@ pub enum Error {
     },
 }
 
+/// Has the last word on a certificate that is under the root and valid now: `false` refuses it in the
+/// handshake, as revoked.
+pub type Judge = Arc<dyn Fn(&CertificateDer<'_>) -> bool + Send + Sync>;
+
 struct Material {
     roots: RootCertStore,
     chain: Vec<CertificateDer<'static>>,
@@ -115,15 +121,17 @@ impl TlsFiles {
         Ok(Material { roots, chain, key })
     }
 
-    /// The coordinator's end: takes no connection without a certificate under the root.
+    /// The coordinator's end: takes no connection without a certificate under the root that `judge`
+    /// takes too.
     ///
     /// # Errors
     /// If a file is missing, malformed, or does not fit the others.
-    pub fn server(&self) -> Result<Arc<ServerConfig>, Error> {
+    pub fn server(&self, judge: Judge) -> Result<Arc<ServerConfig>, Error> {
         let Material { roots, chain, key } = self.load()?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        let own = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
             .build()
             .map_err(|e| Error::Root { path: self.ca.clone(), reason: e.to_string() })?;
+        let verifier = Arc::new(JudgedVerifier { own, judge });
         let mismatch = |source| Error::Mismatch { path: self.certificate.clone(), source };
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -158,6 +166,59 @@ impl TlsFiles {
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
         Ok(Arc::new(config))
+    }
+}
+
+/// rustls's own verifier, with the judge behind it.
+struct JudgedVerifier {
+    own: Arc<dyn ClientCertVerifier>,
+    judge: Judge,
+}
+
+impl fmt::Debug for JudgedVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JudgedVerifier").finish_non_exhaustive()
+    }
+}
+
+impl ClientCertVerifier for JudgedVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.own.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.own.verify_client_cert(end_entity, intermediates, now)?;
+        match (self.judge)(end_entity) {
+            true => Ok(verified),
+            false => Err(CertificateError::Revoked.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.own.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.own.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.own.supported_verify_schemes()
     }
 }
 

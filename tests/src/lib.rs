@@ -6,6 +6,7 @@
 //! - [`proxy`]: a TCP proxy that breaks connections on purpose.
 //! - [`failpoints`]: the rules that end a program, or fail its disk, at a named place.
 //! - [`evidence`]: what the rows and the audit log say of a run, checked.
+//! - [`outcome`]: figures by name, and what must not be.
 //! - [`models`]: small model files with known weights.
 //! - [`sim`]: a whole federation in one thread on virtual time.
 
@@ -14,6 +15,7 @@ pub mod failpoints;
 pub mod fake_site;
 pub mod lab;
 pub mod models;
+pub mod outcome;
 pub mod process;
 pub mod proxy;
 pub mod sim;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fedpaint_proto::identity::Role;
+use fedpaint_proto::identity::{KeyId, Role};
 use fedpaint_proto::names::{Blob, Digest, OperatorName, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -237,6 +237,16 @@ impl Handle {
     pub fn watch(&self, run: &RunName) -> Result<Watch, Error> {
         self.run(run)?;
         Ok(Watch::new(self.state.clone(), run.clone()))
+    }
+
+    /// Whether the holder of a certificate was shut out, so that not even a handshake with it is made.
+    pub fn shuts_out(&self, role: &Role, key: &KeyId) -> bool {
+        self.state.borrow().shuts_out(role, key)
+    }
+
+    /// Every state that is on the disk, from the newest on.
+    pub fn states(&self) -> watch::Receiver<Arc<State>> {
+        self.state.clone()
     }
 
     /// Whether the driver still takes messages.

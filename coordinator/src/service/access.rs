@@ -210,7 +210,7 @@ where
 
 fn enter(driver: &Handle, peer: Option<Peer>, path: &str) -> Result<(Caller, Lasts), Status> {
     let peer = peer.ok_or_else(|| Reason::NoIdentity.status("the connection names nobody"))?;
-    let Peer { identity, address } = peer;
+    let Peer { identity, address, .. } = peer;
     let admitted = match admit(path, &identity.role) {
         Ok((Caller::Site(site), lasts)) => {
             let access = driver.site_access(&site).map_err(status::of_driver);

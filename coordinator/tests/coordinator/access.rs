@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration as StdDuration;
 
 use fedpaint_coordinator::clock::{Clock, ManualClock, SystemClock};
+use fedpaint_proto::channel;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::tls::TlsFiles;
 use fedpaint_proto::v1::{
-    BlobRef, DownloadRequest, GetStatusRequest, GetUploadStatusRequest, InitialModel,
-    ListRunsRequest, RevokeSiteRequest, UploadPurpose, upload_purpose,
+    BlobRef, DownloadRequest, EnrollSiteRequest, GetStatusRequest, GetUploadStatusRequest,
+    InitialModel, ListRunsRequest, RevokeSiteRequest, UploadPurpose, upload_purpose,
 };
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::pki_types::ServerName;
@@ -103,17 +104,40 @@ async fn refusals(client: &mut Client) -> [Option<Reason>; 3] {
 }
 
 #[tokio::test]
-async fn a_site_that_is_not_enrolled_or_was_revoked_may_call_nothing() {
+async fn a_site_that_is_not_enrolled_may_call_nothing() {
     let federation = Federation::start().await;
     let mut stranger = federation.client("spiffe://brain/site/stranger").await;
     assert_eq!(refusals(&mut stranger).await, [Some(Reason::NotEnrolled); 3]);
+    federation.stop().await;
+}
 
+/// Who is told in the handshake that its certificate was revoked.
+fn told_revoked(error: &(dyn std::error::Error + 'static)) -> bool {
+    channel::distrust(error).is_some_and(|why| why.contains("CertificateRevoked"))
+}
+
+#[tokio::test]
+async fn a_site_that_was_revoked_loses_its_connections_and_gets_none_until_it_is_let_in_again() {
+    let federation = Federation::start().await;
+    let files = federation.certificate(&federation.authority, &Leaf::client(SITE));
     let mut mayo = federation.site("mayo").await;
     mayo.beat().await.unwrap();
-    let request = RevokeSiteRequest { name: "mayo".into() };
-    federation.operator().await.admin.revoke_site(request).await.unwrap();
-    // The connection was open before the revocation, and is used on.
-    assert_eq!(refusals(&mut mayo).await, [Some(Reason::Revoked); 3]);
+    let mut operator = federation.operator().await;
+    operator.admin.revoke_site(RevokeSiteRequest { name: "mayo".into() }).await.unwrap();
+    // The connection that was open before is cut, and the channel finds no way back.
+    let status = mayo.beat().await.unwrap_err();
+    assert_eq!(Reason::of(&status), None, "{status:?}");
+    let status = mayo.beat().await.unwrap_err();
+    assert!(told_revoked(&status), "{status:?}");
+    // Nor does another certificate of the same name.
+    let refused = federation.connect(&files).await.unwrap_err();
+    assert!(
+        matches!(&refused, channel::Error::Untrusted { reason, .. } if reason.contains("Revoked")),
+        "{refused}"
+    );
+    let again = EnrollSiteRequest { name: "mayo".into() };
+    operator.admin.enroll_site(again).await.unwrap();
+    federation.connect(&files).await.unwrap().beat().await.unwrap();
     federation.stop().await;
 }
 

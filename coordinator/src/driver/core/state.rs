@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fedpaint_proto::identity::Role;
+use fedpaint_proto::identity::{KeyId, Role};
 use fedpaint_proto::names::{Blob, Digest, RoundId, RunName, SiteName};
 use jiff::Timestamp;
 
@@ -22,7 +22,8 @@ pub const UPDATE_SLACK_BYTES: u64 = 1 << 20;
 /// Everything, as one value.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    sites: BTreeMap<SiteName, SiteRow>,
+    /// Shared until one changes, so that whether any did is told by a look.
+    sites: Arc<BTreeMap<SiteName, SiteRow>>,
     /// In the order of creation.
     runs: Vec<Arc<Run>>,
     /// Every global model of every run, and the moving averages beside them.
@@ -53,7 +54,9 @@ pub(super) enum Doing {
 impl From<Loaded> for State {
     fn from(loaded: Loaded) -> State {
         State {
-            sites: loaded.sites.into_iter().map(|site| (site.name.clone(), site)).collect(),
+            sites: Arc::new(
+                loaded.sites.into_iter().map(|site| (site.name.clone(), site)).collect(),
+            ),
             runs: loaded.runs.into_iter().map(Arc::new).collect(),
             models: loaded.models.into_iter().map(|blob| (blob.digest, blob)).collect(),
             seen: BTreeMap::new(),
@@ -79,6 +82,19 @@ impl State {
         }
     }
 
+    /// Whether the holder of a certificate was shut out, so that not even a handshake with it is made.
+    pub fn shuts_out(&self, role: &Role, _key: &KeyId) -> bool {
+        match role {
+            Role::Site(name) => self.sites.get(name).is_some_and(|site| site.revoked_at.is_some()),
+            Role::Operator(_) | Role::Coordinator(_) => false,
+        }
+    }
+
+    /// Whether nobody was let in or shut out between `other` and here. It may say no where nobody was.
+    pub fn same_members(&self, other: &State) -> bool {
+        Arc::ptr_eq(&self.sites, &other.sites)
+    }
+
     /// A site, revoked or not.
     pub fn site(&self, name: &SiteName) -> Option<&SiteRow> {
         self.sites.get(name)
@@ -89,7 +105,7 @@ impl State {
     }
 
     pub(super) fn put_site(&mut self, site: SiteRow) {
-        self.sites.insert(site.name.clone(), site);
+        Arc::make_mut(&mut self.sites).insert(site.name.clone(), site);
     }
 
     /// Every site, by name.
@@ -260,7 +276,10 @@ impl State {
         events: Vec<EventRow>,
     ) -> Change<'a> {
         let new = |site: &&SiteRow| before.sites.get(&site.name) != Some(*site);
-        let sites = self.sites.values().filter(new).collect();
+        let sites = match self.same_members(before) {
+            true => Vec::new(),
+            false => self.sites.values().filter(new).collect(),
+        };
         Change { sites, runs: self.runs_since(before).collect(), events }
     }
 

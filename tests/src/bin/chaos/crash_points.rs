@@ -9,8 +9,8 @@ use fedpaint_proto::names::Digest;
 use fedpaint_tests::process::children;
 
 use crate::federation::{Federation, Shape, undisturbed};
-use crate::outcome::{Outcome, rounded};
 use crate::{Args, say};
+use fedpaint_tests::outcome::{Outcome, rounded};
 
 /// How many places in a row may be beyond the end of a round until there are no more.
 const BEYOND_MAX: u32 = 2;

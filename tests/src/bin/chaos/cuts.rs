@@ -11,8 +11,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
 use crate::federation::{Federation, Shape, Undisturbed, undisturbed};
-use crate::outcome::{Outcome, rounded};
 use crate::{Args, say};
+use fedpaint_tests::outcome::{Outcome, rounded};
 
 const BYTES_RATIO_MAX: f64 = 1.05;
 

@@ -10,9 +10,9 @@ use anyhow::Context;
 use crate::federation::{Federation, Shape, undisturbed};
 use crate::flips;
 use crate::full_disk;
-use crate::outcome::{Outcome, quantile, rounded};
 use crate::watch::Watch;
 use crate::{Args, say};
+use fedpaint_tests::outcome::{Outcome, quantile, rounded};
 
 /// How soon the work must go on once the disk is well again.
 const RESUME_S_MAX: f64 = 10.0;

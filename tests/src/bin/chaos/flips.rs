@@ -9,8 +9,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
 use crate::federation::{Federation, Shape};
-use crate::outcome::Outcome;
 use crate::{Args, say};
+use fedpaint_tests::outcome::Outcome;
 
 /// How many bits are turned unless `--count` says otherwise.
 const FLIPS: u32 = 1_000;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::federation::{Federation, Shape, undisturbed};
-use crate::outcome::{Outcome, rounded};
 use crate::say;
+use fedpaint_tests::outcome::{Outcome, rounded};
 
 /// The size of the file system.
 const SIZE_MIB: u64 = 48;

@@ -6,9 +6,9 @@ use std::time::Instant;
 use fedpaint_tests::process::output;
 
 use crate::federation::{Federation, RUN, Shape, undisturbed};
-use crate::outcome::{Outcome, quantile, rounded};
 use crate::storm::{Orders, Report, rage};
 use crate::{Args, say};
+use fedpaint_tests::outcome::{Outcome, quantile, rounded};
 
 /// What the figures must be.
 const RESTART_P99_S_MAX: f64 = 2.0;

@@ -12,7 +12,6 @@ mod federation;
 mod flips;
 mod full_disk;
 mod kills;
-mod outcome;
 mod soak;
 mod storm;
 mod stragglers;
@@ -26,7 +25,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 
-use crate::outcome::Outcome;
+use fedpaint_tests::outcome::Outcome;
 
 /// Breaks a federation on purpose and checks that nothing was lost.
 #[derive(Debug, Parser)]

@@ -10,8 +10,8 @@ use anyhow::Context;
 use fedpaint_tests::process::{children, descriptors, rss_bytes};
 
 use crate::federation::{Federation, RUN, Shape};
-use crate::outcome::{Outcome, quantile, rounded};
 use crate::{Args, say};
+use fedpaint_tests::outcome::{Outcome, quantile, rounded};
 
 /// The most that the memory of a program may grow, in MiB an hour.
 const SLOPE_MAX: f64 = 1.0;

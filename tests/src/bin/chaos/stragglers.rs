@@ -11,8 +11,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
 use crate::federation::{Federation, Shape, rehearsal};
-use crate::outcome::{Outcome, rounded};
 use crate::{Args, say};
+use fedpaint_tests::outcome::{Outcome, rounded};
 
 /// How many times slower the slow site is.
 const SLOWER: u32 = 20;

@@ -13,9 +13,9 @@ use fedpaint_tests::lab::{AgentOptions, Lab, LabOptions};
 use fedpaint_tests::process::{Process, run};
 
 use crate::federation::RUN;
-use crate::outcome::{Outcome, rounded};
 use crate::watch::Watch;
 use crate::{Args, say};
+use fedpaint_tests::outcome::{Outcome, rounded};
 
 /// The sites, and what scanner each has.
 const SITES: [(&str, &str); 2] = [("mayo", "A"), ("river", "B")];

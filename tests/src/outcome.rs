@@ -1,23 +1,23 @@
-//! What a mode found: figures for people and programs, and what must not be.
+//! What a mode of `chaos` or `trials` found: figures for people and programs, and what must not be.
 
 use serde_json::{Map, Value};
 
 /// Figures by name, and what is wrong.
 #[derive(Debug, Default)]
-pub(crate) struct Outcome {
+pub struct Outcome {
     figures: Map<String, Value>,
     /// What must not be, in words; all is well where there is nothing.
-    pub(crate) broken: Vec<String>,
+    pub broken: Vec<String>,
 }
 
 impl Outcome {
     /// Notes a figure.
-    pub(crate) fn set(&mut self, name: &str, value: impl Into<Value>) {
+    pub fn set(&mut self, name: &str, value: impl Into<Value>) {
         self.figures.insert(name.to_owned(), value.into());
     }
 
     /// Notes what must hold.
-    pub(crate) fn require(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+    pub fn require(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
         if !holds {
             self.broken.push(otherwise());
         }
@@ -27,7 +27,7 @@ impl Outcome {
     ///
     /// # Errors
     /// Never in practice: the figures are JSON already.
-    pub(crate) fn text(&self, json: bool) -> anyhow::Result<String> {
+    pub fn text(&self, json: bool) -> anyhow::Result<String> {
         if json {
             return Ok(serde_json::to_string(&self.figures)?);
         }
@@ -37,13 +37,13 @@ impl Outcome {
 }
 
 /// Rounded to so many digits after the point, for people.
-pub(crate) fn rounded(value: f64, digits: i32) -> f64 {
+pub fn rounded(value: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
     (value * scale).round() / scale
 }
 
 /// The value below which the part `p` of `values` lies; 0 where there are none.
-pub(crate) fn quantile(values: &[f64], p: f64) -> f64 {
+pub fn quantile(values: &[f64], p: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let place = ((sorted.len() as f64 * p).ceil() as usize).saturating_sub(1);

@@ -1,0 +1,76 @@
+//! Puts what the federation promises of trust on trial: against a coordinator of its own, with as many
+//! attempts as are asked for, and says what each came to. `tests/README.md` says what each mode proves.
+
+mod revoke;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use fedpaint_tests::outcome::Outcome;
+
+/// Puts what a federation promises on trial.
+#[derive(Debug, Parser)]
+#[command(name = "trials", version)]
+struct Args {
+    /// What is tried.
+    mode: Mode,
+    /// How many attempts.
+    #[arg(long)]
+    count: Option<usize>,
+    /// What is random follows from this.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Keep the working folder: configs, certificates, logs.
+    #[arg(long)]
+    keep: bool,
+    /// End with one JSON object on the last line instead of a list.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Mode {
+    /// Sites that are revoked in the middle of a transfer, and that try to come back.
+    Revoke,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match trials(&Args::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a mode; whether all is well.
+async fn trials(args: &Args) -> anyhow::Result<bool> {
+    let mut work = tempfile::Builder::new().prefix("trials-").tempdir()?;
+    // Kept whatever happens until all is known to be well.
+    work.disable_cleanup(true);
+    let kept = || format!("seed {}; the logs are in {}", args.seed, work.path().display());
+    let outcome = run(args, work.path()).await.with_context(kept)?;
+    let well = outcome.broken.is_empty();
+    if !well || args.keep {
+        eprintln!("{}", kept());
+    }
+    for broken in &outcome.broken {
+        eprintln!("broken: {broken}");
+    }
+    work.disable_cleanup(!well || args.keep);
+    // A reader that has seen enough has closed the pipe.
+    let _ = writeln!(std::io::stdout(), "{}", outcome.text(args.json)?);
+    Ok(well)
+}
+
+async fn run(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
+    match args.mode {
+        Mode::Revoke => revoke::revoke(args, work).await,
+    }
+}
