@@ -12,6 +12,34 @@ fn trials(args: &[&str]) -> Value {
 }
 
 #[test]
+fn every_call_is_let_through_for_whom_the_table_says_and_for_nobody_else() {
+    let found = trials(&["access"]);
+    assert_eq!(found["as_expected"], found["calls"], "{found}");
+    assert!(found["calls"].as_u64().unwrap() > 500, "{found}");
+    assert!(found["kinds_of_answers"].as_u64().unwrap() >= 6, "{found}");
+}
+
+#[test]
+fn nothing_but_a_key_is_taken_from_hostile_requests_and_a_token_holds_once() {
+    let found = trials(&["csr", "--count", "30"]);
+    assert_eq!((&found["honoured"], &found["requests"]), (&0.into(), &30.into()), "{found}");
+    for some in ["refused", "only_the_key_taken"] {
+        assert!(found[some].as_u64().unwrap() >= 10, "{some}: {found}");
+    }
+    assert!(found["tokens_refused"].as_u64().unwrap() >= 8, "{found}");
+    assert_eq!(found["wrong_pins_refused"], 1, "{found}");
+}
+
+#[test]
+fn certificates_are_renewed_and_a_root_takes_over_under_running_rounds_and_no_call_fails() {
+    let found = trials(&["renew", "--count", "2"]);
+    for none in ["failed_calls", "rounds_abandoned"] {
+        assert_eq!(found[none], 0, "{none}: {found}");
+    }
+    assert!(found["rounds_in_roll_over"].as_u64().unwrap() > 0, "{found}");
+}
+
+#[test]
 fn a_site_that_is_revoked_in_a_transfer_is_cut_within_a_second_and_finds_no_way_back() {
     let found = trials(&["revoke", "--count", "6"]);
     assert!(found["cut_ms_max"].as_f64().unwrap() <= 1_000.0, "{found}");

@@ -10,27 +10,33 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use fedpaint_proto::identity::{Identity, KeyId};
+use fedpaint_proto::enrolment;
+use fedpaint_proto::identity::{Identity, KeyId, Validity};
 use fedpaint_proto::names::FederationName;
-use jiff::Timestamp;
-use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tracing::{debug, info, warn};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::clock::Clock;
 use crate::connections::{Connections, Place};
+use crate::credentials::Credentials;
 use crate::driver::Handle;
 
 /// The most connections open at once; another one is closed at once and tries again.
 const CONNECTIONS_MAX: usize = 1_024;
+
+/// The most connections of strangers among them.
+const STRANGERS_MAX: usize = 64;
+
+/// How long a stranger's connection lasts at most; whoever waits for an approval connects anew.
+const STRANGER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The most handshakes under way at once.
 const HANDSHAKES_MAX: usize = 256;
@@ -44,12 +50,33 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
-    /// The holder of the certificate.
-    pub(crate) identity: Identity,
-    /// The certificate's key.
-    pub(crate) key: KeyId,
-    /// Where the connection comes from, for the log.
+    /// By the certificate.
+    pub(crate) who: Who,
+    /// Where the connection comes from, for the log, and by which strangers are counted.
     pub(crate) address: SocketAddr,
+}
+
+/// Who shows which certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// The holder of a certificate of the federation.
+    Member {
+        /// The holder.
+        identity: Identity,
+        /// The certificate's key.
+        key: KeyId,
+    },
+    /// Somebody without a certificate, who came by the protocol for joining.
+    Stranger,
+}
+
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Who::Member { identity, .. } => write!(f, "{}", identity.role),
+            Who::Stranger => f.write_str("a stranger"),
+        }
+    }
 }
 
 /// A connection whose holder is known. It ends when the holder's certificate does, or when the holder
@@ -61,17 +88,20 @@ pub(crate) struct Connection {
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Why it has ended, once it has; futures that are finished are not polled again.
     ended: Option<&'static str>,
-    // Both are held for as long as the connection is open.
-    _permit: OwnedSemaphorePermit,
-    _place: Place,
+    // Held for as long as the connection is open.
+    _permits: Permits,
+    _place: Option<Place>,
 }
+
+/// A connection's place among all, and among strangers'.
+type Permits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// What every connection of a listener has in common.
 pub(crate) struct Door {
     /// Whom the certificates must be of.
     pub(crate) federation: FederationName,
-    /// The handshake's own rules.
-    pub(crate) tls: Arc<ServerConfig>,
+    /// The handshakes' own rules, which change with the certificates.
+    pub(crate) credentials: watch::Receiver<Arc<Credentials>>,
     /// Tells when a certificate ends.
     pub(crate) clock: Arc<dyn Clock>,
     /// Knows who is shut out.
@@ -81,9 +111,11 @@ pub(crate) struct Door {
 }
 
 /// What bounds the number of a listener's connections.
+#[derive(Clone)]
 struct Bounds {
     handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
 }
 
 /// Accepts connections of members of the federation, until the stream is dropped.
@@ -92,6 +124,7 @@ pub(crate) fn accept(listener: TcpListener, door: Door) -> ReceiverStream<io::Re
     let bounds = Bounds {
         handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
         connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
     };
     tokio::spawn(run(listener, Arc::new(door), bounds, connected));
     ReceiverStream::new(connections)
@@ -124,10 +157,13 @@ async fn run(
             warn!(%address, CONNECTIONS_MAX, "too many connections open; closed");
             continue;
         };
-        let (door, connected) = (Arc::clone(&door), connected.clone());
+        let (door, connected, bounds) = (Arc::clone(&door), connected.clone(), bounds.clone());
         tokio::spawn(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, door.enter(tcp, address, permit));
-            let shaken = shaken.await.unwrap_or(Err("the handshake took too long".to_owned()));
+            let entering = door.enter(tcp, address, permit, &bounds);
+            let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, entering);
+            let late =
+                || Err(format!("the handshake took more than {} s", HANDSHAKE_TIMEOUT.as_secs()));
+            let shaken = shaken.await.unwrap_or_else(|_| late());
             drop(handshake);
             match shaken {
                 // The receiver is gone only when the server is.
@@ -145,10 +181,27 @@ impl Door {
         tcp: TcpStream,
         address: SocketAddr,
         permit: OwnedSemaphorePermit,
+        bounds: &Bounds,
     ) -> Result<Connection, String> {
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-        let tls = TlsAcceptor::from(Arc::clone(&self.tls));
-        let stream = tls.accept(tcp).await.map_err(|e| e.to_string())?;
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp);
+        let hello = hello.await.map_err(|e| e.to_string())?;
+        let joining = hello
+            .client_hello()
+            .alpn()
+            .is_some_and(|mut offered| offered.any(|protocol| protocol == enrolment::ALPN));
+        let credentials = Arc::clone(&*self.credentials.borrow());
+        if let Some(strangers) = credentials.strangers.as_ref().filter(|_| joining) {
+            let stranger = Arc::clone(&bounds.strangers).try_acquire_owned();
+            let stranger = stranger.map_err(|_| {
+                format!("{STRANGERS_MAX} strangers are connected, the most there may be")
+            })?;
+            let stream =
+                hello.into_stream(Arc::clone(strangers)).await.map_err(|e| e.to_string())?;
+            return Ok(self.stranger(stream, address, (permit, Some(stranger))));
+        }
+        let stream = hello.into_stream(Arc::clone(&credentials.server));
+        let stream = stream.await.map_err(|e| e.to_string())?;
         let (_, session) = stream.get_ref();
         let certificate = session.peer_certificates().and_then(|chain| chain.first());
         let certificate = certificate.ok_or("no certificate")?;
@@ -157,7 +210,7 @@ impl Door {
             return Err(format!("the certificate is of federation {}", identity.federation));
         }
         let key = KeyId::of_certificate(certificate).map_err(|e| e.to_string())?;
-        let until = not_after(certificate).ok_or("the certificate has no end")?;
+        let until = Validity::of_certificate(certificate).map_err(|e| e.to_string())?.not_after;
         let place = self.connections.enter(&identity.role, key)?;
         // Looked at again once it can be cut: it may have been shut out since the handshake.
         if self.driver.shuts_out(&identity.role, &key) {
@@ -167,18 +220,24 @@ impl Door {
         let expired = Box::pin(async move { clock.sleep_until(until).await });
         let cut = Box::pin(place.cut().clone().cancelled_owned());
         debug!(%address, %identity, "connected");
-        let peer = Peer { identity, key, address };
-        let (_permit, _place) = (permit, place);
-        Ok(Connection { stream, peer, expired, cut, ended: None, _permit, _place })
+        let peer = Peer { who: Who::Member { identity, key }, address };
+        let (_permits, _place) = ((permit, None), Some(place));
+        Ok(Connection { stream, peer, expired, cut, ended: None, _permits, _place })
     }
-}
 
-/// When a certificate, as DER, ends.
-pub(crate) fn not_after(certificate: &[u8]) -> Option<Timestamp> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    // Later than a timestamp can be is as good as the last timestamp.
-    let seconds = certificate.validity().not_after.timestamp();
-    Some(Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX))
+    /// A connection that ends soon, whatever happens on it.
+    fn stranger(
+        &self,
+        stream: TlsStream<TcpStream>,
+        address: SocketAddr,
+        _permits: Permits,
+    ) -> Connection {
+        debug!(%address, "a stranger is connected");
+        let peer = Peer { who: Who::Stranger, address };
+        let expired = Box::pin(tokio::time::sleep(STRANGER_TIMEOUT));
+        let cut = Box::pin(CancellationToken::new().cancelled_owned());
+        Connection { stream, peer, expired, cut, ended: None, _permits, _place: None }
+    }
 }
 
 impl Connected for Connection {
@@ -196,7 +255,7 @@ impl Connection {
             if self.cut.as_mut().poll(context).is_ready() {
                 self.ended = Some("the holder of the certificate is shut out");
             } else if self.expired.as_mut().poll(context).is_ready() {
-                self.ended = Some("the certificate has expired");
+                self.ended = Some("the certificate has expired, or a stranger stayed too long");
             }
         }
         match self.ended {

@@ -4,19 +4,27 @@
 //! Every field of a certificate is decided here and none is taken from whoever asks. Nothing here
 //! touches a file or a clock; keys are made by the same cryptographic library that TLS uses.
 
+mod request;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
 use fedpaint_proto::identity::{Identity, Role};
 use fedpaint_proto::names::FederationName;
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::ServerName;
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::parse_x509_pem;
-use x509_parser::prelude::X509Certificate;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// How far a certificate's validity reaches back, for clocks that are a little behind.
+pub use self::request::{Error as RequestError, PublicKey};
+
+/// How far a certificate's validity reaches back at most, for clocks that are a little behind; a tenth of
+/// its life where that is less.
 const BACKDATE_S: i64 = 5 * 60;
 
 /// Seconds of a day.
@@ -58,16 +66,17 @@ pub enum Error {
         /// What was asked for.
         days: u32,
     },
-    /// The certificate would outlast the root.
+    /// The certificate would outlast its issuer.
     #[error(
-        "the root holds until {until}, a certificate under it cannot last longer: ask for fewer days"
+        "the issuing certificate holds until {until}, one under it cannot last longer: ask for fewer \
+         days, or renew it with `fedctl ca issuing`"
     )]
     BeyondRoot {
-        /// When the root ends.
+        /// When the issuer ends.
         until: Timestamp,
     },
-    /// The root is not one of ours.
-    #[error("the root certificate cannot issue: {reason}")]
+    /// The issuer is not one of ours.
+    #[error("the issuing certificate cannot issue: {reason}")]
     Root {
         /// What is wrong with it.
         reason: &'static str,
@@ -101,9 +110,18 @@ impl Validity {
             not_after: second(i64::from(days) * DAY_S)?,
         })
     }
+
+    /// From a little before `now` until `until`.
+    pub fn until(now: Timestamp, until: Timestamp) -> Validity {
+        let life = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+        let back = i64::try_from(life.as_secs() / 10).unwrap_or(BACKDATE_S).min(BACKDATE_S);
+        let from = now.as_second().saturating_sub(back);
+        Validity { not_before: Timestamp::from_second(from).unwrap_or(now), not_after: until }
+    }
 }
 
-/// Makes the root of a federation: ECDSA P-384, able to issue certificates but no further authorities.
+/// Makes the root of a federation: ECDSA P-384. It vouches for issuing authorities, and can be kept where
+/// no network reaches it.
 ///
 /// # Errors
 /// If the cryptographic library fails.
@@ -113,25 +131,80 @@ pub fn create(federation: &FederationName, validity: Validity) -> Result<Issued,
     // The trust domain alone, as the SPIFFE X.509-SVID standard has it for an authority. A name
     // constraint would say more, but webpki refuses every certificate under one on URIs.
     params.subject_alt_names = vec![SanType::URI(trust_domain(federation).try_into()?)];
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key)?;
     Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
 }
 
-/// Issues the certificate of `role` under `root`: ECDSA P-256, one URI that names it, good for one
-/// end of a TLS connection. `hosts` is where a coordinator is reached, and empty for everybody else.
+/// Makes an issuing authority under `root`: ECDSA P-256, able to issue certificates but no further
+/// authorities.
 ///
 /// # Errors
-/// If the root is not a root of ours or does not fit its key, if the certificate would outlast it,
-/// or if hosts are missing or too many.
+/// If the root is not a root of ours, does not fit its key or may not vouch for authorities, or if the
+/// authority would outlast it.
+pub fn create_issuing(root: &Issued, validity: Validity) -> Result<Issued, Error> {
+    let (federation, until) = inspect(root)?;
+    if validity.not_after > until {
+        return Err(Error::BeyondRoot { until });
+    }
+    if path_length(root)?.is_some_and(|length| length < 1) {
+        let reason =
+            "it is a root that vouches for no further authority, from before there were any";
+        return Err(Error::Root { reason });
+    }
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let mut params = params(format!("fedpaint issuing of {federation}"), &federation, validity)?;
+    params.subject_alt_names = vec![SanType::URI(trust_domain(&federation).try_into()?)];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = true;
+    let root_key = KeyPair::from_pem(&root.key_pem)?;
+    let issuer = Issuer::from_ca_cert_pem(&root.certificate_pem, root_key)?;
+    let certificate = params.signed_by(&key, &issuer)?;
+    Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+}
+
+/// Makes a fresh key, ECDSA P-256, and issues the certificate of `role` for it; see [`certify`].
+///
+/// # Errors
+/// As [`certify`].
 pub fn issue(
-    root: &Issued,
+    authority: &Issued,
     role: &Role,
     hosts: &[ServerName<'static>],
     validity: Validity,
 ) -> Result<Issued, Error> {
-    let (federation, until) = inspect(root)?;
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let certificate_pem = sign(authority, role, hosts, &key, validity)?;
+    Ok(Issued { certificate_pem, key_pem: key.serialize_pem() })
+}
+
+/// Issues the certificate of `role` under `authority` for somebody's key: one URI that names it, good for
+/// one end of a TLS connection. `hosts` is where a coordinator is reached, and empty for everybody else.
+/// Where the authority is not the root itself its certificate follows, so that the whole is a chain.
+///
+/// # Errors
+/// If the authority is none of ours or does not fit its key, if the certificate would outlast it, or if
+/// hosts are missing or too many.
+pub fn certify(
+    authority: &Issued,
+    role: &Role,
+    hosts: &[ServerName<'static>],
+    key: &PublicKey,
+    validity: Validity,
+) -> Result<String, Error> {
+    sign(authority, role, hosts, &SubjectPublicKeyInfo::from_der(key.der())?, validity)
+}
+
+fn sign(
+    authority: &Issued,
+    role: &Role,
+    hosts: &[ServerName<'static>],
+    key: &impl PublicKeyData,
+    validity: Validity,
+) -> Result<String, Error> {
+    let (federation, until) = inspect(authority)?;
     if validity.not_after > until {
         return Err(Error::BeyondRoot { until });
     }
@@ -148,7 +221,6 @@ pub fn issue(
         Role::Coordinator(_) => ExtendedKeyUsagePurpose::ServerAuth,
         Role::Site(_) | Role::Operator(_) => ExtendedKeyUsagePurpose::ClientAuth,
     };
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let mut params = params(role.to_string(), &federation, validity)?;
     let identity = Identity { federation, role: role.clone() };
     params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
@@ -157,23 +229,66 @@ pub fn issue(
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![usage];
     params.use_authority_key_identifier_extension = true;
-    let root_key = KeyPair::from_pem(&root.key_pem)?;
-    let issuer = Issuer::from_ca_cert_pem(&root.certificate_pem, root_key)?;
-    let certificate = params.signed_by(&key, &issuer)?;
-    Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    let issuer_key = KeyPair::from_pem(&authority.key_pem)?;
+    let issuer = Issuer::from_ca_cert_pem(&authority.certificate_pem, issuer_key)?;
+    let mut chain = params.signed_by(key, &issuer)?.pem();
+    if !is_root(authority)? {
+        chain.push_str(&authority.certificate_pem);
+    }
+    Ok(chain)
 }
 
-/// The federation a root is for.
+/// The federation an authority is for.
 ///
 /// # Errors
-/// If it is not a root of ours or does not fit its key.
-pub fn federation(root: &Issued) -> Result<FederationName, Error> {
-    inspect(root).map(|(federation, _)| federation)
+/// If it is none of ours or does not fit its key.
+pub fn federation(authority: &Issued) -> Result<FederationName, Error> {
+    inspect(authority).map(|(federation, _)| federation)
 }
 
-fn inspect(root: &Issued) -> Result<(FederationName, Timestamp), Error> {
+/// Where the coordinator is reached that holds this certificate, DER.
+pub fn hosts(certificate: &[u8]) -> Vec<ServerName<'static>> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    let host = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => ServerName::try_from((*name).to_owned()).ok(),
+        GeneralName::IPAddress(bytes) => {
+            let address = match bytes.len() {
+                4 => IpAddr::from(<[u8; 4]>::try_from(*bytes).ok()?),
+                _ => IpAddr::from(<[u8; 16]>::try_from(*bytes).ok()?),
+            };
+            Some(ServerName::from(address))
+        }
+        _ => None,
+    };
+    names.filter_map(host).collect()
+}
+
+/// Whether the authority vouches for itself.
+fn is_root(authority: &Issued) -> Result<bool, Error> {
+    let wrong = || Error::Root { reason: "it is not a PEM certificate" };
+    let (_, pem) = parse_x509_pem(authority.certificate_pem.as_bytes()).map_err(|_| wrong())?;
+    let certificate = pem.parse_x509().map_err(|_| wrong())?;
+    Ok(certificate.subject() == certificate.issuer())
+}
+
+/// How many authorities may stand between this one and a certificate.
+fn path_length(authority: &Issued) -> Result<Option<u32>, Error> {
+    let wrong = || Error::Root { reason: "it is not a PEM certificate" };
+    let (_, pem) = parse_x509_pem(authority.certificate_pem.as_bytes()).map_err(|_| wrong())?;
+    let certificate = pem.parse_x509().map_err(|_| wrong())?;
+    let constraints = certificate.basic_constraints().ok().flatten();
+    Ok(constraints.and_then(|constraints| constraints.value.path_len_constraint))
+}
+
+/// The federation an authority is for, and when it ends.
+///
+/// # Errors
+/// If it is none of ours or does not fit its key.
+pub fn inspect(authority: &Issued) -> Result<(FederationName, Timestamp), Error> {
     let wrong = |reason| Error::Root { reason };
-    let (_, pem) = parse_x509_pem(root.certificate_pem.as_bytes())
+    let (_, pem) = parse_x509_pem(authority.certificate_pem.as_bytes())
         .map_err(|_| wrong("it is not a PEM certificate"))?;
     let certificate = pem.parse_x509().map_err(|_| wrong("it is not a PEM certificate"))?;
     if !certificate.is_ca() {
@@ -182,7 +297,7 @@ fn inspect(root: &Issued) -> Result<(FederationName, Timestamp), Error> {
     let federation =
         trust_domain_of(&certificate).ok_or_else(|| wrong("it names no federation"))?;
     let key =
-        KeyPair::from_pem(&root.key_pem).map_err(|_| wrong("its key is not a private key"))?;
+        KeyPair::from_pem(&authority.key_pem).map_err(|_| wrong("its key is not a private key"))?;
     if key.public_key_raw() != certificate.public_key().subject_public_key.data.as_ref() {
         return Err(wrong("its key is another's"));
     }

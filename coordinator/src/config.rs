@@ -18,6 +18,9 @@ const CONFIG_BYTES_MAX: u64 = 64 << 10;
 /// How often sites may be told to ask, in milliseconds.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u32> = 50..=600_000;
 
+/// How long certificates may last that the coordinator issues, in seconds: up to 90 days.
+const LEAF_S: std::ops::RangeInclusive<u32> = 30..=90 * 86_400;
+
 /// What `serve` needs to know.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,6 +48,35 @@ pub struct Config {
     pub retention: Retention,
     /// The coordinator's certificate.
     pub tls: TlsFiles,
+    /// The authority that it issues certificates with; without one, sites cannot join by a token and
+    /// nobody's certificate is renewed.
+    #[serde(default)]
+    pub issuing: Option<Issuing>,
+    /// What takes two persons.
+    #[serde(default)]
+    pub two_persons: TwoPersons,
+}
+
+/// The authority that the coordinator issues certificates with, as `fedctl ca init` makes it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Issuing {
+    /// PEM: its certificate.
+    pub certificate: PathBuf,
+    /// PEM: its private key.
+    pub key: PathBuf,
+    /// How long a certificate lasts, in seconds; it is renewed when two thirds of that are over.
+    #[serde(default = "leaf_s")]
+    pub leaf_s: u32,
+}
+
+/// What takes two persons.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TwoPersons {
+    /// Letting a site in that joins by a token.
+    #[serde(default)]
+    pub enrolling: bool,
 }
 
 /// What is deleted once it is old. Models stay.
@@ -109,8 +141,19 @@ pub enum Error {
     },
 }
 
+impl TwoPersons {
+    /// How many operators must approve a site that joins by a token.
+    pub fn approvals(&self) -> usize {
+        1 + usize::from(self.enrolling)
+    }
+}
+
 fn status_listen() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 9090).into()
+}
+
+fn leaf_s() -> u32 {
+    7 * 86_400
 }
 
 fn heartbeat_ms() -> u32 {
@@ -175,6 +218,14 @@ impl Config {
         }
         self.data = folder.join(&self.data);
         self.tls = self.tls.relative_to(folder);
+        if let Some(issuing) = &mut self.issuing {
+            issuing.certificate = folder.join(&issuing.certificate);
+            issuing.key = folder.join(&issuing.key);
+            if !LEAF_S.contains(&issuing.leaf_s) {
+                let found = issuing.leaf_s.to_string();
+                return value("issuing.leaf_s", found, "from 30 to 7776000");
+            }
+        }
         if self.data.to_str().is_none() {
             return value("data", self.data.display().to_string(), "a path in UTF-8");
         }
@@ -251,6 +302,8 @@ mod tests {
             ("federation = \"Brain\"", "duplicate"),
             ("retention = { updates_rounds = 0 }", "retention.updates_rounds"),
             ("retention = { models = 1 }", "models"),
+            ("issuing = { certificate = \"a\", key = \"b\", leaf_s = 5 }", "issuing.leaf_s"),
+            ("two_persons = { lunch = true }", "lunch"),
         ] {
             let error = parse(&format!("{line}\n{SHORT}")).unwrap_err().to_string();
             assert!(error.contains(names), "{error}");

@@ -9,6 +9,7 @@ mod aggregation;
 pub mod core;
 mod error;
 mod handle;
+mod members;
 mod rounds;
 mod submit;
 mod uploads;
@@ -24,10 +25,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use self::core::{
-    Activity, Answer, Beat, RUNS_MAX, SITES_MAX, Stage, Submission, UPDATE_SLACK_BYTES,
+    Activity, Answer, Asking, Beat, RUNS_MAX, Renewal, SITES_MAX, Stage, Standing, Submission,
+    UPDATE_SLACK_BYTES,
 };
-pub use self::error::Error;
+pub use self::error::{Error, JoinRefusal};
 pub use self::handle::{AGENT_VERSION_BYTES_MAX, EVENTS_MAX, Handle};
+pub use self::members::Joining;
 pub use self::rounds::ROUNDS_MAX;
 use self::uploads::Uploads;
 pub use self::view::{

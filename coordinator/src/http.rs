@@ -17,13 +17,14 @@ use axum::routing::get;
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::credentials::Credentials;
 use crate::driver::Handle;
 use crate::metrics::Book;
-use crate::observe::Observer;
+use crate::observe::{Observer, show_end};
 
 /// The most connections open at once; the next waits in the listener's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -46,6 +47,8 @@ pub(crate) struct Pages {
     pub(crate) book: Arc<Book>,
     /// Keeps those metrics up to date that follow from the state.
     pub(crate) observer: Arc<Observer>,
+    /// The certificates as they are now.
+    pub(crate) credentials: watch::Receiver<Arc<Credentials>>,
 }
 
 /// Serves the pages until `stop`.
@@ -75,6 +78,10 @@ async fn healthz(State(pages): State<Pages>) -> Response {
 }
 
 async fn metrics(State(pages): State<Pages>) -> Response {
+    let credentials = Arc::clone(&*pages.credentials.borrow());
+    for (holder, until) in &credentials.expiries {
+        show_end(&pages.book.metrics, holder.clone(), *until);
+    }
     let observed = pages.observer.observe(&pages.driver, &pages.book.metrics);
     match tokio::time::timeout(OBSERVE_TIMEOUT, observed).await {
         Ok(Ok(())) => {}

@@ -1,6 +1,8 @@
 //! fedpaint's coordinator: it opens rounds, averages updates and publishes models.
 //!
 //! - [`round`], [`run`]: what happens in a round and which is next, as pure values.
+//! - [`roster`]: who is invited, which keys certificates were issued for, what operators may do.
+//! - `credentials`, `issuer`: the coordinator's certificate, and the authority that it issues others with.
 //! - [`audit`]: a change in words; [`records`]: what is kept of it.
 //! - [`fedavg`], [`check`]: arithmetic and checks on model files; nothing here knows burn.
 //! - [`sealed`], [`aggregate`]: what an aggregation is made from, and what it makes, by name.
@@ -25,17 +27,21 @@ pub mod check;
 pub mod clock;
 pub mod config;
 mod connections;
+mod credentials;
 pub mod driver;
 pub mod fedavg;
 pub mod folder;
 pub mod halt;
 mod http;
+mod issuer;
 mod janitor;
 pub mod maintenance;
 mod metrics;
 mod observe;
 pub mod records;
+pub mod roster;
 pub mod round;
+pub mod rules;
 pub mod run;
 pub mod sealed;
 pub mod server;

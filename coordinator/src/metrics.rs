@@ -40,6 +40,13 @@ pub(crate) struct SiteLabel {
     pub(crate) site: String,
 }
 
+/// The label of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct HolderLabel {
+    /// `root`, `issuing authority`, `coordinator/main` or `site/mayo`.
+    pub(crate) holder: String,
+}
+
 /// The label of a refused update.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ReasonLabel {
@@ -58,6 +65,8 @@ pub(crate) struct Metrics {
     pub(crate) run_rounds_committed: Family<RunLabel, Gauge>,
     /// When a site last asked, in seconds since 1970.
     pub(crate) site_seen: Family<SiteLabel, Gauge>,
+    /// When a certificate ends, in seconds since 1970.
+    pub(crate) certificate_end: Family<HolderLabel, Gauge>,
     /// Enrolled sites that are not revoked.
     pub(crate) sites_enrolled: Gauge,
     /// Heartbeats answered.
@@ -93,6 +102,7 @@ impl Metrics {
             run_state: Family::default(),
             run_rounds_committed: Family::default(),
             site_seen: Family::default(),
+            certificate_end: Family::default(),
             sites_enrolled: Gauge::default(),
             heartbeats: Counter::default(),
             updates_accepted: Counter::default(),
@@ -127,6 +137,12 @@ impl Book {
             "When a site last asked for work, since 1970",
             Unit::Seconds,
             m.site_seen,
+        );
+        r.register_with_unit(
+            "certificate_end_timestamp",
+            "When a certificate ends, since 1970; alarm where it is near",
+            Unit::Seconds,
+            m.certificate_end,
         );
         r.register("sites_enrolled", "Sites that are enrolled and not revoked", m.sites_enrolled);
         r.register("heartbeats", "Heartbeats of sites that were answered", m.heartbeats);

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use fedpaint_proto::identity::Role;
 use jiff::Timestamp;
 use tokio::sync::Mutex;
 
 use crate::driver::{EVENTS_MAX, Error, Handle};
-use crate::metrics::{Metrics, RoundLabels, RunLabel, RunLabels, SiteLabel};
+use crate::metrics::{HolderLabel, Metrics, RoundLabels, RunLabel, RunLabels, SiteLabel};
 use crate::run::State;
 use crate::store::EventRow;
 
@@ -73,8 +74,17 @@ fn show_state(driver: &Handle, metrics: &Metrics) {
             let label = SiteLabel { site: site.name.to_string() };
             metrics.site_seen.get_or_create(&label).set(seen_at.as_second());
         }
+        if let Some(until) = site.certificate_until {
+            let holder = Role::Site(site.name.clone()).to_string();
+            show_end(metrics, holder, until);
+        }
     }
     metrics.sites_enrolled.set(enrolled);
+}
+
+/// Shows when a certificate ends.
+pub(crate) fn show_end(metrics: &Metrics, holder: String, until: Timestamp) {
+    metrics.certificate_end.get_or_create(&HolderLabel { holder }).set(until.as_second());
 }
 
 impl Read {

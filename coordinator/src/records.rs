@@ -4,6 +4,7 @@
 use fedpaint_proto::names::{Blob, SiteName};
 use jiff::Timestamp;
 
+use crate::roster::Roster;
 use crate::run::Run;
 
 /// A site's row.
@@ -15,6 +16,18 @@ pub struct SiteRow {
     pub enrolled_at: Timestamp,
     /// When it was shut out.
     pub revoked_at: Option<Timestamp>,
+    /// When it last joined by a token; from then on only its keys in the roster are taken. Never, where an
+    /// operator enrolled it by name, which takes any certificate of that name.
+    pub joined_at: Option<Timestamp>,
+    /// The Ed25519 key that it joined with.
+    pub signing_key: Option<[u8; 32]>,
+}
+
+impl SiteRow {
+    /// A site that an operator enrols by name.
+    pub fn by_name(name: SiteName, now: Timestamp) -> SiteRow {
+        SiteRow { name, enrolled_at: now, revoked_at: None, joined_at: None, signing_key: None }
+    }
 }
 
 /// An entry of the audit log.
@@ -37,6 +50,8 @@ pub struct EventRow {
 pub struct Loaded {
     /// Every site, by name.
     pub sites: Vec<SiteRow>,
+    /// Invitations, keys and operators.
+    pub roster: Roster,
     /// Every run with its newest round, in the order of creation.
     pub runs: Vec<Run>,
     /// Every global model of every run, and the moving averages beside them.
@@ -50,6 +65,8 @@ pub struct Loaded {
 pub struct Change<'a> {
     /// Sites that are new or changed.
     pub sites: Vec<&'a SiteRow>,
+    /// The roster as it was and as it is, if it has changed.
+    pub roster: Option<(&'a Roster, &'a Roster)>,
     /// Runs that are new or changed: as they were saved last, and as they are now.
     pub runs: Vec<(Option<&'a Run>, &'a Run)>,
     /// The audit entries.
@@ -59,6 +76,9 @@ pub struct Change<'a> {
 impl Change<'_> {
     /// Whether there is nothing to save.
     pub fn is_empty(&self) -> bool {
-        self.sites.is_empty() && self.runs.is_empty() && self.events.is_empty()
+        self.sites.is_empty()
+            && self.roster.is_none()
+            && self.runs.is_empty()
+            && self.events.is_empty()
     }
 }

@@ -4,26 +4,27 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fedpaint_proto::identity::{self, Identity, KeyId, Role};
+use fedpaint_proto::identity::{Identity, KeyId};
 use fedpaint_proto::limits;
 use fedpaint_proto::names::FederationName;
-use fedpaint_proto::tls::{self, TlsFiles};
+use fedpaint_proto::tls::Judge;
 use jiff::Timestamp;
-use rustls::ServerConfig;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::accept::{Door, accept, not_after};
+use crate::accept::{Door, accept};
 use crate::blobs::{self, Blobs};
 use crate::clock::Clock;
-use crate::config::{Config, Retention};
+use crate::config::{Config, Retention, TwoPersons};
 use crate::connections::{Connections, keep_out};
+use crate::credentials::{self, Credentials, Files, keep_fresh};
 use crate::driver::{self, Handle, Options};
 use crate::folder::{self, Folder};
 use crate::halt::Halt;
@@ -59,39 +60,9 @@ const LOCAL_RESETS_MAX: usize = 256;
 /// Why the server cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The certificate, its key or the root cannot be used.
+    /// The certificates or keys cannot be used.
     #[error(transparent)]
-    Tls(#[from] tls::Error),
-    /// The coordinator's own certificate names nobody.
-    #[error("{} cannot be the coordinator's certificate: {source}; make one with `fedctl ca issue`", path.display())]
-    Identity {
-        /// The certificate.
-        path: PathBuf,
-        /// Why.
-        source: identity::Error,
-    },
-    /// The coordinator's own certificate is another's.
-    #[error(
-        "the certificate {} is that of {found}, it must be that of a coordinator of federation \
-         {federation}; make one with `fedctl ca issue`",
-        path.display()
-    )]
-    NotACoordinator {
-        /// The certificate.
-        path: PathBuf,
-        /// Whose it is.
-        found: Identity,
-        /// The federation in the config.
-        federation: FederationName,
-    },
-    /// The coordinator's own certificate has expired.
-    #[error("the certificate {} has expired on {until}; make one with `fedctl ca issue`", path.display())]
-    Expired {
-        /// The certificate.
-        path: PathBuf,
-        /// Its end.
-        until: Timestamp,
-    },
+    Credentials(#[from] credentials::Error),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {source}; free it or set another `{field}` in the config")]
     Bind {
@@ -133,7 +104,9 @@ pub enum Error {
 /// A coordinator that listens and is ready to serve.
 pub struct Server {
     federation: FederationName,
-    tls: Arc<ServerConfig>,
+    files: Files,
+    credentials: Credentials,
+    rules: TwoPersons,
     clock: Arc<dyn Clock>,
     listener: TcpListener,
     address: SocketAddr,
@@ -156,9 +129,9 @@ impl Server {
     /// # Errors
     /// If anything in the configuration cannot be used; nothing is written then.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Server, Error> {
+        let files = Files::of(&config);
         // Nobody is judged yet: this finds out whether the files will do.
-        config.tls.server(Arc::new(|_| true))?;
-        check_own_certificate(&config.tls, &config.federation, clock.now())?;
+        files.load(Arc::new(|_| true), clock.now())?;
         let (listener, address) = bind("listen", config.listen).await?;
         let (status_listener, status_address) = bind("status_listen", config.status_listen).await?;
         let mut folder = take_folder(&config.data).await?;
@@ -176,10 +149,12 @@ impl Server {
         let (own, time, stop) = (blobs.clone(), Arc::clone(&clock), stop_driver.clone());
         let started = driver::start(options, store.clone(), own, time, stop).await;
         let (driver, driving) = started.map_err(failed)?;
-        let tls = config.tls.server(judge(driver.clone()))?;
+        let credentials = files.load(judge(driver.clone()), clock.now())?;
         Ok(Server {
             federation: config.federation.clone(),
-            tls,
+            files,
+            credentials,
+            rules: config.two_persons,
             clock,
             listener,
             address,
@@ -212,14 +187,21 @@ impl Server {
     /// If serving fails, the driver ends before it is told to, or the process must not go on; then
     /// nothing is waited for.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), Error> {
-        let Server { federation, tls, clock, listener, status_listener, store, halt, .. } = self;
+        let Server { federation, clock, listener, status_listener, store, halt, .. } = self;
+        let Server { files, credentials, rules, .. } = self;
         let Server { blobs, driver, mut driving, stop_driver, retention, .. } = self;
         // Ours until the end.
         let _folder = self.folder;
         // Whatever makes the server stop, every part of it is told.
         let stop = stop.child_token();
         let book = Arc::new(Book::new());
+        let (shown, credentials) = watch::channel(Arc::new(credentials));
+        let judge = judge(driver.clone());
+        let fresh = tokio::spawn(keep_fresh(files, shown, judge, Arc::clone(&clock)));
         let parts = Parts {
+            credentials: credentials.clone(),
+            rules,
+            clock: Arc::clone(&clock),
             federation: federation.clone(),
             driver: driver.clone(),
             blobs: blobs.clone(),
@@ -232,14 +214,16 @@ impl Server {
             tokio::spawn(janitor::collect_daily(store.clone(), own, retention, time, counts));
         let connections = Connections::default();
         let guard = tokio::spawn(keep_out(connections.clone(), driver.clone()));
-        let own = driver.clone();
-        let door = Door { federation, tls, clock: Arc::clone(&clock), driver: own, connections };
+        let (own, time) = (driver.clone(), Arc::clone(&clock));
+        let door = Door { federation, credentials, clock: time, driver: own, connections };
         let incoming = accept(listener, door);
         let grpc = tonic_server()
             .layer(AccessLayer::new(driver.clone()))
             .add_routes(service::routes(&parts))
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-        let pages = Pages { driver: driver.clone(), book, observer: Arc::new(Observer::new()) };
+        let observer = Arc::new(Observer::new());
+        let pages =
+            Pages { driver: driver.clone(), book, observer, credentials: parts.credentials };
         let status = tokio::spawn(http::serve(status_listener, pages, stop.clone()));
         let over = stop.clone().drop_guard();
         let grpc = tokio::spawn(async move {
@@ -264,6 +248,7 @@ impl Server {
         lease.abort();
         janitor.abort();
         guard.abort();
+        fresh.abort();
         if driver_ended {
             return Err(Error::Serve("the driver ended before it was told to".to_owned()));
         }
@@ -277,7 +262,7 @@ impl Server {
 }
 
 /// Refuses the certificates of who was shut out, by a look at the newest state.
-fn judge(driver: Handle) -> tls::Judge {
+fn judge(driver: Handle) -> Judge {
     Arc::new(move |certificate| {
         let named = (Identity::from_certificate(certificate), KeyId::of_certificate(certificate));
         match named {
@@ -355,25 +340,6 @@ fn tonic_server() -> tonic::transport::Server {
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
-}
-
-fn check_own_certificate(
-    files: &TlsFiles,
-    federation: &FederationName,
-    now: Timestamp,
-) -> Result<(), Error> {
-    let path = || files.certificate.clone();
-    let certificate = files.own_certificate()?;
-    let found = Identity::from_certificate(&certificate)
-        .map_err(|source| Error::Identity { path: path(), source })?;
-    let ours = matches!(found.role, Role::Coordinator(_)) && found.federation == *federation;
-    if !ours {
-        return Err(Error::NotACoordinator { path: path(), found, federation: federation.clone() });
-    }
-    match not_after(&certificate) {
-        Some(until) if until <= now => Err(Error::Expired { path: path(), until }),
-        _ => Ok(()),
-    }
 }
 
 async fn bind(

@@ -8,6 +8,7 @@ mod error;
 mod late;
 mod lease;
 mod named;
+mod roster;
 mod rows;
 mod snapshot;
 mod write;
@@ -48,6 +49,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "kept", include_str!("../migrations/0002_kept.sql")),
     (3, "late", include_str!("../migrations/0003_late.sql")),
     (4, "lease", include_str!("../migrations/0004_lease.sql")),
+    (5, "identity", include_str!("../migrations/0005_identity.sql")),
 ];
 
 /// The database. Clones share its connections.
@@ -117,7 +119,9 @@ impl Store {
     /// # Errors
     /// If the database fails or holds what this version does not read.
     pub async fn load(&self) -> Result<Loaded, Error> {
-        let sites = sqlx::query("SELECT name, enrolled_at, revoked_at FROM site ORDER BY name");
+        let sites = sqlx::query(
+            "SELECT name, enrolled_at, revoked_at, joined_at, signing_key FROM site ORDER BY name",
+        );
         let sites = sites.fetch_all(&self.pool).await?;
         let sites = sites.iter().map(rows::site).collect::<Result<_, _>>()?;
         let mut runs = Vec::new();
@@ -150,7 +154,8 @@ impl Store {
             models.iter().map(|row| row.blob("digest", "size")).collect::<Result<_, _>>()?;
         let seq = sqlx::query("SELECT COALESCE(MAX(seq), 0) AS seq FROM event");
         let seq = seq.fetch_one(&self.pool).await?.number("seq")?;
-        Ok(Loaded { sites, runs, models, seq })
+        let roster = roster::load(&self.pool).await?;
+        Ok(Loaded { sites, roster, runs, models, seq })
     }
 
     /// Writes a change and its audit entries, all or nothing; it is on the disk when this returns.
@@ -180,6 +185,10 @@ impl Store {
         for site in &change.sites {
             reach("db.site")?;
             write::site(&mut transaction, site).await?;
+        }
+        if let Some((before, after)) = change.roster {
+            reach("db.roster")?;
+            roster::write(&mut transaction, before, after).await?;
         }
         for (whole, after) in &change.runs {
             reach("db.run")?;

@@ -13,10 +13,12 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
+use crate::enrolment::Pin;
 use crate::identity::{Identity, Role};
 use crate::limits;
 use crate::names::FederationName;
 use crate::proxy::{self, Proxy};
+use crate::tls;
 
 /// Where the coordinator is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,9 +121,30 @@ pub async fn connect_by(
     federation: &FederationName,
     tls: Arc<ClientConfig>,
 ) -> Result<Channel, Error> {
+    open(route, address, Some(federation), tls).await
+}
+
+/// Connects to whatever coordinator the root with this key vouches for, to ask it to join.
+///
+/// # Errors
+/// If nobody answers in time, or the answer is not from a coordinator under that root.
+pub async fn join_by(route: &Route, address: &Address, root: Pin) -> Result<Channel, Error> {
+    let tls = tls::joining(root).map_err(|error| {
+        let (address, reason) = (address.clone(), error.to_string());
+        Error::Connect { address, reason }
+    })?;
+    open(route, address, None, tls).await
+}
+
+async fn open(
+    route: &Route,
+    address: &Address,
+    federation: Option<&FederationName>,
+    tls: Arc<ClientConfig>,
+) -> Result<Channel, Error> {
     let endpoint = endpoint(route, address)?;
     let connect = {
-        let (route, address, federation) = (route.clone(), address.clone(), federation.clone());
+        let (route, address, federation) = (route.clone(), address.clone(), federation.cloned());
         let dial = move |_| {
             dial(route.proxy.clone(), address.clone(), federation.clone(), Arc::clone(&tls))
         };
@@ -158,9 +181,17 @@ pub fn distrust(error: &(dyn std::error::Error + 'static)) -> Option<String> {
 }
 
 /// The certificate at the other end is under the root, but not that of our coordinator.
-#[derive(Debug, thiserror::Error)]
-#[error("the certificate there is not that of a coordinator of federation {0}")]
-struct NotTheCoordinator(FederationName);
+#[derive(Debug)]
+struct NotTheCoordinator(Option<FederationName>);
+
+impl std::error::Error for NotTheCoordinator {}
+
+impl std::fmt::Display for NotTheCoordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the certificate there is not that of a coordinator")?;
+        self.0.as_ref().map_or(Ok(()), |federation| write!(f, " of federation {federation}"))
+    }
+}
 
 fn endpoint(route: &Route, address: &Address) -> Result<Endpoint, Error> {
     let bad = |_| Error::Address { text: address.to_string() };
@@ -185,7 +216,7 @@ type Stream = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>;
 async fn dial(
     proxy: Option<Proxy>,
     address: Address,
-    federation: FederationName,
+    federation: Option<FederationName>,
     tls: Arc<ClientConfig>,
 ) -> Result<Stream, std::io::Error> {
     let name = ServerName::try_from(address.host.clone()).map_err(std::io::Error::other)?;
@@ -198,7 +229,7 @@ async fn dial(
     let identity = certificate.map(|c| Identity::from_certificate(c));
     match identity {
         Some(Ok(Identity { federation: theirs, role: Role::Coordinator(_) }))
-            if theirs == federation => {}
+            if federation.as_ref().is_none_or(|ours| *ours == theirs) => {}
         _ => return Err(std::io::Error::other(NotTheCoordinator(federation))),
     }
     // TLS 1.3 has the coordinator judge our certificate when for us the handshake is over: only its

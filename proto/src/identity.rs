@@ -109,7 +109,7 @@ impl FromStr for KeyId {
 impl fmt::Display for KeyId {
     /// 64 hexadecimal digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        write!(f, "{}", self.0)
     }
 }
 
@@ -137,6 +137,13 @@ impl Validity {
         })
     }
 
+    /// When the certificate is to be renewed: two thirds of its life are over.
+    pub fn renewal(&self) -> Timestamp {
+        let life = self.not_after.duration_since(self.not_before);
+        // Within the validity, so in range.
+        self.not_after.checked_sub(life / 3).unwrap_or(self.not_after)
+    }
+
     /// Whether the certificate is valid at `moment`.
     pub fn contains(&self, moment: Timestamp) -> bool {
         (self.not_before..=self.not_after).contains(&moment)
@@ -147,16 +154,23 @@ impl FromStr for Identity {
     type Err = Error;
     fn from_str(uri: &str) -> Result<Identity, Error> {
         let path = uri.strip_prefix("spiffe://").ok_or(Error::Uri)?;
-        let parts: Vec<&str> = path.split('/').collect();
-        let [federation, role, name] = parts[..] else { return Err(Error::Uri) };
-        let role = match role {
+        let (federation, role) = path.split_once('/').ok_or(Error::Uri)?;
+        Ok(Identity { role: role.parse()?, federation: federation.parse()? })
+    }
+}
+
+impl FromStr for Role {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Role, Error> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let [role, name] = parts[..] else { return Err(Error::Uri) };
+        Ok(match role {
             "site" => Role::Site(name.parse()?),
             "operator" => Role::Operator(name.parse()?),
             // A coordinator's name keeps to the same rule.
             "coordinator" => Role::Coordinator(name.parse::<OperatorName>()?.into()),
             _ => return Err(Error::Uri),
-        };
-        Ok(Identity { federation: federation.parse()?, role })
+        })
     }
 }
 

@@ -3,6 +3,8 @@
 //! - [`v1`]: the messages and services, generated at build time from `proto/fedpaint/v1`.
 //! - [`names`], [`plan`], [`reason`], [`identity`]: what is parsed once at the door and trusted inside.
 //! - [`limits`]: every bound both sides keep to, by name.
+//! - [`enrolment`]: what a site that has no certificate yet agrees on with the coordinator;
+//!   [`credential`]: a certificate and its key on the disk, replaced together.
 //! - [`tls`], [`channel`]: TLS 1.3 with a certificate on both ends, and the gRPC channel over it.
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
 //! - [`transfer`]: uploads and downloads that resume.
@@ -14,6 +16,8 @@
 
 pub mod budget;
 pub mod channel;
+pub mod credential;
+pub mod enrolment;
 pub mod failpoint;
 pub mod identity;
 pub mod limits;
@@ -36,4 +40,7 @@ pub mod wire;
 )]
 pub mod v1 {
     tonic::include_proto!("fedpaint.v1");
+
+    /// The path of every method of every service.
+    pub const METHODS: &[&str] = &include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 }

@@ -50,6 +50,22 @@ reasons! {
     NoIdentity = "NO_IDENTITY", Unauthenticated;
     /// The certificate's role may not call this.
     WrongRole = "WRONG_ROLE", PermissionDenied;
+    /// The operator has not the role for this.
+    NotPermitted = "NOT_PERMITTED", PermissionDenied;
+    /// The join token does not hold: unknown, wrong, used, expired or burnt.
+    JoinRefused = "JOIN_REFUSED", PermissionDenied;
+    /// The coordinator has no authority to issue certificates with.
+    NoIssuer = "NO_ISSUER", FailedPrecondition;
+    /// Nobody asks to join as this site, or with other keys.
+    InviteUnknown = "INVITE_UNKNOWN", NotFound;
+    /// The fingerprint is not that of the keys which ask to join.
+    WrongWords = "WRONG_WORDS", FailedPrecondition;
+    /// The key has a certificate already; a fresh one is needed.
+    KeyKnown = "KEY_KNOWN", FailedPrecondition;
+    /// No operator would be left who may say what others may do.
+    NoAdmin = "NO_ADMIN", FailedPrecondition;
+    /// The caller asks too often.
+    TooOften = "TOO_OFTEN", ResourceExhausted;
     /// The site is not enrolled.
     NotEnrolled = "NOT_ENROLLED", PermissionDenied;
     /// The site was revoked.
@@ -162,6 +178,7 @@ pub fn is_transient(status: &Status) -> bool {
         Some(reason) => matches!(
             reason,
             Reason::UploadBusy
+                | Reason::TooOften
                 | Reason::Draining
                 | Reason::Storage
                 | Reason::WrongOffset

@@ -3,7 +3,12 @@
 //! Without resumption every connection proves its certificate anew, so that a refused certificate
 //! cannot come back on an old session.
 
+mod joining;
+
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,8 +26,14 @@ use rustls::{
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+pub use self::joining::joining;
+use crate::enrolment::{self, Pin};
+
 /// The one application protocol: HTTP/2.
 const ALPN: &[u8] = b"h2";
+
+/// The longest file of a private key.
+const KEY_BYTES_MAX: u64 = 64 << 10;
 
 /// The longest name of an issuer that is repeated to people.
 const ISSUER_CHARS_MAX: usize = 200;
@@ -58,6 +69,18 @@ pub enum Error {
         /// Where.
         path: PathBuf,
     },
+    /// Others than its owner may read a private key.
+    #[error(
+        "{} may be read by others than its owner (mode {mode:o}): run `chmod 600` on it, and ask for a \
+         new certificate if others were there",
+        path.display()
+    )]
+    Exposed {
+        /// The key.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// Root, certificate and key do not fit together.
     #[error("the certificate in {}, its key and the root do not fit together: {source}", path.display())]
     Mismatch {
@@ -79,6 +102,12 @@ pub enum Error {
 /// Has the last word on a certificate that is under the root and valid now: `false` refuses it in the
 /// handshake, as revoked.
 pub type Judge = Arc<dyn Fn(&CertificateDer<'_>) -> bool + Send + Sync>;
+
+/// The SHA-256 of a certificate's public key; none if it does not parse.
+pub fn pin(certificate: &[u8]) -> Option<Pin> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(Pin::of_public_key(certificate.public_key().raw))
+}
 
 struct Material {
     roots: RootCertStore,
@@ -105,15 +134,24 @@ impl TlsFiles {
         chain.into_iter().next().ok_or_else(|| Error::Empty { path: self.certificate.clone() })
     }
 
+    /// The federation's roots: two while one takes over from the other.
+    ///
+    /// # Errors
+    /// If the file does not hold one.
+    pub fn roots(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
+        certificates("root certificate", &self.ca)
+    }
+
     fn load(&self) -> Result<Material, Error> {
         let mut roots = RootCertStore::empty();
-        for root in certificates("root certificate", &self.ca)? {
+        for root in self.roots()? {
             roots
                 .add(root)
                 .map_err(|e| Error::Root { path: self.ca.clone(), reason: e.to_string() })?;
         }
         let chain = certificates("certificate", &self.certificate)?;
-        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|source| Error::Read {
+        let key = PrivateKeyDer::from_pem_slice(key_pem(&self.key)?.as_bytes());
+        let key = key.map_err(|source| Error::Read {
             what: "private key",
             path: self.key.clone(),
             source,
@@ -133,17 +171,31 @@ impl TlsFiles {
             .map_err(|e| Error::Root { path: self.ca.clone(), reason: e.to_string() })?;
         let verifier = Arc::new(JudgedVerifier { own, judge });
         let mismatch = |source| Error::Mismatch { path: self.certificate.clone(), source };
-        let mut config = ServerConfig::builder_with_provider(provider())
+        let config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(mismatch)?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)
             .map_err(mismatch)?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        config.max_early_data_size = 0;
-        Ok(Arc::new(config))
+        Ok(without_resumption(config, ALPN))
+    }
+
+    /// The coordinator's end for who has no certificate yet. `root` is shown with the chain, because a
+    /// site that joins knows it by a digest alone.
+    ///
+    /// # Errors
+    /// If a file is missing, malformed, or does not fit the others.
+    pub fn strangers(&self, root: &CertificateDer<'static>) -> Result<Arc<ServerConfig>, Error> {
+        let Material { mut chain, key, .. } = self.load()?;
+        chain.push(root.clone());
+        let mismatch = |source| Error::Mismatch { path: self.certificate.clone(), source };
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(mismatch)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(mismatch)?;
+        Ok(without_resumption(config, enrolment::ALPN))
     }
 
     /// A site's or an operator's end: trusts the federation's root alone.
@@ -167,6 +219,15 @@ impl TlsFiles {
         config.resumption = rustls::client::Resumption::disabled();
         Ok(Arc::new(config))
     }
+}
+
+/// No tickets, no session store, no early data: every connection proves its certificate anew.
+fn without_resumption(mut config: ServerConfig, protocol: &[u8]) -> Arc<ServerConfig> {
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Arc::new(config)
 }
 
 /// rustls's own verifier, with the judge behind it.
@@ -288,11 +349,38 @@ fn issuer_of(certificate: &CertificateDer<'_>) -> String {
     issuer.chars().filter(|c| !c.is_control()).take(ISSUER_CHARS_MAX).collect()
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+/// A private key, PEM, from a file that nobody but its owner may read.
+///
+/// # Errors
+/// If it does not read, or others may read it too.
+pub fn key_pem(path: &Path) -> Result<String, Error> {
+    let read = |source| Error::Read {
+        what: "private key",
+        path: path.to_owned(),
+        source: pem::Error::Io(source),
+    };
+    let mut file = File::open(path).map_err(read)?;
+    let mode = file.metadata().map_err(read)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(Error::Exposed { path: path.to_owned(), mode: mode & 0o777 });
+    }
+    let mut text = String::new();
+    file.by_ref().take(KEY_BYTES_MAX).read_to_string(&mut text).map_err(read)?;
+    Ok(text)
+}
+
+/// The certificates in a PEM file, which `what` names.
+///
+/// # Errors
+/// If it does not read or holds none.
+pub fn certificates(
+    what: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, Error> {
     let read = |source| Error::Read { what, path: path.to_owned(), source };
     let chain = CertificateDer::pem_file_iter(path)
         .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use fedpaint_proto::channel::{self, Address, Route};
+use fedpaint_proto::credential;
 use fedpaint_proto::identity::{self, Identity, Role, Validity};
 use fedpaint_proto::names::{FederationName, SiteName};
 use fedpaint_proto::proxy::{self, Proxy};
@@ -83,6 +84,14 @@ pub enum Error {
     /// A certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] tls::Error),
+    /// A certificate that was being replaced cannot be put into its place.
+    #[error("cannot finish the replacement of {}: {source}", path.display())]
+    Settle {
+        /// The certificate.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The certificate names nobody.
     #[error("{}: {source}", path.display())]
     Identity {
@@ -146,10 +155,14 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(read)?;
         // Absolute, because the trainer's working folder is another one.
         let path = std::path::absolute(path).map_err(read)?;
-        Config::from_toml(&text, &path)
+        Config::parse(&text, &path)
     }
 
-    fn from_toml(text: &str, path: &Path) -> Result<Config, Error> {
+    /// The configuration in `text`, which is or will be the file at `path`.
+    ///
+    /// # Errors
+    /// If it is malformed, or a value is out of its range.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, Error> {
         let file: File = toml::from_str(text).map_err(|e: toml::de::Error| {
             let line = e.span().map(|span| text[..span.start].lines().count().max(1));
             let at = line.map(|line| format!("line {line}: ")).unwrap_or_default();
@@ -216,6 +229,8 @@ impl Config {
     /// # Errors
     /// If a file does not read, does not fit the others, is not a site's, or is not valid now.
     pub fn valid_site(&self, now: Timestamp) -> Result<Site, Error> {
+        let settled = credential::settle(&self.tls);
+        settled.map_err(|source| Error::Settle { path: self.tls.certificate.clone(), source })?;
         let site = self.site()?;
         let path = self.tls.certificate.clone();
         if !site.validity.contains(now) {
@@ -235,7 +250,7 @@ mod tests {
         [data]\npath = \"../scans\"\n";
 
     fn parse(text: &str) -> Result<Config, Error> {
-        Config::from_toml(text, Path::new("/etc/fedpaint/site-agent.toml"))
+        Config::parse(text, Path::new("/etc/fedpaint/site-agent.toml"))
     }
 
     #[test]

@@ -17,9 +17,6 @@ use crate::config::{Config, Site};
 use crate::pipe::Failure;
 use crate::supervisor::{Error as TrainerError, Hello, Supervisor};
 
-/// A certificate that ends sooner than this should be renewed now.
-const RENEW_WITHIN: SignedDuration = SignedDuration::from_hours(14 * 24);
-
 /// A clock that is off by more than this should be set.
 const SKEW_WARN: SignedDuration = SignedDuration::from_secs(60);
 
@@ -90,11 +87,13 @@ fn certificate<E: std::fmt::Display>(
         return check(NAME, Verdict::Fail, error.to_string());
     }
     let left = site.validity.not_after.duration_since(now);
-    let days = left.as_hours() / 24;
+    let hours = left.as_hours();
     let who =
-        format!("site {} of federation {}, valid for {days} days", site.name, site.federation);
-    match left < RENEW_WITHIN {
-        true => check(NAME, Verdict::Warn, format!("{who}: renew it with `fedctl ca issue site`")),
+        format!("site {} of federation {}, valid for {hours} hours", site.name, site.federation);
+    let todo = "its renewal is due: `run` does it, if the coordinator issues certificates; else ask for \
+                another one";
+    match site.validity.renewal() <= now {
+        true => check(NAME, Verdict::Warn, format!("{who}: {todo}")),
         false => check(NAME, Verdict::Ok, who),
     }
 }

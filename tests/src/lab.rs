@@ -29,11 +29,18 @@ pub struct LabOptions {
     pub programs: Option<PathBuf>,
     /// Variables in the coordinator's environment, such as where its failpoints' rules are.
     pub environment: Vec<(String, PathBuf)>,
+    /// How long certificates last that the coordinator issues, in seconds; without it, it issues none.
+    pub leaf_s: Option<u32>,
 }
 
 impl Default for LabOptions {
     fn default() -> LabOptions {
-        LabOptions { heartbeat_ms: HEARTBEAT_MS, programs: None, environment: Vec::new() }
+        LabOptions {
+            heartbeat_ms: HEARTBEAT_MS,
+            programs: None,
+            environment: Vec::new(),
+            leaf_s: None,
+        }
     }
 }
 
@@ -94,6 +101,13 @@ impl Lab {
     pub fn prepare(folder: &Path, options: LabOptions) -> anyhow::Result<Lab> {
         fs::create_dir_all(folder)?;
         let heartbeat_ms = options.heartbeat_ms;
+        let issuing = options.leaf_s.map(|leaf_s| {
+            format!(
+                "[issuing]\ncertificate = \"ca/issuing.pem\"\nkey = \"ca/issuing.key\"\n\
+                 leaf_s = {leaf_s}\n"
+            )
+        });
+        let issuing = issuing.unwrap_or_default();
         let lab = Lab { folder: folder.to_owned(), options, address: None, coordinator: None };
         let ca = lab.path("ca");
         run("fedctl", &["ca", "init", "--federation", FEDERATION, "--out", &ca])?;
@@ -103,7 +117,7 @@ impl Lab {
             "federation = \"{FEDERATION}\"\nlisten = \"127.0.0.1:0\"\n\
              status_listen = \"127.0.0.1:0\"\ndata = \"coordinator\"\n\
              heartbeat_ms = {heartbeat_ms}\n\n[tls]\nca = \"certificates/ca.pem\"\n\
-             certificate = \"certificates/main.pem\"\nkey = \"certificates/main.key\"\n"
+             certificate = \"certificates/main.pem\"\nkey = \"certificates/main.key\"\n{issuing}"
         );
         fs::write(lab.folder.join("coordinator.toml"), config)?;
         Ok(lab)
@@ -227,6 +241,15 @@ impl Lab {
         let mut all = self.operator_flags();
         all.extend(args.iter().map(|a| (*a).to_owned()));
         run("fedctl", &all)
+    }
+
+    /// What `fedctl` answers the operator, as JSON.
+    ///
+    /// # Errors
+    /// As [`Lab::fedctl`], or if the answer is not JSON.
+    pub fn fedctl_json(&self, args: &[&str]) -> anyhow::Result<serde_json::Value> {
+        let all: Vec<&str> = ["--output", "json"].iter().chain(args).copied().collect();
+        Ok(serde_json::from_str(&self.fedctl(&all)?)?)
     }
 
     /// The flags by which `fedctl` reaches this coordinator.

@@ -37,13 +37,13 @@ fn with<T>(issued: &Issued, look: impl FnOnce(&X509Certificate<'_>) -> T) -> T {
 }
 
 #[test]
-fn a_root_is_an_authority_over_leaves_alone_for_its_federation() {
+fn a_root_is_an_authority_over_one_further_authority_for_its_federation() {
     let root = root("brain");
     assert_eq!(federation(&root).unwrap().as_str(), "brain");
     with(&root, |c| {
         let constraints = c.basic_constraints().unwrap().unwrap();
         assert!(constraints.critical && constraints.value.ca);
-        assert_eq!(constraints.value.path_len_constraint, Some(0));
+        assert_eq!(constraints.value.path_len_constraint, Some(1));
         let usage = c.key_usage().unwrap().unwrap().value;
         assert!(usage.key_cert_sign() && usage.crl_sign() && !usage.digital_signature());
         assert!(c.extended_key_usage().unwrap().is_none());
@@ -141,7 +141,11 @@ fn files(folder: &Path, name: &str, root: &Issued, own: &Issued) -> TlsFiles {
     TlsFiles {
         ca: write(format!("{name}-ca.pem"), &root.certificate_pem),
         certificate: write(format!("{name}.pem"), &own.certificate_pem),
-        key: write(format!("{name}.key"), &own.key_pem),
+        key: {
+            let path = folder.join(format!("{name}.key"));
+            fedpaint_proto::credential::write_key(&path, &own.key_pem).unwrap();
+            path
+        },
     }
 }
 
@@ -224,6 +228,86 @@ fn tls_admits_who_was_issued_a_certificate_for_that_end_and_nobody_else() {
     );
     let alert = rustls::Error::AlertReceived(AlertDescription::CertificateExpired);
     assert_eq!(told, Err(alert));
+}
+
+#[test]
+fn tls_admits_who_was_issued_a_certificate_by_an_authority_under_the_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let today = today();
+    let root = create(&"brain".parse().unwrap(), today).unwrap();
+    let issuing = create_issuing(&root, today).unwrap();
+    with(&issuing, |c| {
+        assert_eq!(c.basic_constraints().unwrap().unwrap().value.path_len_constraint, Some(0));
+        with(&root, |root| c.verify_signature(Some(root.public_key())).unwrap());
+    });
+    let end =
+        |name: &str, text: &str| files(folder.path(), name, &root, &leaf(&issuing, text, today));
+    let (server, site) = (end("coordinator", "coordinator/main"), end("site", "site/mayo"));
+    assert_eq!(handshake(&site, &server), (Ok(()), Ok(())));
+    // An authority vouches for nobody who would vouch for others.
+    let refused = create_issuing(&issuing, today).err().unwrap().to_string();
+    assert!(refused.contains("no further authority"), "{refused}");
+    let long = Validity::days(today.not_after, 2).unwrap();
+    assert!(create_issuing(&root, long).err().unwrap().to_string().contains("fewer days"));
+}
+
+/// A request for a certificate, signed by its own key, of whatever the parameters say.
+fn request(params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
+    params.serialize_request(key).unwrap().der().to_vec()
+}
+
+#[test]
+fn nothing_but_the_public_key_is_taken_from_a_request() {
+    let root = root("brain");
+    let validity = Validity::days(now(), 1).unwrap();
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let mut asked = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
+    let uri = "spiffe://brain/operator/admin".try_into().unwrap();
+    asked.subject_alt_names.push(SanType::URI(uri));
+    asked.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    asked.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    asked.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let taken = PublicKey::of_request(&request(&asked, &key)).unwrap();
+    assert_eq!(taken.der(), key.subject_public_key_info());
+    let certificate_pem = certify(&root, &role("site/mayo"), &[], &taken, validity).unwrap();
+    let issued = Issued { certificate_pem, key_pem: String::new() };
+    let own = leaf(&root, "site/mayo", validity);
+    with(&issued, |c| {
+        assert!(!c.is_ca() && c.validity().not_after.timestamp() == NOW + 86_400);
+        assert_eq!(c.public_key().raw, taken.der());
+        with(&own, |own| {
+            let names = |c: &X509Certificate<'_>| {
+                c.subject_alternative_name().unwrap().unwrap().value.general_names.len()
+            };
+            assert_eq!((c.subject(), names(c)), (own.subject(), names(own)));
+            assert_eq!(c.extensions().len(), own.extensions().len());
+        });
+    });
+}
+
+#[test]
+fn a_request_that_is_malformed_unsigned_or_of_another_key_is_refused() {
+    let params = CertificateParams::default();
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let good = request(&params, &key);
+    assert!(PublicKey::of_request(&good).is_ok());
+    let mut forged = good.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    let trailing = [good.as_slice(), &[0]].concat();
+    for (der, expected) in [
+        (vec![], RequestError::Malformed),
+        (good[..good.len() - 1].to_vec(), RequestError::Malformed),
+        (trailing, RequestError::Malformed),
+        (vec![0x30; 5_000], RequestError::TooLong),
+        (forged, RequestError::Signature),
+    ] {
+        assert_eq!(PublicKey::of_request(&der).unwrap_err(), expected);
+    }
+    for algorithm in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
+        let other = KeyPair::generate_for(algorithm).unwrap();
+        let refused = PublicKey::of_request(&request(&params, &other)).unwrap_err();
+        assert_eq!(refused, RequestError::Key);
+    }
 }
 
 #[test]

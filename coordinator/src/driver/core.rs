@@ -11,6 +11,7 @@
 //! `driver/work.rs`; a simulation has one of its own.
 
 mod apply;
+mod members;
 mod missing;
 mod request;
 mod review;
@@ -24,10 +25,11 @@ use fedpaint_proto::names::{RunName, SiteName};
 use jiff::Timestamp;
 
 pub use self::apply::{RUNS_MAX, SITES_MAX};
+pub use self::members::{Asking, Renewal};
 pub use self::missing::Moment;
 pub use self::request::{Activity, Answer, Beat, Command, Request, Stage, Verdict};
 pub use self::review::{Review, Submission, review};
-pub use self::state::{State, UPDATE_SLACK_BYTES};
+pub use self::state::{Standing, State, UPDATE_SLACK_BYTES};
 use super::error::Error;
 use crate::audit::Entry;
 use crate::records::{Change, EventRow, Loaded};
@@ -61,6 +63,8 @@ pub struct Step {
     refusal: Option<(SiteName, Option<String>)>,
     /// Why part of what was told no longer applies, which is no error to who told it.
     late: Option<Error>,
+    /// Why what was asked for is refused, although that it was asked for is noted.
+    refused: Option<Error>,
 }
 
 impl Core {
@@ -161,13 +165,13 @@ impl Core {
         };
         let events = (self.seq + 1..).zip(entries).map(event).collect();
         let (before, next) = (Arc::clone(&self.state), Arc::new(next));
-        Step { before, next, events, refusal: None, late: None }
+        Step { before, next, events, refusal: None, late: None, refused: None }
     }
 
     /// The step that changes nothing.
     fn nothing(&self) -> Step {
         let (before, next) = (Arc::clone(&self.state), Arc::clone(&self.state));
-        Step { before, next, events: Vec::new(), refusal: None, late: None }
+        Step { before, next, events: Vec::new(), refusal: None, late: None, refused: None }
     }
 }
 
@@ -175,6 +179,11 @@ impl Step {
     /// What is to be saved before the step is installed.
     pub fn change(&self) -> Change<'_> {
         self.next.change_since(&self.before, self.events.clone())
+    }
+
+    /// Why what was asked for is refused, once the step is saved.
+    pub fn take_refused(&mut self) -> Option<Error> {
+        self.refused.take()
     }
 
     /// Why part of what was told no longer applies, for the log.

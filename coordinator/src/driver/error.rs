@@ -1,6 +1,7 @@
 //! Why the driver refuses or fails.
 
-use fedpaint_proto::names::{Digest, RoundId, RunName, SiteName};
+use fedpaint_proto::identity::Role;
+use fedpaint_proto::names::{Digest, OperatorName, RoundId, RunName, SiteName};
 use fedpaint_proto::reason::Reason;
 
 use crate::check::Rejection;
@@ -16,6 +17,35 @@ pub enum Error {
     /// The site was revoked, so it may not call.
     #[error("site {0} was revoked")]
     Revoked(SiteName),
+    /// The certificate's key was shut out, or is none of those that its holder joined with.
+    #[error("the key of this certificate of {0} was revoked or replaced; ask for a new invitation")]
+    KeyRevoked(Role),
+    /// Others are listed as operators, and this one is not.
+    #[error("operator {0} is not listed; an admin lists it by `fedctl operator set`")]
+    NotListed(OperatorName),
+    /// The token does not hold. Whoever shows it hears the same words whatever is wrong.
+    #[error(
+        "the join token does not hold: unknown, wrong, used, expired or burnt; ask for another one"
+    )]
+    JoinRefused(JoinRefusal),
+    /// There is no such invitation.
+    #[error("there is no open invitation for site {0}; `fedctl site invite` makes one")]
+    InviteUnknown(SiteName),
+    /// Nobody has shown the invitation's token yet.
+    #[error("nobody has asked to join as site {0} yet")]
+    NobodyAsks(SiteName),
+    /// The words are not those of the keys that ask.
+    #[error(
+        "those are not the words of the keys that ask to join as site {0}: compare them with the site's \
+         own; if they differ, somebody else has the token, and `fedctl site reject` ends it"
+    )]
+    WrongWords(SiteName),
+    /// The key has or had a certificate.
+    #[error("this key has or had a certificate already; make a fresh one")]
+    KeyKnown,
+    /// No admin would be left.
+    #[error("one operator must be an admin: list one first, by `fedctl operator set NAME admin`")]
+    NoAdmin,
     /// An operator named a site that was never enrolled.
     #[error("there is no site {0}")]
     SiteUnknown(SiteName),
@@ -104,12 +134,36 @@ pub enum Error {
     Draining,
 }
 
+/// What is wrong with a join token, for the log alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JoinRefusal {
+    /// There is no invitation for the site.
+    #[error("there is no invitation")]
+    NotInvited,
+    /// The invitation has ended.
+    #[error("the invitation has expired")]
+    Expired,
+    /// The secret is not the invitation's.
+    #[error("a wrong secret")]
+    WrongSecret,
+    /// The secret was shown before with other keys.
+    #[error("a token that was used before, with other keys")]
+    Used,
+}
+
 impl Error {
     /// The reason as it travels. For [`Reason::Internal`] and [`Reason::Storage`] the text is for the log and not the wire.
     pub fn reason(&self) -> Reason {
         match self {
             Error::NotEnrolled(_) => Reason::NotEnrolled,
             Error::Revoked(_) => Reason::Revoked,
+            Error::KeyRevoked(_) => Reason::Revoked,
+            Error::NotListed(_) => Reason::NotPermitted,
+            Error::JoinRefused(_) => Reason::JoinRefused,
+            Error::InviteUnknown(_) | Error::NobodyAsks(_) => Reason::InviteUnknown,
+            Error::WrongWords(_) => Reason::WrongWords,
+            Error::KeyKnown => Reason::KeyKnown,
+            Error::NoAdmin => Reason::NoAdmin,
             Error::SiteUnknown(_) => Reason::SiteUnknown,
             Error::RunUnknown(_) => Reason::RunUnknown,
             Error::RoundUnknown(_) => Reason::RoundUnknown,

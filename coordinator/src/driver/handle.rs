@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fedpaint_proto::identity::{KeyId, Role};
+use fedpaint_proto::identity::Role;
 use fedpaint_proto::names::{Blob, Digest, OperatorName, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -15,7 +15,7 @@ use super::core::{Answer, Beat, Command, Request, State, Submission};
 use super::error::Error;
 use super::submit;
 use super::uploads::Uploads;
-use super::view::{ModelView, RunView, SiteView};
+use super::view::{ModelView, RunView};
 use super::watch::Watch;
 use super::work::{Message, Reply};
 use crate::blobs::Blobs;
@@ -101,38 +101,6 @@ impl Handle {
 
 // What an operator asks.
 impl Handle {
-    /// Lets a site take part. Enrolling an enrolled site changes nothing; one that was revoked is
-    /// let in again.
-    ///
-    /// # Errors
-    /// If there are too many sites or the database fails.
-    pub async fn enroll_site(
-        &self,
-        actor: &OperatorName,
-        site: &SiteName,
-    ) -> Result<SiteView, Error> {
-        self.change(Request::Enroll(actor.clone(), site.clone())).await?;
-        self.site(site)
-    }
-
-    /// Shuts a site out. In a round that is not yet aggregating it counts as withdrawn.
-    ///
-    /// # Errors
-    /// If there is no such site or the database fails.
-    pub async fn revoke_site(
-        &self,
-        actor: &OperatorName,
-        site: &SiteName,
-    ) -> Result<SiteView, Error> {
-        self.change(Request::Revoke(actor.clone(), site.clone())).await?;
-        self.site(site)
-    }
-
-    /// Every site, by name.
-    pub fn sites(&self) -> Vec<SiteView> {
-        self.state.borrow().site_views()
-    }
-
     /// Creates a run from a model that was uploaded before, and opens its first round. The same
     /// name, plan and model again is no error.
     ///
@@ -239,24 +207,9 @@ impl Handle {
         Ok(Watch::new(self.state.clone(), run.clone()))
     }
 
-    /// Whether the holder of a certificate was shut out, so that not even a handshake with it is made.
-    pub fn shuts_out(&self, role: &Role, key: &KeyId) -> bool {
-        self.state.borrow().shuts_out(role, key)
-    }
-
-    /// Every state that is on the disk, from the newest on.
-    pub fn states(&self) -> watch::Receiver<Arc<State>> {
-        self.state.clone()
-    }
-
     /// Whether the driver still takes messages.
     pub fn is_alive(&self) -> bool {
         !self.mailbox.is_closed()
-    }
-
-    fn site(&self, name: &SiteName) -> Result<SiteView, Error> {
-        let found = self.sites().into_iter().find(|site| site.name == *name);
-        found.ok_or_else(|| Error::SiteUnknown(name.clone()))
     }
 
     async fn command(

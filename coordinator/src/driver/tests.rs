@@ -3,6 +3,7 @@
 mod doubt;
 mod kept;
 mod late;
+mod members;
 mod updates;
 
 use std::path::Path;

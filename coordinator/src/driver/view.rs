@@ -258,6 +258,12 @@ pub struct SiteView {
     pub agent_version: Option<String>,
     /// The protocol's version that its agent speaks; not kept over a restart.
     pub wire_version: Option<u32>,
+    /// When it last joined by a token.
+    pub joined_at: Option<Timestamp>,
+    /// The Ed25519 key that it joined with.
+    pub signing_key: Option<[u8; 32]>,
+    /// When the newest certificate ends that the coordinator issued to it.
+    pub certificate_until: Option<Timestamp>,
 }
 
 /// A global model: what a run started from, or what a round made.

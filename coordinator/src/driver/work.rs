@@ -169,11 +169,13 @@ impl Driver {
 
     async fn apply(&mut self, request: Request) -> Result<(), Error> {
         self.be_certain().await?;
-        let step = self.core.apply(request, self.clock.now())?;
+        let mut step = self.core.apply(request, self.clock.now())?;
         if let Some(error) = step.late() {
             debug!(%error, "a heartbeat came too late");
         }
-        self.save(step).await
+        let refused = step.take_refused();
+        self.save(step).await?;
+        refused.map_or(Ok(()), Err)
     }
 
     async fn aggregated(&mut self, (round, outcome): Ended) {

@@ -2,19 +2,21 @@
 
 use std::pin::Pin;
 
-use fedpaint_proto::names::{OperatorName, RoundId};
+use fedpaint_proto::names::{Digest, OperatorName, RoundId};
 use fedpaint_proto::plan::RunPlan;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::admin_service_server::AdminService;
 use fedpaint_proto::v1::{
-    AbandonRoundRequest, AbandonRoundResponse, CloseRoundRequest, CloseRoundResponse,
-    CreateRunRequest, CreateRunResponse, EnrollSiteRequest, EnrollSiteResponse, GetRoundRequest,
-    GetRoundResponse, GetRunRequest, GetRunResponse, GetStatusRequest, GetStatusResponse,
-    ListEventsRequest, ListEventsResponse, ListModelsRequest, ListModelsResponse,
-    ListRoundsRequest, ListRoundsResponse, ListRunsRequest, ListRunsResponse, ListSitesRequest,
-    ListSitesResponse, PauseRunRequest, PauseRunResponse, ResumeRunRequest, ResumeRunResponse,
-    RevokeSiteRequest, RevokeSiteResponse, StopRunRequest, StopRunResponse, WatchRunRequest,
-    WatchRunResponse,
+    AbandonRoundRequest, AbandonRoundResponse, ApproveSiteRequest, ApproveSiteResponse,
+    CloseRoundRequest, CloseRoundResponse, CreateRunRequest, CreateRunResponse, EnrollSiteRequest,
+    EnrollSiteResponse, GetRoundRequest, GetRoundResponse, GetRunRequest, GetRunResponse,
+    GetStatusRequest, GetStatusResponse, InviteSiteRequest, InviteSiteResponse, ListEventsRequest,
+    ListEventsResponse, ListModelsRequest, ListModelsResponse, ListOperatorsRequest,
+    ListOperatorsResponse, ListRoundsRequest, ListRoundsResponse, ListRunsRequest,
+    ListRunsResponse, ListSitesRequest, ListSitesResponse, PauseRunRequest, PauseRunResponse,
+    RejectSiteRequest, RejectSiteResponse, ResumeRunRequest, ResumeRunResponse, RevokeSiteRequest,
+    RevokeSiteResponse, SetOperatorRequest, SetOperatorResponse, StopRunRequest, StopRunResponse,
+    WatchRunRequest, WatchRunResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -23,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::driver::Watch;
-use crate::service::access::Caller;
+use crate::service::access::{Caller, Member};
+use crate::service::enrolment::no_issuer;
 use crate::service::{Parts, end_draining, parse, status, wire};
 
 /// The federation, as an operator sees it.
@@ -47,6 +50,7 @@ impl AdminService for Service {
             sites: driver.sites().iter().map(wire::site).collect(),
             runs: driver.runs().iter().map(wire::run).collect(),
             rounds: driver.active_rounds().iter().map(wire::round).collect(),
+            expiries: self.parts.credentials.borrow().expiries.iter().map(wire::expiry).collect(),
         }))
     }
 
@@ -65,8 +69,74 @@ impl AdminService for Service {
         &self,
         _: Request<ListSitesRequest>,
     ) -> Result<Response<ListSitesResponse>, Status> {
-        let sites = self.parts.driver.sites().iter().map(wire::site).collect();
-        Ok(Response::new(ListSitesResponse { sites }))
+        let driver = &self.parts.driver;
+        let needed = self.parts.rules.approvals();
+        let invites = driver.invites();
+        Ok(Response::new(ListSitesResponse {
+            sites: driver.sites().iter().map(wire::site).collect(),
+            invites: invites.iter().map(|(site, held)| wire::invite(site, held, needed)).collect(),
+        }))
+    }
+
+    async fn invite_site(
+        &self,
+        request: Request<InviteSiteRequest>,
+    ) -> Result<Response<InviteSiteResponse>, Status> {
+        let actor = actor(&request)?;
+        let credentials = self.parts.credentials.borrow().clone();
+        let pin = credentials.issuer.as_ref().ok_or_else(no_issuer)?.pin;
+        let InviteSiteRequest { name, secret_digest, auto_approve } = request.into_inner();
+        let site = parse::name(&name)?;
+        let secret = Digest::try_from(&secret_digest[..]).map_err(parse::invalid)?;
+        let held = self.parts.driver.invite_site(&actor, &site, secret, auto_approve).await;
+        let held = held.map_err(status::of_driver)?;
+        let invite = Some(wire::invite(&site, &held, self.parts.rules.approvals()));
+        Ok(Response::new(InviteSiteResponse { invite, root_pin: pin.0.to_vec() }))
+    }
+
+    async fn approve_site(
+        &self,
+        request: Request<ApproveSiteRequest>,
+    ) -> Result<Response<ApproveSiteResponse>, Status> {
+        let actor = actor(&request)?;
+        let ApproveSiteRequest { name, words } = request.into_inner();
+        let site = parse::name(&name)?;
+        let held = self.parts.driver.approve_site(&actor, &site, words).await;
+        let held = held.map_err(status::of_driver)?;
+        let invite = Some(wire::invite(&site, &held, self.parts.rules.approvals()));
+        Ok(Response::new(ApproveSiteResponse { invite }))
+    }
+
+    async fn reject_site(
+        &self,
+        request: Request<RejectSiteRequest>,
+    ) -> Result<Response<RejectSiteResponse>, Status> {
+        let actor = actor(&request)?;
+        let site = parse::name(&request.get_ref().name)?;
+        let rejected = self.parts.driver.reject_site(&actor, &site).await;
+        rejected.map_err(status::of_driver)?;
+        Ok(Response::new(RejectSiteResponse {}))
+    }
+
+    async fn list_operators(
+        &self,
+        _: Request<ListOperatorsRequest>,
+    ) -> Result<Response<ListOperatorsResponse>, Status> {
+        let listed = self.parts.driver.operators();
+        let operators = listed.iter().map(|(name, row)| wire::operator(name, row)).collect();
+        Ok(Response::new(ListOperatorsResponse { operators }))
+    }
+
+    async fn set_operator(
+        &self,
+        request: Request<SetOperatorRequest>,
+    ) -> Result<Response<SetOperatorResponse>, Status> {
+        let actor = actor(&request)?;
+        let name = parse::name(&request.get_ref().name)?;
+        let roles = parse::roles(request.get_ref().roles())?;
+        let set = self.parts.driver.set_operator(&actor, &name, roles).await;
+        let operator = wire::operator(&name, &set.map_err(status::of_driver)?);
+        Ok(Response::new(SetOperatorResponse { operator: Some(operator) }))
     }
 
     async fn revoke_site(
@@ -222,9 +292,9 @@ impl AdminService for Service {
 }
 
 fn actor<T>(request: &Request<T>) -> Result<OperatorName, Status> {
-    match Caller::of(request.extensions())? {
-        Caller::Operator(name) => Ok(name),
-        Caller::Site(_) => Err(Reason::WrongRole.status("only an operator may call this")),
+    match Caller::of(request.extensions())?.member {
+        Member::Operator(name) => Ok(name),
+        Member::Site(_) => Err(Reason::WrongRole.status("only an operator may call this")),
     }
 }
 

@@ -27,7 +27,7 @@ use tracing::{debug, error, info};
 
 use crate::blobs::{Download, UploadStatus};
 use crate::driver::Upload;
-use crate::service::access::Caller;
+use crate::service::access::{Caller, Member};
 use crate::service::{Parts, draining, end_draining, parse, status};
 
 /// How many pieces of a download wait for the connection to take them.
@@ -114,18 +114,18 @@ impl Service {
         blob: Blob,
     ) -> Result<Option<RoundId>, Status> {
         let purpose = purpose.and_then(|purpose| purpose.purpose);
-        let (round, bytes_max) = match (parse::present("purpose", purpose)?, caller) {
-            (Purpose::Update(round), Caller::Site(site)) => {
+        let (round, bytes_max) = match (parse::present("purpose", purpose)?, &caller.member) {
+            (Purpose::Update(round), Member::Site(site)) => {
                 let round: RoundId = parse::round(Some(&round))?;
                 let driver = &self.parts.driver;
                 let bytes_max = driver.may_upload_again(site, &round, &blob).await;
                 (Some(round), bytes_max.map_err(status::of_driver)?)
             }
-            (Purpose::InitialModel(_), Caller::Operator(_)) => (None, MODEL_BYTES_MAX),
-            (Purpose::Update(_), Caller::Operator(_)) => {
+            (Purpose::InitialModel(_), Member::Operator(_)) => (None, MODEL_BYTES_MAX),
+            (Purpose::Update(_), Member::Operator(_)) => {
                 return Err(Reason::WrongRole.status("an operator has no update to upload"));
             }
-            (Purpose::InitialModel(_), Caller::Site(_)) => {
+            (Purpose::InitialModel(_), Member::Site(_)) => {
                 return Err(Reason::WrongRole.status("a site may not upload an initial model"));
             }
         };
@@ -152,7 +152,7 @@ impl Service {
             let Part::Data(data) = part else {
                 return Err(parse::invalid("an upload has one header"));
             };
-            still_admitted(&self.parts, caller)?;
+            caller.still_may(&self.parts.driver)?;
             let left = blob.size - upload.committed_size();
             if data.is_empty() || data.len() > CHUNK_BYTES_MAX || data.len() as u64 > left {
                 let bytes = data.len();
@@ -164,7 +164,7 @@ impl Service {
             }
             self.parts.metrics.bytes_in.inc_by(data.len() as u64);
             upload.write(data).await.map_err(status::of_blobs)?;
-            if let (Caller::Site(site), Some(round)) = (caller, round) {
+            if let (Member::Site(site), Some(round)) = (&caller.member, round) {
                 let (here, size) = (upload.committed_size(), blob.size);
                 self.parts.driver.arriving(site, round, Upload { here, size });
             }
@@ -228,16 +228,8 @@ async fn next_chunk(
     caller: &Caller,
     download: &mut Download,
 ) -> Result<Bytes, Status> {
-    still_admitted(parts, caller)?;
+    caller.still_may(&parts.driver)?;
     download.next(PIECE_BYTES).await.map_err(status::of_blobs)
-}
-
-/// A site may have been revoked since the transfer began.
-fn still_admitted(parts: &Parts, caller: &Caller) -> Result<(), Status> {
-    match caller {
-        Caller::Site(site) => parts.driver.site_access(site).map_err(status::of_driver),
-        Caller::Operator(_) => Ok(()),
-    }
 }
 
 fn stalled() -> Status {

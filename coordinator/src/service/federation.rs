@@ -18,7 +18,7 @@ use tracing::info;
 use crate::driver::{Activity, Beat, Progress, Submission};
 use crate::round::{Report, Withdrawal};
 use crate::run::Directive;
-use crate::service::access::Caller;
+use crate::service::access::{Caller, Member};
 use crate::service::wire::timestamp;
 use crate::service::{Parts, parse, status};
 
@@ -91,9 +91,9 @@ impl FederationService for Service {
 }
 
 fn site<T>(request: &Request<T>) -> Result<SiteName, Status> {
-    match Caller::of(request.extensions())? {
-        Caller::Site(name) => Ok(name),
-        Caller::Operator(_) => Err(Reason::WrongRole.status("only a site may call this")),
+    match Caller::of(request.extensions())?.member {
+        Member::Site(name) => Ok(name),
+        Member::Operator(_) => Err(Reason::WrongRole.status("only a site may call this")),
     }
 }
 

@@ -5,11 +5,12 @@ use std::str::FromStr;
 use fedpaint_proto::limits::REASON_BYTES_MAX;
 use fedpaint_proto::names::{self, Blob, RoundId};
 use fedpaint_proto::reason::Reason;
-use fedpaint_proto::v1::{BlobRef, RoundPhase, RoundRef};
+use fedpaint_proto::v1::{self, BlobRef, RoundPhase, RoundRef};
 use fedpaint_proto::wire::WIRE_VERSIONS_SERVED;
 use tonic::Status;
 
 use crate::driver::Stage;
+use crate::roster::{OperatorRole, Roles};
 
 /// The longest version an agent may tell.
 const VERSION_BYTES_MAX: usize = 64;
@@ -80,6 +81,19 @@ pub(crate) fn wire_version(version: u32) -> Result<u32, Status> {
          {last}; bring the older of the two up to date"
     );
     Err(Reason::WireVersion.status(what))
+}
+
+/// What an operator may do.
+pub(crate) fn roles(roles: impl Iterator<Item = v1::OperatorRole>) -> Result<Roles, Status> {
+    let role = |role| match role {
+        v1::OperatorRole::Viewer => Ok(OperatorRole::Viewer),
+        v1::OperatorRole::Runner => Ok(OperatorRole::Runner),
+        v1::OperatorRole::Approver => Ok(OperatorRole::Approver),
+        v1::OperatorRole::Auditor => Ok(OperatorRole::Auditor),
+        v1::OperatorRole::Admin => Ok(OperatorRole::Admin),
+        v1::OperatorRole::Unspecified => Err(invalid("that is no operator's role")),
+    };
+    roles.map(role).collect::<Result<_, _>>().map(Roles)
 }
 
 /// An operator's reason, fit for one line of the log.

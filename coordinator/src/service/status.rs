@@ -8,7 +8,7 @@ use fedpaint_proto::reason::Reason;
 use tonic::Status;
 use tracing::error;
 
-use crate::{blobs, driver};
+use crate::{blobs, ca, driver};
 
 /// The status of an error of the driver.
 pub(crate) fn of_driver(error: driver::Error) -> Status {
@@ -24,6 +24,11 @@ pub(crate) fn of_blobs(error: blobs::Error) -> Status {
         blobs::Error::WrongOffset { committed_size } => Reason::wrong_offset(committed_size),
         error => status(error.reason(), &error),
     }
+}
+
+/// The status of a certificate that is not issued.
+pub(crate) fn of_issuer(error: &ca::Error) -> Status {
+    status(Reason::Internal, error)
 }
 
 /// The status of a plan that is refused.

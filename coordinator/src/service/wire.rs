@@ -1,6 +1,6 @@
 //! What the driver says, as messages. Everything is copied and nothing is decided.
 
-use fedpaint_proto::names::SiteName;
+use fedpaint_proto::names::{OperatorName, SiteName};
 use fedpaint_proto::v1;
 use jiff::Timestamp;
 use prost_types::Timestamp as WireTimestamp;
@@ -8,6 +8,7 @@ use prost_types::Timestamp as WireTimestamp;
 use crate::driver::{
     LateView, MemberView, MissingView, ModelView, Progress, RoundView, RunView, SiteView, Why,
 };
+use crate::roster::{Invite, OperatorRole, OperatorRow};
 use crate::round::{Counts, Member, Phase, Report};
 use crate::run::{Absence, State};
 use crate::store::EventRow;
@@ -167,6 +168,47 @@ pub(crate) fn site(site: &SiteView) -> v1::Site {
         seen_at: site.seen_at.map(timestamp),
         agent_version: site.agent_version.clone().unwrap_or_default(),
         wire_version: site.wire_version,
+        joined_at: site.joined_at.map(timestamp),
+        signing_key: site.signing_key.map(Vec::from).unwrap_or_default(),
+        certificate_until: site.certificate_until.map(timestamp),
+    }
+}
+
+/// An invitation, of which so many operators must approve.
+pub(crate) fn invite(site: &SiteName, invite: &Invite, needed: usize) -> v1::Invite {
+    let candidate = invite.candidate.as_ref();
+    let approved_by = candidate.map(|c| c.approved_by.iter().map(ToString::to_string).collect());
+    v1::Invite {
+        site: site.to_string(),
+        invited_by: invite.invited_by.to_string(),
+        expires_at: Some(timestamp(invite.expires_at)),
+        tries_left: invite.tries_left,
+        auto_approve: invite.auto_approve,
+        words: candidate.map(|c| c.keys().words(site)).unwrap_or_default(),
+        approved_by: approved_by.unwrap_or_default(),
+        approvals_needed: if invite.auto_approve { 0 } else { needed as u32 },
+        admitted: candidate.is_some_and(|c| c.admitted_until.is_some()),
+    }
+}
+
+/// When a certificate ends.
+pub(crate) fn expiry((holder, not_after): &(String, Timestamp)) -> v1::Expiry {
+    v1::Expiry { holder: holder.clone(), not_after: Some(timestamp(*not_after)) }
+}
+
+/// An operator.
+pub(crate) fn operator(name: &OperatorName, operator: &OperatorRow) -> v1::Operator {
+    let role = |role: &OperatorRole| match role {
+        OperatorRole::Viewer => v1::OperatorRole::Viewer.into(),
+        OperatorRole::Runner => v1::OperatorRole::Runner.into(),
+        OperatorRole::Approver => v1::OperatorRole::Approver.into(),
+        OperatorRole::Auditor => v1::OperatorRole::Auditor.into(),
+        OperatorRole::Admin => v1::OperatorRole::Admin.into(),
+    };
+    v1::Operator {
+        name: name.to_string(),
+        roles: operator.roles.0.iter().map(role).collect(),
+        since: Some(timestamp(operator.since)),
     }
 }
 

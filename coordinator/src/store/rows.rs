@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-use super::{Error, EventRow, ModelRow, SiteRow};
+use super::{Error, EventRow, ModelRow, SiteRow, roster};
 use crate::aggregate::Aggregate;
 use crate::round::{Kept, LateUpdate, Member, Phase, Round, Stretch, Update};
 use crate::run::{Saved, State, Tally};
@@ -102,10 +102,13 @@ pub(super) fn json(column: &'static str, value: &impl Serialize) -> Result<Strin
 }
 
 pub(super) fn site(row: &AnyRow) -> Result<SiteRow, Error> {
+    let signing_key: Option<String> = row.try_get("signing_key")?;
     Ok(SiteRow {
         name: row.parsed("name")?,
         enrolled_at: row.time("enrolled_at")?,
         revoked_at: row.time_or_none("revoked_at")?,
+        joined_at: row.time_or_none("joined_at")?,
+        signing_key: signing_key.map(|text| roster::key_32("signing_key", text)).transpose()?,
     })
 }
 

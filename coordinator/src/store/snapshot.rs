@@ -13,7 +13,8 @@ use sqlx::{Any, AnyConnection, AssertSqlSafe, Column, Connection, Row, ValueRef}
 use super::{BUSY_TIMEOUT, Error, MIGRATIONS, Store};
 
 /// The tables, in an order in which no row comes before one that it refers to.
-const TABLES: [&str; 6] = ["site", "run", "round", "member", "straggler", "event"];
+const TABLES: [&str; 9] =
+    ["site", "invite", "certificate", "operator", "run", "round", "member", "straggler", "event"];
 
 /// Writes the database at `url`, as it is at one moment, to the new SQLite file `to`. Nothing is
 /// changed in the database, not even its schema.

@@ -17,7 +17,7 @@ fn site(name: &str) -> SiteName {
 }
 
 fn row(name: &str) -> SiteRow {
-    SiteRow { name: site(name), enrolled_at: START, revoked_at: None }
+    SiteRow::by_name(site(name), START)
 }
 
 fn event(seq: u64) -> EventRow {

@@ -5,18 +5,21 @@ use fedpaint_proto::names::SiteName;
 use sqlx::AnyConnection;
 
 use super::rows::{self, micros};
-use super::{Error, EventRow, SiteRow};
+use super::{Error, EventRow, SiteRow, roster};
 use crate::round::Round;
 use crate::run::Run;
 
 pub(super) async fn site(connection: &mut AnyConnection, site: &SiteRow) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO site (name, enrolled_at, revoked_at) VALUES ($1, $2, $3) \
-         ON CONFLICT (name) DO UPDATE SET enrolled_at = $2, revoked_at = $3",
+        "INSERT INTO site (name, enrolled_at, revoked_at, joined_at, signing_key) \
+         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO UPDATE SET enrolled_at = $2, \
+         revoked_at = $3, joined_at = $4, signing_key = $5",
     )
     .bind(site.name.as_str())
     .bind(micros(site.enrolled_at))
     .bind(site.revoked_at.map(micros))
+    .bind(site.joined_at.map(micros))
+    .bind(site.signing_key.map(|key| roster::hex(&key)))
     .execute(connection)
     .await?;
     Ok(())

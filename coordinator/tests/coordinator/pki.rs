@@ -68,7 +68,9 @@ impl Authority {
         };
         std::fs::write(&files.ca, self.pem()).unwrap();
         std::fs::write(&files.certificate, certificate.pem()).unwrap();
-        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        // Again, for a name that was issued before.
+        let _ = std::fs::remove_file(&files.key);
+        fedpaint_proto::credential::write_key(&files.key, &key.serialize_pem()).unwrap();
         files
     }
 }

@@ -14,7 +14,7 @@ use crate::v1::federation_service_client::FederationServiceClient;
 fn a_refused_certificate_is_told_from_a_broken_connection() {
     let refused = rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA);
     assert!(distrust(&std::io::Error::new(std::io::ErrorKind::InvalidData, refused)).is_some());
-    let other = NotTheCoordinator("brain".parse().unwrap());
+    let other = NotTheCoordinator(Some("brain".parse().unwrap()));
     assert!(distrust(&std::io::Error::other(other)).is_some());
     assert_eq!(distrust(&std::io::Error::from(std::io::ErrorKind::ConnectionRefused)), None);
     assert_eq!(distrust(&std::io::Error::other("no answer")), None);

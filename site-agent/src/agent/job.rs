@@ -20,9 +20,9 @@ use fedpaint_proto::v1::{UploadPurpose, WithdrawalReason};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Channel;
 
 use self::patience::Patience;
+use super::line::Line;
 use crate::backoff;
 use crate::client::{self, Activity};
 use crate::disk;
@@ -43,7 +43,7 @@ const CALL_ATTEMPTS_MAX: u32 = 30;
 #[derive(Clone)]
 pub struct Bench {
     /// The coordinator.
-    pub channel: Channel,
+    pub line: Line,
     /// This site.
     pub site: SiteName,
     /// The shared folder.
@@ -225,12 +225,12 @@ async fn pause(cancel: &CancellationToken, wait: Duration) -> Result<(), Error> 
 
 /// Fetches what the round needs: its plan and its base model.
 async fn prepare(bench: &Bench, round: &RoundId, base: Blob) -> Result<Assignment, Error> {
-    let plan = || client::run_plan(&bench.channel, &round.run);
+    let plan = || async { client::run_plan(&bench.line.now(), &round.run).await };
     let plan_toml = again(bench, "the plan", plan).await?;
     RunPlan::from_toml(&plan_toml)?;
     bench.workspace.keep_model(base.digest)?;
     let path = model_path(bench.workspace.folder(), base.digest);
-    transfer::download(&bench.channel, base, &path, &mut |_, _| {})
+    transfer::download(&bench.line.now(), base, &path, &mut |_, _| {})
         .await
         .map_err(Error::Download)?;
     Ok(Assignment {
@@ -299,13 +299,13 @@ async fn deliver(
 ) -> Result<(), Error> {
     let purpose = UploadPurpose { purpose: Some(Purpose::Update(round.into())) };
     let path = update_path(bench.workspace.folder(), trained.update.digest);
-    transfer::upload(&bench.channel, purpose, trained.update, &path, &mut |_, _| {})
+    transfer::upload(&bench.line.now(), purpose, trained.update, &path, &mut |_, _| {})
         .await
         .map_err(Error::Upload)?;
     let submit = || async {
         // A rule can only end the process here: a submission touches no disk of this side.
         let _ = reach("submit.send");
-        let submitted = client::submit_update(&bench.channel, round, base, trained).await;
+        let submitted = client::submit_update(&bench.line.now(), round, base, trained).await;
         let _ = reach("submit.reply");
         submitted
     };

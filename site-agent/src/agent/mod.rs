@@ -6,6 +6,7 @@
 
 pub mod decide;
 pub mod job;
+pub mod line;
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -13,10 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fedpaint_proto::budget::Budget;
-use fedpaint_proto::channel;
+use fedpaint_proto::channel::{self, Route};
 use fedpaint_proto::names::{Blob, RoundId};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::WithdrawalReason;
+use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -25,11 +27,13 @@ use tonic::transport::Channel;
 
 use self::decide::Next;
 use self::job::Bench;
+use self::line::Line;
 use crate::backoff;
 use crate::client::{self, Activity, Answer, Coordinator};
 use crate::config::{self, Config, Site};
 use crate::disk;
 use crate::pipe::Progress;
+use crate::renewal;
 use crate::supervisor::{self, Death, Hello, Supervisor};
 use crate::workspace::{self, Workspace};
 
@@ -68,7 +72,8 @@ pub enum Error {
     Refused(String),
 }
 
-/// Runs the agent until `stop` fires. `program` is this program, to start the trainer with.
+/// Runs the agent until `stop` fires. `program` is this program, to start the trainer with; `now` tells
+/// the time, by which certificates are renewed.
 ///
 /// # Errors
 /// Only at the start, for what does not heal by itself: a bad configuration, workspace, setup of the
@@ -77,6 +82,7 @@ pub async fn run(
     config: &Config,
     site: Site,
     program: PathBuf,
+    now: fn() -> Timestamp,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let Some(workspace) = stop.run_until_cancelled(open(&config.workspace)).await else {
@@ -104,11 +110,16 @@ pub async fn run(
     let outcome = match connected {
         None => Ok(()),
         Some(Err(error)) => Err(error),
-        Some(Ok(channel)) => {
+        Some(Ok((channel, route))) => {
             let supervisor = Arc::clone(&supervisor);
+            let (replaced, line) = Line::new(channel);
+            let renewing = renewal::keep(config.clone(), route, site.clone(), replaced, now);
+            let renewing = tokio::spawn(renewing);
             let (site, budget) = (site.name.clone(), Budget::default());
-            let bench = Bench { channel, site, workspace, supervisor, budget };
-            serve(bench, &stop).await
+            let bench = Bench { line, site, workspace, supervisor, budget };
+            let served = serve(bench, &stop).await;
+            renewing.abort();
+            served
         }
     };
     // A job that was given up has the trainer for a while yet.
@@ -158,7 +169,7 @@ async fn open(folder: &Path) -> Result<Workspace, workspace::Error> {
 }
 
 /// Reaches the coordinator, however long it takes.
-async fn connect(config: &Config, site: &Site) -> Result<Channel, Error> {
+async fn connect(config: &Config, site: &Site) -> Result<(Channel, Route), Error> {
     let mut failures = Failures::default();
     let route = config.route(|name| std::env::var(name).ok())?;
     if let Some(proxy) = &route.proxy {
@@ -172,7 +183,7 @@ async fn connect(config: &Config, site: &Site) -> Result<Channel, Error> {
             Ok(channel) => {
                 let coordinator = &config.coordinator;
                 tracing::info!(%coordinator, site = %site.name, "connected");
-                return Ok(channel);
+                return Ok((channel, route));
             }
             Err(error @ channel::Error::Connect { .. }) => {
                 let wait = failures.count(error.to_string(), site.name.as_str());
@@ -267,7 +278,7 @@ impl Agent {
     /// A heartbeat after `wait` or when there is something to tell. It tells what is true when it is
     /// sent.
     fn beat_after(&self, wait: Duration) -> Beat {
-        let (channel, hurry) = (self.bench.channel.clone(), Arc::clone(&self.hurry));
+        let (line, hurry) = (self.bench.line.clone(), Arc::clone(&self.hurry));
         let activity = self.activity.subscribe();
         Box::pin(async move {
             tokio::select! {
@@ -275,7 +286,7 @@ impl Agent {
                 () = hurry.notified() => {}
             }
             let activity = activity.borrow().clone();
-            client::heartbeat(&channel, &activity).await
+            client::heartbeat(&line.now(), &activity).await
         })
     }
 
@@ -320,7 +331,11 @@ impl Agent {
         if let Some(reason) = channel::distrust(status).filter(|_| never) {
             return Err(Error::Refused(reason));
         }
+        let distrust = channel::distrust(status);
         let what = match reason {
+            None if distrust.as_ref().is_some_and(|why| why.contains("CertificateRevoked")) => {
+                "the coordinator has shut this site out: its certificate is revoked".to_owned()
+            }
             Some(_) => format!("the coordinator says: {}", status.message()),
             None => format!("the coordinator does not answer: {}", channel::innermost(status)),
         };
@@ -377,7 +392,7 @@ impl Agent {
         | Activity::Uploading(round) = activity
         {
             let stopping = Activity::Withdrawing(round, WithdrawalReason::Stopping);
-            let said = client::heartbeat(&self.bench.channel, &stopping);
+            let said = async { client::heartbeat(&self.bench.line.now(), &stopping).await };
             // The coordinator will find out by itself if it is not told.
             let _ = tokio::time::timeout(FAREWELL_TIMEOUT, said).await;
         }

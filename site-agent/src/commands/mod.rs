@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod evaluate;
 pub mod init_model;
 pub mod inpaint;
+pub mod join;
 pub mod model;
 pub mod options;
 pub mod output;
@@ -34,6 +35,7 @@ const EXAMPLES: &str = "\
 Examples:
   fedpaint-site-agent data check scans --label-scheme brats2023   what is there, what is wrong?
   fedpaint-site-agent doctor --config site-agent.toml    is this site ready?
+  fedpaint-site-agent join TOKEN --coordinator https://fed.example.org:8443 --data scans
   fedpaint-site-agent run --config site-agent.toml       take part until SIGTERM
   fedpaint-site-agent phantom --out scans --patients 8 --scanner A --seed 1 --size 2
   fedpaint-site-agent init-model --preset tiny --seed 1 --out initial.safetensors
@@ -47,6 +49,8 @@ Examples:
 enum Verb {
     /// Take part in the federation until SIGTERM or Ctrl-C.
     Run(run::Args),
+    /// Join a federation with a token, as a new site.
+    Join(join::Args),
     /// Check certificate, coordinator, clock, device, data and disk, one line each.
     Doctor(doctor::Args),
     /// List what this build can compute on here, with memory.
@@ -81,6 +85,7 @@ pub fn main() -> ExitCode {
     output::log();
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Join(args) => join::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Devices => devices::run(),
         Verb::InitModel(args) => init_model::run(&args),

@@ -32,7 +32,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let program = std::env::current_exe().context("cannot find this program on the disk")?;
     runtime()?.block_on(async {
         let stop = stop_on_signal()?;
-        agent::run(&config, site, program, stop).await?;
+        agent::run(&config, site, program, now, stop).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

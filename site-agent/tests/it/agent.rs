@@ -42,7 +42,7 @@ impl Site {
         let supervisor = Supervisor::new(PROGRAM.into(), setup);
         let supervisor = Arc::new(Mutex::new(supervisor));
         let bench = Bench {
-            channel,
+            line: channel.into(),
             site: "mayo".parse().unwrap(),
             workspace: Arc::new(Workspace::open(workspace.path()).unwrap()),
             supervisor: Arc::clone(&supervisor),

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The half with keys and network, and what both halves share.
-const AGENT: &[&str] = &["agent", "client", "config", "doctor", "supervisor"];
+const AGENT: &[&str] =
+    &["agent", "client", "config", "doctor", "join", "keys", "renewal", "supervisor"];
 const SHARED: &[&str] = &["backoff", "disk", "pipe", "settings", "workspace"];
 
 /// The half with scans and device.

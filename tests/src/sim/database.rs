@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use fedpaint_coordinator::aggregate::Aggregate;
 use fedpaint_coordinator::records::{Change, Loaded, SiteRow};
+use fedpaint_coordinator::roster::Roster;
 use fedpaint_coordinator::round::{Phase, Round};
 use fedpaint_coordinator::run::{Late, Run, Saved, Straggler};
 use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
@@ -96,7 +97,7 @@ impl Database {
             }
         }
         let sites = self.sites.values().cloned().collect();
-        Loaded { sites, runs, models, seq: self.seq }
+        Loaded { sites, roster: Roster::default(), runs, models, seq: self.seq }
     }
 
     /// A round's row.

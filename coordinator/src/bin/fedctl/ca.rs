@@ -23,6 +23,18 @@ const ROOT: &str = "ca.pem";
 /// The root's private key.
 const ROOT_KEY: &str = "ca.key";
 
+/// The issuing authority's certificate.
+const ISSUING: &str = "issuing.pem";
+
+/// The issuing authority's private key.
+const ISSUING_KEY: &str = "issuing.key";
+
+/// How long a certificate lasts that is renewed by who holds it.
+const LEAF_DAYS: u32 = 7;
+
+/// How long an operator's does, whom nobody renews it for.
+const OPERATOR_DAYS: u32 = 90;
+
 /// The longest PEM file that is read.
 const PEM_BYTES_MAX: u64 = 1 << 20;
 
@@ -37,34 +49,52 @@ pub(crate) fn run(verb: CaVerb, settings: &Connection, output: &Output) -> anyho
 /// Makes a root or a certificate that holds from `now` on.
 fn make(verb: CaVerb, settings: &Connection, now: Timestamp) -> anyhow::Result<Certificate> {
     Ok(match verb {
-        CaVerb::Init { federation, out, days } => {
+        CaVerb::Init { federation, out, days, issuing_days } => {
             let validity = Validity::days(now, days)?;
             let root = ca::create(&federation, validity)?;
+            let issuing = ca::create_issuing(&root, Validity::days(now, issuing_days.min(days))?)?;
             let (certificate, key) = (out.join(ROOT), out.join(ROOT_KEY));
-            write_new(&[(&key, &root.key_pem, OWNER_READS)], &certificate, &root)?;
+            let (own, own_key) = (out.join(ISSUING), out.join(ISSUING_KEY));
+            let files: [(&Path, &str, u32); 3] = [
+                (key.as_path(), root.key_pem.as_str(), OWNER_READS),
+                (&own_key, &issuing.key_pem, OWNER_READS),
+                (&own, &issuing.certificate_pem, EVERYBODY_READS),
+            ];
+            write_new(&files, &certificate, &root)?;
             let ca = certificate.clone();
             let identity = format!("spiffe://{federation}");
             written(identity, &certificate, &key, &ca, validity)
         }
-        CaVerb::Issue { role, name, out, days, hosts } => {
-            let Some(authority) = &settings.ca else {
-                return Err(Usage(
-                    "give --ca DIR, the folder that `fedctl ca init` filled".into(),
-                ))?;
-            };
-            let root = read_root(authority)?;
+        CaVerb::Issuing { out, days } => {
+            let root = read_root(authority(settings)?)?;
             let validity = Validity::days(now, days)?;
+            let issuing = ca::create_issuing(&root, validity)?;
+            let (certificate, key) = (out.join(ISSUING), out.join(ISSUING_KEY));
+            write_new(&[(&key, &issuing.key_pem, OWNER_READS)], &certificate, &issuing)?;
+            let identity = format!("spiffe://{}", ca::federation(&root)?);
+            written(
+                identity,
+                &certificate,
+                &key,
+                &folder_of(authority(settings)?).join(ROOT),
+                validity,
+            )
+        }
+        CaVerb::Issue { role, name, out, days, hosts } => {
+            let (root, issuing) = read_authority(authority(settings)?)?;
+            let usual = if role == RoleKind::Operator { OPERATOR_DAYS } else { LEAF_DAYS };
+            let validity = Validity::days(now, days.unwrap_or(usual))?;
             let role = role_of(role, &name)?;
-            let issued = ca::issue(&root, &role, &hosts, validity)?;
+            let issued = ca::issue(&issuing, &role, &hosts, validity)?;
             let certificate = out.join(format!("{name}.pem"));
             let key = out.join(format!("{name}.key"));
             let copy = out.join(ROOT);
             let mut files = vec![(key.as_path(), issued.key_pem.as_str(), OWNER_READS)];
             if !is_copy(&copy, &root)? {
-                files.push((&copy, &root.certificate_pem, EVERYBODY_READS));
+                files.push((&copy, &root, EVERYBODY_READS));
             }
             write_new(&files, &certificate, &issued)?;
-            let identity = Identity { federation: ca::federation(&root)?, role };
+            let identity = Identity { federation: ca::federation(&issuing)?, role };
             written(identity.to_string(), &certificate, &key, &copy, validity)
         }
     })
@@ -90,8 +120,8 @@ fn written(
 
 fn role_of(kind: RoleKind, name: &str) -> Result<Role, Usage> {
     let wrong = |e: fedpaint_proto::names::Error| Usage(e.to_string());
-    if name == "ca" {
-        return Err(Usage("the name `ca` is taken by the root's own files".into()));
+    if name == "ca" || name == "issuing" {
+        return Err(Usage(format!("the name `{name}` is taken by the authority's own files")));
     }
     Ok(match kind {
         RoleKind::Site => Role::Site(name.parse().map_err(wrong)?),
@@ -103,29 +133,54 @@ fn role_of(kind: RoleKind, name: &str) -> Result<Role, Usage> {
     })
 }
 
-/// The root in a folder, which may also be named by its certificate.
-fn read_root(authority: &Path) -> anyhow::Result<Issued> {
+fn authority(settings: &Connection) -> Result<&Path, Usage> {
+    let told = || Usage("give --ca DIR, the folder that `fedctl ca init` filled".into());
+    settings.ca.as_deref().ok_or_else(told)
+}
+
+/// The authority's folder, which may also be named by the root's certificate.
+fn folder_of(authority: &Path) -> &Path {
     let folder = if authority.is_dir() { Some(authority) } else { authority.parent() };
-    let folder = folder.unwrap_or(Path::new(""));
-    let read = |what: &str, path: PathBuf| {
-        let length = std::fs::metadata(&path).map(|metadata| metadata.len());
-        if length.as_ref().is_ok_and(|length| *length > PEM_BYTES_MAX) {
-            bail!("{} is too long to be the {what}", path.display());
-        }
-        std::fs::read_to_string(&path).with_context(|| {
-            format!("cannot read the {what} {}; `fedctl ca init` makes it", path.display())
-        })
-    };
+    folder.unwrap_or(Path::new(""))
+}
+
+fn read(what: &str, path: PathBuf) -> anyhow::Result<String> {
+    let length = std::fs::metadata(&path).map(|metadata| metadata.len());
+    if length.as_ref().is_ok_and(|length| *length > PEM_BYTES_MAX) {
+        bail!("{} is too long to be the {what}", path.display());
+    }
+    std::fs::read_to_string(&path).with_context(|| {
+        format!("cannot read the {what} {}; `fedctl ca init` makes it", path.display())
+    })
+}
+
+fn read_root(authority: &Path) -> anyhow::Result<Issued> {
+    let folder = folder_of(authority);
     Ok(Issued {
         certificate_pem: read("root certificate", folder.join(ROOT))?,
         key_pem: read("root key", folder.join(ROOT_KEY))?,
     })
 }
 
+/// The root's certificate, and what issues certificates under it: the root itself where the folder is from
+/// before there were issuing authorities.
+fn read_authority(authority: &Path) -> anyhow::Result<(String, Issued)> {
+    let folder = folder_of(authority);
+    if !folder.join(ISSUING).exists() {
+        let root = read_root(authority)?;
+        return Ok((root.certificate_pem.clone(), root));
+    }
+    let issuing = Issued {
+        certificate_pem: read("issuing certificate", folder.join(ISSUING))?,
+        key_pem: read("issuing key", folder.join(ISSUING_KEY))?,
+    };
+    Ok((read("root certificate", folder.join(ROOT))?, issuing))
+}
+
 /// Whether `path` is a copy of the root's certificate; false if nothing is there.
-fn is_copy(path: &Path, root: &Issued) -> anyhow::Result<bool> {
+fn is_copy(path: &Path, root: &str) -> anyhow::Result<bool> {
     match std::fs::read(path) {
-        Ok(bytes) if bytes == root.certificate_pem.as_bytes() => Ok(true),
+        Ok(bytes) if bytes == root.as_bytes() => Ok(true),
         Ok(_) => bail!("{} is of another root; choose another folder", path.display()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),

@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use fedpaint_coordinator::ca::DAYS_MAX;
 use fedpaint_proto::limits::REASON_BYTES_MAX;
-use fedpaint_proto::names::{FederationName, RunName, SiteName};
+use fedpaint_proto::names::{FederationName, OperatorName, RunName, SiteName};
 use rustls::pki_types::ServerName;
 
 use crate::output::{Format, Output};
@@ -16,7 +16,7 @@ Examples:
   fedctl ca init --federation brain --out pki/ca
   fedctl ca issue coordinator main --ca pki/ca --out pki --host fed.example.org
   fedctl ca issue operator ada --ca pki/ca --out pki
-  fedctl site enroll mayo
+  fedctl site invite mayo
   fedctl run create t1 --plan run.toml --model initial.safetensors
   fedctl run watch t1
   fedctl model export t1 --out t1.safetensors
@@ -88,6 +88,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: SiteVerb,
     },
+    /// What operators may do
+    Operator {
+        #[command(subcommand)]
+        verb: OperatorVerb,
+    },
     /// Trainings of one model over many rounds
     Run {
         #[command(subcommand)]
@@ -116,7 +121,9 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CaVerb {
-    /// Make a federation's root: `ca.pem`, which everybody gets, and `ca.key`, which nobody gets
+    /// Make a federation's root, `ca.pem`, which everybody gets, and `ca.key`, which nobody gets and which
+    /// is needed no more, so keep it offline; and the authority that issues certificates under it,
+    /// `issuing.pem` and `issuing.key`, which the coordinator may have
     Init {
         /// The federation's name: the trust domain of all its certificates
         #[arg(long)]
@@ -126,6 +133,18 @@ pub(crate) enum CaVerb {
         out: PathBuf,
         /// How long the root is to last
         #[arg(long, default_value_t = 3653, value_parser = days())]
+        days: u32,
+        /// How long the issuing authority is to last
+        #[arg(long, default_value_t = 366, value_parser = days())]
+        issuing_days: u32,
+    },
+    /// Make a further issuing authority under a root: `issuing.pem` and `issuing.key`
+    Issuing {
+        /// The folder to write to; it must not hold an issuing authority yet
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// How long it is to last
+        #[arg(long, default_value_t = 366, value_parser = days())]
         days: u32,
     },
     /// Issue a certificate: writes NAME.pem, NAME.key and a copy of `ca.pem`
@@ -141,9 +160,10 @@ Examples:
         /// The folder to write to; it must not hold files of that name yet
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// How long the certificate is to last
-        #[arg(long, default_value_t = 90, value_parser = days())]
-        days: u32,
+        /// How long the certificate is to last [default: 7 days, which sites and a coordinator with an
+        /// issuing authority renew by themselves; 90 for an operator]
+        #[arg(long, value_parser = days())]
+        days: Option<u32>,
         /// Where a coordinator is reached: a DNS name or an IP address; give it once for each
         #[arg(long = "host", value_name = "HOST", value_parser = host)]
         hosts: Vec<ServerName<'static>>,
@@ -164,16 +184,76 @@ pub(crate) enum RoleKind {
 pub(crate) enum SiteVerb {
     /// Show the sites, enrolled and revoked
     List,
-    /// Let a site in; its certificate alone does not
+    /// Invite a site to join: prints a token for it, which holds for 24 hours and for one site once
+    #[command(after_help = "\
+Hand the token to the site's people; they run
+  fedpaint-site-agent join TOKEN --coordinator https://HOST:PORT
+and read you the six words that it shows. Then
+  fedctl site approve NAME WORDS
+lets the site in, if they are the words of its keys.")]
+    Invite {
+        /// A name for the site
+        name: SiteName,
+        /// Whoever shows the token is let in, without an approval: for demos
+        #[arg(long)]
+        auto_approve: bool,
+    },
+    /// Let in who asks to join, by the words that its people see
+    Approve {
+        /// The site
+        name: SiteName,
+        /// The six words, as they are read at the site
+        words: String,
+    },
+    /// End an invitation, whoever has its token
+    Reject {
+        /// The site
+        name: SiteName,
+    },
+    /// Let a site in by name that has a certificate from `fedctl ca issue`; the certificate alone does not
     Enroll {
         /// The site, as in its certificate
         name: SiteName,
     },
-    /// Shut a site out, at once and for good
+    /// Shut a site out at once: its connections are cut, and none of its keys is ever taken again
     Revoke {
         /// The site, as in its certificate
         name: SiteName,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperatorVerb {
+    /// Show who may do what; while nobody is listed, everybody with an operator's certificate is an admin
+    List,
+    /// Say what an operator may do; without roles nothing, and its connections are cut
+    #[command(after_help = "\
+viewer    sees sites, runs and rounds
+runner    creates and steers runs, uploads and exports models
+approver  invites, approves and revokes sites
+auditor   reads the audit log
+admin     may do all of it, enrols sites by name, and says what others may do")]
+    Set {
+        /// The operator, as in its certificate
+        name: OperatorName,
+        /// Its roles
+        #[arg(value_enum)]
+        roles: Vec<DeskRole>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeskRole {
+    /// Sees sites, runs and rounds
+    Viewer,
+    /// Creates and steers runs, moves models
+    Runner,
+    /// Lets sites in and shuts them out
+    Approver,
+    /// Reads the audit log
+    Auditor,
+    /// May do all of it
+    Admin,
 }
 
 #[derive(Debug, Subcommand)]
@@ -404,6 +484,6 @@ mod tests {
         };
         assert_eq!(hosts[0].to_str(), "fed.example.org");
         assert!(matches!(hosts[1], ServerName::IpAddress(_)));
-        assert_eq!(days, 90);
+        assert_eq!(days, None);
     }
 }

@@ -15,6 +15,7 @@ mod connect;
 mod event;
 mod human;
 mod model;
+mod operator;
 mod output;
 mod problem;
 mod round;
@@ -53,6 +54,7 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
         Command::Ca { verb } => ca::run(verb, settings, output),
         Command::Completions { shell } => cli::completions(shell, output),
         Command::Site { verb } => runtime.block_on(site::run(verb, settings, output)),
+        Command::Operator { verb } => runtime.block_on(operator::run(verb, settings, output)),
         Command::Run { verb } => runtime.block_on(run::run(verb, settings, output)),
         Command::Round { verb } => runtime.block_on(round::run(verb, settings, output)),
         Command::Model { verb } => runtime.block_on(model::run(verb, settings, output)),

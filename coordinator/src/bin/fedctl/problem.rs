@@ -48,6 +48,8 @@ fn fix(reason: Reason) -> Option<&'static str> {
     match reason {
         Reason::WrongRole => Some("use an operator's certificate"),
         Reason::NoIdentity => Some("use a certificate that `fedctl ca issue operator` made"),
+        Reason::NotPermitted => Some("`fedctl operator list` shows who may do what"),
+        Reason::InviteUnknown => Some("`fedctl site list` shows the invitations"),
         Reason::SiteUnknown => Some("`fedctl site list` shows the sites"),
         Reason::RunUnknown => Some("`fedctl run list` shows the runs"),
         Reason::RoundUnknown => Some("`fedctl round list RUN` shows the rounds"),

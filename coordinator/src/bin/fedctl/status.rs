@@ -6,7 +6,7 @@ use crate::cli::Connection;
 use crate::connect::{ask, connect};
 use crate::output::Output;
 use crate::problem::of_status;
-use crate::view::{Round, Run, Site, Status};
+use crate::view::{Expiry, Round, Run, Site, Status};
 
 /// Shows the status.
 pub(crate) async fn run(settings: &Connection, output: &Output) -> anyhow::Result<()> {
@@ -19,5 +19,6 @@ pub(crate) async fn run(settings: &Connection, output: &Output) -> anyhow::Resul
         sites: status.sites.into_iter().map(Site::from).collect(),
         runs: status.runs.into_iter().map(Run::from).collect(),
         rounds: status.rounds.into_iter().map(Round::from).collect(),
+        expiries: status.expiries.into_iter().map(Expiry::from).collect(),
     })
 }

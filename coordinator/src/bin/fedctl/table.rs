@@ -9,8 +9,10 @@ use crate::human::{NONE, ago, bytes, count, loss};
 use crate::output::Show;
 use crate::view::{
     Blob, Certificate, Exported, Late, Member, Missing, Model, Models, Round, Rounds, Run, RunNow,
-    Runs, Site, Sites, Status,
+    Runs, Site, Status,
 };
+
+mod members;
 
 /// How many digits of a digest tell models apart.
 const DIGEST_SHORT: usize = 12;
@@ -55,7 +57,7 @@ fn size(blob: Option<&Blob>) -> String {
 
 fn sites(sites: &[Site], now: Timestamp) -> String {
     if sites.is_empty() {
-        return "no site is enrolled; `fedctl site enroll NAME` lets one in".to_owned();
+        return "no site is enrolled; `fedctl site invite NAME` makes a token for one".to_owned();
     }
     let row = |site: &Site| {
         let mut state = site.state.to_owned();
@@ -65,9 +67,11 @@ fn sites(sites: &[Site], now: Timestamp) -> String {
         let version = or_none(site.agent_version.as_deref());
         let wire = site.wire_version.map_or(NONE.to_owned(), |version| version.to_string());
         let (seen, enrolled) = (ago(now, site.seen_at), ago(now, site.enrolled_at));
-        vec![site.name.clone(), state, seen, version, wire, enrolled]
+        let certificate = ago(now, site.certificate_until);
+        vec![site.name.clone(), state, seen, version, wire, enrolled, certificate]
     };
-    table(&["SITE", "STATE", "SEEN", "AGENT", "WIRE ", "ENROLLED"], sites.iter().map(row))
+    let header = ["SITE", "STATE", "SEEN", "AGENT", "WIRE ", "ENROLLED", "CERTIFICATE"];
+    table(&header, sites.iter().map(row))
 }
 
 fn runs(runs: &[Run], now: Timestamp) -> String {
@@ -201,12 +205,6 @@ fn late(late: &[Late]) -> String {
     table(&["LATE SITE", "OF ROUND", "ROUNDS LATE ", "EXAMPLES "], late.iter().map(row))
 }
 
-impl Show for Sites {
-    fn table(&self, now: Timestamp) -> String {
-        sites(&self.sites, now)
-    }
-}
-
 impl Show for Site {
     fn table(&self, now: Timestamp) -> String {
         sites(std::slice::from_ref(self), now)
@@ -318,7 +316,8 @@ impl Show for Certificate {
 impl Show for Status {
     fn table(&self, now: Timestamp) -> String {
         let head = format!("federation {}, coordinator {}", self.federation, self.version);
-        let mut parts = vec![head, sites(&self.sites, now), runs(&self.runs, now)];
+        let certificates = members::expiries(&self.expiries, now);
+        let mut parts = vec![head, certificates, sites(&self.sites, now), runs(&self.runs, now)];
         for round in &self.rounds {
             parts.push(format!("run {}\n{}", round.run, round.table(now)));
         }

@@ -1,11 +1,15 @@
 //! What the coordinator's messages say, as stable JSON. Field names and words here are a promise to
 //! programs: they may be added to and never change their meaning.
 
+mod members;
+
 use fedpaint_proto::names::{self, Digest};
 use fedpaint_proto::note::ModelKind;
 use fedpaint_proto::v1;
 use jiff::Timestamp;
 use serde::Serialize;
+
+pub(crate) use self::members::{Expiry, Invitation, Invite, Operator, Operators, Rejected, Sites};
 
 /// A word for what this version does not know.
 const UNKNOWN: &str = "unknown";
@@ -29,11 +33,10 @@ pub(crate) struct Site {
     pub(crate) agent_version: Option<String>,
     /// The protocol's version that the agent speaks; null until it was heard of.
     pub(crate) wire_version: Option<u32>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Sites {
-    pub(crate) sites: Vec<Site>,
+    /// When it joined by a token; null where it was enrolled by name.
+    pub(crate) joined_at: Option<Timestamp>,
+    /// When its newest certificate ends that the coordinator issued.
+    pub(crate) certificate_until: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -212,6 +215,8 @@ pub(crate) struct Status {
     pub(crate) runs: Vec<Run>,
     /// The newest round of every active run.
     pub(crate) rounds: Vec<Round>,
+    /// The authorities' certificates and the coordinator's own, soonest to end first.
+    pub(crate) expiries: Vec<Expiry>,
 }
 
 /// One change of a run that is watched.
@@ -277,6 +282,8 @@ impl From<v1::Site> for Site {
             seen_at: time(site.seen_at),
             agent_version: text(site.agent_version),
             wire_version: site.wire_version,
+            joined_at: time(site.joined_at),
+            certificate_until: time(site.certificate_until),
         }
     }
 }

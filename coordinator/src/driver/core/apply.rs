@@ -10,7 +10,6 @@ use super::state::{Doing, Seen, State};
 use super::{COORDINATOR, Core, Step};
 use crate::audit::Entry;
 use crate::driver::error::Error;
-use crate::records::SiteRow;
 use crate::round::{Event, Phase, Refusal, Update};
 use crate::run::Run;
 
@@ -31,6 +30,14 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
         Request::Refused(site, _, detail) => Ok(core.refused(site, detail, now)),
         Request::Enroll(actor, site) => core.enroll(actor, site, now),
         Request::Revoke(actor, site) => core.revoke(actor, site, now),
+        Request::Invite(actor, site, secret, auto_approve) => {
+            core.invite(actor, site, secret, auto_approve, now)
+        }
+        Request::Approve(actor, site, words) => core.approve(actor, site, &words, now),
+        Request::Reject(actor, site) => core.reject(actor, site, now),
+        Request::Join(asking) => core.join(asking, now),
+        Request::Renew(renewal) => core.renew(renewal, now),
+        Request::SetOperator(actor, name, roles) => core.set_operator(actor, name, roles, now),
         Request::Create(actor, name, plan, initial) => {
             core.create(actor, name, *plan, initial, now)
         }
@@ -90,35 +97,6 @@ impl Core {
         let entry = Entry::new("update_refused", detail.clone());
         let step = self.step(State::clone(&self.state), &by_site(&site), now, vec![entry]);
         Step { refusal: Some((site, Some(detail))), ..step }
-    }
-
-    fn enroll(&self, actor: OperatorName, name: SiteName, now: Timestamp) -> Result<Step, Error> {
-        if matches!(self.state.site(&name), Some(site) if site.revoked_at.is_none()) {
-            return Ok(self.nothing());
-        }
-        if self.state.site(&name).is_none() && self.state.site_count() >= SITES_MAX {
-            return Err(Error::TooMany { what: "sites", max: SITES_MAX });
-        }
-        let entry = Entry::new("site_enrolled", format!("site {name}"));
-        let mut next = State::clone(&self.state);
-        next.put_site(SiteRow { name, enrolled_at: now, revoked_at: None });
-        Ok(self.step(next, &by_operator(actor), now, vec![entry]))
-    }
-
-    fn revoke(&self, actor: OperatorName, name: SiteName, now: Timestamp) -> Result<Step, Error> {
-        let site = self.state.site(&name).ok_or_else(|| Error::SiteUnknown(name.clone()))?;
-        if site.revoked_at.is_some() {
-            return Ok(self.nothing());
-        }
-        let mut next = State::clone(&self.state);
-        next.put_site(SiteRow { revoked_at: Some(now), ..site.clone() });
-        let runs: Vec<RunName> = self.state.runs().map(|run| run.name().clone()).collect();
-        for run in &runs {
-            // A round that the site is not in, or that is past reporting, stays as it is.
-            let _ = next.change_run(run, |run| run.apply(Event::Revoked(name.clone()), now))?;
-        }
-        let entry = Entry::new("site_revoked", format!("site {name}"));
-        Ok(self.step(next, &by_operator(actor), now, vec![entry]))
     }
 
     fn create(
@@ -216,6 +194,6 @@ fn by_site(site: &SiteName) -> String {
     Role::Site(site.clone()).to_string()
 }
 
-fn by_operator(operator: OperatorName) -> String {
+pub(super) fn by_operator(operator: OperatorName) -> String {
     Role::Operator(operator).to_string()
 }

@@ -1,10 +1,12 @@
 //! What the driver's core is asked to change, and what a site hears: plain values.
 
-use fedpaint_proto::names::{Blob, OperatorName, RoundId, RunName, SiteName};
+use fedpaint_proto::names::{Blob, Digest, OperatorName, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
 
+use super::members::{Asking, Renewal};
 use crate::aggregate::Aggregate;
 use crate::driver::view::Progress;
+use crate::roster::Roles;
 use crate::round::{Update, Withdrawal};
 use crate::run::Directive;
 
@@ -24,6 +26,19 @@ pub enum Request {
     Enroll(OperatorName, SiteName),
     /// An operator shuts a site out.
     Revoke(OperatorName, SiteName),
+    /// An operator invites a site to join: the digest of the token's secret, and whether nobody has to
+    /// approve.
+    Invite(OperatorName, SiteName, Digest, bool),
+    /// An operator approves who asks to join, by the words of its keys.
+    Approve(OperatorName, SiteName, String),
+    /// An operator ends an invitation.
+    Reject(OperatorName, SiteName),
+    /// Whoever holds a token asks to join.
+    Join(Asking),
+    /// A member asks for a certificate for its next key.
+    Renew(Renewal),
+    /// An operator says what an operator may do.
+    SetOperator(OperatorName, OperatorName, Roles),
     /// An operator creates a run from a model that is here and was checked.
     Create(OperatorName, RunName, Box<RunPlan>, Blob),
     /// An operator changes a run.

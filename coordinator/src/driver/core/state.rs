@@ -13,6 +13,7 @@ use crate::audit::{self, Entry};
 use crate::driver::error::Error;
 use crate::driver::view::{Progress, RoundView, SiteView};
 use crate::records::{Change, EventRow, Loaded, SiteRow};
+use crate::roster::{Roles, Roster};
 use crate::round::{Member, Phase, Round};
 use crate::run::{self, Directive, Run};
 
@@ -24,12 +25,25 @@ pub const UPDATE_SLACK_BYTES: u64 = 1 << 20;
 pub struct State {
     /// Shared until one changes, so that whether any did is told by a look.
     sites: Arc<BTreeMap<SiteName, SiteRow>>,
+    /// The same.
+    roster: Arc<Roster>,
     /// In the order of creation.
     runs: Vec<Arc<Run>>,
     /// Every global model of every run, and the moving averages beside them.
     models: BTreeMap<Digest, Blob>,
     /// Not kept over a restart.
     seen: BTreeMap<SiteName, Seen>,
+}
+
+/// What the holder of a certificate may do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// What sites may.
+    Site,
+    /// What operators of these roles may.
+    Operator(Roles),
+    /// Nothing.
+    None,
 }
 
 /// What a site last told.
@@ -57,6 +71,7 @@ impl From<Loaded> for State {
             sites: Arc::new(
                 loaded.sites.into_iter().map(|site| (site.name.clone(), site)).collect(),
             ),
+            roster: Arc::new(loaded.roster),
             runs: loaded.runs.into_iter().map(Arc::new).collect(),
             models: loaded.models.into_iter().map(|blob| (blob.digest, blob)).collect(),
             seen: BTreeMap::new(),
@@ -82,17 +97,56 @@ impl State {
         }
     }
 
-    /// Whether the holder of a certificate was shut out, so that not even a handshake with it is made.
-    pub fn shuts_out(&self, role: &Role, _key: &KeyId) -> bool {
+    /// What the holder of a certificate may do: a site that is enrolled what sites may, an operator by its
+    /// roles.
+    ///
+    /// # Errors
+    /// If it was shut out, or never let in.
+    pub fn admits(&self, role: &Role, key: &KeyId) -> Result<Standing, Error> {
+        if self.roster.is_revoked(key) {
+            return Err(Error::KeyRevoked(role.clone()));
+        }
         match role {
-            Role::Site(name) => self.sites.get(name).is_some_and(|site| site.revoked_at.is_some()),
-            Role::Operator(_) | Role::Coordinator(_) => false,
+            Role::Site(name) => {
+                self.access(name)?;
+                let joined = self.sites.get(name).is_some_and(|site| site.joined_at.is_some());
+                match joined && !self.roster.holds(role, key) {
+                    true => Err(Error::KeyRevoked(role.clone())),
+                    false => Ok(Standing::Site),
+                }
+            }
+            Role::Operator(name) => {
+                let roles = self.roster.roles(name);
+                roles.map(Standing::Operator).ok_or_else(|| Error::NotListed(name.clone()))
+            }
+            Role::Coordinator(_) => Ok(Standing::None),
+        }
+    }
+
+    /// Whether the holder of a certificate was shut out, so that not even a handshake with it is made.
+    pub fn shuts_out(&self, role: &Role, key: &KeyId) -> bool {
+        match self.admits(role, key) {
+            Err(Error::Revoked(_) | Error::KeyRevoked(_)) => true,
+            Ok(Standing::Operator(roles)) => roles.0.is_empty(),
+            Ok(Standing::Site | Standing::None) | Err(_) => false,
         }
     }
 
     /// Whether nobody was let in or shut out between `other` and here. It may say no where nobody was.
     pub fn same_members(&self, other: &State) -> bool {
-        Arc::ptr_eq(&self.sites, &other.sites)
+        Arc::ptr_eq(&self.sites, &other.sites) && Arc::ptr_eq(&self.roster, &other.roster)
+    }
+
+    /// Invitations, keys and operators.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// The same, to be changed; what has long ended is forgotten on the way.
+    pub(super) fn roster_mut(&mut self, now: Timestamp) -> &mut Roster {
+        let roster = Arc::make_mut(&mut self.roster);
+        roster.forget(now);
+        roster
     }
 
     /// A site, revoked or not.
@@ -276,11 +330,18 @@ impl State {
         events: Vec<EventRow>,
     ) -> Change<'a> {
         let new = |site: &&SiteRow| before.sites.get(&site.name) != Some(*site);
-        let sites = match self.same_members(before) {
+        let sites = match Arc::ptr_eq(&self.sites, &before.sites) {
             true => Vec::new(),
             false => self.sites.values().filter(new).collect(),
         };
-        Change { sites, runs: self.runs_since(before).collect(), events }
+        let (held, roster) = (&*before.roster, &*self.roster);
+        let changed = !Arc::ptr_eq(&before.roster, &self.roster) && held != roster;
+        Change {
+            sites,
+            roster: changed.then_some((held, roster)),
+            runs: self.runs_since(before).collect(),
+            events,
+        }
     }
 
     /// The runs that are new or changed: as they were, and as they are.
@@ -314,6 +375,9 @@ impl State {
                 seen_at: seen.map(|seen| seen.at),
                 agent_version: seen.map(|seen| seen.agent_version.clone()),
                 wire_version: seen.map(|seen| seen.wire_version),
+                joined_at: site.joined_at,
+                signing_key: site.signing_key,
+                certificate_until: self.roster.until(&Role::Site(site.name.clone())),
             }
         };
         self.sites.values().map(view).collect()

@@ -1,6 +1,10 @@
 //! Puts what the federation promises of trust on trial: against a coordinator of its own, with as many
 //! attempts as are asked for, and says what each came to. `tests/README.md` says what each mode proves.
 
+mod access;
+mod csr;
+mod forge;
+mod renew;
 mod revoke;
 
 use std::io::Write;
@@ -33,6 +37,12 @@ struct Args {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Mode {
+    /// Every call, made by everybody: no certificate, a bad one, a good one of every role.
+    Access,
+    /// Hostile requests for certificates, and join tokens that are guessed, reused, burnt.
+    Csr,
+    /// Certificates of a minute renewed under running rounds, and a root that takes over from another.
+    Renew,
     /// Sites that are revoked in the middle of a transfer, and that try to come back.
     Revoke,
 }
@@ -71,6 +81,9 @@ async fn trials(args: &Args) -> anyhow::Result<bool> {
 
 async fn run(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     match args.mode {
+        Mode::Access => access::access(work).await,
+        Mode::Csr => csr::csr(args, work).await,
+        Mode::Renew => renew::renew(args, work).await,
         Mode::Revoke => revoke::revoke(args, work).await,
     }
 }

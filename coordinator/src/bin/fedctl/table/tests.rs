@@ -3,7 +3,7 @@
 use fedpaint_proto::v1;
 
 use super::*;
-use crate::view::Event;
+use crate::view::{Event, Sites};
 
 const NOW: i64 = 1_795_000_000;
 
@@ -114,6 +114,7 @@ fn sites() -> Sites {
         seen_at: at(-3),
         agent_version: "0.1.0".into(),
         wire_version: Some(1),
+        certificate_until: at(5 * 86_400),
         ..v1::Site::default()
     };
     let evil = v1::Site {
@@ -122,15 +123,15 @@ fn sites() -> Sites {
         revoked_at: at(-200),
         ..v1::Site::default()
     };
-    Sites { sites: vec![mayo.into(), evil.into()] }
+    Sites { sites: vec![mayo.into(), evil.into()], invites: vec![] }
 }
 
 #[test]
 fn sites_are_a_table() {
     let expected = "\
-SITE  STATE              SEEN     AGENT  WIRE  ENROLLED
-mayo  enrolled           3 s ago  0.1.0     1  24 h ago
-evil  revoked 3 min ago  -        -         -  24 h ago";
+SITE  STATE              SEEN     AGENT  WIRE  ENROLLED  CERTIFICATE
+mayo  enrolled           3 s ago  0.1.0     1  24 h ago  in 5 d
+evil  revoked 3 min ago  -        -         -  24 h ago  -";
     assert_eq!(sites().table(now()), expected);
 }
 
@@ -182,7 +183,8 @@ oxford   has not joined                    -        -";
 
 #[test]
 fn empty_lists_say_what_to_do() {
-    assert!(Sites { sites: vec![] }.table(now()).contains("fedctl site enroll"));
+    let none = Sites { sites: vec![], invites: vec![] };
+    assert!(none.table(now()).contains("fedctl site invite"));
     assert!(Runs { runs: vec![] }.table(now()).contains("fedctl run create"));
 }
 

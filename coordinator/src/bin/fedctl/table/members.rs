@@ -1,0 +1,104 @@
+//! Who is a member and who is to become one, as tables.
+
+use jiff::Timestamp;
+
+use super::{facts, or_none, sites, table};
+use crate::human::{NONE, ago};
+use crate::output::Show;
+use crate::view::{Expiry, Invitation, Invite, Operator, Operators, Rejected, Sites};
+
+impl Show for Sites {
+    fn table(&self, now: Timestamp) -> String {
+        let sites = sites(&self.sites, now);
+        match self.invites.is_empty() {
+            true => sites,
+            false => format!("{sites}\n\n{}", invites(&self.invites, now)),
+        }
+    }
+}
+
+fn invites(invites: &[Invite], now: Timestamp) -> String {
+    let row = |invite: &Invite| {
+        let (approved, needed) = (invite.approved_by.len(), invite.approvals_needed);
+        let approvals =
+            if invite.auto_approve { NONE.into() } else { format!("{approved}/{needed}") };
+        vec![
+            invite.site.clone(),
+            invite.state.to_owned(),
+            or_none(invite.words.as_deref()),
+            approvals,
+            invite.tries_left.to_string(),
+            ago(now, invite.expires_at),
+            invite.invited_by.clone(),
+        ]
+    };
+    let header = ["INVITED", "STATE", "WORDS", "APPROVED", "TRIES ", "ENDS", "BY"];
+    table(&header, invites.iter().map(row))
+}
+
+impl Show for Invitation {
+    fn table(&self, now: Timestamp) -> String {
+        let site = &self.site;
+        facts(&[
+            ("site", site.clone()),
+            ("holds", ago(now, self.expires_at)),
+            ("token", self.token.clone()),
+            ("there", "fedpaint-site-agent join TOKEN --coordinator https://HOST:PORT".to_owned()),
+            ("then here", format!("fedctl site approve {site} WORDS")),
+        ])
+    }
+}
+
+impl Show for Invite {
+    fn table(&self, now: Timestamp) -> String {
+        invites(std::slice::from_ref(self), now)
+    }
+}
+
+impl Show for Rejected {
+    fn table(&self, _: Timestamp) -> String {
+        format!("nobody can join as {} any more", self.site)
+    }
+}
+
+fn operators(operators: &[Operator], now: Timestamp) -> String {
+    let row = |operator: &Operator| {
+        let roles = if operator.roles.is_empty() { NONE.into() } else { operator.roles.join(" ") };
+        vec![operator.name.clone(), roles, ago(now, operator.since)]
+    };
+    table(&["OPERATOR", "MAY", "SINCE"], operators.iter().map(row))
+}
+
+impl Show for Operators {
+    fn table(&self, now: Timestamp) -> String {
+        match self.operators.is_empty() {
+            true => "nobody is listed, so every operator's certificate is an admin's".to_owned(),
+            false => operators(&self.operators, now),
+        }
+    }
+}
+
+impl Show for Operator {
+    fn table(&self, now: Timestamp) -> String {
+        operators(std::slice::from_ref(self), now)
+    }
+}
+
+/// How soon an end of a coordinator's certificate, which renews itself, and of an authority's, which
+/// somebody has to renew, is told in capitals, in seconds.
+const SOON_S: [i64; 2] = [36 * 3600, 30 * 24 * 3600];
+
+/// Which certificates end when.
+pub(super) fn expiries(expiries: &[Expiry], now: Timestamp) -> String {
+    let row = |expiry: &Expiry| {
+        let leaf = expiry.holder.contains('/');
+        let left = expiry.not_after.map(|end| end.as_second() - now.as_second());
+        let alarm = match left {
+            Some(..=0) => "EXPIRED",
+            Some(left) if left < SOON_S[usize::from(!leaf)] => "ENDS SOON",
+            _ => "",
+        };
+        vec![expiry.holder.clone(), ago(now, expiry.not_after), alarm.to_owned()]
+    };
+    table(&["CERTIFICATE", "ENDS", ""], expiries.iter().map(row))
+}

@@ -1,0 +1,108 @@
+//! Who is a member and who is to become one.
+
+use fedpaint_proto::v1;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{Site, UNKNOWN, time};
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Sites {
+    pub(crate) sites: Vec<Site>,
+    /// Invitations that are open.
+    pub(crate) invites: Vec<Invite>,
+}
+
+/// A token that was made just now; it is shown once and nowhere else.
+#[derive(Clone, PartialEq, Serialize)]
+pub(crate) struct Invitation {
+    pub(crate) site: String,
+    pub(crate) token: String,
+    pub(crate) expires_at: Option<Timestamp>,
+}
+
+/// An invitation, and who asks by it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Invite {
+    pub(crate) site: String,
+    /// `open`, `asks`, `approved` or `admitted`.
+    pub(crate) state: &'static str,
+    pub(crate) invited_by: String,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) tries_left: u32,
+    pub(crate) auto_approve: bool,
+    /// The fingerprint of the keys that ask; null until somebody does.
+    pub(crate) words: Option<String>,
+    pub(crate) approved_by: Vec<String>,
+    pub(crate) approvals_needed: u32,
+}
+
+/// An invitation that is no more.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Rejected {
+    pub(crate) site: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Operator {
+    pub(crate) name: String,
+    /// `viewer`, `runner`, `approver`, `auditor`, `admin`; none if it may do nothing.
+    pub(crate) roles: Vec<&'static str>,
+    pub(crate) since: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Operators {
+    pub(crate) operators: Vec<Operator>,
+}
+
+/// When a certificate ends.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Expiry {
+    pub(crate) holder: String,
+    pub(crate) not_after: Option<Timestamp>,
+}
+
+impl From<v1::Invite> for Invite {
+    fn from(invite: v1::Invite) -> Invite {
+        let approved = invite.approved_by.len() as u64 >= u64::from(invite.approvals_needed);
+        let state = match (invite.admitted, invite.words.is_empty()) {
+            (true, _) => "admitted",
+            (false, true) => "open",
+            (false, false) if approved => "approved",
+            (false, false) => "asks",
+        };
+        Invite {
+            site: invite.site,
+            state,
+            invited_by: invite.invited_by,
+            expires_at: time(invite.expires_at),
+            tries_left: invite.tries_left,
+            auto_approve: invite.auto_approve,
+            words: Some(invite.words).filter(|words| !words.is_empty()),
+            approved_by: invite.approved_by,
+            approvals_needed: invite.approvals_needed,
+        }
+    }
+}
+
+impl From<v1::Operator> for Operator {
+    fn from(operator: v1::Operator) -> Operator {
+        let role = |role| match role {
+            v1::OperatorRole::Viewer => "viewer",
+            v1::OperatorRole::Runner => "runner",
+            v1::OperatorRole::Approver => "approver",
+            v1::OperatorRole::Auditor => "auditor",
+            v1::OperatorRole::Admin => "admin",
+            v1::OperatorRole::Unspecified => UNKNOWN,
+        };
+        let roles = operator.roles().map(role).collect();
+        Operator { name: operator.name, roles, since: time(operator.since) }
+    }
+}
+
+impl From<v1::Expiry> for Expiry {
+    fn from(expiry: v1::Expiry) -> Expiry {
+        Expiry { holder: expiry.holder, not_after: time(expiry.not_after) }
+    }
+}

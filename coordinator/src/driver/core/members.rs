@@ -1,0 +1,327 @@
+//! Who becomes a member and who stops to be one: sites by name or by invitation, keys, operators.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use fedpaint_proto::identity::{KeyId, Role};
+use fedpaint_proto::names::{Digest, OperatorName, RunName, SiteName};
+use jiff::Timestamp;
+
+use super::apply::{SITES_MAX, by_operator};
+use super::state::State;
+use super::{COORDINATOR, Core, Step};
+use crate::audit::Entry;
+use crate::driver::error::{Error, JoinRefusal};
+use crate::records::SiteRow;
+use crate::roster::{
+    Candidate, INVITE_LASTS, INVITE_TRIES, INVITES_MAX, Invite, KEYS_PER_HOLDER_MAX, KeyRow,
+    OPERATORS_MAX, OperatorRole, OperatorRow, Roles,
+};
+use crate::round::Event;
+
+/// "I hold this token; these are my keys."
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asking {
+    /// The site that the token is for.
+    pub site: SiteName,
+    /// The digest of the secret that was shown.
+    pub secret: Digest,
+    /// The public key for the certificate, as DER.
+    pub public_key: Vec<u8>,
+    /// The Ed25519 key, which was proven to be held.
+    pub signing_key: [u8; 32],
+    /// How long the certificate is to last.
+    pub life: Duration,
+    /// How many operators must approve.
+    pub approvals: usize,
+}
+
+/// "This is my next key."
+#[derive(Clone, Debug, PartialEq)]
+pub struct Renewal {
+    /// Who asks.
+    pub holder: Role,
+    /// The key that it asks with.
+    pub held: KeyId,
+    /// The key that it will have.
+    pub next: KeyId,
+    /// How long the certificate is to last.
+    pub life: Duration,
+}
+
+impl Core {
+    pub(super) fn enroll(
+        &self,
+        actor: OperatorName,
+        name: SiteName,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        if matches!(self.state.site(&name), Some(site) if site.revoked_at.is_none()) {
+            return Ok(self.nothing());
+        }
+        self.room_for(&name)?;
+        let entry = Entry::new("site_enrolled", format!("site {name}"));
+        let mut next = State::clone(&self.state);
+        next.put_site(SiteRow::by_name(name, now));
+        Ok(self.step(next, &by_operator(actor), now, vec![entry]))
+    }
+
+    pub(super) fn revoke(
+        &self,
+        actor: OperatorName,
+        name: SiteName,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        let site = self.state.site(&name).ok_or_else(|| Error::SiteUnknown(name.clone()))?;
+        if site.revoked_at.is_some() {
+            return Ok(self.nothing());
+        }
+        let mut next = State::clone(&self.state);
+        next.put_site(SiteRow { revoked_at: Some(now), ..site.clone() });
+        let roster = next.roster_mut(now);
+        roster.revoke_keys(&Role::Site(name.clone()), now);
+        roster.invites.remove(&name);
+        let runs: Vec<RunName> = self.state.runs().map(|run| run.name().clone()).collect();
+        for run in &runs {
+            // A round that the site is not in, or that is past reporting, stays as it is.
+            let _ = next.change_run(run, |run| run.apply(Event::Revoked(name.clone()), now))?;
+        }
+        let entry = Entry::new("site_revoked", format!("site {name}"));
+        Ok(self.step(next, &by_operator(actor), now, vec![entry]))
+    }
+
+    pub(super) fn invite(
+        &self,
+        actor: OperatorName,
+        name: SiteName,
+        secret: Digest,
+        auto_approve: bool,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        let held = self.state.roster().invites.get(&name);
+        if held.is_some_and(|held| held.secret == secret && held.auto_approve == auto_approve) {
+            return Ok(self.nothing());
+        }
+        self.room_for(&name)?;
+        let mut next = State::clone(&self.state);
+        let roster = next.roster_mut(now);
+        if roster.invites.len() >= INVITES_MAX && !roster.invites.contains_key(&name) {
+            return Err(Error::TooMany { what: "invitations", max: INVITES_MAX });
+        }
+        let expires_at = now.checked_add(INVITE_LASTS).unwrap_or(Timestamp::MAX);
+        let how = if auto_approve { "without an approval" } else { "to be approved" };
+        let entry = Entry::new("site_invited", format!("site {name}: until {expires_at}, {how}"));
+        let invite = Invite {
+            secret,
+            invited_by: actor.clone(),
+            expires_at,
+            tries_left: INVITE_TRIES,
+            auto_approve,
+            candidate: None,
+        };
+        roster.invites.insert(name, invite);
+        Ok(self.step(next, &by_operator(actor), now, vec![entry]))
+    }
+
+    pub(super) fn approve(
+        &self,
+        actor: OperatorName,
+        name: SiteName,
+        words: &str,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        let unknown = || Error::InviteUnknown(name.clone());
+        let mut next = State::clone(&self.state);
+        let invite = next.roster_mut(now).invites.get_mut(&name).ok_or_else(unknown)?;
+        let candidate = invite.candidate.as_mut().ok_or_else(|| Error::NobodyAsks(name.clone()))?;
+        if candidate.keys().words(&name) != words {
+            return Err(Error::WrongWords(name));
+        }
+        if !candidate.approved_by.insert(actor.clone()) {
+            return Ok(self.nothing());
+        }
+        let entry = Entry::new("site_approved", format!("site {name}: keys {words}"));
+        Ok(self.step(next, &by_operator(actor), now, vec![entry]))
+    }
+
+    pub(super) fn reject(
+        &self,
+        actor: OperatorName,
+        name: SiteName,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        let mut next = State::clone(&self.state);
+        if next.roster_mut(now).invites.remove(&name).is_none() {
+            return Ok(self.nothing());
+        }
+        let entry = Entry::new("invitation_ended", format!("site {name}"));
+        Ok(self.step(next, &by_operator(actor), now, vec![entry]))
+    }
+
+    /// Takes note of who shows a token's secret, and lets it in once it is approved. A wrong secret, or
+    /// a right one with other keys than were shown first, counts as a try.
+    pub(super) fn join(&self, asking: Asking, now: Timestamp) -> Result<Step, Error> {
+        let name = asking.site.clone();
+        let held = self.state.roster().invites.get(&name).cloned();
+        let mut invite = held.ok_or(Error::JoinRefused(JoinRefusal::NotInvited))?;
+        if invite.expires_at <= now {
+            return Ok(self.join_refused(name, None, JoinRefusal::Expired, now));
+        }
+        let wrong = match &invite.candidate {
+            _ if invite.secret != asking.secret => Some(JoinRefusal::WrongSecret),
+            Some(held) if held.public_key != asking.public_key => Some(JoinRefusal::Used),
+            Some(held) if held.signing_key != asking.signing_key => Some(JoinRefusal::Used),
+            _ => None,
+        };
+        if let Some(refusal) = wrong {
+            invite.tries_left = invite.tries_left.saturating_sub(1);
+            let left = (invite.tries_left > 0).then_some(invite);
+            return Ok(self.join_refused(name, left, refusal, now));
+        }
+        let mut entries = Vec::new();
+        let mut candidate = match invite.candidate.take() {
+            Some(candidate) => candidate,
+            None => {
+                let candidate = Candidate {
+                    public_key: asking.public_key,
+                    signing_key: asking.signing_key,
+                    approved_by: BTreeSet::new(),
+                    admitted_until: None,
+                };
+                let id = candidate.keys().tls;
+                if self.state.roster().keys.contains_key(&id) {
+                    return Err(Error::KeyKnown);
+                }
+                let words = candidate.keys().words(&name);
+                entries.push(Entry::new("site_asks", format!("site {name}: keys {words}")));
+                candidate
+            }
+        };
+        let approved = invite.auto_approve || candidate.approved_by.len() >= asking.approvals;
+        let mut next = State::clone(&self.state);
+        if approved && candidate.admitted_until.is_none() {
+            self.room_for(&name)?;
+            let until = end_of(now, asking.life);
+            candidate.admitted_until = Some(until);
+            entries.push(admitted(&name, &invite, &candidate));
+            next.put_site(SiteRow {
+                name: name.clone(),
+                enrolled_at: now,
+                revoked_at: None,
+                joined_at: Some(now),
+                signing_key: Some(candidate.signing_key),
+            });
+            let (holder, roster) = (Role::Site(name.clone()), next.roster_mut(now));
+            roster.revoke_keys(&holder, now);
+            let id = candidate.keys().tls;
+            let row = KeyRow { holder, issued_at: now, not_after: until, revoked_at: None };
+            roster.keys.insert(id, row);
+        }
+        if entries.is_empty() {
+            return Ok(self.nothing());
+        }
+        invite.candidate = Some(candidate);
+        next.roster_mut(now).invites.insert(name, invite);
+        Ok(self.step(next, COORDINATOR, now, entries))
+    }
+
+    fn join_refused(
+        &self,
+        name: SiteName,
+        left: Option<Invite>,
+        refusal: JoinRefusal,
+        now: Timestamp,
+    ) -> Step {
+        let mut entries = vec![Entry::new("join_refused", format!("site {name}: {refusal}"))];
+        let mut next = State::clone(&self.state);
+        let invites = &mut next.roster_mut(now).invites;
+        match left {
+            Some(invite) => drop(invites.insert(name, invite)),
+            None => {
+                entries.push(Entry::new(
+                    "invitation_ended",
+                    format!("site {name}: its token is of no use any more"),
+                ));
+                invites.remove(&name);
+            }
+        }
+        let step = self.step(next, COORDINATOR, now, entries);
+        Step { refused: Some(Error::JoinRefused(refusal)), ..step }
+    }
+
+    pub(super) fn renew(&self, renewal: Renewal, now: Timestamp) -> Result<Step, Error> {
+        let Renewal { holder, held, next: key, life } = renewal;
+        self.state.admits(&holder, &held)?;
+        if self.state.roster().holds(&holder, &key) && key != held {
+            return Ok(self.nothing());
+        }
+        if self.state.roster().keys.contains_key(&key) || key == held {
+            return Err(Error::KeyKnown);
+        }
+        let mut next = State::clone(&self.state);
+        let keys = &mut next.roster_mut(now).keys;
+        let good = |row: &&KeyRow| row.holder == holder && row.not_after > now;
+        if keys.values().filter(good).count() >= KEYS_PER_HOLDER_MAX {
+            return Err(Error::TooMany { what: "keys of one holder", max: KEYS_PER_HOLDER_MAX });
+        }
+        let until = end_of(now, life);
+        let entry = Entry::new("certificate_renewed", format!("{holder}: until {until}"));
+        let actor = holder.to_string();
+        keys.insert(key, KeyRow { holder, issued_at: now, not_after: until, revoked_at: None });
+        Ok(self.step(next, &actor, now, vec![entry]))
+    }
+
+    pub(super) fn set_operator(
+        &self,
+        actor: OperatorName,
+        name: OperatorName,
+        roles: Roles,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        let held = self.state.roster().operators.get(&name);
+        if held.is_some_and(|held| held.roles == roles) {
+            return Ok(self.nothing());
+        }
+        let mut next = State::clone(&self.state);
+        let roster = next.roster_mut(now);
+        if held.is_none() && roster.operators.len() >= OPERATORS_MAX {
+            return Err(Error::TooMany { what: "operators", max: OPERATORS_MAX });
+        }
+        let what = if roles.0.is_empty() { "nothing".to_owned() } else { roles.to_string() };
+        if roles.0.is_empty() {
+            roster.revoke_keys(&Role::Operator(name.clone()), now);
+        }
+        roster.operators.insert(name.clone(), OperatorRow { roles, since: now });
+        let admin = |row: &OperatorRow| row.roles.are_any_of(&[OperatorRole::Admin]);
+        if !roster.operators.values().any(admin) {
+            return Err(Error::NoAdmin);
+        }
+        let entry = Entry::new("operator_set", format!("operator {name}: may {what}"));
+        Ok(self.step(next, &by_operator(actor), now, vec![entry]))
+    }
+
+    /// Whether there may be one site more, unless there is this one already.
+    fn room_for(&self, name: &SiteName) -> Result<(), Error> {
+        match self.state.site(name).is_none() && self.state.site_count() >= SITES_MAX {
+            true => Err(Error::TooMany { what: "sites", max: SITES_MAX }),
+            false => Ok(()),
+        }
+    }
+}
+
+/// When a certificate ends that lasts for `life`; in whole seconds, as certificates have it.
+fn end_of(now: Timestamp, life: Duration) -> Timestamp {
+    let end = now.checked_add(life).unwrap_or(Timestamp::MAX).as_second();
+    Timestamp::from_second(end).unwrap_or(Timestamp::MAX)
+}
+
+fn admitted(name: &SiteName, invite: &Invite, candidate: &Candidate) -> Entry {
+    let mut by: Vec<String> = candidate.approved_by.iter().map(ToString::to_string).collect();
+    if invite.auto_approve {
+        by.push("nobody, as the invitation had it".to_owned());
+    }
+    let (words, inviter) = (candidate.keys().words(name), &invite.invited_by);
+    let by = by.join(", ");
+    let detail = format!("site {name}: keys {words}, invited by {inviter}, approved by {by}");
+    Entry::new("site_enrolled", detail)
+}

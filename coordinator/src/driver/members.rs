@@ -1,0 +1,178 @@
+//! What services ask about members: who they are, and who becomes one.
+
+use std::sync::Arc;
+
+use fedpaint_proto::identity::{KeyId, Role};
+use fedpaint_proto::names::{Digest, OperatorName, SiteName};
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::core::{Asking, Renewal, Request, Standing, State};
+use super::error::Error;
+use super::handle::Handle;
+use super::view::SiteView;
+use crate::roster::{Invite, OperatorRow, Roles};
+
+/// What became of asking to join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joining {
+    /// It is to be approved.
+    Waiting,
+    /// It is in, and its certificate holds until then.
+    Admitted(Timestamp),
+}
+
+impl Handle {
+    /// What the holder of a certificate may do.
+    ///
+    /// # Errors
+    /// If it was shut out, or never let in.
+    pub fn admits(&self, role: &Role, key: &KeyId) -> Result<Standing, Error> {
+        self.state.borrow().admits(role, key)
+    }
+
+    /// Whether the holder of a certificate was shut out, so that not even a handshake with it is made.
+    pub fn shuts_out(&self, role: &Role, key: &KeyId) -> bool {
+        self.state.borrow().shuts_out(role, key)
+    }
+
+    /// Every state that is on the disk, from the newest on.
+    pub fn states(&self) -> watch::Receiver<Arc<State>> {
+        self.state.clone()
+    }
+
+    /// Lets a site take part. Enrolling an enrolled site changes nothing; one that was revoked is
+    /// let in again.
+    ///
+    /// # Errors
+    /// If there are too many sites or the database fails.
+    pub async fn enroll_site(
+        &self,
+        actor: &OperatorName,
+        site: &SiteName,
+    ) -> Result<SiteView, Error> {
+        self.change(Request::Enroll(actor.clone(), site.clone())).await?;
+        self.site(site)
+    }
+
+    /// Shuts a site out. In a round that is not yet aggregating it counts as withdrawn.
+    ///
+    /// # Errors
+    /// If there is no such site or the database fails.
+    pub async fn revoke_site(
+        &self,
+        actor: &OperatorName,
+        site: &SiteName,
+    ) -> Result<SiteView, Error> {
+        self.change(Request::Revoke(actor.clone(), site.clone())).await?;
+        self.site(site)
+    }
+
+    /// Every site, by name.
+    pub fn sites(&self) -> Vec<SiteView> {
+        self.state.borrow().site_views()
+    }
+
+    /// Lets whoever shows the secret behind `secret` ask to join as `site`. The same again changes
+    /// nothing; another secret takes the place of the first.
+    ///
+    /// # Errors
+    /// If there are too many invitations or sites, or the database fails.
+    pub async fn invite_site(
+        &self,
+        actor: &OperatorName,
+        site: &SiteName,
+        secret: Digest,
+        auto_approve: bool,
+    ) -> Result<Invite, Error> {
+        let request = Request::Invite(actor.clone(), site.clone(), secret, auto_approve);
+        self.change(request).await?;
+        self.invite(site)
+    }
+
+    /// Approves who asks to join as `site`, if these are the words of its keys.
+    ///
+    /// # Errors
+    /// If nobody asks, the words are others, or the database fails.
+    pub async fn approve_site(
+        &self,
+        actor: &OperatorName,
+        site: &SiteName,
+        words: String,
+    ) -> Result<Invite, Error> {
+        self.change(Request::Approve(actor.clone(), site.clone(), words)).await?;
+        self.invite(site)
+    }
+
+    /// Ends an invitation; one that is over stays so.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn reject_site(&self, actor: &OperatorName, site: &SiteName) -> Result<(), Error> {
+        self.change(Request::Reject(actor.clone(), site.clone())).await
+    }
+
+    /// Every invitation that is open, by site.
+    pub fn invites(&self) -> Vec<(SiteName, Invite)> {
+        let now = self.clock.now();
+        let state = self.state.borrow();
+        let open = state.roster().invites.iter().filter(|(_, invite)| invite.expires_at > now);
+        open.map(|(site, invite)| (site.clone(), invite.clone())).collect()
+    }
+
+    /// Takes note of who shows a token, and lets it in if it is approved.
+    ///
+    /// # Errors
+    /// If the token does not hold, or the database fails.
+    pub async fn join(&self, asking: Asking) -> Result<Joining, Error> {
+        let site = asking.site.clone();
+        self.change(Request::Join(asking)).await?;
+        let candidate = self.invite(&site)?.candidate;
+        let until = candidate.and_then(|candidate| candidate.admitted_until);
+        Ok(until.map_or(Joining::Waiting, Joining::Admitted))
+    }
+
+    /// Takes note of a member's next key; until when its certificate is to hold.
+    ///
+    /// # Errors
+    /// If the key is not fresh, there are too many, or the database fails.
+    pub async fn renew(&self, renewal: Renewal) -> Result<Timestamp, Error> {
+        let key = renewal.next;
+        self.change(Request::Renew(renewal)).await?;
+        let state = self.state.borrow();
+        state.roster().keys.get(&key).map(|row| row.not_after).ok_or(Error::KeyKnown)
+    }
+
+    /// Says what an operator may do; nothing, without roles.
+    ///
+    /// # Errors
+    /// If no admin would be left, there are too many operators, or the database fails.
+    pub async fn set_operator(
+        &self,
+        actor: &OperatorName,
+        name: &OperatorName,
+        roles: Roles,
+    ) -> Result<OperatorRow, Error> {
+        self.change(Request::SetOperator(actor.clone(), name.clone(), roles)).await?;
+        let state = self.state.borrow();
+        state.roster().operators.get(name).cloned().ok_or_else(|| Error::NotListed(name.clone()))
+    }
+
+    /// Every operator that is listed, by name.
+    pub fn operators(&self) -> Vec<(OperatorName, OperatorRow)> {
+        let state = self.state.borrow();
+        let listed = state.roster().operators.iter();
+        listed.map(|(name, row)| (name.clone(), row.clone())).collect()
+    }
+
+    fn invite(&self, site: &SiteName) -> Result<Invite, Error> {
+        let state = self.state.borrow();
+        let found = state.roster().invites.get(site).cloned();
+        found.ok_or_else(|| Error::InviteUnknown(site.clone()))
+    }
+
+    fn site(&self, name: &SiteName) -> Result<SiteView, Error> {
+        let found = self.sites().into_iter().find(|site| site.name == *name);
+        found.ok_or_else(|| Error::SiteUnknown(name.clone()))
+    }
+}

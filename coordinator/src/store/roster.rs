@@ -1,0 +1,177 @@
+//! The rows of the roster: invitations, keys, operators.
+
+use std::collections::BTreeMap;
+
+use fedpaint_proto::names::{OperatorName, SiteName};
+use sqlx::{AnyConnection, AnyPool, Row};
+
+use super::Error;
+use super::rows::{self, Columns, micros};
+use crate::roster::{Candidate, Invite, KeyRow, OperatorRow, Roster};
+
+/// Everything in the tables.
+pub(super) async fn load(pool: &AnyPool) -> Result<Roster, Error> {
+    let mut roster = Roster::default();
+    let invites = sqlx::query(
+        "SELECT site, secret_hash, invited_by, expires_at, tries_left, auto_approve, public_key, \
+         signing_key, approved_by, admitted_until FROM invite",
+    );
+    for row in invites.fetch_all(pool).await? {
+        let key: Option<String> = row.try_get("public_key")?;
+        let candidate = match key {
+            Some(key) => Some(Candidate {
+                public_key: bytes("public_key", key)?,
+                signing_key: key_32("signing_key", row.text("signing_key")?)?,
+                approved_by: row.json("approved_by")?,
+                admitted_until: row.time_or_none("admitted_until")?,
+            }),
+            None => None,
+        };
+        let invite = Invite {
+            secret: row.parsed("secret_hash")?,
+            invited_by: row.parsed("invited_by")?,
+            expires_at: row.time("expires_at")?,
+            tries_left: row.number("tries_left")?,
+            auto_approve: row.number::<u8>("auto_approve")? == 1,
+            candidate,
+        };
+        roster.invites.insert(row.parsed("site")?, invite);
+    }
+    let keys = sqlx::query("SELECT key, holder, issued_at, not_after, revoked_at FROM certificate");
+    for row in keys.fetch_all(pool).await? {
+        let key = KeyRow {
+            holder: row.parsed("holder")?,
+            issued_at: row.time("issued_at")?,
+            not_after: row.time("not_after")?,
+            revoked_at: row.time_or_none("revoked_at")?,
+        };
+        roster.keys.insert(row.parsed("key")?, key);
+    }
+    let operators = sqlx::query("SELECT name, roles, since FROM operator");
+    for row in operators.fetch_all(pool).await? {
+        let operator = OperatorRow { roles: row.parsed("roles")?, since: row.time("since")? };
+        roster.operators.insert(row.parsed("name")?, operator);
+    }
+    Ok(roster)
+}
+
+/// Writes what is new, changed or gone between two states.
+pub(super) async fn write(
+    connection: &mut AnyConnection,
+    before: &Roster,
+    after: &Roster,
+) -> Result<(), Error> {
+    for site in gone(&before.invites, &after.invites) {
+        let delete = sqlx::query("DELETE FROM invite WHERE site = $1").bind(site.as_str());
+        delete.execute(&mut *connection).await?;
+    }
+    for (site, row) in changed(&before.invites, &after.invites) {
+        invite(connection, site, row).await?;
+    }
+    for key in gone(&before.keys, &after.keys) {
+        let delete = sqlx::query("DELETE FROM certificate WHERE key = $1").bind(key.to_string());
+        delete.execute(&mut *connection).await?;
+    }
+    for (key, row) in changed(&before.keys, &after.keys) {
+        sqlx::query(
+            "INSERT INTO certificate (key, holder, issued_at, not_after, revoked_at) \
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (key) DO UPDATE SET revoked_at = $5",
+        )
+        .bind(key.to_string())
+        .bind(row.holder.to_string())
+        .bind(micros(row.issued_at))
+        .bind(micros(row.not_after))
+        .bind(row.revoked_at.map(micros))
+        .execute(&mut *connection)
+        .await?;
+    }
+    for (name, row) in changed(&before.operators, &after.operators) {
+        operator(connection, name, row).await?;
+    }
+    Ok(())
+}
+
+async fn invite(
+    connection: &mut AnyConnection,
+    site: &SiteName,
+    invite: &Invite,
+) -> Result<(), Error> {
+    let candidate = invite.candidate.as_ref();
+    let approved_by = candidate.map(|candidate| rows::json("approved_by", &candidate.approved_by));
+    sqlx::query(
+        "INSERT INTO invite (site, secret_hash, invited_by, expires_at, tries_left, \
+         auto_approve, public_key, signing_key, approved_by, admitted_until) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+         ON CONFLICT (site) DO UPDATE SET secret_hash = $2, invited_by = $3, expires_at = $4, \
+         tries_left = $5, auto_approve = $6, public_key = $7, signing_key = $8, \
+         approved_by = $9, admitted_until = $10",
+    )
+    .bind(site.as_str())
+    .bind(invite.secret.to_string())
+    .bind(invite.invited_by.as_str())
+    .bind(micros(invite.expires_at))
+    .bind(i64::from(invite.tries_left))
+    .bind(i64::from(invite.auto_approve))
+    .bind(candidate.map(|candidate| hex(&candidate.public_key)))
+    .bind(candidate.map(|candidate| hex(&candidate.signing_key)))
+    .bind(approved_by.transpose()?)
+    .bind(candidate.and_then(|candidate| candidate.admitted_until).map(micros))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn operator(
+    connection: &mut AnyConnection,
+    name: &OperatorName,
+    operator: &OperatorRow,
+) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO operator (name, roles, since) VALUES ($1, $2, $3) \
+         ON CONFLICT (name) DO UPDATE SET roles = $2, since = $3",
+    )
+    .bind(name.as_str())
+    .bind(operator.roles.to_string())
+    .bind(micros(operator.since))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What `after` has and `before` had not, or had otherwise.
+fn changed<'a, K: Ord, V: PartialEq>(
+    before: &'a BTreeMap<K, V>,
+    after: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    after.iter().filter(|(key, value)| before.get(key) != Some(value))
+}
+
+/// What `before` had and `after` has not.
+fn gone<'a, K: Ord, V>(
+    before: &'a BTreeMap<K, V>,
+    after: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = &'a K> {
+    before.keys().filter(|key| !after.contains_key(key))
+}
+
+/// Bytes as columns hold them: hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Bytes from a column.
+fn bytes(column: &'static str, text: String) -> Result<Vec<u8>, Error> {
+    let digit = |byte: u8| (byte as char).to_digit(16);
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => u8::try_from(digit(*high)? * 16 + digit(*low)?).ok(),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
+    bytes.ok_or(Error::Row { column, value: text })
+}
+
+/// A key of 32 bytes from a column.
+pub(super) fn key_32(column: &'static str, text: String) -> Result<[u8; 32], Error> {
+    let value = text.clone();
+    bytes(column, text)?.try_into().map_err(|_| Error::Row { column, value })
+}

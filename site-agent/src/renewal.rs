@@ -1,0 +1,103 @@
+//! The site's certificate, renewed while the agent runs: with a fresh key, over the connection that the
+//! old one made, when two thirds of its life are over.
+//!
+//! Files that somebody replaces by hand, such as the roots while one takes over from another, are taken up
+//! too. A new connection is made for what comes next, and the old one serves what is under way to its end.
+
+use std::io;
+use std::time::Duration;
+
+use fedpaint_proto::channel::{self, Route};
+use fedpaint_proto::credential;
+use fedpaint_proto::identity::Validity;
+use fedpaint_proto::tls;
+use fedpaint_proto::v1::RenewRequest;
+use fedpaint_proto::v1::identity_service_client::IdentityServiceClient;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::client::in_time;
+use crate::config::{Config, Site};
+use crate::keys::TlsKey;
+
+/// How often the files are looked at, and how soon what failed is tried again.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Why a certificate is not renewed, or not taken up.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("cannot make a key: {0}")]
+    Crypto(#[from] rcgen::Error),
+    #[error("the coordinator refuses: {}", .0.message())]
+    Refused(Box<Status>),
+    #[error("cannot write the certificate: {0}")]
+    Write(#[from] io::Error),
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    #[error(transparent)]
+    Channel(#[from] channel::Error),
+}
+
+/// Renews the certificate of `config` whenever that is due, and replaces the channel whenever it, its key
+/// or the roots have changed. It never ends.
+pub async fn keep(
+    config: Config,
+    route: Route,
+    site: Site,
+    line: watch::Sender<Channel>,
+    now: fn() -> Timestamp,
+) {
+    let mut due = site.validity.renewal();
+    let mut seen = contents(&config);
+    let mut told = String::new();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let done = async {
+            if due <= now() {
+                renew(&config, &line).await?;
+            }
+            let own = config.tls.own_certificate()?;
+            due = Validity::of_certificate(&own).map_or(due, |validity| validity.renewal());
+            let found = contents(&config);
+            if found != seen {
+                let channel = connect(&config, &route, &site).await?;
+                line.send_replace(channel);
+                seen = found;
+                tracing::info!("a new connection is made, with the certificate as it is now");
+            }
+            Ok::<(), Error>(())
+        };
+        match done.await {
+            Ok(()) => told.clear(),
+            // Told once and not every few seconds.
+            Err(error) if told != error.to_string() => {
+                told = error.to_string();
+                tracing::warn!(%due, "the certificate cannot be renewed: {told}; trying again");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+async fn renew(config: &Config, line: &watch::Sender<Channel>) -> Result<(), Error> {
+    let key = TlsKey::fresh()?;
+    let channel = line.borrow().clone();
+    let request = in_time(RenewRequest { csr: key.csr });
+    let renewed = IdentityServiceClient::new(channel).renew(request).await;
+    let renewed = renewed.map_err(|status| Error::Refused(Box::new(status)))?.into_inner();
+    credential::replace(&config.tls, &renewed.certificate_pem, &key.key_pem)?;
+    tracing::info!("the certificate is renewed");
+    Ok(())
+}
+
+async fn connect(config: &Config, route: &Route, site: &Site) -> Result<Channel, Error> {
+    let tls = config.tls.client()?;
+    Ok(channel::connect_by(route, &config.coordinator, &site.federation, tls).await?)
+}
+
+/// What the files hold, to see whether they have changed; a file that does not read is none.
+fn contents(config: &Config) -> [Option<Vec<u8>>; 3] {
+    [&config.tls.ca, &config.tls.certificate, &config.tls.key].map(|path| std::fs::read(path).ok())
+}

@@ -1,0 +1,267 @@
+//! Every call of the table, made by everybody: who has no certificate, a bad one, or a good one of every
+//! role. What is expected follows from the table alone.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use fedpaint_coordinator::roster::OperatorRole;
+use fedpaint_coordinator::rules::{Rule, TABLE};
+use fedpaint_proto::channel::{self, Address, Route};
+use fedpaint_proto::enrolment::Token;
+use fedpaint_proto::reason::Reason;
+use fedpaint_proto::tls::TlsFiles;
+use fedpaint_proto::v1;
+use fedpaint_tests::lab::{FEDERATION, Lab, LabOptions};
+use fedpaint_tests::outcome::Outcome;
+use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
+
+use crate::forge::{Forge, Leaf};
+
+/// What a caller hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// The connection is refused, or ends without a word of the coordinator.
+    Nothing,
+    /// The coordinator refuses the call, for this reason.
+    Refused(Reason),
+    /// The call is let through; what is in it is another matter.
+    Admitted,
+}
+
+/// Somebody who calls.
+struct Caller {
+    /// In words.
+    who: String,
+    /// The way in; none where the connection is refused.
+    channel: Option<Channel>,
+    /// What it is to hear of a rule.
+    expected: Box<dyn Fn(&Rule) -> Heard>,
+}
+
+pub(crate) async fn access(work: &Path) -> anyhow::Result<Outcome> {
+    let options = LabOptions { leaf_s: Some(3_600), ..LabOptions::default() };
+    let mut lab = Lab::prepare(work, options)?;
+    lab.start_coordinator()?;
+    let callers = callers(&lab, work).await?;
+    let mut outcome = Outcome::default();
+    let (mut calls, mut wrong, mut codes) = (0_u64, 0_u64, BTreeSet::new());
+    for caller in &callers {
+        for rule in TABLE {
+            let heard = match &caller.channel {
+                None => Heard::Nothing,
+                Some(channel) => call(channel, rule.path).await?,
+            };
+            let expected = (caller.expected)(rule);
+            calls += 1;
+            wrong += u64::from(heard != expected);
+            codes.insert(format!("{heard:?}"));
+            outcome.require(heard == expected, || {
+                let (who, path) = (&caller.who, rule.path);
+                format!("{who} calls {path} and hears {heard:?}, not {expected:?}")
+            });
+        }
+    }
+    outcome.set("methods", TABLE.len());
+    outcome.set("callers", callers.len());
+    outcome.set("calls", calls);
+    outcome.set("as_expected", calls - wrong);
+    outcome.set("kinds_of_answers", codes.len());
+    Ok(outcome)
+}
+
+/// Everybody who calls, and what each is to hear.
+async fn callers(lab: &Lab, work: &Path) -> anyhow::Result<Vec<Caller>> {
+    let mut callers = strangers(lab, work).await?;
+    let forge = Forge::of(&work.join("ca"), work.join("forged"))?;
+    // A site that joined may use no other certificate than its own, however good it is.
+    let mut admin = lab.operator().await?;
+    for site in ["in", "out"] {
+        admin.enroll_site(v1::EnrollSiteRequest { name: site.into() }).await?;
+    }
+    let roles = [
+        ("viewer", Some(OperatorRole::Viewer), v1::OperatorRole::Viewer),
+        ("runner", Some(OperatorRole::Runner), v1::OperatorRole::Runner),
+        ("approver", Some(OperatorRole::Approver), v1::OperatorRole::Approver),
+        ("auditor", Some(OperatorRole::Auditor), v1::OperatorRole::Auditor),
+        ("admin", Some(OperatorRole::Admin), v1::OperatorRole::Admin),
+    ];
+    // The operator of the lab first, so that an admin is left.
+    let mut listed = vec![("ada", v1::OperatorRole::Admin)];
+    listed.extend(roles.iter().map(|(name, _, role)| (*name, *role)));
+    for (name, role) in listed {
+        let request = v1::SetOperatorRequest { name: name.into(), roles: vec![role.into()] };
+        admin.set_operator(request).await.with_context(|| format!("listing {name}"))?;
+    }
+    let uri = |name: &str| format!("spiffe://{FEDERATION}/{name}");
+    let good = |name: &str| Leaf::client(&uri(name));
+    for (name, role, _) in roles {
+        let connected = connect(lab, &forge.issue(name, &good(&format!("operator/{name}")))?).await;
+        callers.push(Caller {
+            who: format!("an operator who is {name}"),
+            channel: Some(connected?),
+            expected: Box::new(move |rule| match role {
+                _ if rule.operators.is_empty() => Heard::Refused(Reason::WrongRole),
+                Some(role) if rule.operators.contains(&role) => Heard::Admitted,
+                _ => Heard::Refused(Reason::NotPermitted),
+            }),
+        });
+    }
+    let unlisted = forge.issue("unlisted", &good("operator/unlisted"))?;
+    callers.push(Caller {
+        who: "an operator who is not listed".into(),
+        channel: Some(connect(lab, &unlisted).await?),
+        expected: Box::new(|rule| match rule.operators.is_empty() {
+            true => Heard::Refused(Reason::WrongRole),
+            false => Heard::Refused(Reason::NotPermitted),
+        }),
+    });
+    for (who, name, reason) in [
+        ("an enrolled site", "site/in", None),
+        ("a site that is not enrolled", "site/nobody", Some(Reason::NotEnrolled)),
+    ] {
+        callers.push(Caller {
+            who: who.into(),
+            channel: Some(connect(lab, &forge.issue(who, &good(name))?).await?),
+            expected: Box::new(move |rule| match (rule.sites, reason) {
+                (false, _) => Heard::Refused(Reason::WrongRole),
+                (true, Some(reason)) => Heard::Refused(reason),
+                (true, None) => Heard::Admitted,
+            }),
+        });
+    }
+    let coordinator = forge.issue("coordinator", &good("coordinator/main"))?;
+    callers.push(Caller {
+        who: "a coordinator".into(),
+        channel: Some(connect(lab, &coordinator).await?),
+        expected: Box::new(|_| Heard::Refused(Reason::WrongRole)),
+    });
+    // Revoked with an open connection, and with one that is tried anew.
+    let out = forge.issue("out", &good("site/out"))?;
+    let open = connect(lab, &out).await?;
+    admin.revoke_site(v1::RevokeSiteRequest { name: "out".into() }).await?;
+    let gone = forge.issue("gone", &good("operator/gone"))?;
+    let request = |roles| v1::SetOperatorRequest { name: "gone".into(), roles };
+    admin.set_operator(request(vec![v1::OperatorRole::Admin.into()])).await?;
+    let desk = connect(lab, &gone).await?;
+    admin.set_operator(request(vec![])).await?;
+    for (who, channel) in [
+        ("a revoked site on its open connection", Some(open)),
+        ("a revoked site that comes back", connect(lab, &out).await.ok()),
+        ("an operator without roles on its open connection", Some(desk)),
+        ("an operator without roles who comes back", connect(lab, &gone).await.ok()),
+    ] {
+        callers.push(Caller { who: who.into(), channel, expected: Box::new(|_| Heard::Nothing) });
+    }
+    Ok(callers)
+}
+
+/// Who has no good certificate.
+async fn strangers(lab: &Lab, work: &Path) -> anyhow::Result<Vec<Caller>> {
+    let mut callers = Vec::new();
+    let site = format!("spiffe://{FEDERATION}/site/in");
+    let good = Leaf::client(&site);
+    let forge = Forge::of(&work.join("ca"), work.join("forged-bad"))?;
+    let foreign = Forge::new(work.join("foreign"), &work.join("ca"))?;
+    let elsewhere = site.replace(FEDERATION, "elsewhere");
+    let operator = format!("spiffe://{FEDERATION}/operator/ada");
+    for (who, authority, leaf) in [
+        ("expired", &forge, Leaf { hours: -1, ..good.clone() }),
+        ("not valid yet", &forge, Leaf { from_hours: 2, ..good.clone() }),
+        ("of another CA", &foreign, good.clone()),
+        ("of another trust domain", &forge, Leaf::client(&elsewhere)),
+        ("with no URI", &forge, Leaf { uris: vec![], ..good.clone() }),
+        ("with two URIs", &forge, Leaf { uris: vec![site.clone(), operator], ..good.clone() }),
+        ("for servers", &forge, Leaf { usage: Some(ServerAuth), ..good.clone() }),
+        ("of no role", &forge, Leaf::client(&format!("spiffe://{FEDERATION}/admin/ada"))),
+    ] {
+        callers.push(Caller {
+            who: format!("a certificate {who}"),
+            channel: connect(lab, &authority.issue(who, &leaf)?).await.ok(),
+            expected: Box::new(|_| Heard::Nothing),
+        });
+    }
+    // The same steps with a good one do get in, or nothing above would prove anything.
+    let leaf = Leaf { usage: Some(ClientAuth), ..good };
+    connect(lab, &forge.issue("good", &leaf)?).await.context("a good certificate")?;
+    let token: Token = lab.fedctl_json(&["site", "invite", "guest"])?["token"]
+        .as_str()
+        .context("a token")?
+        .parse()?;
+    let address: Address = lab.address().parse()?;
+    callers.push(Caller {
+        who: "who has no certificate and asks to join".into(),
+        channel: Some(channel::join_by(&Route::default(), &address, token.root).await?),
+        expected: Box::new(|rule| match rule.strangers {
+            true => Heard::Admitted,
+            false => Heard::Refused(Reason::NoIdentity),
+        }),
+    });
+    callers.push(Caller {
+        who: "who has no certificate".into(),
+        channel: without_certificate(lab).await.ok(),
+        expected: Box::new(|_| Heard::Nothing),
+    });
+    Ok(callers)
+}
+
+/// Connects as the protocol for members has it, without a certificate.
+async fn without_certificate(lab: &Lab) -> anyhow::Result<Channel> {
+    let roots = lab.tls("ada").roots()?;
+    let mut store = rustls::RootCertStore::empty();
+    for root in roots {
+        store.add(root)?;
+    }
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let (address, federation) = (lab.address().parse()?, FEDERATION.parse()?);
+    Ok(channel::connect(&address, &federation, config.into()).await?)
+}
+
+async fn connect(lab: &Lab, files: &TlsFiles) -> anyhow::Result<Channel> {
+    let (address, federation) = (lab.address().parse()?, FEDERATION.parse()?);
+    Ok(channel::connect(&address, &federation, files.client()?).await?)
+}
+
+/// Calls a method with an empty message, and hears the first word of the answer.
+async fn call(channel: &Channel, path: &'static str) -> anyhow::Result<Heard> {
+    let mut client = Grpc::new(channel.clone());
+    if client.ready().await.is_err() {
+        return Ok(Heard::Nothing);
+    }
+    let codec = ProstCodec::<(), ()>::default();
+    let path = PathAndQuery::from_static(path);
+    let answer = client.server_streaming(Request::new(()), path, codec).await;
+    let status = match answer {
+        Ok(answer) => answer.into_inner().message().await.err(),
+        Err(status) => Some(status),
+    };
+    status.map_or(Ok(Heard::Admitted), |status| of_status(&status))
+}
+
+fn of_status(status: &Status) -> anyhow::Result<Heard> {
+    let refusals = [
+        Reason::NoIdentity,
+        Reason::WrongRole,
+        Reason::NotPermitted,
+        Reason::NotEnrolled,
+        Reason::Revoked,
+    ];
+    match (Reason::of(status), status.code()) {
+        (Some(reason), _) if refusals.contains(&reason) => Ok(Heard::Refused(reason)),
+        (Some(_), _) => Ok(Heard::Admitted),
+        (None, Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal) => {
+            Ok(Heard::Nothing)
+        }
+        (None, code) => bail!("an answer without a reason: {code:?}, {}", status.message()),
+    }
+}

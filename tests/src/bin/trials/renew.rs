@@ -1,0 +1,197 @@
+//! Certificates of a minute under running rounds: renewed again and again, and then a root that takes over
+//! from another, with nothing failing at any site.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use fedpaint_proto::credential::write_certificate;
+use fedpaint_proto::v1;
+use fedpaint_proto::weights::{Dtype, TensorSpec};
+use fedpaint_tests::lab::{FEDERATION, Lab, LabOptions};
+use fedpaint_tests::models;
+use fedpaint_tests::outcome::{Outcome, rounded};
+use fedpaint_tests::process::{Process, program, run};
+
+use crate::Args;
+
+/// How many renewals, if nobody says otherwise.
+const COUNT: usize = 20;
+
+/// What the audit log calls a renewal.
+const RENEWED: &str = "certificate_renewed";
+
+/// How many sites.
+const SITES: usize = 4;
+
+/// How long a certificate lasts, in seconds; and in the short form.
+const LEAF_S: u32 = 60;
+const LEAF_SHORT_S: u32 = 30;
+
+/// How long certificates may take to be renewed, for each.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often the audit log is read meanwhile.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What an agent logs where a call fails or is made again.
+const FAILURES: [&str; 5] =
+    ["does not answer", "trying again", "withdrawing", "refuses", "is revoked"];
+
+pub(crate) async fn renew(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
+    let count = args.count.unwrap_or(COUNT);
+    let leaf_s = if count < COUNT { LEAF_SHORT_S } else { LEAF_S };
+    let options = LabOptions { leaf_s: Some(leaf_s), ..LabOptions::default() };
+    let mut lab = Lab::prepare(work, options)?;
+    lab.start_coordinator()?;
+    let mut outcome = Outcome::default();
+    let began = Instant::now();
+    let mut agents = Vec::new();
+    for n in 0..SITES.min(count) {
+        agents.push(site(&lab, work, &format!("site-{n}"))?);
+    }
+    outcome.set("join_s", rounded(began.elapsed().as_secs_f64() / agents.len() as f64, 2));
+    let model = work.join("initial.safetensors");
+    let spec = TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![100_000] };
+    let blob = models::write(&model, vec![spec], |_, i| (i % 13) as f32)?;
+    let plan = format!(
+        "version = 1\nrounds = 10000\n[round]\nsites_min = {0}\nsites_goal = {0}\n\
+         selection_s = 600\nreporting_s = 600\nfailures_max = 1\n[training]\nsteps = 20\nbatch = 1\n",
+        agents.len()
+    );
+    lab.create_run("trial", &plan, &model, blob).await?;
+    let mut told = Told::default();
+    told.wait(&lab, RENEWED, count).await?;
+    let (before, rounds) = (told.of(RENEWED), told.of("round_committed"));
+    roll_over(&lab, work, agents.len(), &mut told).await?;
+    let (renewed, committed) = (told.of(RENEWED), told.of("round_committed"));
+    let abandoned = told.of("round_abandoned");
+    let mut failed = 0;
+    for (name, agent) in &mut agents {
+        ensure!(agent.is_running()?, "{name} has ended: {}", agent.log()?);
+        let log = agent.log()?;
+        let lines = log.lines().filter(|line| FAILURES.iter().any(|word| line.contains(word)));
+        for line in lines {
+            failed += 1;
+            outcome.require(false, || format!("{name}: {line}"));
+        }
+    }
+    outcome.set("renewals", before);
+    outcome.set("renewals_in_roll_over", renewed - before);
+    outcome.set("rounds", committed);
+    outcome.set("rounds_in_roll_over", committed - rounds);
+    outcome.set("rounds_abandoned", abandoned);
+    outcome.set("failed_calls", failed);
+    outcome.require(abandoned == 0, || format!("{abandoned} rounds were abandoned"));
+    outcome.require(committed > rounds && rounds > 0, || "no round ran meanwhile".into());
+    Ok(outcome)
+}
+
+/// A site that joins by a token and rehearses: two commands.
+fn site(lab: &Lab, work: &Path, name: &str) -> anyhow::Result<(String, Process)> {
+    let invited = lab.fedctl_json(&["site", "invite", name, "--auto-approve"])?;
+    let token = invited["token"].as_str().context("a token")?.to_owned();
+    let folder = work.join(name);
+    let scans = work.join("no-scans");
+    std::fs::create_dir_all(&scans)?;
+    let (out, data) = (folder.display().to_string(), scans.display().to_string());
+    let address = lab.address().to_owned();
+    let args = ["join", &token, "--coordinator", &address, "--out", &out, "--data", &data];
+    run("fedpaint-site-agent", &args)?;
+    // The site's people need no more than this; a trial has no scans.
+    let config = folder.join("site-agent.toml");
+    let text = std::fs::read_to_string(&config)?;
+    let more = "\n[trainer]\ndevice = \"cpu\"\nthreads = 1\n\n[rehearsal]\nsteps_ms = 50\n";
+    std::fs::write(&config, text + more)?;
+    let path = config.display().to_string();
+    let log = folder.join("agent.log");
+    let agent = Process::start_with(
+        &program("fedpaint-site-agent")?,
+        &["run", "--config", &path],
+        &log,
+        &[],
+    )?;
+    Ok((name.to_owned(), agent))
+}
+
+/// How many entries of each kind the audit log has.
+#[derive(Default)]
+struct Told {
+    seq: u64,
+    kinds: BTreeMap<String, usize>,
+}
+
+impl Told {
+    fn of(&self, kind: &str) -> usize {
+        self.kinds.get(kind).copied().unwrap_or_default()
+    }
+
+    /// Waits until there are so many more of a kind.
+    async fn wait(&mut self, lab: &Lab, kind: &str, more: usize) -> anyhow::Result<()> {
+        let (began, target) = (Instant::now(), self.of(kind) + more);
+        let patience = PATIENCE * u32::try_from(more).unwrap_or(u32::MAX);
+        loop {
+            self.read(lab).await?;
+            if self.of(kind) >= target {
+                return Ok(());
+            }
+            ensure!(began.elapsed() < patience, "{kind} is not told often enough; {}", lab.log());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn read(&mut self, lab: &Lab) -> anyhow::Result<()> {
+        // A connection of its own each time: the operator's certificate changes too.
+        let mut admin = lab.operator().await?;
+        loop {
+            let request = v1::ListEventsRequest { after_seq: self.seq, limit: 0 };
+            let events = admin.list_events(request).await?.into_inner().events;
+            if events.is_empty() {
+                return Ok(());
+            }
+            for event in events {
+                self.seq = event.seq;
+                *self.kinds.entry(event.kind).or_default() += 1;
+            }
+        }
+    }
+}
+
+/// A new root takes over: both are trusted everywhere, then certificates are issued under the new one, and
+/// when everybody has one the old root goes.
+async fn roll_over(lab: &Lab, work: &Path, sites: usize, told: &mut Told) -> anyhow::Result<()> {
+    let (next, desk) = (work.join("next"), work.join("desk"));
+    let (out, ada) = (next.display().to_string(), desk.display().to_string());
+    run("fedctl", &["ca", "init", "--federation", FEDERATION, "--out", &out])?;
+    run("fedctl", &["ca", "issue", "operator", "ada", "--ca", &out, "--out", &ada])?;
+    let main = ["coordinator", "main", "--host", "127.0.0.1", "--ca", &out, "--out", &ada];
+    run("fedctl", &[&["ca", "issue"][..], &main[..]].concat())?;
+    let old = std::fs::read_to_string(work.join("ca/ca.pem"))?;
+    let new = std::fs::read_to_string(next.join("ca.pem"))?;
+    let mut holders = vec![work.join("certificates/ca.pem")];
+    holders.extend((0..sites).map(|n| work.join(format!("site-{n}/ca.pem"))));
+    let trust = |roots: &str| -> anyhow::Result<()> {
+        for holder in &holders {
+            write_certificate(holder, roots)?;
+        }
+        Ok(())
+    };
+    trust(&format!("{old}{new}"))?;
+    // By the time that everybody has renewed once, everybody has read it.
+    told.wait(lab, RENEWED, sites).await?;
+    for name in ["issuing.pem", "issuing.key"] {
+        std::fs::copy(next.join(name), work.join("ca").join(name))?;
+    }
+    for name in ["main.pem", "main.key"] {
+        std::fs::copy(desk.join(name), work.join("certificates").join(name))?;
+    }
+    // The next certificate but one is under the new root for everybody.
+    told.wait(lab, RENEWED, 2 * sites).await?;
+    for name in ["ada.pem", "ada.key"] {
+        std::fs::copy(desk.join(name), work.join("certificates").join(name))?;
+    }
+    trust(&new)?;
+    told.wait(lab, RENEWED, sites).await?;
+    told.wait(lab, "round_committed", 3).await
+}
