@@ -149,6 +149,23 @@ impl Reason {
         }
     }
 
+    /// Whether it is about what an update holds, so that the same bytes would be refused again. Any other
+    /// refusal of an update is about its round, and another attempt may take it.
+    pub fn is_about_the_bytes(self) -> bool {
+        matches!(
+            self,
+            Reason::NotAModel
+                | Reason::WrongTensors
+                | Reason::WrongShape
+                | Reason::WrongDtype
+                | Reason::WrongBaseModel
+                | Reason::WrongExamples
+                | Reason::NotFinite
+                | Reason::TooLarge
+                | Reason::WrongDigest
+        )
+    }
+
     /// Whether the coordinator itself failed or stops, so that what it was given may yet be accepted.
     pub fn is_the_coordinators(self) -> bool {
         matches!(self, Reason::Internal | Reason::Draining | Reason::Storage)

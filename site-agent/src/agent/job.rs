@@ -36,8 +36,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait before a call that failed is made again.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// How often a call of a job is made before the round is given up; with the waits, over ten minutes.
-const CALL_ATTEMPTS_MAX: u32 = 30;
+/// How often a call of a job is made again before [`Patience`] is asked; with the waits, a minute and a half.
+const CALL_RETRIES_MAX: u32 = 9;
 
 /// What a job works with.
 #[derive(Clone)]
@@ -90,8 +90,7 @@ impl Error {
     pub fn withdrawal(&self) -> Option<WithdrawalReason> {
         Some(match self {
             Error::Cancelled => return None,
-            Error::Call { what: SUBMISSION, .. } => WithdrawalReason::UpdateRefused,
-            Error::Upload(error) if error.reason().is_some() => WithdrawalReason::UpdateRefused,
+            error if error.is_update_refused() => WithdrawalReason::UpdateRefused,
             Error::Download(transfer::Error::File { .. })
             | Error::Upload(transfer::Error::File { .. })
             | Error::Workspace(_) => WithdrawalReason::Disk,
@@ -113,9 +112,23 @@ impl Error {
         }
     }
 
-    /// Whether a transfer does not get on, which it may when the network is back.
+    /// Whether a transfer or a call does not get on, which it may when the network is back.
     fn is_network(&self) -> bool {
-        matches!(self, Error::Download(error) | Error::Upload(error) if error.is_transient())
+        match self {
+            Error::Download(error) | Error::Upload(error) => error.is_transient(),
+            Error::Call { status, .. } => reason::is_transient(status),
+            _ => false,
+        }
+    }
+
+    /// Whether the coordinator refuses the update for good, and not only in this attempt at its round.
+    fn is_update_refused(&self) -> bool {
+        let reason = match self {
+            Error::Call { what: SUBMISSION, status } => Reason::of(status),
+            Error::Upload(error) => error.reason(),
+            _ => None,
+        };
+        reason.is_some_and(Reason::is_about_the_bytes)
     }
 
     /// Whether another trainer, or a base model that is fetched anew, may do what this one could not.
@@ -184,9 +197,11 @@ pub async fn run(
             },
         }
     };
-    if delivered.as_ref().is_err_and(|e| e.withdrawal() == Some(WithdrawalReason::UpdateRefused)) {
-        // The same bytes would be refused again.
-        bench.workspace.forget()?;
+    // What is refused, not why it cannot be forgotten, is what the coordinator and the log are told.
+    if delivered.as_ref().is_err_and(Error::is_update_refused)
+        && let Err(error) = bench.workspace.forget()
+    {
+        tracing::warn!("the refused update cannot be forgotten: {error}");
     }
     delivered
 }
@@ -312,7 +327,7 @@ async fn deliver(
     again(bench, SUBMISSION, submit).await
 }
 
-/// Makes a call until it succeeds, is refused for good, or has failed too often.
+/// Makes a call until it succeeds, is refused for good, or has failed too often in a row.
 async fn again<T, F: Future<Output = Result<T, Status>>>(
     bench: &Bench,
     what: &'static str,
@@ -322,7 +337,7 @@ async fn again<T, F: Future<Output = Result<T, Status>>>(
     loop {
         match call().await {
             Ok(answer) => return Ok(answer),
-            Err(status) if attempt == CALL_ATTEMPTS_MAX || !reason::is_transient(&status) => {
+            Err(status) if attempt == CALL_RETRIES_MAX || !reason::is_transient(&status) => {
                 if let Some(reason) = Reason::of(&status) {
                     tracing::warn!(reason = reason.as_str(), "the coordinator refuses {what}");
                 }
@@ -340,6 +355,8 @@ async fn again<T, F: Future<Output = Result<T, Status>>>(
 
 #[cfg(test)]
 mod tests {
+    use fedpaint_proto::names::Digest;
+
     use super::*;
 
     #[test]
@@ -357,13 +374,38 @@ mod tests {
         assert_eq!(Error::Cancelled.withdrawal(), None);
     }
 
+    fn refused(what: &'static str, reason: Reason) -> Error {
+        Error::Call { what, status: Box::new(reason.status("tensor x")) }
+    }
+
     #[test]
-    fn a_refused_submission_is_told_from_another_refused_call() {
-        let refused = |what| {
-            let status = Box::new(Reason::NotFinite.status("tensor x"));
-            Error::Call { what, status }.withdrawal()
-        };
-        assert_eq!(refused(SUBMISSION), Some(WithdrawalReason::UpdateRefused));
-        assert_eq!(refused("the plan"), Some(WithdrawalReason::Internal));
+    fn an_update_is_refused_by_a_reason_about_its_bytes_and_by_no_other() {
+        let about_the_bytes = [
+            Reason::NotAModel,
+            Reason::WrongTensors,
+            Reason::WrongShape,
+            Reason::WrongDtype,
+            Reason::WrongBaseModel,
+            Reason::WrongExamples,
+            Reason::NotFinite,
+            Reason::TooLarge,
+            Reason::WrongDigest,
+        ];
+        let digest = Digest::of(b"update");
+        for &reason in Reason::ALL {
+            let status = reason.status("x");
+            let upload = match reason::is_transient(&status) {
+                true => transfer::Error::Broken { digest, retries: 8, status },
+                false => transfer::Error::Refused { what: "take", digest, status },
+            };
+            let expected = match about_the_bytes.contains(&reason) {
+                true => WithdrawalReason::UpdateRefused,
+                false => WithdrawalReason::Internal,
+            };
+            for error in [refused(SUBMISSION, reason), Error::Upload(upload)] {
+                assert_eq!(error.withdrawal(), Some(expected), "{reason:?}");
+            }
+            assert_eq!(refused("the plan", reason).withdrawal(), Some(WithdrawalReason::Internal));
+        }
     }
 }

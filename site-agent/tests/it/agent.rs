@@ -179,6 +179,22 @@ async fn a_refused_update_is_told_and_trained_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_came_too_late_is_kept_and_answers_the_next_attempt() {
+    for reason in [Reason::ReportingOver, Reason::RoundOver, Reason::NotAMember] {
+        let (fake, channel) = Fake::start(PLAN, model()).await;
+        fake.state().refusal = Some(reason);
+        let site = Site::start(channel);
+        assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::Internal);
+        fake.until(|state| !state.submitted.is_empty()).await;
+        site.stop().await;
+        let state = fake.state();
+        assert_eq!(state.submitted[0].round, Some(round(1, 2)));
+        assert!(!has_stepped(&state, &round(1, 2)), "{reason:?}: it was trained again");
+        assert_eq!(state.uploads, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_update_that_was_trained_before_a_restart_is_sent_and_not_trained_again() {
     let (fake, channel) = Fake::start(PLAN, model()).await;
     let site = Site::start(channel.clone());

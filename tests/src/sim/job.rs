@@ -229,7 +229,9 @@ impl World {
                 self.wrong_bytes(site, WithdrawalReason::UpdateRefused);
             }
             (_, Err(failed)) if failed.is_transient() => self.again(site),
-            (Stage::Status | Stage::Piece(_) | Stage::Submit, _) => {
+            (Stage::Status | Stage::Piece(_) | Stage::Submit, Err(Failed::Refused(reason)))
+                if reason.is_about_the_bytes() =>
+            {
                 // The same bytes would be refused again.
                 held.workspace.trained = None;
                 held.workspace.checkpoint = None;

@@ -10,11 +10,11 @@ use crate::disk;
 /// goes on from its checkpoint every time, so each of them costs a few steps.
 pub(super) const TRAINER_DEATHS_MAX: u32 = 5;
 
-/// How often a transfer that did not get on is begun again. Each has had its own retries over a minute
-/// and a half, so that half an hour without a network is borne.
+/// How often a transfer or call that did not get on is begun again. Each has had its own retries over a
+/// minute and a half, so that half an hour without a network is borne.
 const TRANSFERS_MAX: u32 = 20;
 
-/// The wait before a transfer that did not get on is begun again.
+/// The wait before a transfer or call that did not get on is begun again.
 const TRANSFER_WAIT: Duration = Duration::from_secs(5);
 
 /// What a round has borne so far.
@@ -59,11 +59,14 @@ mod tests {
     use std::io;
 
     use fedpaint_proto::names::Digest;
+    use fedpaint_proto::reason::Reason;
     use fedpaint_proto::transfer;
     use rustix::io::Errno;
     use tonic::Status;
 
+    use super::super::{CALL_RETRIES_MAX, RETRY_FIRST, RETRY_MAX};
     use super::*;
+    use crate::backoff;
     use crate::pipe::Failure;
     use crate::supervisor::{Death, Error as TrainerError};
     use crate::workspace;
@@ -101,6 +104,25 @@ mod tests {
         assert!(patience.bear(broken()).is_err());
         let refused = transfer::Error::Refused { what: "take", digest, status: status() };
         assert!(Patience::default().bear(Error::Upload(refused)).is_err());
+    }
+
+    #[test]
+    fn a_call_that_does_not_get_on_is_made_again_for_half_an_hour_and_a_refused_one_is_not() {
+        let call = |status| Error::Call { what: "the plan", status: Box::new(status) };
+        let mut patience = Patience::default();
+        for _ in 0..TRANSFERS_MAX {
+            assert!(patience.bear(call(Status::unavailable("no route"))).is_ok());
+        }
+        assert!(patience.bear(call(Status::unavailable("no route"))).is_err());
+        let mut waited = Duration::ZERO;
+        for attempt in 0..CALL_RETRIES_MAX {
+            waited += backoff::delay(attempt, RETRY_FIRST, RETRY_MAX, "mayo");
+        }
+        let borne = (TRANSFERS_MAX + 1) * waited + TRANSFERS_MAX * TRANSFER_WAIT;
+        assert!((1500..2700).contains(&borne.as_secs()), "{borne:?}");
+        for (reason, is_borne) in [(Reason::Draining, true), (Reason::RoundOver, false)] {
+            assert_eq!(Patience::default().bear(call(reason.status("x"))).is_ok(), is_borne);
+        }
     }
 
     #[test]
