@@ -218,18 +218,32 @@ impl Diffusion {
         })
     }
 
-    /// How much each pixel counts: the mean over all loss-mask pixels of the batch, plus the mean
-    /// over all pixels where noise is everywhere.
+    /// How much each pixel counts: the mean over all loss-mask pixels of the batch, plus, where noise is
+    /// everywhere, the mean over those and all that is seen. What is painted without a truth counts in
+    /// neither: what is there is not what is asked for.
     fn weight(&self, examples: &[Example]) -> Result<Vec<f32>, ExampleError> {
-        let inside = || examples.iter().flat_map(|example| example.loss_mask.iter().copied());
-        let counted: f64 = inside().map(f64::from).sum();
-        let everywhere = match self.region {
-            NoiseRegion::Masked if counted == 0.0 => return Err(ExampleError::NothingToLearn),
-            NoiseRegion::Masked => 0.0,
-            NoiseRegion::Full => 1.0 / inside().count() as f64,
+        // Of every pixel how much it counts inside, and whether it is seen or its truth known.
+        let pixels = || {
+            examples.iter().flat_map(|example| {
+                let both = example.mask.iter().zip(&example.loss_mask);
+                both.map(|(&mask, &counts)| (counts, mask < 0.5 || counts > 0.0))
+            })
         };
-        let share = if counted > 0.0 { 1.0 / counted } else { 0.0 };
-        Ok(inside().map(|m| (everywhere + share * f64::from(m)) as f32).collect())
+        let inside: f64 = pixels().map(|(counts, _)| f64::from(counts)).sum();
+        let everywhere = match self.region {
+            NoiseRegion::Masked => 0,
+            NoiseRegion::Full => pixels().filter(|&(_, has_truth)| has_truth).count(),
+        };
+        if inside == 0.0 && everywhere == 0 {
+            return Err(ExampleError::NothingToLearn);
+        }
+        let part = |count: f64| if count > 0.0 { 1.0 / count } else { 0.0 };
+        let (inside, everywhere) = (part(inside), part(everywhere as f64));
+        let weight = |(counts, has_truth): (f32, bool)| {
+            let everywhere = if has_truth { everywhere } else { 0.0 };
+            (everywhere + inside * f64::from(counts)) as f32
+        };
+        Ok(pixels().map(weight).collect())
     }
 }
 

@@ -45,6 +45,41 @@ fn masked_noise_leaves_the_known_region_clean_and_weighs_only_the_loss_mask() {
 }
 
 #[test]
+fn what_is_painted_without_a_truth_teaches_nothing_wherever_the_noise_is() {
+    let truth = example();
+    let mut other = truth.clone();
+    let hidden = |i: usize| truth.mask[i] > 0.5 && truth.loss_mask[i] < 0.5;
+    assert_eq!((0..64).filter(|&i| hidden(i)).count(), 8);
+    (0..64).filter(|&i| hidden(i)).for_each(|i| other.image[i] = -other.image[i]);
+    for region in [NoiseRegion::Full, NoiseRegion::Masked] {
+        let spec = ModelSpec { learn_sigma: true, ..spec(Prediction::Sample, region) };
+        let taught = |example: &Example| {
+            let (one, mut rng) = (std::slice::from_ref(example), noise::stream("test", &[]));
+            Diffusion::new(&spec).lesson(one, 8, &PLAIN, &mut rng).unwrap()
+        };
+        let weighed = |values: &[f32], weight: &[f32]| -> Vec<f32> {
+            values.iter().zip(weight).map(|(value, weight)| value * weight).collect()
+        };
+        let [one, two] = [taught(&truth), taught(&other)];
+        assert_ne!(one.target, two.target);
+        assert_eq!(weighed(&one.target, &one.weight), weighed(&two.target, &two.weight));
+        let [first, second] = [one.variance.unwrap(), two.variance.unwrap()];
+        let bound = |v: &VarianceLesson| weighed(&v.truth, &v.weight);
+        assert_eq!(bound(&first), bound(&second));
+        for i in 0..64 {
+            let seen = truth.mask[i] < 0.5;
+            let expected = match region {
+                NoiseRegion::Full if seen => 1.0 / 56.0,
+                NoiseRegion::Full if !hidden(i) => 1.0 / 56.0 + 1.0 / 8.0,
+                NoiseRegion::Masked if !seen && !hidden(i) => 1.0 / 8.0,
+                _ => 0.0,
+            };
+            assert!((one.weight[i] - expected).abs() < 1e-7, "{i}");
+        }
+    }
+}
+
+#[test]
 fn x_t_and_the_target_of_every_prediction_come_from_one_noise() {
     for region in [NoiseRegion::Full, NoiseRegion::Masked] {
         let noise = lesson(&spec(Prediction::Epsilon, region), 3, &PLAIN).target;
