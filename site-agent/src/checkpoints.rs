@@ -138,6 +138,7 @@ mod tests {
             site: "mayo".parse().unwrap(),
             plan: Digest::of(b"plan"),
             base: Digest::of(b"base"),
+            data: Digest::of(b"scans"),
             machine: "cpu".into(),
             build: build(),
         }

@@ -7,7 +7,7 @@
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
-use fedpaint_proto::names::{Blob, RunName, SiteName};
+use fedpaint_proto::names::{Blob, Digest, RunName, SiteName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::settings::{ComputeSettings, DataSettings, RehearsalSettings};
 
 /// The version of what is said here; both ends must speak the same.
-pub const PIPE_VERSION: u32 = 3;
+pub const PIPE_VERSION: u32 = 4;
 
 /// The longest body of a frame: a plan of the greatest length, escaped, and room.
 pub const FRAME_BYTES_MAX: usize = 512 << 10;
@@ -134,6 +134,9 @@ pub struct Trained {
     pub examples: u64,
     /// Aggregates over the steps.
     pub report: Report,
+    /// What it learnt from, as [`Cohort::training`](crate::cohort::Cohort::training) has it. It stays
+    /// at the site.
+    pub data: Digest,
 }
 
 /// Aggregates over the steps of a training, see `TrainingReport` in `types.proto`.
@@ -279,7 +282,6 @@ fn bounded(length: u32) -> Result<usize, Error> {
 
 #[cfg(test)]
 mod tests {
-    use fedpaint_proto::names::Digest;
     use proptest::prelude::*;
 
     use super::*;

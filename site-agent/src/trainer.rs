@@ -22,6 +22,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use self::stop::Stop;
 use crate::checkpoints::{self, Checkpoints};
 use crate::cohort::{self, Cohort};
+use crate::cpu::tile;
 use crate::disk::{self, Places, write_whole};
 use crate::local_round::{self, Machine, RoundKey, Watch, train_round};
 use crate::model::checkpoint::{self, CheckpointError};
@@ -34,7 +35,7 @@ use crate::rehearsal::{self, Rehearsal};
 use crate::settings::{ComputeSettings, RehearsalSettings};
 use crate::train::journal::Journal;
 use crate::train::snapshot::{Key, Snapshot};
-use crate::workspace::{blob_of, model_path, update_path};
+use crate::workspace::{blob_of, model_path, trained, update_path};
 
 /// The folder of the workspace that prepared scans are kept in, which the agent never opens.
 const SCANS_CACHE: &str = "scans-cache";
@@ -249,7 +250,19 @@ fn train(
     let plan = RunPlan::from_toml(&assignment.plan_toml)?;
     let path = model_path(&bench.workspace, assignment.base.digest);
     check(&path, assignment.base)?;
-    let key = key(bench, assignment);
+    let data = match &bench.work {
+        Work::Train { cohort, .. } => {
+            cohort.survey(&|| stop.is_set(), &mut |_, _| {})?;
+            cohort.training()
+        }
+        Work::Rehearse(_) => Digest::of(rehearsal::MACHINE.as_bytes()),
+    };
+    let known = patiently(stop, &bench.workspace, || trained(&bench.workspace, assignment, data))?;
+    if let Some(known) = known {
+        tracing::info!("this round is trained already");
+        return Ok(known);
+    }
+    let key = key(bench, assignment, data);
     let from = bench.checkpoints.find(&key);
     if let Some(from) = &from {
         tracing::info!(step = from.steps(), "the training goes on from its checkpoint");
@@ -285,7 +298,7 @@ fn train(
     let update = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
     let path = update_path(&bench.workspace, update.digest);
     patiently(stop, &path, || write_whole(&path, &UPDATE, |file| file.write_all(&bytes)))?;
-    Ok(Trained { update, examples, report })
+    Ok(Trained { update, examples, report, data })
 }
 
 /// Whether a file that was right when it was downloaded is so still.
@@ -298,7 +311,7 @@ fn check(path: &Path, blob: Blob) -> Result<(), Error> {
     }
 }
 
-fn key(bench: &Bench, assignment: &Assignment) -> Key {
+fn key(bench: &Bench, assignment: &Assignment, data: Digest) -> Key {
     let Assignment { run, number, site, plan_toml, base } = assignment;
     let machine = match &bench.work {
         // The processor gives the same bytes on any number of threads.
@@ -312,25 +325,26 @@ fn key(bench: &Bench, assignment: &Assignment) -> Key {
         site: site.clone(),
         plan: Digest::of(plan_toml.as_bytes()),
         base: base.digest,
+        data,
         machine,
         build: bench.build.clone(),
     }
 }
 
-/// Writes until the disk takes it: what was trained is not thrown away for want of room.
-fn patiently(
+/// Works on the disk until it lets us: what was trained is not thrown away for want of room.
+fn patiently<T>(
     stop: &Stop,
     path: &Path,
-    mut work: impl FnMut() -> io::Result<()>,
-) -> Result<(), Error> {
+    mut work: impl FnMut() -> io::Result<T>,
+) -> Result<T, Error> {
     let mut retries = 0;
     loop {
         match work() {
-            Ok(()) => return Ok(()),
+            Ok(done) => return Ok(done),
             Err(error) if disk::may_pass(&error) && retries < disk::RETRIES_MAX => {
                 if retries == 0 {
                     let path = path.display();
-                    tracing::warn!("{path}: {error}; writing it again until there is room");
+                    tracing::warn!("{path}: {error}; trying again until there is room");
                 }
                 retries += 1;
                 if stop.wait(disk::RETRY_WAIT) {

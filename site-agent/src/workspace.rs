@@ -7,11 +7,13 @@
 //!   models/<digest>   base models
 //!   updates/<digest>  trained models
 //!   training/<digest> how far the training under way is, see `checkpoints`
-//!   trained.json      which update answers which round
+//!   trained.json      which update answers which round, and what data it learnt from
+//!   split.json        which scans trained and which are held out: the trainer's alone
+//!   scans-cache/      prepared scans: the trainer's alone, the agent never opens it
 //! ```
-//! A file has its name only when it is whole and on the disk. No scan is ever put here, and the folder
-//! never holds more than the newest base model, the newest update, the newest checkpoint and a transfer
-//! under way.
+//! A file has its name only when it is whole and on the disk. But for what the trainer prepares of scans
+//! none is ever put here, and beside that the folder never holds more than the newest base model, the
+//! newest update, the newest checkpoint and a transfer under way.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -77,9 +79,9 @@ pub fn update_path(folder: &Path, digest: Digest) -> PathBuf {
     folder.join("updates").join(digest.to_string())
 }
 
-/// Where the trainer writes an update whose digest it does not know yet.
-pub fn new_update_path(folder: &Path) -> PathBuf {
-    folder.join("updates").join("new")
+/// Where the trainer remembers which patients train in the workspace `folder`.
+pub fn split_path(folder: &Path) -> PathBuf {
+    folder.join("split.json")
 }
 
 /// Where the trainer keeps how far it is in the workspace `folder`.
@@ -139,30 +141,6 @@ impl Workspace {
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
-    }
-
-    /// The update that was trained for this assignment before, if it is still there and unharmed.
-    ///
-    /// # Errors
-    /// If the record or the update is there and does not read.
-    pub fn trained(&self, assignment: &Assignment) -> Result<Option<Trained>, Error> {
-        let path = self.record_path();
-        let io = |source| Error::Io { path: path.clone(), source };
-        match reach("workspace.record_read").and_then(|()| fs::metadata(&path)) {
-            Ok(found) if found.len() <= RECORD_BYTES_MAX => {}
-            Ok(_) => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io(error)),
-        }
-        // A record of another version is as good as none: the round is trained again.
-        let Ok(record) = serde_json::from_slice::<Record>(&fs::read(&path).map_err(io)?) else {
-            return Ok(None);
-        };
-        let update = record.trained.update;
-        let path = update_path(&self.folder, update.digest);
-        let unharmed = record == Record::new(assignment, record.trained)
-            && blob_of(&path).map_err(|source| Error::Io { path, source })? == Some(update);
-        Ok(unharmed.then_some(record.trained))
     }
 
     /// Remembers the update of an assignment, so that a crash does not train it again, and drops every
@@ -225,8 +203,40 @@ impl Workspace {
     }
 
     fn record_path(&self) -> PathBuf {
-        self.folder.join("trained.json")
+        record_path(&self.folder)
     }
+}
+
+fn record_path(folder: &Path) -> PathBuf {
+    folder.join("trained.json")
+}
+
+/// The update that was trained for this assignment from this `data` before, if the workspace `folder`
+/// still has it unharmed. It is the trainer that asks, because the agent does not know the data.
+///
+/// # Errors
+/// If the record or the update is there and does not read.
+pub fn trained(
+    folder: &Path,
+    assignment: &Assignment,
+    data: Digest,
+) -> io::Result<Option<Trained>> {
+    let path = record_path(folder);
+    match reach("workspace.record_read").and_then(|()| fs::metadata(&path)) {
+        Ok(found) if found.len() <= RECORD_BYTES_MAX => {}
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    // A record of another version is as good as none: the round is trained again.
+    let Ok(record) = serde_json::from_slice::<Record>(&fs::read(&path)?) else {
+        return Ok(None);
+    };
+    let Trained { update, data: learnt, .. } = record.trained;
+    let unharmed = learnt == data
+        && record == Record::new(assignment, record.trained)
+        && blob_of(&update_path(folder, update.digest))? == Some(update);
+    Ok(unharmed.then_some(record.trained))
 }
 
 /// What a file is, or none where there is no file.
@@ -259,42 +269,51 @@ mod tests {
         }
     }
 
+    fn data() -> Digest {
+        Digest::of(b"scans")
+    }
+
+    fn again(workspace: &Workspace, assignment: &Assignment) -> Option<Trained> {
+        trained(workspace.folder(), assignment, data()).unwrap()
+    }
+
     fn train(workspace: &Workspace, bytes: &[u8]) -> Trained {
         let update = Blob { digest: Digest::of(bytes), size: bytes.len() as u64 };
         fs::write(update_path(workspace.folder(), update.digest), bytes).unwrap();
-        Trained { update, examples: 8, report: Report::default() }
+        Trained { update, examples: 8, report: Report::default(), data: data() }
     }
 
     #[test]
-    fn an_update_is_remembered_over_a_crash_for_its_round_and_base_alone() {
+    fn an_update_is_remembered_over_a_crash_for_its_round_base_and_data_alone() {
         let folder = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(folder.path()).unwrap();
-        let trained = train(&workspace, b"update");
-        workspace.remember(&assignment(3, b"base"), trained).unwrap();
+        let update = train(&workspace, b"update");
+        workspace.remember(&assignment(3, b"base"), update).unwrap();
         drop(workspace);
         let workspace = Workspace::open(folder.path()).unwrap();
-        let again = |a: &Assignment| workspace.trained(a).unwrap();
-        assert_eq!(again(&assignment(3, b"base")), Some(trained));
-        assert_eq!(again(&assignment(4, b"base")), None);
-        assert_eq!(again(&assignment(3, b"other base")), None);
+        assert_eq!(again(&workspace, &assignment(3, b"base")), Some(update));
+        assert_eq!(again(&workspace, &assignment(4, b"base")), None);
+        assert_eq!(again(&workspace, &assignment(3, b"other base")), None);
+        let fewer = Digest::of(b"all scans but one");
+        assert_eq!(trained(folder.path(), &assignment(3, b"base"), fewer).unwrap(), None);
         workspace.forget().unwrap();
         workspace.forget().unwrap();
-        assert_eq!(again(&assignment(3, b"base")), None);
+        assert_eq!(again(&workspace, &assignment(3, b"base")), None);
     }
 
     #[test]
     fn a_harmed_update_or_record_is_trained_again() {
         let folder = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(folder.path()).unwrap();
-        let trained = train(&workspace, b"update");
-        workspace.remember(&assignment(1, b"base"), trained).unwrap();
-        let path = update_path(folder.path(), trained.update.digest);
+        let update = train(&workspace, b"update");
+        workspace.remember(&assignment(1, b"base"), update).unwrap();
+        let path = update_path(folder.path(), update.update.digest);
         fs::write(&path, b"updatf").unwrap();
-        assert_eq!(workspace.trained(&assignment(1, b"base")).unwrap(), None);
+        assert_eq!(again(&workspace, &assignment(1, b"base")), None);
         fs::remove_file(&path).unwrap();
-        assert_eq!(workspace.trained(&assignment(1, b"base")).unwrap(), None);
+        assert_eq!(again(&workspace, &assignment(1, b"base")), None);
         fs::write(workspace.record_path(), b"{").unwrap();
-        assert_eq!(workspace.trained(&assignment(1, b"base")).unwrap(), None);
+        assert_eq!(again(&workspace, &assignment(1, b"base")), None);
     }
 
     #[test]

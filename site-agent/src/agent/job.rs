@@ -214,13 +214,7 @@ async fn prepare_and_train(
     activity: &watch::Sender<Activity>,
 ) -> Result<Trained, Error> {
     let assignment = until(cancel, prepare(bench, round, base)).await?;
-    match recall(bench, &assignment).await? {
-        Some(trained) => {
-            tracing::info!(%round, "this round is trained already");
-            Ok(trained)
-        }
-        None => train(bench, round, &assignment, cancel, activity).await,
-    }
+    train(bench, round, &assignment, cancel, activity).await
 }
 
 async fn until<T>(
@@ -257,11 +251,6 @@ async fn prepare(bench: &Bench, round: &RoundId, base: Blob) -> Result<Assignmen
     })
 }
 
-async fn recall(bench: &Bench, assignment: &Assignment) -> Result<Option<Trained>, Error> {
-    let (workspace, assignment) = (Arc::clone(&bench.workspace), assignment.clone());
-    Ok(in_background(move || workspace.trained(&assignment)).await?)
-}
-
 /// Runs file work beside the runtime.
 async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
@@ -271,6 +260,7 @@ async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
     }
 }
 
+/// Has the trainer train the round, or find that it is trained already, and remembers the update.
 async fn train(
     bench: &Bench,
     round: &RoundId,

@@ -3,10 +3,14 @@
 //! A case that was found sound is not read again while its files stay as they are.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+
+use fedpaint_proto::names::Digest;
 
 use super::{Cohort, Error};
 use crate::data::duplicates::{self, Digests, Seen};
 use crate::data::exam;
+use crate::data::labels::LabelScheme;
 use crate::data::layout::{Case, Contrast};
 use crate::data::prefetch::{Ahead, ahead};
 use crate::data::problem::{Problem, Severity};
@@ -66,6 +70,33 @@ impl Cohort {
         }
     }
 
+    /// What a round learns from, as a digest: the cases that train, whose they are, what their files hold
+    /// and what labels mean in them; after [`Cohort::survey`].
+    pub fn training(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new_derive_key("fedpaint 2026 training data v1");
+        // A length before every word keeps "ab" + "c" apart from "a" + "bc".
+        let mut add = |word: &str| {
+            hasher.update(&(word.len() as u64).to_le_bytes()).update(word.as_bytes());
+        };
+        for (_, case) in self.usable(false) {
+            let scheme = case.scheme(self.scheme).map_or("none", LabelScheme::name);
+            [case.name.as_str(), &case.patient, scheme].into_iter().for_each(&mut add);
+            for (name, digest) in self.digests_of(case) {
+                [name, &digest].into_iter().for_each(&mut add);
+            }
+            add("");
+        }
+        Digest::from(hasher.finalize())
+    }
+
+    /// The digests of a case's files by what they are; a file that does not read is left out.
+    fn digests_of(&self, case: &Case) -> BTreeMap<&'static str, String> {
+        let named = case.scans.iter().map(|(&contrast, path)| (Contrast::name(contrast), path));
+        let files = named.chain(case.segmentation.iter().map(|path| ("seg", path)));
+        let digest = |path: &Path| Some(self.shelf.digest(path).ok()?.to_string());
+        files.filter_map(|(name, path)| Some((name, digest(path)?))).collect()
+    }
+
     /// What became of each case, with the digests of its files; after [`Cohort::survey`].
     pub fn manifest(&self) -> Manifest {
         let salt = &self.settings.split_salt;
@@ -77,13 +108,9 @@ impl Cohort {
                 None if self.held_out.contains(&case.patient) => Part::HeldOut,
                 None => Part::Training,
             };
-            let named = case.scans.iter().map(|(&contrast, path)| (Contrast::name(contrast), path));
-            let files = named.chain(case.segmentation.iter().map(|path| ("seg", path)));
-            let digested = files
-                .filter_map(|(name, path)| Some((name, self.shelf.digest(path).ok()?.to_string())));
             // A hash without a salt would give the patient away to anybody who can guess names.
             let patient = (!salt.is_empty()).then(|| patient_hash(salt, &case.patient));
-            Entry { case: case.name.clone(), patient, part, reason, files: digested.collect() }
+            Entry { case: case.name.clone(), patient, part, reason, files: self.digests_of(case) }
         };
         let mut entries: Vec<Entry> = self.cases.iter().map(entry).collect();
         // Those whose files could not even be told apart.

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use super::{Cohort, Error};
 use crate::data::example::Example;
+use crate::data::layout::Contrast;
 use crate::data::mask::Mode;
 use crate::data::pool::BatchKey;
 use crate::data::problem::Kind;
@@ -170,6 +171,38 @@ fn the_manifest_names_every_case_with_its_part_and_the_digests_of_its_files() {
             cohort.usable(true).any(|(_, c)| c.name == entry.case)
         );
     }
+}
+
+#[test]
+fn what_trains_is_known_by_its_cases_patients_labels_and_bytes_and_by_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = DataSettings { held_out: 0.25, ..harmed(folder.path()) };
+    let training = |settings: &DataSettings| {
+        let cohort = Cohort::discover(settings).unwrap();
+        cohort.survey(&|| false, &mut |_, _| {}).unwrap();
+        cohort.training()
+    };
+    let before = training(&settings);
+    assert_eq!(training(&DataSettings { cache: None, ..settings.clone() }), before);
+    let contrasts = Some(vec!["t1n".to_owned()]);
+    let others = [
+        DataSettings { contrasts, ..settings.clone() },
+        DataSettings { held_out: 0.0, ..settings.clone() },
+    ];
+    for other in &others {
+        assert_ne!(training(other), before, "{other:?}");
+    }
+    let cohort = Cohort::discover(&settings).unwrap();
+    cohort.survey(&|| false, &mut |_, _| {}).unwrap();
+    let case = cohort.usable(false).next().unwrap().1.clone();
+    let scan = &case.scans[&Contrast::T1n];
+    let bytes = std::fs::read(scan).unwrap();
+    std::fs::copy(&case.scans[&Contrast::T2f], scan).unwrap();
+    assert_ne!(training(&settings), before);
+    std::fs::write(scan, bytes).unwrap();
+    assert_eq!(training(&settings), before);
+    std::fs::remove_dir_all(settings.path.join(&case.name)).unwrap();
+    assert_ne!(training(&settings), before);
 }
 
 #[test]

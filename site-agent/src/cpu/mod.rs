@@ -24,4 +24,4 @@ pub mod profile;
 mod scratch;
 #[cfg(test)]
 pub(crate) mod testing;
-mod tile;
+pub(crate) mod tile;

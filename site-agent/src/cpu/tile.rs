@@ -13,7 +13,7 @@ const WIDE: usize = 2;
 const UNROLL: usize = 4;
 
 /// How many `f32` a vector of this processor holds.
-pub(super) fn lanes() -> usize {
+pub(crate) fn lanes() -> usize {
     struct Lanes;
     impl WithSimd for Lanes {
         type Output = usize;

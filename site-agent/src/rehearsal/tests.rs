@@ -29,6 +29,7 @@ fn site() -> Site {
         site: "mayo".parse().unwrap(),
         plan: Digest::of(plan.as_bytes()),
         base: Digest::of(&fs::read(path).unwrap()),
+        data: Digest::of(MACHINE.as_bytes()),
         machine: MACHINE.into(),
         build: String::new(),
     };

@@ -14,6 +14,7 @@ fn key() -> Key {
         site: "mayo".parse().unwrap(),
         plan: Digest::of(b"plan"),
         base: Digest::of(b"base"),
+        data: Digest::of(b"scans"),
         machine: "cpu".into(),
         build: "1".into(),
     }

@@ -16,7 +16,7 @@ use super::report::{Course, Quarters};
 use super::scaling::LossScale;
 
 /// The version of the file. Another one is not read.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The one key of the file's `__metadata__`.
 const KEY: &str = "fedpaint.training";
@@ -41,6 +41,8 @@ pub struct Key {
     pub plan: Digest,
     /// The model that the round began with.
     pub base: Digest,
+    /// What is learnt from: which scans train, and what they hold.
+    pub data: Digest,
     /// What computes: the device, or that it is a rehearsal.
     pub machine: String,
     /// Which build of the program, because another one may round otherwise.
@@ -216,6 +218,7 @@ mod tests {
             site: "mayo".parse().unwrap(),
             plan: Digest::of(b"plan"),
             base: Digest::of(b"base"),
+            data: Digest::of(b"scans"),
             machine: "cpu".into(),
             build: "1".into(),
         }
@@ -255,12 +258,13 @@ mod tests {
     #[test]
     fn a_snapshot_of_another_training_is_not_gone_on_with() {
         let bytes = bytes(&snapshot());
-        let others: [fn(&mut Key); 7] = [
+        let others: [fn(&mut Key); 8] = [
             |key| key.run = "other".parse().unwrap(),
             |key| key.number = 4,
             |key| key.site = "ljubljana".parse().unwrap(),
             |key| key.plan = Digest::of(b"other"),
             |key| key.base = Digest::of(b"other"),
+            |key| key.data = Digest::of(b"all scans but one"),
             |key| key.machine = "gpu:0".into(),
             |key| key.build = "2".into(),
         ];

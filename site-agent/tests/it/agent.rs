@@ -195,6 +195,22 @@ async fn an_update_that_came_too_late_is_kept_and_answers_the_next_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_update_is_trained_again_once_other_scans_train() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    let site = Site::start(channel.clone());
+    fake.until(|state| !state.submitted.is_empty()).await;
+    let workspace = site.stop().await;
+    fake.state().round = Some(round(1, 2));
+    let mut other = setup(workspace.path());
+    other.data.contrasts = Some(vec!["t2f".into()]);
+    let site = Site::start_with(workspace, channel, other);
+    fake.until(|state| state.submitted.len() == 2).await;
+    site.stop().await;
+    let state = fake.state();
+    assert_ne!(state.submitted[0].weights, state.submitted[1].weights);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_update_that_was_trained_before_a_restart_is_sent_and_not_trained_again() {
     let (fake, channel) = Fake::start(PLAN, model()).await;
     let site = Site::start(channel.clone());

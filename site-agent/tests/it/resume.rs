@@ -65,6 +65,34 @@ async fn a_training_whose_trainer_is_killed_goes_on_from_its_checkpoint_to_the_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_not_gone_on_with_once_other_scans_train() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut setup = setup(folder.path());
+    setup.compute.checkpoint_steps = 2;
+    let assignment = assignment(folder.path(), &plan());
+    let never = CancellationToken::new();
+    let first_after = async |setup: &Setup| {
+        let mut supervisor = Supervisor::new(PROGRAM.into(), setup.clone());
+        let mut first = None;
+        let mut progress = |progress: pipe::Progress| {
+            first.get_or_insert(progress.step);
+            if progress.step == 7 {
+                for id in trainers(folder.path()) {
+                    kill_process(Pid::from_raw(id).unwrap(), Signal::KILL).unwrap();
+                }
+            }
+        };
+        let killed = supervisor.train(&assignment, &never, &mut progress).await;
+        assert!(matches!(killed, Err(Error::Died(_))), "{killed:?}");
+        first
+    };
+    assert_eq!(first_after(&setup).await, Some(1));
+    assert!(first_after(&setup).await > Some(2), "the checkpoint was not gone on with");
+    setup.data.held_out = 0.0;
+    assert_eq!(first_after(&setup).await, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rehearsal_opens_no_scan_and_its_update_follows_from_its_assignment() {
     let rehearsing = |folder: &Path| {
         let mut setup = setup(folder);
