@@ -103,10 +103,9 @@ impl Error {
             Error::Train(error) => match error {
                 TrainError::Stopped { .. } => Failure::Cancelled,
                 TrainError::NotFinite { .. } | TrainError::Weights(_) => Failure::NotFinite,
-                TrainError::Option { .. } => Failure::Plan,
-                TrainError::Device { .. } | TrainError::Crash { .. } | TrainError::Precision(_) => {
-                    Failure::Device
-                }
+                // Another trainer finds the same device, which cannot compute so.
+                TrainError::Option { .. } | TrainError::Precision(_) => Failure::Plan,
+                TrainError::Device { .. } | TrainError::Crash { .. } => Failure::Device,
                 TrainError::Examples { error, .. } if error.is::<pool::Error>() => Failure::NoData,
                 TrainError::Examples { .. } | TrainError::Example { .. } => Failure::Internal,
             },
@@ -246,4 +245,19 @@ fn seed_of(domain: &str, parts: &[&[u8]]) -> u64 {
     let mut seed = [0; size_of::<u64>()];
     hasher.finalize_xof().fill(&mut seed);
     u64::from_le_bytes(seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::device::Crash;
+    use crate::model::precision::Unsupported;
+
+    #[test]
+    fn a_device_that_fails_may_be_tried_again_and_one_that_cannot_compute_so_may_not() {
+        let failure = |error: TrainError| Error::from(error).failure();
+        let crash = TrainError::Crash { step: 3, error: Crash("lost".into()) };
+        assert_eq!(failure(crash), Failure::Device);
+        assert_eq!(failure(Unsupported(Precision::Bf16).into()), Failure::Plan);
+    }
 }

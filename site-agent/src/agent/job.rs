@@ -138,7 +138,7 @@ impl Error {
         match error {
             E::Died(death) => matches!(death, Death::Other(_)),
             E::Start(_) | E::Silent | E::Protocol(_) => true,
-            E::Failed { failure, .. } => *failure == Failure::Disk,
+            E::Failed { failure, .. } => matches!(failure, Failure::Disk | Failure::Device),
         }
     }
 }

@@ -1,13 +1,13 @@
 //! How long a round bears what may pass by itself: a disk without room, a network that is gone, a
-//! trainer that dies.
+//! trainer that dies or whose device fails.
 
 use std::time::Duration;
 
 use super::Error;
 use crate::disk;
 
-/// How often the trainer may die, or have its files harmed, in one round before the site withdraws. It
-/// goes on from its checkpoint every time, so each of them costs a few steps.
+/// How often the trainer may die, or have its device fail or its files harmed, in one round before the
+/// site withdraws. It goes on from its checkpoint every time, so each of them costs a few steps.
 pub(super) const TRAINER_DEATHS_MAX: u32 = 5;
 
 /// How often a transfer or call that did not get on is begun again. Each has had its own retries over a
@@ -135,7 +135,13 @@ mod tests {
         let failed =
             |failure| Error::Trainer(TrainerError::Failed { failure, detail: String::new() });
         assert!(Patience::default().bear(failed(Failure::NotFinite)).is_err());
+        assert!(Patience::default().bear(failed(Failure::Memory)).is_err());
         assert!(Patience::default().bear(failed(Failure::Disk)).is_ok());
+        let mut patience = Patience::default();
+        for _ in 0..TRAINER_DEATHS_MAX {
+            assert!(patience.bear(failed(Failure::Device)).is_ok());
+        }
+        assert!(patience.bear(failed(Failure::Device)).is_err());
         let hungry = Error::Trainer(TrainerError::Died(Death::OutOfMemory));
         assert!(Patience::default().bear(hungry).is_err());
     }
