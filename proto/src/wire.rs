@@ -43,7 +43,7 @@ mod tests {
             wire_version: 0,
         };
         let round = Some(RoundRef { run: "t1".into(), number: 1, attempt: 2 });
-        let progress = Some(TrainingProgress { step: 3, steps: 7, loss: 0.25 });
+        let progress = Some(TrainingProgress { step: 3, steps: 7, loss: Some(0.25) });
         let training = Activity::Training(Training { round, progress });
         let training = HeartbeatRequest { activity: Some(training), ..idle.clone() };
         for (golden, message) in [(OLD_IDLE, idle), (OLD_TRAINING, training)] {

@@ -25,7 +25,7 @@ use crate::model::spec::ModelSpec;
 use crate::model::weights::Weights;
 use crate::pipe::{Failure, Progress, Report};
 use crate::train::journal::{self, Journal};
-use crate::train::report::{StepReport, TrainingSummary};
+use crate::train::report::{StepReport, ToldLoss, TrainingSummary};
 use crate::train::snapshot::Snapshot;
 use crate::train::{TrainError, TrainingOptions};
 
@@ -143,9 +143,11 @@ pub fn train_round(
     room::fits(needed, room::available(&machine.device, machine.memory_max))?;
     let Watch { is_stopped, progress } = watch;
     let is_stopped = *is_stopped;
+    let mut told = ToldLoss::default();
     let mut progress = |report: StepReport| {
         let step = u32::try_from(report.step).unwrap_or(u32::MAX);
-        progress(Progress { step, steps: plan.steps, loss: report.loss });
+        let loss = told.add(report.loss, plan.batch);
+        progress(Progress { step, steps: plan.steps, loss });
         if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let (weights, summary) = cohort.with_pool(slices, is_stopped, |pool| {

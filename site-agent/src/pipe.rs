@@ -120,8 +120,9 @@ pub struct Progress {
     pub step: u32,
     /// Steps to do.
     pub steps: u32,
-    /// The loss of the last step.
-    pub loss: f64,
+    /// The mean loss of the last whole group of steps, see
+    /// [`ToldLoss`](crate::train::report::ToldLoss).
+    pub loss: Option<f64>,
 }
 
 /// A finished training.

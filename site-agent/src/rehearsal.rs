@@ -19,7 +19,7 @@ use crate::model::precision::Precision;
 use crate::pipe::{Failure, Progress};
 use crate::settings::RehearsalSettings;
 use crate::train::journal::Journal;
-use crate::train::report::{Course, TrainingSummary};
+use crate::train::report::{Course, ToldLoss, TrainingSummary};
 use crate::train::scaling::LossScale;
 use crate::train::snapshot::{Key, Snapshot};
 
@@ -101,6 +101,7 @@ impl Rehearsal<'_> {
             }
             None => (Course::default(), floats(&bytes[data..])),
         };
+        let mut mean = ToldLoss::default();
         for step in course.losses.len()..steps {
             let loss = self.step(step, &mut weights);
             course.losses.push(loss);
@@ -113,6 +114,7 @@ impl Rehearsal<'_> {
             });
             let waited = wait(Duration::from_millis(self.settings.steps_ms));
             let told = u32::try_from(done).unwrap_or(u32::MAX);
+            let loss = mean.add(loss, self.plan.batch);
             (watch.progress)(Progress { step: told, steps: self.plan.steps, loss });
             if (waited || (watch.is_stopped)()) && done < steps {
                 return Err(Error::Stopped { steps: done });

@@ -397,7 +397,7 @@ async fn a_heartbeat_about_a_round_that_is_over_is_answered_with_what_to_do_now(
 async fn progress_is_seen_while_a_site_trains() {
     let coordinator = Coordinator::start(1).await;
     coordinator.join(&["aachen", "kyoto", "mayo"]).await;
-    let progress = Progress { step: 3, steps: 200, loss: 0.5 };
+    let progress = Progress { step: 3, steps: 200, loss: Some(0.5) };
     coordinator.beat("kyoto", Activity::Training(round(1, 1), progress)).await;
     let view = coordinator.handle.active_rounds().remove(0);
     let told: Vec<Option<Progress>> = view.members.iter().map(|member| member.progress).collect();

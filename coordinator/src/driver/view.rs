@@ -239,8 +239,8 @@ pub struct Progress {
     pub step: u32,
     /// Steps to do.
     pub steps: u32,
-    /// The newest loss.
-    pub loss: f64,
+    /// The mean loss of its last steps, once it has told one.
+    pub loss: Option<f64>,
 }
 
 /// A site.

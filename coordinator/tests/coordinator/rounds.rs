@@ -147,7 +147,7 @@ async fn a_run_of_two_rounds_publishes_the_weighted_mean_of_each() {
         let digest = &train[0].base_model.as_ref().unwrap().digest;
         assert_eq!(&download(&mut sites[1], digest, 0).await.unwrap(), expected.last().unwrap());
 
-        let progress = Some(TrainingProgress { step: 3, steps: 7, loss: 0.25 });
+        let progress = Some(TrainingProgress { step: 3, steps: 7, loss: Some(0.25) });
         let round = train[0].round.clone();
         sites[0].ask(Activity::Training(Training { round, progress })).await;
         let view = GetRoundRequest { run: "t1".into(), number, attempt: 0 };

@@ -17,6 +17,34 @@ pub struct StepReport {
     pub gradient_norm: f64,
 }
 
+/// The fewest examples whose mean loss is told while a training goes on.
+pub const TOLD_EXAMPLES_MIN: u32 = 16;
+
+/// The loss that is told while a training goes on: the mean of the last whole group of steps. A group has
+/// [`TOLD_EXAMPLES_MIN`] examples or more and shares no step with another, so that the loss of one slice
+/// does not follow from what is told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ToldLoss {
+    sum: f64,
+    steps: u32,
+    examples: u32,
+    told: Option<f64>,
+}
+
+impl ToldLoss {
+    /// Counts a step in; gives what may be told now.
+    pub fn add(&mut self, loss: f64, examples: u32) -> Option<f64> {
+        self.sum += loss;
+        self.steps += 1;
+        self.examples = self.examples.saturating_add(examples);
+        if self.examples >= TOLD_EXAMPLES_MIN {
+            let told = Some(self.sum / f64::from(self.steps));
+            *self = ToldLoss { told, ..ToldLoss::default() };
+        }
+        self.told
+    }
+}
+
 /// A whole training in a few numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingSummary {
@@ -115,6 +143,20 @@ impl Course {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loss_is_told_as_the_mean_of_whole_groups_of_sixteen_examples_that_share_no_step() {
+        let mut told = ToldLoss::default();
+        let by_one: Vec<Option<f64>> = (0..48).map(|step| told.add(step.into(), 1)).collect();
+        for (step, found) in by_one.into_iter().enumerate() {
+            let group = (step + 1) / 16;
+            let mean = (group > 0).then(|| 16.0 * group as f64 - 8.5);
+            assert_eq!(found, mean, "{step}");
+        }
+        let mut told = ToldLoss::default();
+        assert_eq!([1.0, 3.0, 9.0].map(|loss| told.add(loss, 8)), [None, Some(2.0), Some(2.0)]);
+        assert_eq!(ToldLoss::default().add(0.5, 1000), Some(0.5));
+    }
 
     #[test]
     fn losses_are_averaged_by_quarters_of_the_diffusion_and_by_pixels_that_count() {

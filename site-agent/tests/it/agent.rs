@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::fake::{Fake, has_stepped, round};
+use crate::fake::{Fake, State, has_stepped, round};
 use crate::site::{ENDLESS, PLAN, PROGRAM, model, program, scans, setup, trainers};
 
 /// A running agent.
@@ -208,6 +208,29 @@ async fn an_update_is_trained_again_once_other_scans_train() {
     site.stop().await;
     let state = fake.state();
     assert_ne!(state.submitted[0].weights, state.submitted[1].weights);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_tells_no_loss_of_fewer_than_sixteen_examples() {
+    let (fake, channel) = Fake::start(ENDLESS, model()).await;
+    let site = Site::start(channel);
+    let told = |state: &State| -> Vec<(u32, Option<f64>)> {
+        let training = state.said.iter().filter_map(|said| match said {
+            Activity::Training(training) => training.progress.as_ref(),
+            _ => None,
+        });
+        training.map(|progress| (progress.step, progress.loss)).collect()
+    };
+    fake.until(|state| told(state).last().is_some_and(|&(step, _)| step > 50)).await;
+    site.stop().await;
+    let told = told(&fake.state());
+    for (step, loss) in &told {
+        assert_eq!(loss.is_some(), *step >= 16, "{told:?}");
+    }
+    // Within a group of sixteen steps nothing new is told.
+    for pair in told.windows(2).filter(|pair| pair[0].0 / 16 == pair[1].0 / 16) {
+        assert_eq!(pair[0].1, pair[1].1, "{told:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -110,7 +110,7 @@ impl World {
                 held.workspace.checkpoint = Some((round.number, base, done + 1));
             }
             if let Some(agent) = &mut held.process {
-                let progress = Progress { step: done as u32 + 1, steps: STEPS as u32, loss: 0.0 };
+                let progress = Progress { step: done as u32 + 1, steps: STEPS as u32, loss: None };
                 agent.activity = Activity::Training(round, progress);
             }
         }

@@ -159,7 +159,7 @@ fn members(members: &[Member]) -> String {
             (None, Some(progress)) => format!("{}/{}", progress.step, progress.steps),
             (None, None) => NONE.to_owned(),
         };
-        let mean = report.map(|r| r.loss_mean).or(progress.map(|p| p.loss));
+        let mean = report.map(|r| r.loss_mean).or(progress.and_then(|p| p.loss));
         let fell = report.map(|r| format!("{} > {}", loss(r.loss_first), loss(r.loss_last)));
         let norms =
             report.map(|r| format!("{:.2}, {:.2}", r.gradient_norm_p50, r.gradient_norm_p99));

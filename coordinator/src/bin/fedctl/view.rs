@@ -177,7 +177,7 @@ pub(crate) struct Report {
 pub(crate) struct Progress {
     pub(crate) step: u32,
     pub(crate) steps: u32,
-    pub(crate) loss: f64,
+    pub(crate) loss: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -224,7 +224,8 @@ fn member_change(before: Option<&Member>, member: &Member) -> Option<String> {
     let part = |step: u32| u64::from(step) * PROGRESS_PARTS / u64::from(progress.steps.max(1));
     let earlier = before.and_then(|before| before.progress.as_ref());
     (part(progress.step) > earlier.map_or(0, |p| part(p.step))).then(|| {
-        format!("{site} step {}/{}, loss {}", progress.step, progress.steps, loss(progress.loss))
+        let told = progress.loss.map_or(String::new(), |mean| format!(", loss {}", loss(mean)));
+        format!("{site} step {}/{}{told}", progress.step, progress.steps)
     })
 }
 
@@ -249,7 +250,7 @@ mod tests {
                 gradient_norm_p50: 1.0,
                 gradient_norm_p99: 2.0,
             }),
-            progress: (step > 0).then_some(Progress { step, steps: 200, loss: 0.3 }),
+            progress: (step > 0).then_some(Progress { step, steps: 200, loss: Some(0.3) }),
             since: None,
         }
     }

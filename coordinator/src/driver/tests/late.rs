@@ -161,7 +161,7 @@ async fn at_any_moment_it_is_told_who_is_missing_since_when_and_why() {
 
     coordinator.clock.advance(Duration::from_secs(5));
     for step in [1, 7] {
-        let progress = Progress { step, steps: 200, loss: 0.5 };
+        let progress = Progress { step, steps: 200, loss: Some(0.5) };
         coordinator.beat("aachen", Activity::Training(round(1, 1), progress)).await;
         coordinator.clock.advance(Duration::from_secs(1));
     }
@@ -188,7 +188,7 @@ async fn a_site_that_trains_late_is_shown_with_the_round_it_trains() {
     coordinator.join(&["mayo"]).await;
     coordinator.commit_without_mayo(1).await;
     coordinator.until(|_, round| round.id.number == 2).await;
-    let progress = Progress { step: 9, steps: 200, loss: 0.5 };
+    let progress = Progress { step: 9, steps: 200, loss: Some(0.5) };
     coordinator.beat("mayo", Activity::Training(round(1, 1), progress)).await;
     let missing = coordinator.handle.run_now(&brain()).unwrap().1.missing;
     let mayo = missing.iter().find(|missing| missing.site.as_str() == "mayo").unwrap();

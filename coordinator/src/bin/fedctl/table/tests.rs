@@ -55,7 +55,7 @@ fn a_round() -> v1::Round {
     let joined = v1::Member {
         site: "ucl".into(),
         state: v1::MemberState::Joined.into(),
-        progress: Some(v1::TrainingProgress { step: 40, steps: 200, loss: 0.5 }),
+        progress: Some(v1::TrainingProgress { step: 40, steps: 200, loss: Some(0.5) }),
         ..v1::Member::default()
     };
     let withdrawn = v1::Member {

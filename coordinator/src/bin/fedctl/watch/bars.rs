@@ -77,7 +77,7 @@ fn headline(round: &Round) -> String {
 fn draw(bar: &ProgressBar, member: &Member) {
     let (step, steps, mean) = match (&member.report, &member.progress) {
         (Some(report), _) => (report.steps, report.steps, Some(report.loss_mean)),
-        (None, Some(progress)) => (progress.step, progress.steps, Some(progress.loss)),
+        (None, Some(progress)) => (progress.step, progress.steps, progress.loss),
         (None, None) => (0, 0, None),
     };
     bar.set_length(steps.into());
