@@ -8,7 +8,7 @@ mod map;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -86,20 +86,20 @@ impl Cache {
         Ok(cache)
     }
 
-    /// The block of `key`, mapped. None if there is none, or it is damaged: then it is removed.
+    /// The block of `key`, mapped. None if there is none, or it is damaged or does not read: then it is
+    /// removed.
     pub fn load(&self, key: &Key) -> Option<Block> {
         let path = self.path(key);
         let file = File::open(&path).ok()?;
-        match self.mapped(key, &file) {
-            Ok(block) => Some(block),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                tracing::warn!(entry = %key, "a damaged entry of the cache is made again");
+        match self.check(key, &file) {
+            // Such as no address space left: the block is made in memory instead.
+            Ok(bytes) => Some(Box::new(Mapped(map::map(&file, bytes).ok()?))),
+            Err(error) => {
+                tracing::warn!(entry = %key, "an entry of the cache is made again: {error}");
                 // Another process may have been faster.
                 let _ = fs::remove_file(&path);
                 None
             }
-            // Such as no address space left: the block is made in memory instead.
-            Err(_) => None,
         }
     }
 
@@ -129,30 +129,19 @@ impl Cache {
         Ok(true)
     }
 
-    /// Maps a block after a look at its head and, once for a file, at its checksum.
-    fn mapped(&self, key: &Key, file: &File) -> io::Result<Block> {
-        let damaged = || io::Error::from(io::ErrorKind::InvalidData);
+    /// Reads a file once, so that a disk that has lost a part of it says so here and not by a signal
+    /// where the map is used. Gives its length.
+    fn check(&self, key: &Key, file: &File) -> io::Result<u64> {
         let metadata = file.metadata()?;
-        if metadata.len() <= HEAD_BYTES as u64 {
-            return Err(damaged());
-        }
-        let map = map::map(file, metadata.len())?;
-        let (head, block) = map.split_at_checked(HEAD_BYTES).ok_or_else(damaged)?;
-        let length = head[8..16].try_into().map(u64::from_le_bytes).unwrap_or(u64::MAX);
-        if &head[..8] != MAGIC || length != block.len() as u64 {
-            return Err(damaged());
-        }
         let identity = (metadata.ino(), metadata.len(), metadata.dev());
         let lock = || self.sound.lock().unwrap_or_else(PoisonError::into_inner);
         if lock().get(key.as_bytes()) != Some(&identity) {
-            if head[16..] != *blake3::hash(block).as_bytes() {
-                return Err(damaged());
-            }
+            check(file, metadata.len())?;
             lock().insert(*key.as_bytes(), identity);
             // Used last now; an entry that cannot be touched is merely evicted sooner.
             let _ = file.set_modified(self.opened);
         }
-        Ok(Box::new(Mapped(map)))
+        Ok(metadata.len())
     }
 
     /// Removes what was used least recently until `bytes` more fit, but nothing used since the cache
@@ -196,6 +185,21 @@ impl Cache {
     fn path(&self, key: &Key) -> PathBuf {
         self.folder.join(format!("{key}.{EXTENSION}"))
     }
+}
+
+/// Reads the `bytes` of a block's file and compares them with what its head says.
+fn check(mut file: impl Read, bytes: u64) -> io::Result<()> {
+    let mut head = [0; HEAD_BYTES];
+    file.read_exact(&mut head)?;
+    let length = head[8..16].try_into().map(u64::from_le_bytes).unwrap_or(u64::MAX);
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file)?;
+    let is_whole = head[..8] == *MAGIC
+        && length > 0
+        && Some(length) == bytes.checked_sub(HEAD_BYTES as u64)
+        && hasher.count() == length
+        && head[16..] == *hasher.finalize().as_bytes();
+    is_whole.then_some(()).ok_or_else(|| io::Error::other("its bytes are not those written"))
 }
 
 /// A mapped file as the block that follows its head.

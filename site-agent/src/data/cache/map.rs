@@ -19,7 +19,9 @@ pub(super) fn map(file: &File, bytes: u64) -> io::Result<Mmap> {
     // Safety: mapped bytes must not change or shrink. The file is opened read-only from a folder that
     // only this user may enter; entries are written under another name and renamed when whole, never
     // written to afterwards, and removed by unlinking, which leaves a mapped file as it is. The
-    // length is that of the file just above. Only a hand of the same user that truncates an entry
-    // in place can break this; the answer is then a signal that ends the trainer, not the agent.
+    // length is that of the file just above, and the cache has read every byte of it once. What is left
+    // is a hand of the same user that truncates an entry in place, or a disk that loses a page after it
+    // was read: the answer is a signal that ends the trainer, not the agent, and the next trainer finds
+    // by reading that the entry is to be made again.
     unsafe { MmapOptions::new().len(length).map(file) }
 }

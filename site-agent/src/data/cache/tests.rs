@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,6 +63,29 @@ fn a_flipped_bit_or_a_cut_makes_an_entry_absent() {
     }
     fs::write(&path, &whole).unwrap();
     assert_eq!(&cache.load(&key("a")).unwrap()[..], [7; 300]);
+}
+
+#[test]
+fn an_entry_is_read_before_it_is_mapped_and_what_does_not_read_is_no_entry() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(folder.path(), 1).unwrap();
+    cache.store(&key("a"), &[7; 300]).unwrap();
+    let whole = fs::read(&files(folder.path())[0]).unwrap();
+    assert!(super::check(&whole[..], whole.len() as u64).is_ok());
+    for sector in [0, super::HEAD_BYTES, 200] {
+        let failing = whole[..sector].chain(Failing);
+        let error = super::check(failing, whole.len() as u64).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(5), "after {sector} bytes");
+    }
+}
+
+/// A disk whose next sector is lost.
+struct Failing;
+
+impl Read for Failing {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::from_raw_os_error(5))
+    }
 }
 
 #[test]
