@@ -12,7 +12,7 @@ use crate::data::layout::Contrast;
 use crate::model::checkpoint::{self, CheckpointError};
 use crate::model::device;
 use crate::model::weights::Weights;
-use crate::settings::{CACHE_MIB_DEFAULT, DataSettings, HELD_OUT_DEFAULT};
+use crate::settings::{CACHE_MIB_DEFAULT, DataSettings, HELD_OUT_DEFAULT, THREADS_MAX};
 use crate::trainer;
 
 /// Which scans there are and which of them train; as `[data]` of the configuration.
@@ -48,7 +48,7 @@ pub struct ComputeOptions {
     #[arg(long, default_value = "auto")]
     device: String,
     /// Threads of the CPU. By default one per core.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(THREADS_MAX)))]
     threads: Option<u32>,
 }
 

@@ -1,6 +1,12 @@
 //! Bad input on the command line: one line that names the thing, the right exit code, nothing left.
 
-use crate::site::{PLAN, model, program, scans};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use fedpaint_site_agent::model::checkpoint;
+
+use crate::site::{PLAN, PROGRAM, model, program, scans};
 
 /// Runs the program, which must fail with `code` and one line that contains `named`.
 fn refused(args: &[&str], code: i32, named: &str) {
@@ -22,6 +28,9 @@ fn misuse_exits_with_2_and_help_with_0() {
     refused(&["init-model", "--preset", "huge", "--out", "x"], 2, "huge");
     refused(&["phantom", "--out", "x", "--patients", "1", "--scanner", "E"], 2, "scanner");
     refused(&["train", "--site", "Mayo Clinic"], 2, "Mayo Clinic");
+    refused(&["train", "--rounds", "0"], 2, "--rounds");
+    refused(&["train", "--threads", "0"], 2, "--threads");
+    refused(&["train", "--threads", "1025"], 2, "--threads");
     for args in [&["--help"][..], &["inpaint", "--help"], &["--version"], &["completions", "bash"]]
     {
         let output = program(args);
@@ -100,6 +109,45 @@ fn models_plans_and_cohorts_that_are_none_are_refused() {
     refused(&["init-model", "--preset", "tiny", "--image-size", "33", "--out", &out], 1, "33");
     refused(&["phantom", "--out", data, "--patients", "1", "--scanner", "A"], 1, "not empty");
     assert!(!folder.path().join("out").exists(), "something was written");
+}
+
+/// `train` by a plan that does not end within a test, to `out`.
+fn endless(folder: &Path, out: &Path) -> Vec<String> {
+    let (plan, start) = (folder.join("plan.toml"), folder.join("start"));
+    std::fs::write(&plan, PLAN.replace("rounds = 1", "rounds = 100000")).unwrap();
+    std::fs::write(&start, model()).unwrap();
+    let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let files = [("--plan", path(&plan)), ("--model", path(&start)), ("--out", path(out))];
+    let files = files.into_iter().flat_map(|(option, path)| [option.to_owned(), path]);
+    let data = ["--data", scans().to_str().unwrap(), "--label-scheme", "brats2023"];
+    [words(&["train", "--device", "cpu", "--threads", "1"]), words(&data), files.collect()].concat()
+}
+
+#[test]
+fn a_model_that_could_not_be_written_is_not_trained_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    for out in ["nowhere/model", "."] {
+        let args = endless(folder.path(), &folder.path().join(out));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        refused(&args, 1, "cannot write the model");
+    }
+}
+
+#[test]
+fn a_training_that_is_killed_leaves_the_model_of_its_last_whole_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("model");
+    let mut command = Command::new(PROGRAM);
+    command.args(endless(folder.path(), &out)).env("RUST_LOG", "info");
+    let mut training = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(training.stderr.take().unwrap());
+    let told = log.lines().map(Result::unwrap).filter(|line| line.contains("trained")).nth(1);
+    training.kill().unwrap();
+    assert!(!training.wait().unwrap().success());
+    assert!(told.is_some_and(|line| line.contains("round=2")));
+    assert!(checkpoint::load(&out).is_ok());
+    assert!(folder.path().join("model.split.json").exists());
 }
 
 #[test]
