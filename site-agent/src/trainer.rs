@@ -133,8 +133,10 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn serve(mut stdin: io::Stdin, out: &mut File) -> Result<(), pipe::Error> {
-    let bench = match pipe::read(&mut stdin).map(prepare)? {
+fn serve(stdin: io::Stdin, out: &mut File) -> Result<(), pipe::Error> {
+    let stop = Arc::new(Stop::default());
+    let mut words = listen(stdin, Arc::clone(&stop)).into_iter();
+    let bench = match words.next().ok_or(pipe::Error::Closed).map(prepare)? {
         Ok(bench) => bench,
         Err(error) => return answer_failure(out, &error),
     };
@@ -143,9 +145,8 @@ fn serve(mut stdin: io::Stdin, out: &mut File) -> Result<(), pipe::Error> {
         Work::Rehearse(_) => (rehearsal::MACHINE.to_owned(), CohortSummary::default()),
     };
     pipe::write(out, &FromTrainer::Hello { version: PIPE_VERSION, device, cohort })?;
-    let stop = Arc::new(Stop::default());
-    let assignments = listen(stdin, Arc::clone(&stop));
-    for assignment in assignments {
+    for word in words {
+        let ToTrainer::Train(assignment) = word else { continue };
         let mut broken = None;
         let mut watch = Watch {
             is_stopped: &|| stop.is_set(),
@@ -173,23 +174,26 @@ fn answer_failure(out: &mut File, error: &Error) -> Result<(), pipe::Error> {
     pipe::write(out, &FromTrainer::Failed { failure, detail })
 }
 
-/// Hears the agent on a thread of its own, so that a word to stop is heard in the middle of a step.
-fn listen(mut stdin: impl Read + Send + 'static, stop: Arc<Stop>) -> mpsc::Receiver<Assignment> {
+/// Hears the agent on a thread of its own, so that its end is heard while scans are looked for, and a
+/// word to stop in the middle of a step. Hands on the first word, whatever it is, and what to train.
+fn listen(mut stdin: impl Read + Send + 'static, stop: Arc<Stop>) -> mpsc::Receiver<ToTrainer> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
+        let mut is_first = true;
         loop {
             match pipe::read(&mut stdin) {
-                Ok(ToTrainer::Train(assignment)) => {
+                Ok(word) if is_first || matches!(word, ToTrainer::Train(_)) => {
+                    is_first = false;
                     stop.set(false);
                     // The receiver lives as long as the process.
-                    let _ = sender.send(assignment);
+                    let _ = sender.send(word);
                 }
-                Ok(ToTrainer::Cancel) => stop.set(true),
-                Err(pipe::Error::Closed) => std::process::exit(0),
                 Ok(ToTrainer::Hello { .. }) => {
                     tracing::error!("the agent said hello twice");
                     std::process::exit(1);
                 }
+                Ok(_) => stop.set(true),
+                Err(pipe::Error::Closed) => std::process::exit(0),
                 Err(error) => {
                     tracing::error!("{error}");
                     std::process::exit(1);

@@ -52,6 +52,23 @@ fn a_trainer_ends_with_its_pipe_in_the_middle_of_a_training() {
 }
 
 #[test]
+fn a_trainer_ends_with_its_pipe_while_it_looks_for_scans() {
+    let folder = tempfile::tempdir().unwrap();
+    let endless = folder.path().join("scans.csv");
+    assert!(Command::new("mkfifo").arg(&endless).status().unwrap().success());
+    let mut trainer = spawn(folder.path());
+    let mut stdin = trainer.stdin.take().unwrap();
+    let good = setup(folder.path());
+    let setup = Setup { data: DataSettings { path: endless.clone(), ..good.data.clone() }, ..good };
+    pipe::write(&mut stdin, &ToTrainer::Hello { version: PIPE_VERSION, setup }).unwrap();
+    // It has come to the list of cases when there is a reader, and waits for more of it.
+    let list = std::fs::File::options().write(true).open(&endless).unwrap();
+    drop(stdin);
+    assert!(trainer.wait().unwrap().success());
+    drop(list);
+}
+
+#[test]
 fn a_trainer_refuses_garbage_and_another_version_and_ends() {
     let folder = tempfile::tempdir().unwrap();
     let mut trainer = spawn(folder.path());
@@ -60,7 +77,8 @@ fn a_trainer_refuses_garbage_and_another_version_and_ends() {
 
     let mut trainer = spawn(folder.path());
     let hello = ToTrainer::Hello { version: PIPE_VERSION + 1, setup: setup(folder.path()) };
-    pipe::write(&mut trainer.stdin.take().unwrap(), &hello).unwrap();
+    let mut stdin = trainer.stdin.take().unwrap();
+    pipe::write(&mut stdin, &hello).unwrap();
     let answer = pipe::read(&mut trainer.stdout.take().unwrap()).unwrap();
     let FromTrainer::Failed { failure: Failure::Internal, detail } = answer else {
         panic!("{answer:?}")
