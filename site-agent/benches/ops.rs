@@ -85,6 +85,7 @@ fn epochs(args: &[String]) -> Value {
         contrasts: Some(vec!["t1n".into()]),
         held_out: 0.0,
         split_salt: String::new(),
+        split: None,
         cache: None,
         cache_mib_max: 0,
     };

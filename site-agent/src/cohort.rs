@@ -24,7 +24,8 @@ use crate::data::pool::{self, PoolCase, SlicePool};
 use crate::data::problem::{Problem, Severity};
 use crate::data::scan::SliceOptions;
 use crate::data::shelf::{OPEN_BYTES_DEFAULT, Shelf};
-use crate::data::split;
+use crate::data::split::manifest::{self, Known};
+use crate::data::split::{self, Side};
 use crate::pipe::{CohortSummary, Failure};
 use crate::settings::DataSettings;
 
@@ -47,6 +48,9 @@ pub enum Error {
     /// The part held out is not a part.
     #[error(transparent)]
     Split(#[from] split::Error),
+    /// The split that holds so far does not read.
+    #[error(transparent)]
+    Known(#[from] manifest::ReadError),
     /// The cache's folder is of no use.
     #[error(transparent)]
     Cache(#[from] cache::Error),
@@ -82,7 +86,7 @@ impl Error {
     pub fn failure(&self) -> Failure {
         match self {
             Error::Stopped => Failure::Cancelled,
-            Error::Cache(_) => Failure::Disk,
+            Error::Cache(_) | Error::Known(_) => Failure::Disk,
             _ => Failure::NoData,
         }
     }
@@ -93,7 +97,11 @@ impl Error {
 pub struct Cohort {
     settings: DataSettings,
     cases: Vec<Case>,
-    held_out: BTreeSet<String>,
+    /// The side of every patient that was found, whatever its contrasts.
+    sides: BTreeMap<String, Side>,
+    /// What was known of sides before, and the keys of who was found.
+    known: Known,
+    keys: BTreeMap<String, Side>,
     scheme: Option<LabelScheme>,
     shelf: Shelf,
     /// What is wrong with a case that is set aside, by its name.
@@ -116,20 +124,25 @@ impl Cohort {
             .map(|words| words.iter().map(|word| parse("data.contrasts", word, known)).collect());
         let wanted: Option<BTreeSet<Contrast>> = wanted.transpose()?;
         let mut found = layout::discover(&settings.path)?;
+        // Before any case is left out, so that who is held out does not depend on the contrasts.
+        let known = settings.split.as_deref().map(Known::read).transpose()?.unwrap_or_default();
+        let sides = sides(&found.cases, &known, settings)?;
+        let salt = &settings.split_salt;
+        let key = |case: &Case| {
+            let side = *sides.get(&case.patient)?;
+            Some((manifest::key(salt, &case.name, &case.patient), side))
+        };
+        let keys = found.cases.iter().filter_map(key).collect();
         if let Some(wanted) = &wanted {
             found.keep_contrasts(wanted);
         }
         let Discovery { cases, set_aside, .. } = found;
-        let patients = cases.iter().map(|case| case.patient.as_str());
-        let held_out = match settings.held_out {
-            0.0 => BTreeSet::new(),
-            part => split::held_out(patients, &settings.split_salt, part)?,
-        };
         let cache = settings.cache.as_deref().filter(|_| settings.cache_mib_max > 0);
         let cache = cache.map(|folder| Cache::open(folder, settings.cache_mib_max)).transpose()?;
         let shelf = Shelf::new(cache, open_bytes());
         let settings = settings.clone();
-        let cohort = Cohort { settings, cases, held_out, scheme, shelf, aside: Mutex::default() };
+        let aside = Mutex::default();
+        let cohort = Cohort { settings, cases, sides, known, keys, scheme, shelf, aside };
         // What was not asked for, or can only be inpainted, is no loss worth telling.
         let is_error = |aside: &SetAside| aside.problem.severity == Severity::Error;
         for SetAside { case, problem } in set_aside.into_iter().filter(is_error) {
@@ -152,7 +165,7 @@ impl Cohort {
             cases: count(self.names().len()),
             cases_set_aside: count(self.aside().len()),
             patients: count(patients.len()),
-            patients_held_out: count(self.held_out.len()),
+            patients_held_out: count(patients.iter().filter(|p| self.is_held_out(p)).count()),
             scans_training: count(scans),
         }
     }
@@ -161,9 +174,14 @@ impl Cohort {
     /// order of their names.
     pub fn usable(&self, held_out: bool) -> impl Iterator<Item = (usize, &Case)> {
         let aside: BTreeSet<String> = self.aside().keys().cloned().collect();
-        let in_part = move |case: &Case| self.held_out.contains(&case.patient) == held_out;
+        let in_part = move |case: &Case| self.is_held_out(&case.patient) == held_out;
         let cases = self.cases.iter().enumerate();
         cases.filter(move |(_, case)| in_part(case) && !aside.contains(&case.name))
+    }
+
+    /// Whether no training may see a patient.
+    fn is_held_out(&self, patient: &str) -> bool {
+        self.sides.get(patient) == Some(&Side::HeldOut)
     }
 
     /// The cases that are set aside so far.
@@ -244,6 +262,26 @@ impl Cohort {
     fn aside(&self) -> MutexGuard<'_, BTreeMap<String, Problem>> {
         self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The side of every patient of these cases.
+fn sides(
+    cases: &[Case],
+    known: &Known,
+    settings: &DataSettings,
+) -> Result<BTreeMap<String, Side>, split::Error> {
+    let (salt, patients) = (&settings.split_salt, cases.iter().map(|case| case.patient.as_str()));
+    if settings.held_out == 0.0 {
+        return Ok(patients.map(|patient| (patient.to_owned(), Side::Training)).collect());
+    }
+    let mut so_far: BTreeMap<&str, Side> = BTreeMap::new();
+    for case in cases {
+        if let Some(side) = known.side(salt, &case.name, &case.patient) {
+            let found = so_far.entry(&case.patient).or_insert(side);
+            *found = side.min(*found);
+        }
+    }
+    split::sides(patients, &so_far, salt, settings.held_out)
 }
 
 /// What prepared cases may take of memory or address space: a quarter of what the process may have.

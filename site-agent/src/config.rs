@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::pipe::Setup;
 use crate::settings::{self, ComputeSettings, DataSettings, RehearsalSettings};
+use crate::workspace::split_path;
 
 /// The longest configuration file that is read.
 pub const CONFIG_BYTES_MAX: u64 = 64 << 10;
@@ -170,15 +171,18 @@ impl Config {
             Error::Parse { path: path.to_owned(), reason }
         })?;
         let folder = path.parent().unwrap_or(Path::new("/"));
+        let workspace = folder.join(&file.workspace);
+        let mut data = file.data.relative_to(folder);
+        data.split.get_or_insert_with(|| split_path(&workspace));
         file.data.validate()?;
         file.trainer.validate()?;
         file.rehearsal.as_ref().map_or(Ok(()), RehearsalSettings::validate)?;
         Ok(Config {
             coordinator: file.coordinator.parse()?,
             proxy: file.proxy.as_deref().map(str::parse).transpose()?,
-            workspace: folder.join(&file.workspace),
+            workspace,
             tls: file.tls.relative_to(folder),
-            data: file.data.relative_to(folder),
+            data,
             trainer: file.trainer,
             rehearsal: file.rehearsal,
         })

@@ -64,6 +64,10 @@ pub struct DataSettings {
     /// Another salt holds out other patients.
     #[serde(default)]
     pub split_salt: String,
+    /// The file that remembers on which side every patient is, so that nobody changes sides; by default
+    /// `split.json` in the agent's workspace, and none for a verb without one.
+    #[serde(default)]
+    pub split: Option<PathBuf>,
     /// Where prepared scans are kept between rounds; by default in the agent's workspace, and
     /// nowhere for a verb without one. Only the trainer opens it.
     #[serde(default)]
@@ -125,7 +129,8 @@ impl DataSettings {
     /// The same settings with relative paths taken from `folder`.
     pub fn relative_to(&self, folder: &Path) -> DataSettings {
         let cache = self.cache.as_ref().map(|cache| folder.join(cache));
-        DataSettings { path: folder.join(&self.path), cache, ..self.clone() }
+        let split = self.split.as_ref().map(|split| folder.join(split));
+        DataSettings { path: folder.join(&self.path), split, cache, ..self.clone() }
     }
 
     /// Whether every value is in its range.

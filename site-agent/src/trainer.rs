@@ -40,9 +40,6 @@ use crate::workspace::{blob_of, model_path, trained, update_path};
 /// The folder of the workspace that prepared scans are kept in, which the agent never opens.
 const SCANS_CACHE: &str = "scans-cache";
 
-/// The file of the workspace that says which scans trained.
-const SPLIT: &str = "split.json";
-
 const UPDATE: Places = Places {
     create: "train.update_create",
     write: "train.update_write",
@@ -109,7 +106,7 @@ struct Bench {
 
 /// What it does with a round.
 enum Work {
-    Train { cohort: Box<Cohort>, machine: Machine },
+    Train { cohort: Box<Cohort>, machine: Machine, split: Option<PathBuf> },
     Rehearse(RehearsalSettings),
 }
 
@@ -141,7 +138,9 @@ fn serve(stdin: io::Stdin, out: &mut File) -> Result<(), pipe::Error> {
         Err(error) => return answer_failure(out, &error),
     };
     let (device, cohort) = match &bench.work {
-        Work::Train { cohort, machine } => (device::describe(&machine.device), cohort.summary()),
+        Work::Train { cohort, machine, .. } => {
+            (device::describe(&machine.device), cohort.summary())
+        }
         Work::Rehearse(_) => (rehearsal::MACHINE.to_owned(), CohortSummary::default()),
     };
     pipe::write(out, &FromTrainer::Hello { version: PIPE_VERSION, device, cohort })?;
@@ -222,7 +221,8 @@ fn prepare(first: ToTrainer) -> Result<Bench, Error> {
     data.cache.get_or_insert_with(|| workspace.join(SCANS_CACHE));
     let memory_max = compute.memory_mib_max.map(|mib| mib << 20);
     let machine = Machine { device, memory_max };
-    let work = Work::Train { cohort: Box::new(Cohort::discover(&data)?), machine };
+    let split = data.split.clone();
+    let work = Work::Train { cohort: Box::new(Cohort::discover(&data)?), machine, split };
     let checkpoint_steps = compute.checkpoint_steps;
     Ok(Bench { workspace, checkpoints, checkpoint_steps, build, work })
 }
@@ -274,7 +274,7 @@ fn train(
     let keep = &mut |snapshot: &Snapshot<&[f32]>| bench.checkpoints.keep(&key, snapshot);
     let journal = Journal { from, every: bench.checkpoint_steps as usize, keep: Some(keep) };
     let made = match &bench.work {
-        Work::Train { cohort, machine } => {
+        Work::Train { cohort, machine, split } => {
             let key = RoundKey {
                 plan: &plan.training,
                 number: assignment.number,
@@ -283,11 +283,12 @@ fn train(
             // Everything about the file is checked before a network is made of it.
             let base = checkpoint::load(&path).map_err(Error::Base)?;
             let done = train_round(&base, cohort, machine, key, journal, watch)?;
-            let split = bench.workspace.join(SPLIT);
-            patiently(stop, &split, || {
-                reach("train.split")?;
-                cohort.manifest().write(&split)
-            })?;
+            if let Some(split) = split {
+                patiently(stop, split, || {
+                    reach("train.split")?;
+                    cohort.manifest().write(split)
+                })?;
+            }
             let update = checkpoint::to_bytes(&done.weights).map_err(Error::Update)?;
             Made { update, examples: done.examples, report: done.report }
         }
@@ -318,8 +319,10 @@ fn check(path: &Path, blob: Blob) -> Result<(), Error> {
 fn key(bench: &Bench, assignment: &Assignment, data: Digest) -> Key {
     let Assignment { run, number, site, plan_toml, base } = assignment;
     let machine = match &bench.work {
-        // The processor gives the same bytes on any number of threads.
-        Work::Train { machine, .. } if machine.device == Device::flex() => "cpu".to_owned(),
+        // The processor gives the same bytes on any number of threads, and others by other vectors.
+        Work::Train { machine, .. } if machine.device == Device::flex() => {
+            format!("cpu, vectors of {}", tile::lanes())
+        }
         Work::Train { machine, .. } => device::describe(&machine.device),
         Work::Rehearse(_) => rehearsal::MACHINE.to_owned(),
     };

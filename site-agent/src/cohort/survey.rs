@@ -105,7 +105,7 @@ impl Cohort {
             let reason = aside(&case.name);
             let part = match &reason {
                 Some(_) => Part::SetAside,
-                None if self.held_out.contains(&case.patient) => Part::HeldOut,
+                None if self.is_held_out(&case.patient) => Part::HeldOut,
                 None => Part::Training,
             };
             // A hash without a salt would give the patient away to anybody who can guess names.
@@ -120,6 +120,6 @@ impl Cohort {
                 entries.push(Entry { case, patient: None, part, reason, files });
             }
         }
-        Manifest::new(self.settings.held_out, entries)
+        Manifest::new(self.settings.held_out, self.known.with(self.keys.clone()), entries)
     }
 }

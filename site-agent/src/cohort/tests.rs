@@ -30,6 +30,7 @@ fn cohort(cases: &[(&str, &[&str])]) -> (tempfile::TempDir, DataSettings) {
         contrasts: None,
         held_out: 0.34,
         split_salt: String::new(),
+        split: None,
         cache: None,
         cache_mib_max: CACHE_MIB_DEFAULT,
     };
@@ -55,6 +56,61 @@ fn every_patient_either_trains_or_is_held_out() {
     assert_eq!((summary.cases, summary.patients, summary.patients_held_out), (4, 3, 1));
     let nobody = DataSettings { held_out: 0.0, ..settings };
     assert_eq!(Cohort::discover(&nobody).unwrap().usable(true).count(), 0);
+}
+
+/// The patients of each side that can be used: those that train, those held out.
+fn parts(settings: &DataSettings) -> [BTreeSet<String>; 2] {
+    let cohort = Cohort::discover(settings).unwrap();
+    [false, true].map(|held| cohort.usable(held).map(|(_, case)| case.patient.clone()).collect())
+}
+
+#[test]
+fn who_is_held_out_does_not_depend_on_the_contrasts_that_are_asked_for() {
+    let names: Vec<String> = (1..=9).map(|patient| format!("A-{patient}-0")).collect();
+    let contrasts = |i: usize| if i < 4 { &["t1n", "t2f"][..] } else { &["t1n"][..] };
+    let cases: Vec<(&str, &[&str])> =
+        names.iter().enumerate().map(|(i, name)| (name.as_str(), contrasts(i))).collect();
+    let (_folder, settings) = cohort(&cases);
+    for salt in ["a", "b", "c", "d", "e", "f"] {
+        let all = DataSettings { split_salt: salt.into(), ..settings.clone() };
+        let some = DataSettings { contrasts: Some(vec!["t2f".into()]), ..all.clone() };
+        let (all, some) = (parts(&all), parts(&some));
+        assert!(some[0].len() + some[1].len() == 4);
+        assert!(some[0].is_subset(&all[0]) && some[1].is_subset(&all[1]), "{salt}");
+    }
+}
+
+#[test]
+fn a_patient_keeps_its_side_when_others_come_whatever_the_salt_and_the_fraction() {
+    let (folder, settings) = cohort(&[("A-1-0", &["t1n"]), ("A-2-0", &["t1n"])]);
+    for salt in ["", "s"] {
+        let split = folder.path().join(format!("split-{salt}.json"));
+        let settings = DataSettings {
+            split_salt: salt.into(),
+            held_out: 0.5,
+            split: Some(split.clone()),
+            ..settings.clone()
+        };
+        let before = parts(&settings);
+        Cohort::discover(&settings).unwrap().manifest().write(&split).unwrap();
+        for patient in 3..40 {
+            let case = folder.path().join(format!("A-{patient}-0"));
+            std::fs::create_dir_all(&case).unwrap();
+            std::fs::write(case.join(format!("A-{patient}-0-t1n.nii.gz")), b"").unwrap();
+        }
+        for (other, held_out) in [(salt, 0.5), (salt, 0.2), ("other", 0.5)] {
+            let later = DataSettings { split_salt: other.into(), held_out, ..settings.clone() };
+            let after = parts(&later);
+            assert!(before[0].is_subset(&after[0]) && before[1].is_subset(&after[1]), "{other}");
+            assert_eq!(after[1].len(), (39.0 * held_out).round() as usize);
+        }
+        for patient in 3..40 {
+            std::fs::remove_dir_all(folder.path().join(format!("A-{patient}-0"))).unwrap();
+        }
+        std::fs::write(&split, "{").unwrap();
+        let refused = Cohort::discover(&settings).unwrap_err();
+        assert_eq!(refused.failure(), Failure::Disk);
+    }
 }
 
 #[test]
@@ -98,6 +154,7 @@ fn harmed(folder: &Path) -> DataSettings {
         contrasts: None,
         held_out: 0.0,
         split_salt: String::new(),
+        split: None,
         cache: Some(folder.join("cache")),
         cache_mib_max: CACHE_MIB_DEFAULT,
     }

@@ -16,6 +16,7 @@ use super::output::{self, Format};
 use super::sampling::SamplingArgs;
 use crate::baselines::Baseline;
 use crate::cohort::Cohort;
+use crate::config::Config;
 use crate::data::nifti::{self};
 use crate::data::volume::Volume;
 use crate::evaluate::report::{self, MeanScores, OverallScores, PatientScores, ScanScores};
@@ -28,6 +29,7 @@ pub const DESCRIPTION: &str = "SYNTHETIC in the mask, fedpaint";
 
 const USAGE: &str = "\
 fedpaint-site-agent evaluate --model FILE --data DIR [--twin FILE] [OPTIONS]
+       fedpaint-site-agent evaluate --model FILE --config FILE [OPTIONS]
        fedpaint-site-agent evaluate --baselines-only --data DIR [OPTIONS]
        fedpaint-site-agent evaluate --prediction FILE --truth FILE --voided FILE --mask FILE";
 
@@ -54,6 +56,9 @@ pub struct Args {
     /// A label for the report, so that reports of several sites can be joined.
     #[arg(long, value_name = "NAME")]
     site: Option<SiteName>,
+    /// Judge at a site by its agent's configuration: on its scans, and on nobody whom it trained on.
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    config: Option<PathBuf>,
     /// Judge on every patient, also on those that train.
     #[arg(long)]
     all: bool,
@@ -113,8 +118,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn run_on_cohort(args: &Args) -> Result<ExitCode> {
-    let data = args.data.as_ref().context("give --data, the folder of scans to judge on")?;
-    let cohort = Cohort::discover(&data.settings()?)?;
+    let data = match (&args.config, &args.data) {
+        (Some(config), _) => Config::load(config)?.data,
+        (None, Some(data)) => data.settings()?,
+        (None, None) => anyhow::bail!("give --data, the folder of scans to judge on, or --config"),
+    };
+    let cohort = Cohort::discover(&data)?;
     let model = args.model.as_deref().map(load_model).transpose()?;
     let twin = args.twin.as_deref().map(load_model).transpose()?;
     let device = args.compute.open()?;

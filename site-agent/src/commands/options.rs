@@ -33,6 +33,10 @@ pub struct DataOptions {
     /// Another salt holds out other patients.
     #[arg(long, value_name = "TEXT", default_value = "")]
     split_salt: String,
+    /// A split that was written down before, such as NAME.split.json of a training: its patients stay on
+    /// their sides.
+    #[arg(long, value_name = "FILE")]
+    split: Option<PathBuf>,
     /// Keep prepared scans in this folder, so that they are read once. By default nothing is kept.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -64,6 +68,7 @@ impl DataOptions {
             contrasts: self.contrasts.as_ref().map(|all| all.iter().map(named).collect()),
             held_out: self.held_out,
             split_salt: self.split_salt.clone(),
+            split: self.split.clone(),
             cache: self.cache.clone(),
             cache_mib_max: self.cache_mib_max,
         };

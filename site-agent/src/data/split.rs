@@ -1,10 +1,13 @@
-//! Which patients are held out of training, decided by patient and never by exam or slice.
+//! Which patients are held out of training, decided by patient and never by exam or slice, and once for
+//! each: who was on a side stays there.
 //!
-//! Pure: the same patients, salt and fraction give the same split on every machine.
+//! Pure: the same patients, sides, salt and fraction give the same split on every machine.
 
 pub mod manifest;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
 
 /// The domain of the hash that ranks patients.
 const DOMAIN: &str = "fedpaint held-out patients v1";
@@ -14,32 +17,53 @@ const DOMAIN: &str = "fedpaint held-out patients v1";
 #[error("held-out fraction {0} is not between 0 and 1, both excluded")]
 pub struct Error(pub f64);
 
-/// The patients that no training may see: those with the smallest hash of (salt, patient).
+/// The side of a patient. Of two claims the lesser one holds: who has trained cannot be held out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// It trains.
+    Training,
+    /// No training may see it.
+    HeldOut,
+}
+
+/// The side of every patient. Those that are `known` keep theirs; of the others those with the smallest
+/// hash of (salt, patient) are held out, as many as bring the held-out part nearest to `fraction`.
 ///
-/// Of two or more patients at least one is held out and at least one trains; a single patient
+/// Of two or more patients at least one is to be held out and at least one to train; a single patient
 /// trains. Duplicates count once, so all exams of a patient stay together.
 ///
 /// # Errors
 /// [`Error`] if `fraction` is not between 0 and 1.
-pub fn held_out<'a>(
+pub fn sides<'a>(
     patients: impl IntoIterator<Item = &'a str>,
+    known: &BTreeMap<&str, Side>,
     salt: &str,
     fraction: f64,
-) -> Result<BTreeSet<String>, Error> {
+) -> Result<BTreeMap<String, Side>, Error> {
     // NaN is in no range.
     if !(fraction > 0.0 && fraction < 1.0) {
         return Err(Error(fraction));
     }
     let patients: BTreeSet<&str> = patients.into_iter().collect();
-    if patients.len() < 2 {
-        return Ok(BTreeSet::new());
-    }
-    let count = (patients.len() as f64 * fraction).round() as usize;
+    let wanted = match patients.len() {
+        0 | 1 => 0,
+        count => ((count as f64 * fraction).round() as usize).clamp(1, count - 1),
+    };
+    let (old, new): (Vec<&str>, Vec<&str>) =
+        patients.into_iter().partition(|patient| known.contains_key(patient));
+    let mut sides: BTreeMap<String, Side> =
+        old.into_iter().map(|patient| (patient.to_string(), known[patient])).collect();
+    let kept = sides.values().filter(|side| **side == Side::HeldOut).count();
     let mut ranked: Vec<([u8; 32], &str)> =
-        patients.iter().map(|patient| (rank(salt, patient), *patient)).collect();
+        new.into_iter().map(|patient| (rank(salt, patient), patient)).collect();
     ranked.sort_unstable();
-    let count = count.clamp(1, patients.len() - 1);
-    Ok(ranked[..count].iter().map(|(_, patient)| (*patient).to_string()).collect())
+    for (place, (_, patient)) in ranked.into_iter().enumerate() {
+        let is_held_out = place < wanted.saturating_sub(kept);
+        let side = if is_held_out { Side::HeldOut } else { Side::Training };
+        sides.insert(patient.to_owned(), side);
+    }
+    Ok(sides)
 }
 
 /// The hash of a salt and a patient; the salt's length keeps "ab" + "c" apart from "a" + "bc".
@@ -56,6 +80,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Who is held out of patients of whom nothing is known.
+    fn held_out<'a>(
+        patients: impl IntoIterator<Item = &'a str>,
+        salt: &str,
+        fraction: f64,
+    ) -> Result<BTreeSet<String>, Error> {
+        Ok(held(&sides(patients, &BTreeMap::new(), salt, fraction)?))
+    }
+
+    fn held(sides: &BTreeMap<String, Side>) -> BTreeSet<String> {
+        let held = sides.iter().filter(|(_, side)| **side == Side::HeldOut);
+        held.map(|(patient, _)| patient.clone()).collect()
+    }
 
     proptest! {
         #[test]
@@ -82,13 +120,26 @@ mod tests {
         }
 
         #[test]
-        fn a_further_patient_moves_at_most_one_other(
-            patients in prop::collection::btree_set("[A-Z]{3}", 2..30), further in "[a-z]{3}",
+        fn further_patients_move_nobody_and_bring_the_part_to_the_fraction(
+            first in prop::collection::btree_set("[A-Z]{3}", 2..30),
+            further in prop::collection::btree_set("[a-z]{3}", 1..30),
+            fractions in (0.05..0.5_f64, 0.05..0.5_f64),
         ) {
-            let before = held_out(patients.iter().map(String::as_str), "s", 0.25).unwrap();
-            let all = patients.iter().map(String::as_str).chain([further.as_str()]);
-            let after = held_out(all, "s", 0.25).unwrap();
-            prop_assert!(before.symmetric_difference(&after).filter(|p| **p != further).count() <= 1);
+            let names = |patients: &BTreeSet<String>| patients.iter().cloned().collect::<Vec<_>>();
+            let (first, further) = (names(&first), names(&further));
+            let before =
+                sides(first.iter().map(String::as_str), &BTreeMap::new(), "s", fractions.0).unwrap();
+            let known: BTreeMap<&str, Side> =
+                before.iter().map(|(patient, side)| (patient.as_str(), *side)).collect();
+            let all = first.iter().chain(&further).map(String::as_str);
+            let after = sides(all, &known, "other salt", fractions.1).unwrap();
+            for (patient, side) in &before {
+                prop_assert_eq!(after[patient], *side);
+            }
+            let count = first.len() + further.len();
+            let wanted = ((count as f64 * fractions.1).round() as usize).clamp(1, count - 1);
+            let most = held(&before).len() + further.len();
+            prop_assert_eq!(held(&after).len(), wanted.clamp(held(&before).len(), most));
         }
     }
 

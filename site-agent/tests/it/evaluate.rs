@@ -31,6 +31,42 @@ fn on_cohort<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&common[..], &["--contrasts", "t1n", "--steps", "2", "--output", "json"], more].concat()
 }
 
+#[test]
+fn nobody_who_trained_at_the_site_is_judged_on_whatever_is_asked_to_be_held_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (config, split) = (path("agent.toml"), path("w/split.json"));
+    std::fs::create_dir(path("w")).unwrap();
+    let text = format!(
+        "coordinator = \"https://localhost:1\"\nworkspace = \"w\"\n[data]\npath = {:?}\n\
+         label_scheme = \"brats2023\"\ncontrasts = [\"t1n\"]\nheld_out = 0.5\n[tls]\n\
+         ca = \"ca.pem\"\ncertificate = \"c.pem\"\nkey = \"c.key\"\n",
+        scans()
+    );
+    std::fs::write(&config, text).unwrap();
+    let cases = ["Phantom-A-00000-000", "Phantom-A-00001-000"];
+    let judged = |more: &[&str]| -> Vec<String> {
+        let common = ["evaluate", "--baselines-only", "--baselines", "zero", "--output", "json"];
+        let report = json(&[&common[..], more].concat());
+        let scans = report["scans"].as_array().unwrap().iter();
+        scans.map(|scan| scan["case"].as_str().unwrap().to_owned()).collect()
+    };
+    let data = scans().to_str().unwrap();
+    let by_hand = ["--data", data, "--label-scheme", "brats2023", "--contrasts", "t1n"];
+    for [trained, held_out] in [[0, 1], [1, 0]] {
+        let case = |case: usize, part: &str| serde_json::json!({"case": cases[case], "part": part});
+        let cases_of = [case(trained, "training"), case(held_out, "held_out")];
+        let manifest = serde_json::json!({"version": 2, "cases": cases_of});
+        std::fs::write(&split, manifest.to_string()).unwrap();
+        assert_eq!(judged(&["--config", &config]), [cases[held_out]]);
+        for salt in ["", "a", "b"] {
+            let more = ["--split", &split, "--split-salt", salt, "--held-out", "0.5"];
+            assert_eq!(judged(&[&by_hand[..], &more].concat()), [cases[held_out]], "{salt}");
+        }
+        assert_eq!(judged(&["--config", &config, "--all"]).len(), 2);
+    }
+}
+
 const KEYS: [&str; 8] = ["ssim", "ssim_3d", "mse", "rmse", "mae", "msle", "psnr", "psnr_01"];
 
 #[test]

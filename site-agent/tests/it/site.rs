@@ -60,6 +60,7 @@ pub(crate) fn setup(workspace: &Path) -> Setup {
             contrasts: Some(vec!["t1n".into()]),
             held_out: 0.5,
             split_salt: String::new(),
+            split: Some(workspace.join("split.json")),
             cache: None,
             cache_mib_max: CACHE_MIB_DEFAULT,
         },

@@ -26,6 +26,9 @@ pub struct Args {
     /// Another salt holds out other patients.
     #[arg(long, value_name = "TEXT", default_value = "")]
     salt: String,
+    /// An earlier manifest, whose patients stay on their sides.
+    #[arg(long, value_name = "FILE")]
+    split: Option<PathBuf>,
     /// What labels mean, as for `train`.
     #[arg(long, value_name = "SCHEME")]
     label_scheme: Option<String>,
@@ -45,6 +48,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         contrasts: args.contrasts.clone(),
         held_out: args.held_out,
         split_salt: args.salt.clone(),
+        split: args.split.clone(),
         cache: None,
         cache_mib_max: 0,
     };

@@ -31,7 +31,7 @@ pub struct Options {
     #[arg(conflicts_with_all = ["data", "model", "twin", "baselines", "no_baselines"])]
     #[arg(conflicts_with_all = ["baselines_only", "site", "all", "steps", "samples", "seed"])]
     #[arg(conflicts_with_all = ["save", "device", "threads", "mask_seed", "sampler", "spacing"])]
-    #[arg(conflicts_with = "precision")]
+    #[arg(conflicts_with_all = ["config", "precision"])]
     #[arg(conflicts_with_all = ["guidance", "guidance_rescale", "eta", "noise_share"])]
     #[arg(conflicts_with_all = ["jump_length", "jump_samples"])]
     prediction: Option<PathBuf>,

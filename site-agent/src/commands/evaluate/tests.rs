@@ -24,6 +24,9 @@ fn there_are_three_ways_to_ask_and_each_is_understood() {
     }
     let args = parse("--baselines-only --data d --baselines mean,harmonic").unwrap();
     assert!(args.model.is_none() && args.baselines.len() == 2);
+    let args = parse("--model m --config c --all").unwrap();
+    assert!(args.config.is_some() && args.data.is_none());
+    assert!(parse("--model m --config c --data d").is_err());
     let args = parse(&format!("{FILES} --output json")).unwrap();
     assert!(args.files.chosen().is_some() && args.data.is_none());
     assert_eq!(parse("--model m --data d").unwrap().baselines, super::Baseline::ALL);

@@ -1,17 +1,23 @@
 //! Which cases trained, which were held out and which were set aside, with the digests of their files:
-//! what a hospital keeps to prove later what a model learnt from. It stays at the site.
+//! what a hospital keeps to prove later what a model learnt from, and what keeps every patient on the
+//! side it once was on. It stays at the site.
 //!
-//! The same data, salt and fraction give the same bytes.
+//! The same data, sides, salt and fraction give the same bytes.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// The format.
-pub const VERSION: u32 = 1;
+use super::Side;
+
+/// The format. Version 1 had no `sides`; it is read too.
+pub const VERSION: u32 = 2;
+
+/// The longest manifest that is read: that of as many cases as a data folder may have.
+const BYTES_MAX: u64 = 256 << 20;
 
 /// The domain of the keyed hash of patients.
 const DOMAIN: &str = "fedpaint 2026 split manifest patient v1";
@@ -26,8 +32,94 @@ pub struct Manifest {
     pub digest: &'static str,
     /// The part of the patients that was to be held out.
     pub held_out: f64,
+    /// The side of everybody who ever had one, also of those whose scans are gone, by [`key`].
+    pub sides: BTreeMap<String, Side>,
     /// The cases, by name.
     pub cases: Vec<Entry>,
+}
+
+/// A manifest that does not read.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the split {}: {reason}; bring it back, or delete it and who was held out may train", path.display()
+)]
+pub struct ReadError {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// What an earlier manifest says of who is on which side.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Known {
+    sides: BTreeMap<String, Side>,
+    cases: BTreeMap<String, Side>,
+}
+
+impl Known {
+    /// Reads a manifest; nobody is known where there is none.
+    ///
+    /// # Errors
+    /// If it is there and does not read: a split that nobody remembers must not be made anew in silence.
+    pub fn read(path: &Path) -> Result<Known, ReadError> {
+        #[derive(Deserialize)]
+        struct Written {
+            version: u32,
+            #[serde(default)]
+            sides: BTreeMap<String, Side>,
+            cases: Vec<Case>,
+        }
+        #[derive(Deserialize)]
+        struct Case {
+            case: String,
+            part: Part,
+        }
+        let wrong = |reason: String| ReadError { path: path.to_owned(), reason };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::default()),
+            Err(error) => return Err(wrong(error.to_string())),
+        };
+        let mut bytes = Vec::new();
+        file.take(BYTES_MAX + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| wrong(error.to_string()))?;
+        if bytes.len() as u64 > BYTES_MAX {
+            return Err(wrong(format!("it has more than {BYTES_MAX} bytes")));
+        }
+        let written: Written =
+            serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        if !(1..=VERSION).contains(&written.version) {
+            return Err(wrong(format!("its version is {}", written.version)));
+        }
+        let side = |Case { case, part }| match part {
+            Part::Training => Some((case, Side::Training)),
+            Part::HeldOut => Some((case, Side::HeldOut)),
+            Part::SetAside => None,
+        };
+        let cases = written.cases.into_iter().filter_map(side).collect();
+        Ok(Known { sides: written.sides, cases })
+    }
+
+    /// The side of the patient that this case is of, as far as the case tells.
+    pub fn side(&self, salt: &str, case: &str, patient: &str) -> Option<Side> {
+        let named = [self.sides.get(&key(salt, case, patient)), self.cases.get(case)];
+        named.into_iter().flatten().min().copied()
+    }
+
+    /// Everybody who is known, with those that are so `now`.
+    pub fn with(&self, now: impl IntoIterator<Item = (String, Side)>) -> BTreeMap<String, Side> {
+        let mut sides = self.sides.clone();
+        sides.extend(now);
+        sides
+    }
+}
+
+/// What a patient is known by: with a salt a hash that is of no use to who has not the salt, without one
+/// the name of each of its cases, which the manifest holds anyway.
+pub fn key(salt: &str, case: &str, patient: &str) -> String {
+    if salt.is_empty() { case.to_owned() } else { patient_hash(salt, patient) }
 }
 
 /// One case.
@@ -50,7 +142,7 @@ pub struct Entry {
 }
 
 /// What became of a case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// It trains.
@@ -63,9 +155,9 @@ pub enum Part {
 
 impl Manifest {
     /// The manifest of some cases, in any order.
-    pub fn new(held_out: f64, mut cases: Vec<Entry>) -> Manifest {
+    pub fn new(held_out: f64, sides: BTreeMap<String, Side>, mut cases: Vec<Entry>) -> Manifest {
         cases.sort_by(|a, b| a.case.cmp(&b.case));
-        Manifest { version: VERSION, digest: "blake3", held_out, cases }
+        Manifest { version: VERSION, digest: "blake3", held_out, sides, cases }
     }
 
     /// Cases of a part.
@@ -99,7 +191,9 @@ pub fn patient_hash(salt: &str, patient: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Entry, Manifest, Part, patient_hash};
+    use std::collections::BTreeMap;
+
+    use super::{Entry, Known, Manifest, Part, Side, key, patient_hash};
 
     fn entry(case: &str, part: Part) -> Entry {
         let files = [("t1n", blake3::hash(case.as_bytes()).to_string())].into();
@@ -112,16 +206,42 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut cases = vec![entry("b", Part::Training), entry("a", Part::SetAside)];
         let path = folder.path().join("split.json");
-        Manifest::new(0.2, cases.clone()).write(&path).unwrap();
+        Manifest::new(0.2, BTreeMap::new(), cases.clone()).write(&path).unwrap();
         let first = std::fs::read_to_string(&path).unwrap();
         cases.reverse();
-        let again = Manifest::new(0.2, cases);
+        let again = Manifest::new(0.2, BTreeMap::new(), cases);
         again.write(&path).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), first);
         assert_eq!((again.count(Part::Training), again.count(Part::HeldOut)), (1, 0));
         let json: serde_json::Value = serde_json::from_str(&first).unwrap();
-        assert_eq!((&json["cases"][0]["case"], &json["version"]), (&"a".into(), &1.into()));
+        assert_eq!((&json["cases"][0]["case"], &json["version"]), (&"a".into(), &2.into()));
         assert_eq!(json["cases"][0]["part"], "set_aside");
+    }
+
+    #[test]
+    fn sides_are_read_back_by_patient_or_by_case_and_who_has_trained_is_never_held_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("split.json");
+        assert_eq!(Known::read(&path).unwrap(), Known::default());
+        let sides = [("P-1", Side::HeldOut), ("P-2", Side::Training)]
+            .map(|(patient, side)| (key("s", "any", patient), side));
+        let cases = vec![entry("a", Part::Training), entry("b", Part::SetAside)];
+        Manifest::new(0.2, sides.into(), cases).write(&path).unwrap();
+        let known = Known::read(&path).unwrap();
+        let side = |case, patient| known.side("s", case, patient);
+        assert_eq!(side("new", "P-1"), Some(Side::HeldOut));
+        assert_eq!(side("a", "P-1"), Some(Side::Training));
+        assert_eq!(side("a", "P-3"), Some(Side::Training));
+        assert_eq!((side("b", "P-3"), side("new", "P-3")), (None, None));
+        assert_eq!(known.with([("P-9".to_owned(), Side::Training)]).len(), 3);
+        // What was written before there were sides.
+        std::fs::write(&path, r#"{"version":1,"cases":[{"case":"a","part":"held_out"}]}"#).unwrap();
+        assert_eq!(Known::read(&path).unwrap().side("", "a", "P-1"), Some(Side::HeldOut));
+        for text in ["{", r#"{"version":3,"cases":[]}"#] {
+            std::fs::write(&path, text).unwrap();
+            let refused = Known::read(&path).unwrap_err().to_string();
+            assert!(refused.contains("split.json") && refused.contains("delete"), "{refused}");
+        }
     }
 
     #[test]
