@@ -72,6 +72,16 @@ pub enum Error {
     Refused(String),
 }
 
+/// How the agent is told to end.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Fires when it is to end. The round in hand is kept, and an agent that is started again goes on
+    /// with it.
+    pub now: CancellationToken,
+    /// Fires before `now` if the round in hand is not to wait for this site.
+    pub withdraw: CancellationToken,
+}
+
 /// Runs the agent until `stop` fires. `program` is this program, to start the trainer with; `now` tells
 /// the time, by which certificates are renewed.
 ///
@@ -83,14 +93,14 @@ pub async fn run(
     site: Site,
     program: PathBuf,
     now: fn() -> Timestamp,
-    stop: CancellationToken,
+    stop: Stop,
 ) -> Result<(), Error> {
-    let Some(workspace) = stop.run_until_cancelled(open(&config.workspace)).await else {
+    let Some(workspace) = stop.now.run_until_cancelled(open(&config.workspace)).await else {
         return Ok(());
     };
     let workspace = Arc::new(workspace?);
     let mut supervisor = Supervisor::new(program, config.setup());
-    let Some(hello) = stop.run_until_cancelled(first_hello(&mut supervisor)).await else {
+    let Some(hello) = stop.now.run_until_cancelled(first_hello(&mut supervisor)).await else {
         return Ok(());
     };
     let hello = hello?;
@@ -106,7 +116,7 @@ pub async fn run(
         "the trainer is ready"
     );
     let supervisor = Arc::new(Mutex::new(supervisor));
-    let connected = stop.run_until_cancelled(connect(config, &site)).await;
+    let connected = stop.now.run_until_cancelled(connect(config, &site)).await;
     let outcome = match connected {
         None => Ok(()),
         Some(Err(error)) => Err(error),
@@ -147,7 +157,7 @@ async fn first_hello(supervisor: &mut Supervisor) -> Result<Hello, supervisor::E
 ///
 /// # Errors
 /// [`Error::Refused`] if the coordinator refuses this certificate the first time it is asked.
-pub async fn serve(bench: Bench, stop: &CancellationToken) -> Result<(), Error> {
+pub async fn serve(bench: Bench, stop: &Stop) -> Result<(), Error> {
     Agent::new(bench).serve(stop).await
 }
 
@@ -254,12 +264,12 @@ impl Agent {
         }
     }
 
-    async fn serve(mut self, stop: &CancellationToken) -> Result<(), Error> {
+    async fn serve(mut self, stop: &Stop) -> Result<(), Error> {
         let mut beat = self.beat_after(Duration::ZERO);
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                () = stop.now.cancelled() => break,
                 ended = ended(&mut self.job) => self.job_ended(ended),
                 answer = &mut beat => {
                     let wait = match answer {
@@ -271,7 +281,10 @@ impl Agent {
             }
         }
         drop(beat);
-        self.leave().await;
+        self.give_up();
+        if stop.withdraw.is_cancelled() {
+            self.say_goodbye().await;
+        }
         Ok(())
     }
 
@@ -383,9 +396,8 @@ impl Agent {
         }
     }
 
-    /// Says goodbye, so that the round need not wait for this site.
-    async fn leave(mut self) {
-        self.give_up();
+    /// Withdraws, so that the round need not wait for this site.
+    async fn say_goodbye(self) {
         let activity = self.activity.borrow().clone();
         if let Activity::Joining(round)
         | Activity::Training(round, _)

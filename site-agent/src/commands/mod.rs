@@ -47,7 +47,8 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Take part in the federation until SIGTERM or Ctrl-C.
+    /// Take part in the federation until SIGTERM or Ctrl-C, which keep the round in hand for the next start;
+    /// SIGUSR1 withdraws from it.
     Run(run::Args),
     /// Join a federation with a token, as a new site.
     Join(join::Args),

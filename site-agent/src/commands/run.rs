@@ -6,9 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
-use crate::agent;
+use crate::agent::{self, Stop};
 use crate::config::Config;
 
 /// Threads of the runtime: it only moves bytes.
@@ -55,18 +54,41 @@ pub fn now() -> Timestamp {
     Timestamp::now()
 }
 
-fn stop_on_signal() -> Result<CancellationToken> {
-    let stop = CancellationToken::new();
+/// SIGTERM and SIGINT keep the round in hand for an agent that is started again, SIGUSR1 withdraws from it.
+fn stop_on_signal() -> Result<Stop> {
+    let stop = Stop::default();
     let fired = stop.clone();
     let mut terminate = signal(SignalKind::terminate()).context("cannot hear SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot hear SIGINT")?;
+    let mut withdraw = signal(SignalKind::user_defined1()).context("cannot hear SIGUSR1")?;
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = withdraw.recv() => fired.withdraw.cancel(),
         }
-        tracing::info!("stopping");
-        fired.cancel();
+        let withdraw = fired.withdraw.is_cancelled();
+        tracing::info!(withdraw, "stopping");
+        fired.now.cancel();
     });
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_to_end_keeps_the_round_and_a_signal_to_withdraw_does_not() {
+        for (signal, withdraws) in
+            [(Signal::TERM, false), (Signal::INT, false), (Signal::USR1, true)]
+        {
+            let stop = stop_on_signal().unwrap();
+            kill_process(getpid(), signal).unwrap();
+            stop.now.cancelled().await;
+            assert_eq!(stop.withdraw.is_cancelled(), withdraws, "{signal:?}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use fedpaint_proto::budget::Budget;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::WithdrawalReason;
 use fedpaint_proto::v1::heartbeat_request::Activity;
-use fedpaint_site_agent::agent::{job::Bench, serve};
+use fedpaint_site_agent::agent::{Stop, job::Bench, serve};
 use fedpaint_site_agent::pipe::Setup;
 use fedpaint_site_agent::settings::RehearsalSettings;
 use fedpaint_site_agent::supervisor::Supervisor;
@@ -15,7 +15,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::fake::{Fake, State, has_stepped, round};
@@ -24,7 +23,7 @@ use crate::site::{ENDLESS, PLAN, PROGRAM, model, program, scans, setup, trainers
 /// A running agent.
 struct Site {
     workspace: TempDir,
-    stop: CancellationToken,
+    stop: Stop,
     task: JoinHandle<()>,
 }
 
@@ -48,7 +47,7 @@ impl Site {
             supervisor: Arc::clone(&supervisor),
             budget: Budget::default(),
         };
-        let stop = CancellationToken::new();
+        let stop = Stop::default();
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             serve(bench, &stopped).await.unwrap();
@@ -64,7 +63,7 @@ impl Site {
     }
 
     async fn stop(self) -> TempDir {
-        self.stop.cancel();
+        self.stop.now.cancel();
         self.task.await.unwrap();
         assert!(trainers(self.workspace.path()).is_empty(), "a trainer is left");
         self.workspace
@@ -249,25 +248,26 @@ async fn an_update_that_was_trained_before_a_restart_is_sent_and_not_trained_aga
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_stopped_in_a_training_withdraws_and_leaves_no_trainer() {
+async fn an_agent_that_is_told_to_withdraw_from_a_training_does_and_leaves_no_trainer() {
     let (fake, channel) = Fake::start(ENDLESS, model()).await;
     let site = Site::start(channel);
     fake.until(|state| has_stepped(state, &round(1, 1))).await;
+    site.stop.withdraw.cancel();
     site.stop().await;
     assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::Stopping);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_was_stopped_goes_on_from_its_checkpoint_in_the_next_attempt() {
+async fn an_agent_that_was_stopped_keeps_its_round_and_goes_on_from_its_checkpoint() {
     let plan = PLAN.replace("steps = 3", "steps = 40");
     let (fake, channel) = Fake::start(&plan, model()).await;
     let rehearsing = |workspace: &TempDir| Setup {
         rehearsal: Some(RehearsalSettings { steps_ms: 50, checkpoint_steps: Some(5) }),
         ..setup(workspace.path())
     };
-    let steps = |said: &[Activity], attempt: u32| -> Vec<u32> {
+    let steps = |said: &[Activity]| -> Vec<u32> {
         let training = said.iter().filter_map(|said| match said {
-            Activity::Training(t) if t.round == Some(round(1, attempt)) => t.progress.as_ref(),
+            Activity::Training(t) if t.round == Some(round(1, 1)) => t.progress.as_ref(),
             _ => None,
         });
         training.map(|progress| progress.step).filter(|step| *step > 0).collect()
@@ -275,15 +275,16 @@ async fn an_agent_that_was_stopped_goes_on_from_its_checkpoint_in_the_next_attem
     let workspace = tempfile::tempdir().unwrap();
     let told = rehearsing(&workspace);
     let site = Site::start_with(workspace, channel.clone(), told.clone());
-    fake.until(|state| steps(&state.said, 1).last() > Some(&10)).await;
+    fake.until(|state| steps(&state.said).last() > Some(&10)).await;
     let workspace = site.stop().await;
-    assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::Stopping);
+    let before = fake.state().said.len();
     let site = Site::start_with(workspace, channel, told);
     fake.until(|state| !state.submitted.is_empty()).await;
     site.stop().await;
     let state = fake.state();
-    assert_eq!(state.submitted[0].round, Some(round(1, 2)));
-    let again = steps(&state.said, 2);
+    assert_eq!(state.submitted[0].round, Some(round(1, 1)));
+    assert!(!state.said.iter().any(|said| matches!(said, Activity::Withdrawing(_))));
+    let again = steps(&state.said[before..]);
     assert!(again.first() > Some(&10), "trained again from the beginning: {again:?}");
 }
 
