@@ -14,11 +14,11 @@ use crate::baselines::{self, Baseline};
 use crate::cohort::{self, Cohort};
 use crate::data::example::Region;
 use crate::data::inpaint::{self, EvaluationMasks, InpaintJob, Task};
-use crate::data::layout::{Case, Contrast};
+use crate::data::layout::{Case, Contrast, SetAside};
 use crate::data::mask;
 use crate::data::nifti::header::FileGeometry;
 use crate::data::volume::Volume;
-use crate::evaluate::report::{MethodScores, ScanScores};
+use crate::evaluate::report::{MethodScores, NotJudged, ScanScores};
 use crate::metrics::{self, Reference};
 use crate::model::sampler;
 use crate::model::sampler::options::SampleOptions;
@@ -26,6 +26,9 @@ use crate::model::sampler::paint::SampleError;
 use crate::model::sampler::prompt::Prompt;
 use crate::model::spec::Prediction;
 use crate::model::weights::Weights;
+
+/// The most reasons that are told where nothing can be judged.
+const REASONS_MAX: usize = 3;
 
 /// Why a model cannot be judged. Texts name files and cases of the site.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +64,20 @@ pub enum Error {
          itself (prediction \"direct\")"
     )]
     NoTwin,
+    /// The scan has nothing to score a result by.
+    #[error("case {case}: {source}")]
+    Truth {
+        /// The case.
+        case: String,
+        /// Why.
+        source: metrics::Error,
+    },
+    /// None of the scans can be judged.
+    #[error("no scan can be judged: {}", reasons.join("; "))]
+    NoneJudged {
+        /// Why some of them cannot.
+        reasons: Vec<String>,
+    },
     /// The result cannot be scored.
     #[error("case {case}: {source}")]
     Score {
@@ -69,6 +86,30 @@ pub enum Error {
         /// Why.
         source: metrics::Error,
     },
+}
+
+impl Error {
+    /// Why this one scan cannot be judged by whatever model, if it is that.
+    fn of_the_scan(&self) -> Option<String> {
+        use inpaint::Error as E;
+        match self {
+            Error::Mask { source, .. } => Some(source.to_string()),
+            Error::Truth { source, .. } => Some(source.to_string()),
+            Error::Inpaint { source: source @ (E::Scan(_) | E::EmptyMask), .. } => {
+                Some(source.to_string())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// The scans that were judged.
+    pub scans: Vec<ScanScores>,
+    /// What was not.
+    pub set_aside: Vec<NotJudged>,
 }
 
 /// Whom a model is judged on, and how it paints.
@@ -114,17 +155,18 @@ pub struct Painters<'a> {
 }
 
 /// Judges a model and the baselines on the cohort's held-out patients, scan by scan. `painted` sees
-/// every result of the model, `progress` hears how many of how many scans are done.
+/// every result of the model, `progress` hears how many of how many scans are done. A scan that no model
+/// could be judged on is set aside.
 ///
 /// # Errors
-/// [`Error`], the first one.
+/// [`Error`], the first one that is not about a single scan, or if there is no other.
 pub fn evaluate<E: From<Error>>(
     painters: &Painters<'_>,
     cohort: &Cohort,
     options: &Options,
     painted: &mut dyn FnMut(&Painted<'_>) -> Result<(), E>,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Vec<ScanScores>, E> {
+) -> Result<Found, E> {
     if painters.twin.is_some_and(|twin| twin.spec().prediction != Prediction::Direct) {
         return Err(Error::NoTwin.into());
     }
@@ -137,20 +179,34 @@ pub fn evaluate<E: From<Error>>(
         return Err(Error::NobodyHeldOut.into());
     }
     let total = cases.iter().map(|(_, case)| case.scans.len()).sum();
-    let (mut scores, mut done) = (Vec::with_capacity(total), 0);
+    let (mut scores, mut set_aside, mut done) = (Vec::with_capacity(total), Vec::new(), 0);
     for &(_, case) in &cases {
         progress(done, total);
         done += case.scans.len();
-        // A bad case is set aside and says so in the log.
+        // A bad case is set aside in the cohort.
         let Some(exam) = cohort.read(case) else { continue };
         let lesion = exam.lesion.as_deref();
         for (&contrast, image) in &exam.images {
             let named = |source| Error::Mask { case: case.name.clone(), source };
             let masks = inpaint::evaluation_masks(image, lesion, &case.patient, options.mask_seed);
-            let masks = masks.map_err(named)?;
             let scan = Held { case, contrast, image, first_axis: exam.geometry.first_axis() };
-            let Judged { scores: scored, result, beside } =
-                judge(painters, &scan, &masks, options)?;
+            let judged = masks
+                .map_err(named)
+                .and_then(|masks| Ok((judge(painters, &scan, &masks, options)?, masks)));
+            let (Judged { scores: scored, result, beside }, masks) = match judged {
+                Ok(judged) => judged,
+                Err(error) => {
+                    let Some(reason) = error.of_the_scan() else { return Err(error.into()) };
+                    tracing::warn!(
+                        case = case.name,
+                        contrast = contrast.name(),
+                        "set aside: {reason}"
+                    );
+                    let (case, contrast) = (case.name.clone(), Some(contrast));
+                    set_aside.push(NotJudged { case, contrast, reason });
+                    continue;
+                }
+            };
             scores.push(scored);
             if let Some(result) = &result {
                 let (masks, geometry, beside) = (&masks, &exam.geometry, &beside[..]);
@@ -159,7 +215,19 @@ pub fn evaluate<E: From<Error>>(
         }
     }
     progress(total, total);
-    if scores.is_empty() { Err(Error::from(cohort.none_sound()).into()) } else { Ok(scores) }
+    let whole = cohort.set_aside().into_iter().map(|SetAside { case, problem }| NotJudged {
+        case,
+        contrast: None,
+        reason: problem.to_string(),
+    });
+    set_aside.extend(whole);
+    set_aside.sort_by(|a, b| (&a.case, a.contrast).cmp(&(&b.case, b.contrast)));
+    if scores.is_empty() {
+        let reason = |aside: &NotJudged| format!("{}: {}", aside.case, aside.reason);
+        let reasons = set_aside.iter().take(REASONS_MAX).map(reason).collect();
+        return Err(Error::NoneJudged { reasons }.into());
+    }
+    Ok(Found { scans: scores, set_aside })
 }
 
 /// A scan that was painted in every way there is.
@@ -182,7 +250,8 @@ fn judge(
     let voxels = image.voxels.iter().zip(&masks.void.voxels);
     let voided = voxels.map(|(&v, &hidden)| if hidden == 0.0 { v.max(0.0) } else { 0.0 }).collect();
     let voided = image.with_voxels(voided);
-    let reference = Reference::new(image, &voided, &masks.healthy).map_err(named)?;
+    let truth = |source| Error::Truth { case: case.name.clone(), source };
+    let reference = Reference::new(image, &voided, &masks.healthy).map_err(truth)?;
     let reference = reference.across(first_axis);
     let mut methods = Vec::new();
     let mut add = |method, result: &Volume| {

@@ -19,8 +19,10 @@ use crate::cohort::Cohort;
 use crate::config::Config;
 use crate::data::nifti::{self};
 use crate::data::volume::Volume;
-use crate::evaluate::report::{self, MeanScores, OverallScores, PatientScores, ScanScores};
-use crate::evaluate::{Options, Painted, Painters, evaluate};
+use crate::evaluate::report::{
+    self, MeanScores, NotJudged, OverallScores, PatientScores, ScanScores,
+};
+use crate::evaluate::{Found, Options, Painted, Painters, evaluate};
 use crate::model::weights::Weights;
 use crate::panel::{self, Beside};
 
@@ -96,6 +98,8 @@ struct Evaluation<'a> {
     overall: &'a [OverallScores],
     #[serde(skip_serializing_if = "Option::is_none")]
     mean: Option<MeanScores>,
+    /// What was not judged, and why.
+    set_aside: &'a [NotJudged],
 }
 
 impl Args {
@@ -136,7 +140,7 @@ fn run_on_cohort(args: &Args) -> Result<ExitCode> {
     let sampling = args.sampling.options(painters.model.map(Weights::spec));
     let [_, mask_seed] = args.seeds();
     let options = Options { sampling, mask_seed, all: args.all, baselines };
-    let scans = judge(&painters, &cohort, &options, args.save.as_deref())?;
+    let Found { scans, set_aside } = judge(&painters, &cohort, &options, args.save.as_deref())?;
     let patients = report::patients(&scans);
     let evaluation = Evaluation {
         site: args.site.as_ref(),
@@ -146,6 +150,7 @@ fn run_on_cohort(args: &Args) -> Result<ExitCode> {
         patients: &patients,
         overall: &report::overall(&patients),
         mean: report::in_a_line(&scans),
+        set_aside: &set_aside,
     };
     let text = match args.output {
         Format::Json => serde_json::to_string_pretty(&evaluation)?,
@@ -161,7 +166,7 @@ fn judge(
     cohort: &Cohort,
     options: &Options,
     save_in: Option<&Path>,
-) -> Result<Vec<ScanScores>> {
+) -> Result<Found> {
     let bar = output::bar("cases");
     cohort.survey(&|| false, &mut |done, total| output::advance(&bar, done, total))?;
     bar.finish_and_clear();
@@ -177,13 +182,13 @@ fn judge(
         Ok(())
     };
     let mut progress = |done, total| output::advance(&bar, done, total);
-    let scans = evaluate(painters, cohort, options, &mut painted, &mut progress)?;
+    let found = evaluate(painters, cohort, options, &mut painted, &mut progress)?;
     bar.finish_and_clear();
     if let Some(folder) = save_in {
         let rows: Vec<panel::Row<'_>> = tiles.iter().map(Tile::row).collect();
         panel::write(&folder.join("panel.png"), &rows)?;
     }
-    Ok(scans)
+    Ok(found)
 }
 
 /// A row of the panel, kept until all are there.

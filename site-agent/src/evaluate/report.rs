@@ -40,6 +40,18 @@ pub struct ScanScores {
     pub methods: Vec<MethodScores>,
 }
 
+/// A case, or a scan of one, that is not judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotJudged {
+    /// The case.
+    pub case: String,
+    /// Which of its scans; none for all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contrast: Option<Contrast>,
+    /// Why.
+    pub reason: String,
+}
+
 /// The means over the scans of one patient.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PatientScores {

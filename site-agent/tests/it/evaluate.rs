@@ -67,6 +67,47 @@ fn nobody_who_trained_at_the_site_is_judged_on_whatever_is_asked_to_be_held_out(
     }
 }
 
+#[test]
+fn a_scan_that_cannot_be_judged_is_set_aside_by_name_and_the_others_are_judged() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases = ["Phantom-A-00000-000", "Phantom-A-00001-000"];
+    let file = |case: &str, kind: &str| folder.path().join(format!("{case}-{kind}.nii.gz"));
+    for case in cases {
+        for kind in ["t1n", "seg"] {
+            let from = scans().join(case).join(format!("{case}-{kind}.nii.gz"));
+            std::fs::copy(from, file(case, kind)).unwrap();
+        }
+    }
+    // All of the brain is lesion, so that there is no healthy tissue to hide.
+    let fill = |case: &str| {
+        let scan = nifti::read(&file(case, "t1n")).unwrap();
+        let brain = scan.volume.voxels.iter().map(|&v| f32::from(u8::from(v > 0.0))).collect();
+        let labels = scan.volume.with_voxels(brain);
+        nifti::write_like(&file(case, "seg"), &labels, &scan.geometry, "labels").unwrap();
+    };
+    let data = folder.path().to_str().unwrap();
+    let args = |output| {
+        let common = ["evaluate", "--baselines-only", "--baselines", "zero", "--all"];
+        let more = ["--data", data, "--label-scheme", "lesion", "--output", output];
+        [&common[..], &more].concat()
+    };
+    fill(cases[0]);
+    let report = json(&args("json"));
+    let judged = report["scans"].as_array().unwrap();
+    assert_eq!((judged.len(), &judged[0]["case"]), (1, &cases[1].into()));
+    let aside = report["set_aside"].as_array().unwrap();
+    assert_eq!((aside.len(), &aside[0]["case"]), (1, &cases[0].into()));
+    assert_eq!(aside[0]["contrast"], "t1n");
+    assert!(aside[0]["reason"].as_str().unwrap().contains("no healthy mask fits"), "{aside:?}");
+    let table = String::from_utf8(program(&args("table")).stdout).unwrap();
+    assert!(table.contains(&format!("Set aside: 1\n  {} t1n  no healthy", cases[0])), "{table}");
+    fill(cases[1]);
+    let refused = program(&args("json"));
+    assert_eq!(refused.status.code(), Some(1));
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.contains("no scan can be judged") && error.contains(cases[1]), "{error}");
+}
+
 const KEYS: [&str; 8] = ["ssim", "ssim_3d", "mse", "rmse", "mae", "msle", "psnr", "psnr_01"];
 
 #[test]

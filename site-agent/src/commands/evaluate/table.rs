@@ -4,7 +4,8 @@
 use comfy_table::{Table, presets};
 
 use super::Evaluation;
-use crate::evaluate::report::{MethodScores, OverallScores};
+use crate::data::layout::Contrast;
+use crate::evaluate::report::{MethodScores, NotJudged, OverallScores};
 use crate::metrics::spread::{INTERVAL_PATIENTS_MIN, Spread};
 
 pub(super) fn of(evaluation: &Evaluation<'_>) -> String {
@@ -34,13 +35,24 @@ pub(super) fn of(evaluation: &Evaluation<'_>) -> String {
         ]);
     }
     let site = evaluation.site.map_or(String::new(), |site| format!(" of {site}"));
-    let text = format!("{scores}\n{}\n{overall}", heading(patients, &site));
+    let aside = set_aside(evaluation.set_aside);
+    let text = format!("{scores}\n{}\n{overall}{aside}", heading(patients, &site));
     if evaluation.twin.is_some() { text } else { format!("{text}\n{NO_TWIN}") }
 }
 
 /// What is said of a comparison that nobody asked for.
 const NO_TWIN: &str = "No regression twin was given, so this does not say what diffusion is worth: make one with \
      `init-model --prediction direct`, train it by the same plan, and give it as --twin.";
+
+/// What was not judged, a line each; nothing where there is nothing.
+fn set_aside(all: &[NotJudged]) -> String {
+    let line = |NotJudged { case, contrast, reason }: &NotJudged| {
+        let contrast = contrast.map_or("all", Contrast::name);
+        format!("\n  {case} {contrast}  {reason}")
+    };
+    let lines: String = all.iter().map(line).collect();
+    if all.is_empty() { lines } else { format!("\nSet aside: {}{lines}", all.len()) }
+}
 
 /// What the overall figures are.
 fn heading(patients: usize, site: &str) -> String {
@@ -97,8 +109,17 @@ mod tests {
     #[test]
     fn a_report_without_a_twin_says_so_and_how_to_get_one() {
         let report = |twin| {
-            let (site, model, mean) = (None, None, None);
-            of(&Evaluation { site, model, twin, scans: &[], patients: &[], overall: &[], mean })
+            let (site, model, mean, set_aside) = (None, None, None, &[]);
+            of(&Evaluation {
+                site,
+                model,
+                twin,
+                scans: &[],
+                patients: &[],
+                overall: &[],
+                mean,
+                set_aside,
+            })
         };
         for word in ["No regression twin", "init-model --prediction direct", "--twin"] {
             assert!(report(None).contains(word), "{word}");
