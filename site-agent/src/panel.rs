@@ -199,7 +199,7 @@ pub fn render(rows: &[Row<'_>]) -> Result<Vec<u8>, Error> {
         top += view.side + GAP;
     }
     legend(&mut raster, width, top);
-    Ok(raster.png()?)
+    Ok(raster.png("SYNTHETIC where it was inpainted, fedpaint")?)
 }
 
 /// The titles of the methods beside the model.

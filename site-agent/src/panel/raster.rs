@@ -68,8 +68,8 @@ impl Raster {
         }
     }
 
-    /// The image as a PNG file.
-    pub(crate) fn png(&self) -> Result<Vec<u8>, png::EncodingError> {
+    /// The image as a PNG file that says of itself what it shows.
+    pub(crate) fn png(&self, comment: &str) -> Result<Vec<u8>, png::EncodingError> {
         let too_large = || png::EncodingError::LimitsExceeded;
         let width = u32::try_from(self.width).map_err(|_| too_large())?;
         let height = u32::try_from(self.height).map_err(|_| too_large())?;
@@ -77,6 +77,7 @@ impl Raster {
         let mut encoder = png::Encoder::new(&mut file, width, height);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
+        encoder.add_text_chunk("Comment".to_owned(), comment.to_owned())?;
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&self.pixels)?;
         writer.finish()?;

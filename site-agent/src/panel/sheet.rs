@@ -191,7 +191,7 @@ impl Sheet {
         legend.text((GAP, 2 + 2 * LINE), SCALE, FAINT, note);
         self.rows.insert(0, self.raster(GAP));
         self.rows.push(legend);
-        Raster::stacked(&self.rows).png()
+        Raster::stacked(&self.rows).png("scans, labels and masks, fedpaint")
     }
 
     fn raster(&self, height: usize) -> Raster {
