@@ -8,9 +8,6 @@ use std::path::Path;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::weights::{self, Dtype, Mismatch, ModelFile};
 
-/// The longest text about a file's form.
-const DETAIL_CHARS_MAX: usize = 200;
-
 /// Why a file is refused as a model.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejection {
@@ -65,14 +62,9 @@ impl From<weights::Error> for Rejection {
         match error {
             weights::Error::Io { .. } => Rejection::Disk(error),
             weights::Error::Dtype { name, dtype } => Rejection::Dtype { tensor: name, dtype },
-            // What a parser says of a file may quote it, at any length.
-            weights::Error::Format(text) => {
-                let text = text.chars().take(DETAIL_CHARS_MAX).collect();
-                Rejection::NotAModel(weights::Error::Format(text))
-            }
-            weights::Error::TooLarge { .. } | weights::Error::Length { .. } => {
-                Rejection::NotAModel(error)
-            }
+            weights::Error::Format(_)
+            | weights::Error::TooLarge { .. }
+            | weights::Error::Length { .. } => Rejection::NotAModel(error),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
 //! - [`transfer`]: uploads and downloads that resume.
 //! - [`wire`]: the protocol's version, and which versions can be served.
+//! - [`text`]: text from outside, made fit to be kept and shown.
 //! - [`failpoint`]: where a test may end a program or have its disk fail.
 //! - [`note`]: which run and round made an exported model.
 //!
@@ -26,6 +27,7 @@ pub mod note;
 pub mod plan;
 pub mod proxy;
 pub mod reason;
+pub mod text;
 pub mod tls;
 pub mod transfer;
 pub mod weights;

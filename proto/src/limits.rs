@@ -30,6 +30,15 @@ pub const TENSOR_NAME_BYTES_MAX: usize = 256;
 /// The longest text an operator may give as a reason.
 pub const REASON_BYTES_MAX: usize = 500;
 
+/// The longest text that says why a call was refused; a plan's shows the line that is wrong.
+pub const STATUS_BYTES_MAX: usize = 2_000;
+
+/// The longest text about what is wrong with a file: its parser may quote it, at any length.
+pub const FORMAT_BYTES_MAX: usize = 200;
+
+/// The longest text of an entry of the audit log that quotes what came from outside.
+pub const DETAIL_BYTES_MAX: usize = 1_000;
+
 /// The most examples one update may claim, so that no site's weight can drown the others' digits.
 pub const EXAMPLES_MAX: u64 = 1 << 32;
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::limits::STORAGE_RETRY;
+use crate::limits::{STATUS_BYTES_MAX, STORAGE_RETRY};
+use crate::text;
 
 /// The domain of our `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "fedpaint";
@@ -131,8 +132,10 @@ reasons! {
 }
 
 impl Reason {
-    /// The reason as a status; `message` is for people and names the thing.
-    pub fn status(self, message: impl Into<String>) -> Status {
+    /// The reason as a status; `message` is for people and names the thing. It travels bounded, and with
+    /// nothing in it that steers a terminal, whatever it quotes.
+    pub fn status(self, message: impl AsRef<str>) -> Status {
+        let message = text::lines(message.as_ref(), STATUS_BYTES_MAX);
         let mut details = ErrorDetails::with_error_info(self.as_str(), DOMAIN, HashMap::new());
         if let Some(after) = self.retry_after() {
             details.set_retry_info(Some(after));
@@ -227,6 +230,14 @@ mod tests {
         }
         assert_eq!(Reason::of(&Reason::wrong_offset(7)), Some(Reason::WrongOffset));
         assert_eq!(Reason::of(&Status::internal("x")), None);
+    }
+
+    #[test]
+    fn what_a_status_quotes_is_bounded_and_steers_no_terminal() {
+        let quoted = format!("tensor \u{1b}]0;{} is missing", "x".repeat(9_000));
+        let status = Reason::WrongTensors.status(quoted);
+        assert!(status.message().len() <= STATUS_BYTES_MAX, "{}", status.message().len());
+        assert!(status.message().starts_with("tensor \u{fffd}]0;x"), "{}", status.message());
     }
 
     #[test]

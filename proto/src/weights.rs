@@ -12,8 +12,11 @@ pub use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use crate::failpoint::reach;
-use crate::limits::{MODEL_BYTES_MAX, MODEL_HEADER_BYTES_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
+use crate::limits::{
+    FORMAT_BYTES_MAX, MODEL_BYTES_MAX, MODEL_HEADER_BYTES_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX,
+};
 use crate::names::{Blob, Digest};
+use crate::text;
 
 /// The length of the number that tells how long the header is.
 const PREFIX_BYTES: u64 = 8;
@@ -23,6 +26,9 @@ const WRITE: &str = "write";
 
 /// What [`Error::Io`] calls bringing to the disk.
 const SYNC: &str = "sync";
+
+/// The most axes of a shape that are told.
+const AXES_SHOWN_MAX: usize = 8;
 
 /// Bytes of one f32.
 const F32_BYTES: usize = 4;
@@ -97,6 +103,10 @@ pub enum Error {
 }
 
 impl Error {
+    fn format(error: &dyn std::error::Error) -> Error {
+        Error::Format(text::line(&error.to_string(), FORMAT_BYTES_MAX))
+    }
+
     /// Whether a file could not be written or synced, which says nothing against any model.
     pub fn is_failed_write(&self) -> bool {
         matches!(self, Error::Io { what: WRITE | SYNC, .. })
@@ -119,7 +129,7 @@ pub enum Mismatch {
     #[error("tensor {0} is not in the base model")]
     Unknown(String),
     /// A tensor has another shape.
-    #[error("tensor {name} has shape {found:?}, the base model has {expected:?}")]
+    #[error("tensor {name} has shape {}, the base model has {}", axes(found), axes(expected))]
     Shape {
         /// The tensor.
         name: String,
@@ -141,6 +151,16 @@ pub enum Mismatch {
     /// The file describes another model.
     #[error("the model's description differs from the base model's")]
     Description,
+}
+
+/// A shape for people; a file may give a tensor any number of axes.
+fn axes(shape: &[usize]) -> String {
+    match shape.get(..AXES_SHOWN_MAX) {
+        Some(first) if first.len() < shape.len() => {
+            format!("{first:?} and so on, {} axes", shape.len())
+        }
+        _ => format!("{shape:?}"),
+    }
 }
 
 /// An open model file.
@@ -175,8 +195,7 @@ impl ModelFile {
         let data_start = PREFIX_BYTES + header_bytes;
         let mut header = vec![0; header_bytes as usize];
         file.read_exact(&mut header).map_err(io)?;
-        let header: Metadata =
-            serde_json::from_slice(&header).map_err(|e| Error::Format(e.to_string()))?;
+        let header: Metadata = serde_json::from_slice(&header).map_err(|e| Error::format(&e))?;
         let data_bytes = header.data_len() as u64;
         if data_start + data_bytes != size {
             return Err(Error::Format(format!(
@@ -278,6 +297,9 @@ fn specs(header: &Metadata, data_start: u64) -> Result<(Vec<TensorSpec>, Vec<u64
     let mut starts = Vec::with_capacity(names.len());
     for name in names {
         bounded("bytes in a tensor's name", name.len() as u64, TENSOR_NAME_BYTES_MAX as u64)?;
+        if name.contains(char::is_control) {
+            return Err(Error::Format("a tensor's name holds a control character".into()));
+        }
         let Some(TensorInfo { dtype, shape, data_offsets }) = header.info(&name) else { continue };
         starts.push(data_start + data_offsets.0 as u64);
         specs.push(TensorSpec { name, dtype: *dtype, shape: shape.clone() });
@@ -418,11 +440,10 @@ fn header(
         infos.push((name.clone(), info));
         offset = end;
     }
-    let format = |e: &dyn std::fmt::Display| Error::Format(e.to_string());
     let description: HashMap<String, String> = description.clone().into_iter().collect();
     let description = (!description.is_empty()).then_some(description);
-    let metadata = Metadata::new(description, infos).map_err(|e| format(&e))?;
-    let mut header = serde_json::to_vec(&metadata).map_err(|e| format(&e))?;
+    let metadata = Metadata::new(description, infos).map_err(|e| Error::format(&e))?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|e| Error::format(&e))?;
     // Weights begin at a multiple of eight bytes, as the format asks.
     header.resize(header.len().next_multiple_of(PREFIX_BYTES as usize), b' ');
     Ok(header)

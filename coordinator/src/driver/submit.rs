@@ -1,7 +1,9 @@
 //! What an update has to pass before its round hears of it. It reads files, so it runs beside the
 //! driver; what can be decided without them is decided in `core/review.rs`.
 
+use fedpaint_proto::limits::DETAIL_BYTES_MAX;
 use fedpaint_proto::names::SiteName;
+use fedpaint_proto::text;
 
 use super::core::{Request, Review, Submission, review};
 use super::error::Error;
@@ -28,7 +30,9 @@ pub(super) async fn submit(
         // Where the coordinator itself failed, the update may yet be accepted.
         && !error.reason().is_the_coordinators()
     {
+        // The error may quote the site's file.
         let detail = format!("round {round}: site {site}, {error}");
+        let detail = text::line(&detail, DETAIL_BYTES_MAX);
         handle.change(Request::Refused(site.clone(), round, detail)).await?;
     }
     outcome

@@ -104,3 +104,35 @@ fn a_model_that_is_not_finished_leaves_no_file() {
     assert!(ModelWriter::create(&path, specs, &BTreeMap::new()).unwrap().finish().is_err());
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
 }
+
+/// A file with this header and `data_bytes` of weights.
+fn write_raw(path: &Path, header: &str, data_bytes: usize) {
+    let length = (header.len() as u64).to_le_bytes();
+    let bytes = [&length, header.as_bytes(), &vec![0; data_bytes]].concat();
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn what_a_file_says_of_itself_is_told_bounded_and_steers_no_terminal() {
+    let folder = folder("hostile");
+    let path = folder.join("m");
+    let tensor = r#"{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+    write_raw(&path, &format!(r#"{{"a\u001b[31m":{tensor}}}"#), 4);
+    let error = ModelFile::open(&path).unwrap_err().to_string();
+    assert_eq!(error, "not a safetensors file: a tensor's name holds a control character");
+
+    write_raw(&path, &format!(r#"{{"a":{{"\u001b{}":1}}}}"#, "x".repeat(9_000)), 4);
+    let error = ModelFile::open(&path).unwrap_err().to_string();
+    assert!(error.len() < 300 && !error.contains('\u{1b}'), "{error:?}");
+
+    let shape = ["1"; 100_000].join(",");
+    let tensor = format!(r#"{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,4]}}"#);
+    write_raw(&path, &format!(r#"{{"a":{tensor}}}"#), 4);
+    let base = folder.join("base");
+    write_raw(&base, r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, 4);
+    let (many, base) = (ModelFile::open(&path).unwrap(), ModelFile::open(&base).unwrap());
+    assert_eq!(
+        many.matches(&base).unwrap_err().to_string(),
+        "tensor a has shape [1, 1, 1, 1, 1, 1, 1, 1] and so on, 100000 axes, the base model has [1]"
+    );
+}

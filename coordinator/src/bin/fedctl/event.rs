@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fedpaint_proto::v1;
+use fedpaint_proto::{text, v1};
 
 use crate::cli::{Connection, EventsAsked};
 use crate::connect::{Session, ask, connect};
@@ -51,6 +51,8 @@ async fn page(session: &mut Session, after_seq: u64) -> anyhow::Result<Vec<Event
 fn line(event: &Event) -> String {
     let Event { seq, at, actor, kind, detail } = event;
     let at = at.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string());
+    // An entry is one line, so that none can look like another one.
+    let detail = text::line(detail, usize::MAX);
     format!("{seq:>6}  {at}  {actor:<20}  {kind:<18}  {detail}").trim_end().to_owned()
 }
 
@@ -67,9 +69,9 @@ mod tests {
             kind: "site_enrolled".into(),
             detail: "mayo".into(),
         };
-        assert_eq!(
-            line(&event),
-            "     7  2026-11-23 09:05:01Z  operator/ada          site_enrolled       mayo"
-        );
+        let shown = "     7  2026-11-23 09:05:01Z  operator/ada          site_enrolled       mayo";
+        assert_eq!(line(&event), shown);
+        let event = Event { detail: "mayo\n     8  \u{1b}[2J".into(), ..event };
+        assert_eq!(line(&event), format!("{shown}      8  \u{fffd}[2J"));
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, IsTerminal, Write};
 
 use clap::ValueEnum;
+use fedpaint_proto::text;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -58,18 +59,20 @@ impl Output {
     pub(crate) fn show(&self, shown: &impl Show) -> anyhow::Result<()> {
         match self.format {
             Format::Table => self.line(&shown.table(self.now())),
-            Format::Json => self.line(&serde_json::to_string_pretty(shown)?),
+            Format::Json => {
+                self.raw(format!("{}\n", serde_json::to_string_pretty(shown)?).as_bytes())
+            }
         }
     }
 
     /// Writes one JSON value on a line of its own.
     pub(crate) fn json_line(&self, value: &impl Serialize) -> anyhow::Result<()> {
-        self.line(&serde_json::to_string(value)?)
+        self.raw(format!("{}\n", serde_json::to_string(value)?).as_bytes())
     }
 
-    /// Writes a line.
+    /// Writes a line, or several; what would steer the terminal is taken out of them.
     pub(crate) fn line(&self, text: &str) -> anyhow::Result<()> {
-        self.raw(format!("{text}\n").as_bytes())
+        self.raw(format!("{}\n", text::lines(text, usize::MAX)).as_bytes())
     }
 
     /// Writes bytes as they are.

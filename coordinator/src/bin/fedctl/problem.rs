@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use fedpaint_proto::reason::Reason;
+use fedpaint_proto::text;
 use tonic::{Code, Status};
 
 /// Asked wrongly: the command cannot be carried out as it was given.
@@ -40,7 +41,8 @@ pub(crate) fn of_status(status: &Status) -> anyhow::Error {
 
 /// The error and its causes in one line.
 pub(crate) fn one_line(error: &anyhow::Error) -> String {
-    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+    let text = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+    text::line(&text, usize::MAX)
 }
 
 /// What the operator can do about a refusal.
