@@ -1,10 +1,10 @@
 //! Weights on the disk, each file under the BLAKE3 digest of its bytes.
 //!
 //! ```text
-//! blobs/ab/<digest>                  whole, checked, on the disk; never changed
-//! blobs/ab/<digest>.rotten           was whole once, and has changed since; used by nobody
-//! staging/<role>-<name>/<digest>.part  an upload so far; its length is where it goes on
-//! scratch/                           what the coordinator writes itself; empty after a start
+//! blobs/ab/<digest>                           whole, checked, on the disk; never changed
+//! blobs/ab/<digest>.rotten                    was whole once, and has changed since; used by nobody
+//! staging/<role>-<name>/<digest>.<size>.part  an upload so far; its length is where it goes on
+//! scratch/                                    what the coordinator writes itself; empty after a start
 //! ```
 //!
 //! A file gets its name under `blobs` only after its bytes were hashed and synced, so whoever names
@@ -230,7 +230,7 @@ impl Blobs {
         if let Some(found) = self.find(&blob.digest).await? {
             return Ok(UploadStatus { committed_size: found.size, complete: true });
         }
-        let part = self.part(sender, &blob.digest);
+        let part = self.part(sender, blob);
         let committed_size = blocking(move || length(&part)).await?.unwrap_or(0);
         Ok(UploadStatus { committed_size, complete: false })
     }
@@ -306,8 +306,8 @@ impl Blobs {
         self.staging().join(sender.to_string().replace('/', "-"))
     }
 
-    fn part(&self, sender: &Role, digest: &Digest) -> PathBuf {
-        self.sender_folder(sender).join(format!("{digest}.part"))
+    fn part(&self, sender: &Role, blob: &Blob) -> PathBuf {
+        self.sender_folder(sender).join(staging::name(blob))
     }
 }
 

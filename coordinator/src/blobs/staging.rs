@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use fedpaint_proto::limits::MODEL_BYTES_MAX;
+use fedpaint_proto::names::Blob;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Error;
@@ -22,6 +23,7 @@ pub const PART_AGE_MAX: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 struct Part {
     path: PathBuf,
+    /// Those of the whole.
     bytes: u64,
     written_at: SystemTime,
 }
@@ -66,7 +68,21 @@ fn parts(folder: &Path) -> Result<Vec<Part>, Error> {
         let entry = entry.map_err(failed())?;
         let metadata = entry.metadata().map_err(failed())?;
         let written_at = metadata.modified().map_err(failed())?;
-        parts.push(Part { path: entry.path(), bytes: metadata.len(), written_at });
+        let path = entry.path();
+        let bytes = whole_bytes(&path).unwrap_or(metadata.len());
+        parts.push(Part { path, bytes, written_at });
     }
     Ok(parts)
+}
+
+/// The name of the part of a blob. It tells how long the whole is to be, so that room can be counted
+/// that is not taken yet.
+pub(super) fn name(blob: &Blob) -> String {
+    format!("{}.{}.part", blob.digest, blob.size)
+}
+
+/// How long the whole is to be of which this is a part.
+fn whole_bytes(part: &Path) -> Option<u64> {
+    let name = part.file_name()?.to_str()?.strip_suffix(".part")?;
+    name.rsplit_once('.')?.1.parse().ok()
 }

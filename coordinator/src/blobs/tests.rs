@@ -108,6 +108,23 @@ async fn a_sender_keeps_its_newest_parts_and_those_it_is_writing() {
 }
 
 #[tokio::test]
+async fn what_a_senders_parts_are_to_become_is_counted_and_not_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = open(folder.path()).await;
+    let size = fedpaint_proto::limits::MODEL_BYTES_MAX;
+    let begin = async |text: &str| {
+        let blob = Blob { size, ..blob(text) };
+        blobs.upload(&role("mayo"), blob, 0).await.map_err(|error| error.reason())
+    };
+    let (first, _second) = (begin("first").await.unwrap(), begin("second").await.unwrap());
+    assert_eq!(begin("third").await.err(), Some(Reason::UploadBusy), "no byte has come yet");
+    drop(first);
+    begin("third").await.unwrap();
+    let parts = std::fs::read_dir(folder.path().join("staging/site-mayo")).unwrap().count();
+    assert_eq!(parts, 2, "the first one has made room");
+}
+
+#[tokio::test]
 async fn a_start_empties_scratch_and_forgets_parts_that_nobody_goes_on_with() {
     let folder = tempfile::tempdir().unwrap();
     let blobs = open(folder.path()).await;

@@ -66,7 +66,7 @@ pub(super) async fn begin(
             Err(Error::WrongOffset { committed_size: committed })
         };
     }
-    let (folder, path) = (blobs.sender_folder(&sender), blobs.part(&sender, &blob.digest));
+    let (folder, path) = (blobs.sender_folder(&sender), blobs.part(&sender, &blob));
     let busy = Arc::clone(&blobs.busy);
     let part = blocking(move || open(&folder, path, &busy, blob.size, offset)).await?;
     Ok(Upload { blobs, blob, committed: offset, part: Some(part) })

@@ -13,11 +13,11 @@
 mod apply;
 mod members;
 mod missing;
+mod refusals;
 mod request;
 mod review;
 mod state;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ use jiff::Timestamp;
 pub use self::apply::{RUNS_MAX, SITES_MAX};
 pub use self::members::{Asking, Renewal};
 pub use self::missing::Moment;
+pub use self::refusals::REFUSALS_NOTED_MAX;
+use self::refusals::{Noted, Refusals};
 pub use self::request::{Activity, Answer, Beat, Command, Request, Stage, Verdict};
 pub use self::review::{Review, Submission, review};
 pub use self::state::{Standing, State, UPDATE_SLACK_BYTES};
@@ -48,8 +50,7 @@ pub struct Core {
     state: Arc<State>,
     /// The newest audit entry.
     seq: u64,
-    /// The last refusal of each site, so that a site that repeats itself does not fill the audit log.
-    refused: BTreeMap<SiteName, String>,
+    refusals: Refusals,
 }
 
 /// A change that was decided and has not happened yet.
@@ -60,7 +61,7 @@ pub struct Step {
     next: Arc<State>,
     events: Vec<EventRow>,
     /// What the core remembers of a site's refusals from then on.
-    refusal: Option<(SiteName, Option<String>)>,
+    noted: Option<Noted>,
     /// Why part of what was told no longer applies, which is no error to who told it.
     late: Option<Error>,
     /// Why what was asked for is refused, although that it was asked for is noted.
@@ -71,7 +72,7 @@ impl Core {
     /// What a coordinator knows that starts over what was saved.
     pub fn load(loaded: Loaded, heartbeat: Duration) -> Core {
         let (seq, state) = (loaded.seq, Arc::new(State::from(loaded)));
-        Core { heartbeat, state, seq, refused: BTreeMap::new() }
+        Core { heartbeat, state, seq, refusals: Refusals::default() }
     }
 
     /// Takes what the database holds for the truth, after a save of which nobody knows whether it
@@ -123,10 +124,8 @@ impl Core {
         debug_assert!(Arc::ptr_eq(&step.before, &self.state), "steps do not overlap");
         self.seq += step.events.len() as u64;
         self.state = step.next;
-        match step.refusal {
-            Some((site, Some(detail))) => drop(self.refused.insert(site, detail)),
-            Some((site, None)) => drop(self.refused.remove(&site)),
-            None => {}
+        if let Some(noted) = step.noted {
+            self.refusals.remember(noted, &self.state);
         }
     }
 
@@ -165,13 +164,13 @@ impl Core {
         };
         let events = (self.seq + 1..).zip(entries).map(event).collect();
         let (before, next) = (Arc::clone(&self.state), Arc::new(next));
-        Step { before, next, events, refusal: None, late: None, refused: None }
+        Step { before, next, events, noted: None, late: None, refused: None }
     }
 
     /// The step that changes nothing.
     fn nothing(&self) -> Step {
         let (before, next) = (Arc::clone(&self.state), Arc::clone(&self.state));
-        Step { before, next, events: Vec::new(), refusal: None, late: None, refused: None }
+        Step { before, next, events: Vec::new(), noted: None, late: None, refused: None }
     }
 }
 

@@ -2,10 +2,10 @@
 //! bytes when its end is near. A part of the [`Handle`]. How far is kept in memory alone: what counts is
 //! the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fedpaint_proto::names::{Blob, RoundId, SiteName};
+use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
 use tokio::sync::oneshot;
 
 use super::core::Request;
@@ -14,27 +14,61 @@ use super::handle::Handle;
 use super::view::Upload;
 use super::work::Message;
 
-/// The newest upload of each site. Clones are the same.
+/// The most files that a site may upload for one round. It needs one; a few more where what it had was
+/// damaged or it began anew.
+pub const UPLOADS_MAX: usize = 8;
+
+/// What sites upload. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Uploads(Arc<Mutex<BTreeMap<SiteName, (RoundId, Upload)>>>);
+pub(super) struct Uploads(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    /// The newest upload of each site.
+    newest: BTreeMap<SiteName, (RoundId, Upload)>,
+    /// The files that each site has begun to upload, by the round that they are for.
+    begun: BTreeMap<(SiteName, RoundId), BTreeSet<Digest>>,
+}
 
 impl Uploads {
     pub(super) fn note(&self, site: &SiteName, round: &RoundId, upload: Upload) {
-        let mut all = self.lock();
-        match all.get_mut(site) {
+        let newest = &mut self.lock().newest;
+        match newest.get_mut(site) {
             Some((id, held)) if id == round => *held = upload,
-            _ => drop(all.insert(site.clone(), (round.clone(), upload))),
+            _ => drop(newest.insert(site.clone(), (round.clone(), upload))),
         }
     }
 
     pub(super) fn of(&self, site: &SiteName, round: &RoundId) -> Option<Upload> {
-        let all = self.lock();
-        let (id, upload) = all.get(site)?;
+        let newest = &self.lock().newest;
+        let (id, upload) = newest.get(site)?;
         (id == round).then_some(*upload)
     }
 
+    /// Counts a file that a site begins to upload; whether it may. `is_over` says of which rounds nothing
+    /// has to be remembered any more.
+    fn begin(
+        &self,
+        site: &SiteName,
+        round: &RoundId,
+        file: Digest,
+        is_over: impl Fn(&SiteName, &RoundId) -> bool,
+    ) -> bool {
+        let begun = &mut self.lock().begun;
+        let key = (site.clone(), round.clone());
+        if !begun.contains_key(&key) {
+            begun.retain(|(site, round), _| !is_over(site, round));
+        }
+        let files = begun.entry(key).or_default();
+        if files.len() >= UPLOADS_MAX && !files.contains(&file) {
+            return false;
+        }
+        files.insert(file);
+        true
+    }
+
     /// Numbers are right after any panic, so a poisoned lock is no reason to stop.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<SiteName, (RoundId, Upload)>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -48,11 +82,12 @@ impl Handle {
         self.state.borrow().may_upload(site, round, self.clock.now())
     }
 
-    /// The same for this very file: one that the round has from the site already may be uploaded again,
-    /// which then moves no byte.
+    /// The same for this very file, which counts as begun: one that the round has from the site already
+    /// may be uploaded again, which then moves no byte.
     ///
     /// # Errors
-    /// If the round neither awaits an update of the site nor has this one, or the database fails.
+    /// If the round neither awaits an update of the site nor has this one, the site has begun
+    /// [`UPLOADS_MAX`] other ones for it, or the database fails.
     pub async fn may_upload_again(
         &self,
         site: &SiteName,
@@ -63,6 +98,15 @@ impl Handle {
             Err(refused @ Error::Round { .. }) => {
                 let has = self.has_file(site, round, blob).await?;
                 if has { Ok(blob.size) } else { Err(refused) }
+            }
+            Ok(bytes_max) => {
+                let (state, now) = (self.state.borrow(), self.clock.now());
+                let is_over =
+                    |site: &SiteName, round: &RoundId| state.awaits(site, round, now).is_err();
+                match self.uploads.begin(site, round, blob.digest, is_over) {
+                    true => Ok(bytes_max),
+                    false => Err(Error::TooMany { what: "uploads for a round", max: UPLOADS_MAX }),
+                }
             }
             other => other,
         }
@@ -96,5 +140,30 @@ impl Handle {
             // A full mailbox, or a driver that ends, is no reason to keep the bytes waiting.
             let _ = self.mailbox.try_send(Message::Change(request, reply));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_begins_so_many_files_for_a_round_and_goes_on_with_each() {
+        let uploads = Uploads::default();
+        let site = |name: &str| -> SiteName { name.parse().unwrap() };
+        let round = |number| RoundId { run: "brain".parse().unwrap(), number, attempt: 1 };
+        let file = |n: usize| Digest::of(n.to_string().as_bytes());
+        let begin = |name, number, n| {
+            let over = |_: &SiteName, id: &RoundId| *id == round(1) && number > 2;
+            uploads.begin(&site(name), &round(number), file(n), over)
+        };
+        assert!((0..UPLOADS_MAX).all(|n| begin("mayo", 1, n)));
+        assert!(!begin("mayo", 1, UPLOADS_MAX));
+        assert!((0..UPLOADS_MAX).all(|n| begin("mayo", 1, n)), "again is no other file");
+        assert!(begin("oslo", 1, UPLOADS_MAX) && begin("mayo", 2, UPLOADS_MAX));
+        assert!(!begin("mayo", 1, UPLOADS_MAX), "another round changes nothing of the first");
+        assert!(begin("mayo", 3, 0));
+        let kept = uploads.lock().begun.len();
+        assert_eq!(kept, 2, "what is over is forgotten");
     }
 }

@@ -5,6 +5,7 @@ use fedpaint_proto::names::{Blob, OperatorName, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
 use jiff::Timestamp;
 
+use super::refusals::Noted;
 use super::request::{Activity, Beat, Command, Request, Stage, Verdict};
 use super::state::{Doing, Seen, State};
 use super::{COORDINATOR, Core, Step};
@@ -27,7 +28,7 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
             core.happen(&by_site(&site), &round, Event::Arriving(site), now)
         }
         Request::Report(site, round, update) => core.report(site, &round, update, now),
-        Request::Refused(site, _, detail) => Ok(core.refused(site, detail, now)),
+        Request::Refused(site, round, detail) => Ok(core.refused(&site, &round, detail, now)),
         Request::Enroll(actor, site) => core.enroll(actor, site, now),
         Request::Revoke(actor, site) => core.revoke(actor, site, now),
         Request::Invite(actor, site, secret, auto_approve) => {
@@ -87,16 +88,16 @@ impl Core {
         self.state.access(&site)?;
         let event = Event::Reported(site.clone(), update);
         let step = self.happen(&by_site(&site), round, event, now)?;
-        Ok(Step { refusal: Some((site, None)), ..step })
+        Ok(Step { noted: Some(Noted::Accepted(site)), ..step })
     }
 
-    fn refused(&self, site: SiteName, detail: String, now: Timestamp) -> Step {
-        if self.refused.get(&site) == Some(&detail) {
+    fn refused(&self, site: &SiteName, round: &RoundId, detail: String, now: Timestamp) -> Step {
+        let Some(noted) = self.refusals.note(&self.state, site, round, &detail) else {
             return self.nothing();
-        }
-        let entry = Entry::new("update_refused", detail.clone());
-        let step = self.step(State::clone(&self.state), &by_site(&site), now, vec![entry]);
-        Step { refusal: Some((site, Some(detail))), ..step }
+        };
+        let entry = Entry::new("update_refused", detail);
+        let step = self.step(State::clone(&self.state), &by_site(site), now, vec![entry]);
+        Step { noted: Some(noted), ..step }
     }
 
     fn create(
