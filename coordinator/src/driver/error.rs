@@ -17,6 +17,9 @@ pub enum Error {
     /// The site was revoked, so it may not call.
     #[error("site {0} was revoked")]
     Revoked(SiteName),
+    /// An operator would let a site in that was revoked, and not when the operator saw it.
+    #[error("site {0} was revoked; look when, and let it in again if it is to be")]
+    RevokedSince(SiteName),
     /// The certificate's key was shut out, or is none of those that its holder joined with.
     #[error("the key of this certificate of {0} was revoked or replaced; ask for a new invitation")]
     KeyRevoked(Role),
@@ -156,7 +159,7 @@ impl Error {
     pub fn reason(&self) -> Reason {
         match self {
             Error::NotEnrolled(_) => Reason::NotEnrolled,
-            Error::Revoked(_) => Reason::Revoked,
+            Error::Revoked(_) | Error::RevokedSince(_) => Reason::Revoked,
             Error::KeyRevoked(_) => Reason::Revoked,
             Error::NotListed(_) => Reason::NotPermitted,
             Error::JoinRefused(_) => Reason::JoinRefused,

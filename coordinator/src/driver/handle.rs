@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fedpaint_proto::identity::Role;
-use fedpaint_proto::names::{Blob, Digest, OperatorName, RunName, SiteName};
+use fedpaint_proto::names::{Blob, Digest, OperatorName, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -153,12 +153,18 @@ impl Handle {
         self.command(actor, run, Command::Pause).await
     }
 
-    /// Goes on after a pause.
+    /// Goes on after a pause. Where the round is named that was the newest when the operator looked, a run
+    /// that has had another since stays as it is: the call was made before.
     ///
     /// # Errors
     /// If there is no such run, it is over, or the database fails.
-    pub async fn resume_run(&self, actor: &OperatorName, run: &RunName) -> Result<RunView, Error> {
-        self.command(actor, run, Command::Resume).await
+    pub async fn resume_run(
+        &self,
+        actor: &OperatorName,
+        run: &RunName,
+        seen: Option<RoundId>,
+    ) -> Result<RunView, Error> {
+        self.command(actor, run, Command::Resume(seen)).await
     }
 
     /// Ends a run early and for good.

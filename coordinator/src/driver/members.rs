@@ -42,16 +42,17 @@ impl Handle {
     }
 
     /// Lets a site take part. Enrolling an enrolled site changes nothing; one that was revoked is
-    /// let in again.
+    /// let in again if it was `revoked` then.
     ///
     /// # Errors
-    /// If there are too many sites or the database fails.
+    /// If it was revoked at another time, there are too many sites, or the database fails.
     pub async fn enroll_site(
         &self,
         actor: &OperatorName,
         site: &SiteName,
+        revoked: Option<Timestamp>,
     ) -> Result<SiteView, Error> {
-        self.change(Request::Enroll(actor.clone(), site.clone())).await?;
+        self.change(Request::Enroll(actor.clone(), site.clone(), revoked)).await?;
         self.site(site)
     }
 

@@ -77,7 +77,7 @@ impl Coordinator {
         let (handle, store, blobs, shutdown, task) = serve(folder.path(), &clock).await;
         let coordinator = Coordinator { folder, clock, handle, store, blobs, shutdown, task };
         for name in ["aachen", "kyoto", "mayo"] {
-            coordinator.handle.enroll_site(&ada(), &site(name)).await.unwrap();
+            coordinator.handle.enroll_site(&ada(), &site(name), None).await.unwrap();
         }
         let base = coordinator.put("base", BASE);
         let created = coordinator.handle.create_run(&ada(), &brain(), plan, base).await;
@@ -273,7 +273,7 @@ async fn a_failed_aggregation_abandons_the_round_with_its_reason_and_three_pause
     assert!(run.reason().unwrap().starts_with("3 attempts in a row were abandoned"), "{run:?}");
     assert_eq!(coordinator.beat("mayo", Activity::Idle).await, Directive::Rest);
 
-    coordinator.handle.resume_run(&ada(), &brain()).await.unwrap();
+    coordinator.handle.resume_run(&ada(), &brain(), None).await.unwrap();
     coordinator.until(|_, round| round.id.attempt == 4).await;
 }
 
@@ -313,13 +313,19 @@ async fn an_operator_pauses_resumes_closes_abandons_and_stops() {
     let run = handle.pause_run(&ada(), &brain()).await.unwrap();
     assert_eq!(run.reason().unwrap(), "paused by an operator");
     assert_eq!(coordinator.beat("mayo", Activity::Idle).await, Directive::Rest);
-    handle.resume_run(&ada(), &brain()).await.unwrap();
+    handle.resume_run(&ada(), &brain(), None).await.unwrap();
     coordinator.until(|_, round| round.id.attempt == 3).await;
+    // A call that comes late, after the run was resumed and paused once more.
+    handle.pause_run(&ada(), &brain()).await.unwrap();
+    let late = handle.resume_run(&ada(), &brain(), Some(round(1, 2))).await.unwrap();
+    assert_eq!(late.reason().unwrap(), "paused by an operator");
+    let resumed = handle.resume_run(&ada(), &brain(), Some(round(1, 3))).await.unwrap();
+    assert_eq!(resumed.state, State::Active);
     let mut watch = handle.watch(&brain()).unwrap();
     assert_eq!(handle.stop_run(&ada(), &brain()).await.unwrap().state, State::Stopped);
     assert_eq!(watch.next().await.unwrap().0.state, State::Stopped);
     assert_eq!(watch.next().await, None, "a watch ends with its run");
-    let over = handle.resume_run(&ada(), &brain()).await.unwrap_err();
+    let over = handle.resume_run(&ada(), &brain(), None).await.unwrap_err();
     assert_eq!(over.reason(), Reason::RunOver);
 }
 
@@ -371,7 +377,12 @@ async fn a_site_that_is_not_enrolled_or_revoked_gets_in_nowhere_and_counts_as_wi
     let coordinator = coordinator.restart().await;
     let still = coordinator.handle.site_access(&site("mayo")).unwrap_err();
     assert_eq!(still.reason(), Reason::Revoked);
-    coordinator.handle.enroll_site(&ada(), &site("mayo")).await.unwrap();
+    // A call that was made before the site was revoked does not let it in again.
+    for revoked in [None, Some(Timestamp::MAX)] {
+        let late = coordinator.handle.enroll_site(&ada(), &site("mayo"), revoked).await;
+        assert_eq!(late.unwrap_err().reason(), Reason::Revoked);
+    }
+    coordinator.handle.enroll_site(&ada(), &site("mayo"), Some(START)).await.unwrap();
     coordinator.handle.site_access(&site("mayo")).unwrap();
 }
 
@@ -411,7 +422,7 @@ async fn a_coordinator_that_stops_says_so() {
     let coordinator = Coordinator::start(1).await;
     coordinator.shutdown.cancel();
     coordinator.task.await.unwrap();
-    let error = coordinator.handle.enroll_site(&ada(), &site("oslo")).await.unwrap_err();
+    let error = coordinator.handle.enroll_site(&ada(), &site("oslo"), None).await.unwrap_err();
     assert_eq!(error.reason(), Reason::Draining);
     assert!(!coordinator.handle.is_alive());
 }
@@ -434,7 +445,7 @@ async fn what_the_database_does_not_save_is_not_shown() {
         activity: Activity::Joining(round(1, 1)),
     };
     for outcome in [
-        handle.enroll_site(&ada(), &site("oslo")).await.map(|_| ()),
+        handle.enroll_site(&ada(), &site("oslo"), None).await.map(|_| ()),
         handle.heartbeat(&site("mayo"), joining).await.map(|_| ()),
         handle.pause_run(&ada(), &brain()).await.map(|_| ()),
     ] {

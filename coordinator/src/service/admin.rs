@@ -59,8 +59,10 @@ impl AdminService for Service {
         request: Request<EnrollSiteRequest>,
     ) -> Result<Response<EnrollSiteResponse>, Status> {
         let actor = actor(&request)?;
-        let name = parse::name(&request.get_ref().name)?;
-        let site = self.parts.driver.enroll_site(&actor, &name).await;
+        let EnrollSiteRequest { name, revoked_at } = request.into_inner();
+        let name = parse::name(&name)?;
+        let revoked = revoked_at.map(parse::time).transpose()?;
+        let site = self.parts.driver.enroll_site(&actor, &name, revoked).await;
         let site = Some(wire::site(&site.map_err(status::of_driver)?));
         Ok(Response::new(EnrollSiteResponse { site }))
     }
@@ -197,9 +199,12 @@ impl AdminService for Service {
         request: Request<ResumeRunRequest>,
     ) -> Result<Response<ResumeRunResponse>, Status> {
         let actor = actor(&request)?;
-        let name = parse::name(&request.get_ref().name)?;
-        let run = self.parts.driver.resume_run(&actor, &name).await.map_err(status::of_driver)?;
-        Ok(Response::new(ResumeRunResponse { run: Some(wire::run(&run)) }))
+        let ResumeRunRequest { name, round } = request.into_inner();
+        let name = parse::name(&name)?;
+        let seen = round.map(|round| parse::round(Some(&round))).transpose()?;
+        let run = self.parts.driver.resume_run(&actor, &name, seen).await;
+        let run = Some(wire::run(&run.map_err(status::of_driver)?));
+        Ok(Response::new(ResumeRunResponse { run }))
     }
 
     async fn stop_run(

@@ -7,6 +7,8 @@ use fedpaint_proto::names::{self, Blob, RoundId};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::{self, BlobRef, RoundPhase, RoundRef};
 use fedpaint_proto::wire::WIRE_VERSIONS_SERVED;
+use jiff::Timestamp;
+use prost_types::Timestamp as WireTimestamp;
 use tonic::Status;
 
 use crate::driver::Stage;
@@ -23,6 +25,11 @@ pub(crate) fn invalid(what: impl std::fmt::Display) -> Status {
 /// A name.
 pub(crate) fn name<N: FromStr<Err = names::Error>>(text: &str) -> Result<N, Status> {
     text.parse().map_err(invalid)
+}
+
+/// A time.
+pub(crate) fn time(time: WireTimestamp) -> Result<Timestamp, Status> {
+    Timestamp::new(time.seconds, time.nanos).map_err(invalid)
 }
 
 /// A field that must be there.

@@ -123,7 +123,8 @@ async fn a_site_that_was_revoked_loses_its_connections_and_gets_none_until_it_is
     let mut mayo = federation.site("mayo").await;
     mayo.beat().await.unwrap();
     let mut operator = federation.operator().await;
-    operator.admin.revoke_site(RevokeSiteRequest { name: "mayo".into() }).await.unwrap();
+    let revoked = operator.admin.revoke_site(RevokeSiteRequest { name: "mayo".into() }).await;
+    let revoked_at = revoked.unwrap().into_inner().site.unwrap().revoked_at;
     // The connection that was open before is cut, and the channel finds no way back.
     let status = mayo.beat().await.unwrap_err();
     assert_eq!(Reason::of(&status), None, "{status:?}");
@@ -135,7 +136,11 @@ async fn a_site_that_was_revoked_loses_its_connections_and_gets_none_until_it_is
         matches!(&refused, channel::Error::Untrusted { reason, .. } if reason.contains("Revoked")),
         "{refused}"
     );
-    let again = EnrollSiteRequest { name: "mayo".into() };
+    // A call from before the revocation, which comes only now.
+    let late = EnrollSiteRequest { name: "mayo".into(), revoked_at: None };
+    let status = operator.admin.enroll_site(late).await.unwrap_err();
+    assert_eq!(Reason::of(&status), Some(Reason::Revoked));
+    let again = EnrollSiteRequest { name: "mayo".into(), revoked_at };
     operator.admin.enroll_site(again).await.unwrap();
     federation.connect(&files).await.unwrap().beat().await.unwrap();
     federation.stop().await;

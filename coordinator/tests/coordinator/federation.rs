@@ -92,7 +92,7 @@ impl Federation {
 
     /// An enrolled site.
     pub(crate) async fn site(&self, name: &str) -> Client {
-        let request = EnrollSiteRequest { name: name.to_owned() };
+        let request = EnrollSiteRequest { name: name.to_owned(), revoked_at: None };
         self.operator().await.admin.enroll_site(request).await.unwrap();
         self.client(&format!("spiffe://brain/site/{name}")).await
     }

@@ -44,7 +44,7 @@ async fn an_operators_call_that_is_repeated_gets_the_same_answer_and_happens_onc
     let federation = Federation::start().await;
     let mut operator = federation.operator().await;
     let name = || "mayo".to_owned();
-    twice!(operator, admin, enroll_site, EnrollSiteRequest { name: name() });
+    twice!(operator, admin, enroll_site, EnrollSiteRequest { name: name(), revoked_at: None });
     twice!(operator, admin, revoke_site, RevokeSiteRequest { name: name() });
     assert_eq!(told(&mut operator, "site_enrolled").await, 1);
     assert_eq!(told(&mut operator, "site_revoked").await, 1);
@@ -65,7 +65,7 @@ async fn an_operators_call_that_is_repeated_gets_the_same_answer_and_happens_onc
     let status = operator.admin.abandon_round(other).await.unwrap_err();
     assert_eq!(Reason::of(&status), Some(Reason::RoundOver), "that is not what was done");
     twice!(operator, admin, pause_run, PauseRunRequest { name: run() });
-    twice!(operator, admin, resume_run, ResumeRunRequest { name: run() });
+    twice!(operator, admin, resume_run, ResumeRunRequest { name: run(), round: None });
     twice!(operator, admin, stop_run, StopRunRequest { name: run() });
     for kind in ["run_created", "run_paused", "run_resumed", "run_stopped"] {
         assert_eq!(told(&mut operator, kind).await, 1, "{kind}");

@@ -9,6 +9,7 @@ use fedpaint_coordinator::roster::Roster;
 use fedpaint_coordinator::round::{Phase, Round};
 use fedpaint_coordinator::run::{Late, Run, Saved, Straggler};
 use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
+use jiff::Timestamp;
 
 /// The database.
 #[derive(Debug, Default)]
@@ -98,6 +99,11 @@ impl Database {
         }
         let sites = self.sites.values().cloned().collect();
         Loaded { sites, roster: Roster::default(), runs, models, seq: self.seq }
+    }
+
+    /// When a site was revoked, if it is.
+    pub fn revoked_at(&self, site: &SiteName) -> Option<Timestamp> {
+        self.sites.get(site)?.revoked_at
     }
 
     /// A round's row.

@@ -88,8 +88,7 @@ impl World {
     fn found(&mut self, operator: &OperatorName, round: &RoundPlan) -> anyhow::Result<()> {
         self.start();
         for site in 0..SITES {
-            let name = self.sites[site].name.clone();
-            self.operate(Request::Enroll(operator.clone(), name));
+            self.enroll(operator, site);
         }
         let mut plan = RunPlan::from_toml(&format!("version = 1\nrounds = {ROUNDS}"))?;
         plan.round = round.clone();
@@ -106,6 +105,13 @@ impl World {
     fn operate(&mut self, request: Request) {
         let _ = self.request(request);
         self.work();
+    }
+
+    /// Lets a site in, also one that the operator sees revoked.
+    fn enroll(&mut self, operator: &OperatorName, site: usize) {
+        let name = self.sites[site].name.clone();
+        let revoked = self.coordinator.database.revoked_at(&name);
+        self.operate(Request::Enroll(operator.clone(), name, revoked));
     }
 
     fn perform(&mut self, operator: &OperatorName, op: Op) {
@@ -136,14 +142,11 @@ impl World {
                 let name = self.sites[site(at)].name.clone();
                 self.operate(Request::Revoke(operator.clone(), name));
             }
-            Op::Enroll { site: at } => {
-                let name = self.sites[site(at)].name.clone();
-                self.operate(Request::Enroll(operator.clone(), name));
-            }
+            Op::Enroll { site: at } => self.enroll(operator, site(at)),
             Op::Close {} => self.verdict(operator, Verdict::Close),
             Op::Abandon {} => self.verdict(operator, Verdict::Abandon("no more".to_owned())),
             Op::Pause {} => self.command(operator, Command::Pause),
-            Op::Resume {} => self.command(operator, Command::Resume),
+            Op::Resume {} => self.command(operator, Command::Resume(None)),
             Op::DiskFull {} => self.coordinator.disk.full = true,
             Op::DiskFree {} => self.coordinator.disk.full = false,
             Op::SiteDiskFull { site: at } => self.sites[site(at)].workspace.full = true,
@@ -181,10 +184,9 @@ impl World {
             return;
         }
         for site in 0..SITES {
-            let name = self.sites[site].name.clone();
-            self.operate(Request::Enroll(operator.clone(), name));
+            self.enroll(operator, site);
         }
-        self.command(operator, Command::Resume);
+        self.command(operator, Command::Resume(None));
         self.wait(plan);
         let newest = self.coordinator.database.run().map(|run| run.newest.model.digest);
         let base_is_whole =

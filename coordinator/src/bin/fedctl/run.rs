@@ -53,7 +53,12 @@ pub(crate) async fn run(
             reply.map_err(|s| of_status(&s))?.into_inner().run
         }
         RunVerb::Resume { name } => {
-            let reply = admin.resume_run(ask(v1::ResumeRunRequest { name: name.into() })).await;
+            // What is seen is what is resumed, however late the call arrives.
+            let reply = admin.get_run(ask(v1::GetRunRequest { name: name.to_string() })).await;
+            let round = reply.map_err(|s| of_status(&s))?.into_inner().round;
+            let round = round.and_then(|round| round.r#ref);
+            let request = v1::ResumeRunRequest { name: name.into(), round };
+            let reply = admin.resume_run(ask(request)).await;
             reply.map_err(|s| of_status(&s))?.into_inner().run
         }
         RunVerb::Stop { name } => {

@@ -44,7 +44,12 @@ pub(crate) async fn run(
             output.show(&Rejected { site: name.into() })
         }
         SiteVerb::Enroll { name } => {
-            let request = v1::EnrollSiteRequest { name: name.into() };
+            // Who was revoked is let in again as it is seen now, however late the call arrives.
+            let reply = admin.list_sites(ask(v1::ListSitesRequest {})).await;
+            let sites = reply.map_err(|s| of_status(&s))?.into_inner().sites;
+            let seen = sites.into_iter().find(|site| site.name == name.as_str());
+            let revoked_at = seen.and_then(|site| site.revoked_at);
+            let request = v1::EnrollSiteRequest { name: name.into(), revoked_at };
             let reply = admin.enroll_site(ask(request)).await.map_err(|s| of_status(&s))?;
             output.show(&Site::from(reply.into_inner().site.context(no_site)?))
         }

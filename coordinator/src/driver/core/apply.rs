@@ -29,7 +29,7 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
         }
         Request::Report(site, round, update) => core.report(site, &round, update, now),
         Request::Refused(site, round, detail) => Ok(core.refused(&site, &round, detail, now)),
-        Request::Enroll(actor, site) => core.enroll(actor, site, now),
+        Request::Enroll(actor, site, revoked) => core.enroll(actor, site, revoked, now),
         Request::Revoke(actor, site) => core.revoke(actor, site, now),
         Request::Invite(actor, site, secret, auto_approve) => {
             core.invite(actor, site, secret, auto_approve, now)
@@ -130,7 +130,8 @@ impl Core {
         let mut next = State::clone(&self.state);
         let outcome = next.change_run(&name, |run| match command {
             Command::Pause => run.pause(now),
-            Command::Resume => run.resume(),
+            Command::Resume(Some(seen)) if seen != *run.round().id() => Ok(()),
+            Command::Resume(_) => run.resume(),
             Command::Stop => run.stop(now),
         })?;
         outcome.map_err(|_| Error::RunOver(name))?;

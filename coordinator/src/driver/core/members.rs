@@ -54,12 +54,14 @@ impl Core {
         &self,
         actor: OperatorName,
         name: SiteName,
+        revoked: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Step, Error> {
-        if matches!(self.state.site(&name), Some(site) if site.revoked_at.is_none()) {
-            return Ok(self.nothing());
+        match self.state.site(&name) {
+            Some(site) if site.revoked_at.is_none() => return Ok(self.nothing()),
+            Some(site) if site.revoked_at != revoked => return Err(Error::RevokedSince(name)),
+            _ => self.room_for(&name)?,
         }
-        self.room_for(&name)?;
         let entry = Entry::new("site_enrolled", format!("site {name}"));
         let mut next = State::clone(&self.state);
         next.put_site(SiteRow::by_name(name, now));

@@ -2,6 +2,7 @@
 
 use fedpaint_proto::names::{Blob, Digest, OperatorName, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
+use jiff::Timestamp;
 
 use super::members::{Asking, Renewal};
 use crate::aggregate::Aggregate;
@@ -22,8 +23,8 @@ pub enum Request {
     Report(SiteName, RoundId, Update),
     /// A site's update was refused, with the reason in words: for the audit log only.
     Refused(SiteName, RoundId, String),
-    /// An operator lets a site in.
-    Enroll(OperatorName, SiteName),
+    /// An operator lets a site in; one that was revoked, if it was at the time that is named.
+    Enroll(OperatorName, SiteName, Option<Timestamp>),
     /// An operator shuts a site out.
     Revoke(OperatorName, SiteName),
     /// An operator invites a site to join: the digest of the token's secret, and whether nobody has to
@@ -86,12 +87,12 @@ pub struct Answer {
 }
 
 /// What an operator does to a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Give the round in hand up and begin nothing new.
     Pause,
-    /// Go on after a pause.
-    Resume,
+    /// Go on after a pause; where a round is named, only if the run has had none since.
+    Resume(Option<RoundId>),
     /// End the run early and for good.
     Stop,
 }

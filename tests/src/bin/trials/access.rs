@@ -82,7 +82,7 @@ async fn callers(lab: &Lab, work: &Path) -> anyhow::Result<Vec<Caller>> {
     // A site that joined may use no other certificate than its own, however good it is.
     let mut admin = lab.operator().await?;
     for site in ["in", "out"] {
-        admin.enroll_site(v1::EnrollSiteRequest { name: site.into() }).await?;
+        admin.enroll_site(v1::EnrollSiteRequest { name: site.into(), revoked_at: None }).await?;
     }
     let roles = [
         ("viewer", Some(OperatorRole::Viewer), v1::OperatorRole::Viewer),
