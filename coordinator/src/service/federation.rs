@@ -103,6 +103,10 @@ fn activity(activity: WireActivity) -> Result<Activity, Status> {
         WireActivity::Joining(joining) => Activity::Joining(parse::round(joining.round.as_ref())?),
         WireActivity::Training(training) => {
             let TrainingProgress { step, steps, loss } = training.progress.unwrap_or_default();
+            // What is told is compared with what was told before, and NaN is never the same.
+            if !loss.is_finite() {
+                return Err(parse::invalid("the loss is not a finite number"));
+            }
             let round = parse::round(training.round.as_ref())?;
             Activity::Training(round, Progress { step, steps, loss })
         }
@@ -176,7 +180,7 @@ fn report(report: TrainingReport) -> Result<Report, Status> {
 
 #[cfg(test)]
 mod tests {
-    use fedpaint_proto::v1::{BlobRef, RoundRef};
+    use fedpaint_proto::v1::{BlobRef, RoundRef, Training};
 
     use super::*;
 
@@ -202,6 +206,20 @@ mod tests {
             SubmitUpdateRequest { report: Some(infinite), ..request() },
         ] {
             let status = submission(request).unwrap_err();
+            assert_eq!(Reason::of(&status), Some(Reason::InvalidRequest));
+        }
+    }
+
+    #[test]
+    fn a_loss_that_is_no_finite_number_is_refused() {
+        let training = |loss| {
+            let progress = Some(TrainingProgress { step: 3, steps: 200, loss });
+            let round = Some(RoundRef { run: "t1".into(), number: 1, attempt: 1 });
+            activity(WireActivity::Training(Training { round, progress }))
+        };
+        assert!(matches!(training(0.5), Ok(Activity::Training(_, told)) if told.loss == 0.5));
+        for loss in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let status = training(loss).unwrap_err();
             assert_eq!(Reason::of(&status), Some(Reason::InvalidRequest));
         }
     }
