@@ -46,7 +46,7 @@ pub struct EventRow {
 }
 
 /// Everything a coordinator needs when it starts.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Loaded {
     /// Every site, by name.
     pub sites: Vec<SiteRow>,

@@ -240,7 +240,8 @@ impl Run {
         self.change(now, |round| round.tick(now));
     }
 
-    /// Lets an event happen to the round in hand; a revocation, to stragglers of earlier rounds too.
+    /// Lets an event happen to the round in hand. Of whom an operator revoked, late updates are let go
+    /// elsewhere ([`Run::drop_stragglers`]).
     ///
     /// # Errors
     /// If the event does not apply; then nothing but the time has changed.
@@ -248,24 +249,18 @@ impl Run {
         // A deadline that has come is acted on first: it may make a straggler of whom this is about.
         self.tick(now);
         let (busy, joins) = (self.busy(), matches!(event, Event::Joined(_)));
-        let mut was_late = false;
-        match &event {
-            Event::Joined(site) if self.trains_late(site).is_some() => {
-                return Err(Refusal::TrainsEarlierRound);
-            }
-            Event::Revoked(site) => {
-                was_late = self.drop_stragglers(Drop::Revoked, |name| name == site);
-            }
-            _ => {}
+        if let Event::Joined(site) = &event
+            && self.trains_late(site).is_some()
+        {
+            return Err(Refusal::TrainsEarlierRound);
         }
-        let outcome = self.change(now, |round| {
+        self.change(now, |round| {
             round.apply(event, now)?;
             if joins {
                 round.begin_if_complete(busy, now);
             }
             Ok(())
-        });
-        if was_late { Ok(()) } else { outcome }
+        })
     }
 
     /// Lets an event happen to the round `id`: the round in hand, or an earlier one whose late updates

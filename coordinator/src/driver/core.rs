@@ -17,6 +17,8 @@ mod refusals;
 mod request;
 mod review;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -250,18 +250,16 @@ impl Run {
         }
     }
 
-    /// Lets go of every straggler that `which` names.
-    pub(super) fn drop_stragglers(&mut self, why: Drop, which: impl Fn(&SiteName) -> bool) -> bool {
-        let mut any = false;
+    /// Lets go of every straggler that `which` names and that is not part of the round in hand. Repeating
+    /// it changes nothing.
+    pub(crate) fn drop_stragglers(&mut self, why: Drop, which: impl Fn(&SiteName) -> bool) {
         for ((_, site), straggler) in &mut self.stragglers {
             let waits = matches!(straggler.late, Late::Training | Late::Reported(_));
             if waits && which(site) {
                 let update = straggler.late.update().cloned();
                 straggler.late = Late::Dropped { update, why };
-                any = true;
             }
         }
-        any
     }
 
     /// Forgets those who were settled in a round that is no longer in hand.

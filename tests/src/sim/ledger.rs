@@ -27,6 +27,8 @@ pub enum Invariant {
     Heads,
     /// Something happened in a phase whose deadline had come.
     TimeFirst,
+    /// Something of a site that had been revoked was sealed.
+    LetIn,
     /// A row names a blob that is not there, or not whole.
     NamedBlobs,
     /// Nothing goes on any more.
@@ -72,6 +74,8 @@ pub struct Ledger {
     folded: BTreeSet<(RoundId, SiteName)>,
     /// The newest round and attempt that was saved.
     head: (u32, u32),
+    /// Who is shut out.
+    revoked: BTreeSet<SiteName>,
 }
 
 /// The text of the model that a round makes.
@@ -141,6 +145,11 @@ impl Ledger {
             if let Some(held) = held {
                 self.in_time(held, round, now);
             }
+            if *round.phase() == Phase::Aggregating
+                && held.is_none_or(|held| *held.phase() != Phase::Aggregating)
+            {
+                self.let_in(round);
+            }
             for blob in named_by(round) {
                 self.is_there(&blob, disk);
             }
@@ -156,6 +165,25 @@ impl Ledger {
                     Invariant::OneChain,
                     format!("the run's model is {model}, not that of round {count}"),
                 );
+            }
+        }
+        for site in &change.sites {
+            match site.revoked_at {
+                Some(_) => self.revoked.insert(site.name.clone()),
+                None => self.revoked.remove(&site.name),
+            };
+        }
+    }
+
+    /// A round was sealed. Whoever is revoked in the same change was so after a deadline that had come.
+    fn let_in(&mut self, round: &Round) {
+        for Part { site, number, .. } in sealed_set(round) {
+            if self.revoked.contains(&site) {
+                let detail = format!(
+                    "round {}: {site} is shut out, and its update for round {number} is sealed",
+                    round.id()
+                );
+                self.broke(Invariant::LetIn, detail);
             }
         }
     }

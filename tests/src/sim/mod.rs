@@ -28,6 +28,7 @@
 //! - *heads*: round, attempt and committed rounds never go back, over any crash; nothing is shown that
 //!   was not saved. The audit log has no gap.
 //! - *time first*: nothing of a site happens in a phase whose deadline has come.
+//! - *let in*: nothing of a site that is revoked is in a set that is sealed then.
 //! - *named blobs*: a row never names a blob that is not on the disk, whole; not after a power loss
 //!   either.
 //! - *liveness*: when faults stop, the run is finished or paused with a reason within the bound that

@@ -229,7 +229,9 @@ impl State {
         self.runs.insert(at, Arc::new(run));
     }
 
-    /// Changes a run; a run that does not change is not copied.
+    /// Changes a run; a run that does not change is not copied. What a change leaves to count later is
+    /// let go of where its site was revoked, however long ago: a round that had sealed it may have been
+    /// abandoned just now.
     pub(super) fn change_run<T>(
         &mut self,
         name: &RunName,
@@ -239,6 +241,9 @@ impl State {
         let held = held.ok_or_else(|| Error::RunUnknown(name.clone()))?;
         let mut run = Run::clone(held);
         let outcome = change(&mut run);
+        let revoked =
+            |site: &SiteName| self.sites.get(site).is_some_and(|site| site.revoked_at.is_some());
+        run.drop_stragglers(run::Drop::Revoked, revoked);
         if run != **held {
             let Aggregate { model, ema, .. } = run.newest();
             self.models.extend([Some(model), ema].into_iter().flatten().map(|m| (m.digest, m)));

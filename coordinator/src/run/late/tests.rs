@@ -199,7 +199,12 @@ fn a_straggler_that_withdraws_or_is_revoked_counts_no_more() {
     run.apply_to(&id, gone, START).unwrap();
     assert!(matches!(told(&run, "b"), Directive::Join { .. }));
     report_late(&mut run, &id, "c", "c1").unwrap();
-    run.apply(Event::Revoked(site("c")), START).unwrap();
+    for _ in 0..2 {
+        run.drop_stragglers(Drop::Revoked, |name| name.as_str() == "c");
+        let update = Some(update("c1"));
+        let dropped = Late::Dropped { update, why: Drop::Revoked };
+        assert_eq!(run.straggler(&id, &site("c")).unwrap().late, dropped);
+    }
     seal(&mut run, &["a"], &["a"]);
     assert_eq!(folded(&run), []);
 }

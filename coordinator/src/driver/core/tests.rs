@@ -1,0 +1,145 @@
+//! What the core decides, without a shell.
+
+use fedpaint_proto::names::{OperatorName, RoundId};
+use fedpaint_proto::plan::LatePolicy;
+use jiff::Timestamp;
+
+use super::*;
+use crate::aggregate::Aggregate;
+use crate::round::Phase;
+use crate::round::tests::update;
+use crate::run::{Drop, Late};
+use crate::testing::{START, blob, plan};
+
+/// A core whose steps are saved at once.
+struct Shell {
+    core: Core,
+    now: Timestamp,
+}
+
+fn site(name: &str) -> SiteName {
+    name.parse().unwrap()
+}
+
+fn ada() -> OperatorName {
+    "ada".parse().unwrap()
+}
+
+impl Shell {
+    /// With these sites, and the run `brain` of four rounds that folds late updates in.
+    fn new(sites: &[&str]) -> Shell {
+        let core = Core::load(Loaded::default(), Duration::from_secs(5));
+        let mut shell = Shell { core, now: START };
+        for name in sites {
+            shell.ask(Request::Enroll(ada(), site(name), None));
+        }
+        let mut plan = plan(4, 1);
+        plan.round.late = LatePolicy::Fold;
+        let (run, plan) = ("brain".parse().unwrap(), Box::new(plan));
+        shell.ask(Request::Create(ada(), run, plan, blob("base")));
+        shell
+    }
+
+    /// Has a request change what it changes; how many entries the audit log has more.
+    fn ask(&mut self, request: Request) -> usize {
+        let step = self.core.apply(request, self.now).unwrap();
+        let mut entries = step.change().events.len();
+        self.core.install(step);
+        while let Some(step) = self.core.settle(self.now) {
+            entries += step.change().events.len();
+            self.core.install(step);
+        }
+        entries
+    }
+
+    fn run(&self) -> &Run {
+        self.core.state().runs().next().unwrap()
+    }
+
+    fn id(&self) -> RoundId {
+        self.run().round().id().clone()
+    }
+
+    fn close(&mut self) {
+        self.ask(Request::Verdict(ada(), self.id(), Verdict::Close));
+    }
+
+    fn report(&mut self, name: &str, id: &RoundId) {
+        self.ask(Request::Report(site(name), id.clone(), update(name)));
+    }
+
+    /// `names` join the round in hand, `aachen` reports, and the round is sealed.
+    fn seal(&mut self, names: &[&str]) {
+        for name in names {
+            let activity = Activity::Joining(self.id());
+            let beat = Beat { agent_version: String::new(), wire_version: 1, activity };
+            self.ask(Request::Beat(site(name), beat));
+        }
+        self.close();
+        let id = self.id();
+        self.report("aachen", &id);
+        if matches!(self.run().round().phase(), Phase::Reporting { .. }) {
+            self.close();
+        }
+        assert_eq!(self.run().round().phase(), &Phase::Aggregating);
+    }
+
+    fn folded(&self) -> Vec<&str> {
+        self.run().round().late().keys().map(SiteName::as_str).collect()
+    }
+}
+
+#[test]
+fn nothing_of_a_site_that_was_revoked_is_sealed_though_an_abandoned_round_had_sealed_it() {
+    for revoked in [false, true] {
+        let mut shell = Shell::new(&["aachen", "mayo"]);
+        shell.seal(&["aachen", "mayo"]);
+        let first = shell.id();
+        let made = Aggregate::of(blob("model 1"));
+        shell.ask(Request::Aggregated(first.clone(), Ok(made)));
+        shell.report("mayo", &first);
+        shell.seal(&["aachen"]);
+        assert_eq!(shell.folded(), ["mayo"]);
+
+        if revoked {
+            shell.ask(Request::Revoke(ada(), site("mayo")));
+            assert_eq!(shell.folded(), ["mayo"], "what is being averaged stays as it is");
+        }
+        shell.ask(Request::Verdict(ada(), shell.id(), Verdict::Abandon("again".to_owned())));
+        shell.ask(Request::Enroll(ada(), site("mayo"), Some(START)));
+        shell.seal(&["aachen"]);
+        assert_eq!(shell.folded(), if revoked { vec![] } else { vec!["mayo"] });
+    }
+}
+
+#[test]
+fn a_site_that_is_revoked_while_it_trains_late_is_awaited_no_more() {
+    let mut shell = Shell::new(&["aachen", "mayo"]);
+    shell.seal(&["aachen", "mayo"]);
+    let first = shell.id();
+    shell.ask(Request::Revoke(ada(), site("mayo")));
+    let straggler = shell.run().straggler(&first, &site("mayo")).unwrap();
+    assert_eq!(straggler.late, Late::Dropped { update: None, why: Drop::Revoked });
+}
+
+#[test]
+fn a_site_that_is_refused_again_and_again_fills_no_audit_log() {
+    let mut shell = Shell::new(&["aachen", "mayo"]);
+    let bogus = |number| RoundId { run: "brain".parse().unwrap(), number, attempt: 9 };
+    let strange = |number| RoundId { run: "other".parse().unwrap(), number, attempt: 1 };
+    let refuse = |shell: &mut Shell, name: &str, round: RoundId, detail: u32| {
+        shell.ask(Request::Refused(site(name), round, detail.to_string()))
+    };
+    let mut entries = 0;
+    for detail in 0..100 {
+        entries += refuse(&mut shell, "mayo", bogus(detail), detail / 2);
+        entries += refuse(&mut shell, "mayo", strange(detail), detail);
+    }
+    assert_eq!(entries, 2 * REFUSALS_NOTED_MAX);
+    assert_eq!(refuse(&mut shell, "aachen", bogus(1), 1), 1, "another site is told of");
+    assert_eq!(refuse(&mut shell, "aachen", bogus(2), 1), 0, "the same words once");
+    // What happens in the next round is told again.
+    shell.seal(&["aachen", "mayo"]);
+    shell.ask(Request::Aggregated(shell.id(), Ok(Aggregate::of(blob("model 1")))));
+    assert_eq!(refuse(&mut shell, "mayo", bogus(1), 1), 1);
+}
