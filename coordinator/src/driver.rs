@@ -31,7 +31,7 @@ pub use self::core::{
 pub use self::error::{Error, JoinRefusal};
 pub use self::handle::{AGENT_VERSION_BYTES_MAX, EVENTS_MAX, Handle};
 pub use self::members::Joining;
-pub use self::rounds::ROUNDS_MAX;
+pub use self::rounds::{MODELS_MAX, ROUNDS_MAX};
 pub use self::uploads::UPLOADS_MAX;
 use self::uploads::Uploads;
 pub use self::view::{

@@ -8,9 +8,10 @@ mod replay;
 mod restore;
 mod rows;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use fedpaint_proto::names::RunName;
+use fedpaint_proto::names::{Digest, RunName};
 use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 
@@ -21,7 +22,7 @@ pub use self::restore::{Restored, restore};
 use crate::config::Config;
 use crate::round::Round;
 use crate::run::Run;
-use crate::store::{self, Store};
+use crate::store::{self, Named, Store};
 use crate::{blobs, fedavg, folder};
 
 /// The most rounds of a run that are read; more than any plan has.
@@ -108,15 +109,30 @@ impl Moment {
         Ok(Moment { store, _folder: folder })
     }
 
-    /// Every run with all of its rounds, oldest first.
-    async fn runs(&self) -> Result<Vec<(Run, Vec<Round>)>, Error> {
-        let mut all = Vec::new();
-        for run in self.store.load().await?.runs {
-            let rounds = self.store.rounds(run.name(), &run.plan().round, ROUNDS_MAX).await?;
-            all.push((run, rounds));
-        }
-        Ok(all)
+    /// All rounds of a run, oldest first.
+    async fn rounds(&self, run: &Run) -> Result<Vec<Round>, Error> {
+        Ok(self.store.rounds(run.name(), &run.plan().round, None, ROUNDS_MAX).await?)
     }
+}
+
+/// Of blobs that rows of this moment name and that are `missing`, those that retention has not let go.
+/// The coordinator may have let go more since, which only another moment of its database tells.
+async fn lost(
+    config: &Config,
+    moment: &Store,
+    named: &[Named],
+    missing: BTreeSet<Digest>,
+) -> Result<BTreeSet<Digest>, Error> {
+    let mut lost = missing;
+    let Some(rounds) = config.retention.updates_rounds else { return Ok(lost) };
+    let spent = moment.spent(named, rounds).await?;
+    lost.retain(|digest| !spent.contains(digest));
+    if !lost.is_empty() {
+        let now = Moment::of(config).await?;
+        let spent = now.store.spent(&now.store.named().await?, rounds).await?;
+        lost.retain(|digest| !spent.contains(digest));
+    }
+    Ok(lost)
 }
 
 /// A bar on stderr for `bytes` of work; nothing where nobody watches.
@@ -127,5 +143,59 @@ fn bar(what: &'static str, bytes: u64) -> ProgressBar {
         Ok(style) => bar.with_style(style),
         // The template is a constant that parses; a bar of another look does as well.
         Err(_) => bar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::aggregate::Aggregate;
+    use crate::round::Event;
+    use crate::round::tests::{site, update};
+    use crate::store::{Change, SiteRow};
+    use crate::testing::{START, blob, plan};
+
+    /// One site reports `update` in the round in hand, which is committed; the next one is opened.
+    async fn commit(store: &Store, run: &mut Run, name: &str) {
+        let made = Aggregate::of(blob(&format!("model of {name}")));
+        let (joined, reported) = (Event::Joined(site("mayo")), update(name));
+        let reported = Event::Reported(site("mayo"), reported);
+        for event in [joined, Event::Closed, reported, Event::Aggregated(made)] {
+            let before = run.clone();
+            run.apply(event, START).unwrap();
+            let change = Change { runs: vec![(Some(&before), run)], ..Change::default() };
+            store.save(&change).await.unwrap();
+        }
+        let before = run.clone();
+        run.open_round(START);
+        let change = Change { runs: vec![(Some(&before), run)], ..Change::default() };
+        store.save(&change).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_retention_let_go_after_the_moment_that_is_checked_is_not_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "federation = \"brain\"\nlisten = \"127.0.0.1:0\"\ndata = \"data\"\n\
+                    [retention]\nupdates_rounds = 1\n\
+                    [tls]\nca = \"ca\"\ncertificate = \"certificate\"\nkey = \"key\"\n";
+        let config = Config::parse(text, &folder.path().join("coordinator.toml")).unwrap();
+        std::fs::create_dir(folder.path().join("data")).unwrap();
+        assert_eq!(config.data, Path::new(&folder.path().join("data")));
+        let store = Store::open(&config.database()).await.unwrap();
+        let mayo = SiteRow::by_name(site("mayo"), START);
+        let mut run = Run::create("brain".parse().unwrap(), plan(9, 1), blob("base"), START);
+        let change = Change { sites: vec![&mayo], runs: vec![(None, &run)], ..Change::default() };
+        store.save(&change).await.unwrap();
+        commit(&store, &mut run, "one").await;
+
+        let moment = Moment::of(&config).await.unwrap();
+        let named = moment.store.named().await.unwrap();
+        let missing = BTreeSet::from([blob("one").digest]);
+        let lost = async || lost(&config, &moment.store, &named, missing.clone()).await.unwrap();
+        assert_eq!(lost().await, missing, "it is of the newest round");
+        commit(&store, &mut run, "two").await;
+        assert_eq!(lost().await, BTreeSet::new(), "and now it is not");
     }
 }

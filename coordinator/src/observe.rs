@@ -1,5 +1,6 @@
-//! Brings those metrics up to date that follow from the state: from what the driver shows, and from
-//! the audit log where a count must not be lost when the coordinator starts again.
+//! Brings those metrics up to date that follow from the state: from what the driver shows; and where a
+//! count must not be lost when the coordinator starts again, from the rows at its start and then from what
+//! the audit log says is new.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +11,9 @@ use tokio::sync::Mutex;
 use crate::driver::{EVENTS_MAX, Error, Handle};
 use crate::metrics::{HolderLabel, Metrics, RoundLabels, RunLabel, RunLabels, SiteLabel};
 use crate::run::State;
-use crate::store::EventRow;
+use crate::store::{EventRow, Outcomes};
 
-/// Reads the state for the metrics, and the audit log once.
+/// Reads the state for the metrics, and what is new in the audit log.
 #[derive(Debug)]
 pub(crate) struct Observer {
     read: Mutex<Read>,
@@ -22,14 +23,18 @@ pub(crate) struct Observer {
 #[derive(Debug, Default)]
 struct Read {
     seq: u64,
-    /// When aggregation began, by round.
+    /// When aggregation began, by round; none of one that began before a start.
     aggregating: BTreeMap<String, Timestamp>,
 }
 
 impl Observer {
-    /// An observer that has read nothing yet.
-    pub(crate) fn new() -> Observer {
-        Observer { read: Mutex::default() }
+    /// An observer that takes over what the rows told when the coordinator started.
+    pub(crate) fn new(outcomes: Outcomes, metrics: &Metrics) -> Observer {
+        let Outcomes { committed, abandoned, seq } = outcomes;
+        for (outcome, rounds) in [("committed", committed), ("abandoned", abandoned)] {
+            metrics.rounds.get_or_create(&RoundLabels { outcome }).inc_by(rounds);
+        }
+        Observer { read: Mutex::new(Read { seq, ..Read::default() }) }
     }
 
     /// Brings the metrics up to date. Giving up in between loses nothing.
@@ -116,7 +121,9 @@ mod tests {
     #[test]
     fn rounds_are_counted_by_outcome_and_their_aggregation_is_timed() {
         let book = Book::new();
-        let mut read = Read::default();
+        let before = Outcomes { committed: 40, abandoned: 2, seq: 90 };
+        let mut read = Observer::new(before, &book.metrics).read.into_inner();
+        assert_eq!(read.seq, 90);
         let events = [
             ("round_opened", "round t1/1.1: base model 0", 0),
             ("round_aggregating", "round t1/1.1", 10),
@@ -125,17 +132,17 @@ mod tests {
             ("round_abandoned", "round t2/1.1: too few updates", 15),
             ("round_abandoned", "round t2/1.2: too few sites", 16),
         ];
-        for (seq, (kind, detail, second)) in (1..).zip(events) {
+        for (seq, (kind, detail, second)) in (91..).zip(events) {
             let at = Timestamp::from_second(second).unwrap();
             let (kind, detail) = (kind.to_owned(), detail.to_owned());
             let event = EventRow { seq, at, actor: "coordinator".into(), kind, detail };
             read.count(&event, &book.metrics);
         }
-        assert_eq!(read.seq, 6);
+        assert_eq!(read.seq, 96);
         let text = book.text().unwrap();
         for line in [
-            "fedpaint_rounds_total{outcome=\"committed\"} 1",
-            "fedpaint_rounds_total{outcome=\"abandoned\"} 2",
+            "fedpaint_rounds_total{outcome=\"committed\"} 41",
+            "fedpaint_rounds_total{outcome=\"abandoned\"} 4",
             "fedpaint_aggregation_seconds_sum 8.0",
             "fedpaint_aggregation_seconds_count 2",
         ] {

@@ -34,9 +34,9 @@ use crate::metrics::Book;
 use crate::observe::Observer;
 use crate::service::access::AccessLayer;
 use crate::service::{self, Parts};
-use crate::store::{self, LEASE_RENEWAL, Store};
+use crate::store::{self, LEASE_RENEWAL, Outcomes, Store};
 
-/// How long calls under way may take to end once the server stops.
+/// How long calls under way may take to end once the server stops, and after them the driver.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long opening the database may take, which includes bringing it up to date.
@@ -117,6 +117,8 @@ pub struct Server {
     driving: JoinHandle<()>,
     stop_driver: CancellationToken,
     store: Store,
+    /// How many rounds had ended before.
+    outcomes: Outcomes,
     halt: Halt,
     retention: Retention,
     // Held for as long as the data folder is in use.
@@ -138,12 +140,15 @@ impl Server {
         let blobs = Blobs::open(&config.data, clock.now()).await?;
         let url = config.database();
         let failed = |source| Error::Database { place: without_password(&url), source };
-        let store = tokio::time::timeout(DATABASE_TIMEOUT, Store::open(&url)).await;
+        let store = tokio::time::timeout(DATABASE_TIMEOUT, Store::connect(&url)).await;
         let silent = |_| Error::DatabaseSilent { place: without_password(&url) };
         let halt = blobs.halt().clone();
         let store = store.map_err(silent)?.map_err(failed)?.with_halt(&halt);
         let (dead, now) = (folder.dead().to_owned(), clock.now());
-        let store = store.take_lease(&folder.holder(now), &dead, now).await.map_err(failed)?;
+        let holder = folder.holder(now);
+        let taken = tokio::time::timeout(DATABASE_TIMEOUT, store.take_lease(&holder, &dead, now));
+        let store = taken.await.map_err(silent)?.map_err(failed)?;
+        let outcomes = store.outcomes().await.map_err(failed)?;
         let options = Options { heartbeat: config.heartbeat() };
         let stop_driver = CancellationToken::new();
         let (own, time, stop) = (blobs.clone(), Arc::clone(&clock), stop_driver.clone());
@@ -165,6 +170,7 @@ impl Server {
             driving,
             stop_driver,
             store,
+            outcomes,
             halt,
             retention: config.retention,
             folder,
@@ -221,7 +227,7 @@ impl Server {
             .layer(AccessLayer::new(driver.clone()))
             .add_routes(service::routes(&parts))
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-        let observer = Arc::new(Observer::new());
+        let observer = Arc::new(Observer::new(self.outcomes, &book.metrics));
         let pages =
             Pages { driver: driver.clone(), book, observer, credentials: parts.credentials };
         let status = tokio::spawn(http::serve(status_listener, pages, stop.clone()));
@@ -252,7 +258,15 @@ impl Server {
         if driver_ended {
             return Err(Error::Serve("the driver ended before it was told to".to_owned()));
         }
-        driving.await.map_err(|error| Error::Serve(format!("the driver died: {error}")))?;
+        match tokio::time::timeout(DRAIN_TIMEOUT, &mut driving).await {
+            Ok(ended) => {
+                ended.map_err(|error| Error::Serve(format!("the driver died: {error}")))?;
+            }
+            Err(_) => {
+                warn!("the database did not answer in time; what it was asked last may be undone");
+                driving.abort();
+            }
+        }
         // Whoever comes next need not wait; if this fails it has to.
         if let Err(error) = store.renew_lease(clock.now(), true).await {
             warn!(%error, "the lease of the database could not be given back");

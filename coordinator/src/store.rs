@@ -8,30 +8,28 @@ mod error;
 mod late;
 mod lease;
 mod named;
+mod past;
 mod roster;
 mod rows;
 mod snapshot;
 mod write;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fedpaint_proto::failpoint::reach;
-use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
-use fedpaint_proto::plan::RoundPlan;
-use jiff::Timestamp;
-use sqlx::any::{AnyPoolOptions, AnyRow};
+use fedpaint_proto::names::RoundId;
+use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AnyPool, Connection, SqlSafeStr};
 
 pub use self::error::Error;
 pub use self::lease::{Holder, LEASE, LEASE_RENEWAL, Lease};
 pub use self::named::Named;
+pub use self::past::{ModelRow, Outcomes};
 use self::rows::Columns;
 pub use self::snapshot::{integrity, restore, snapshot, sqlite_url};
 use crate::halt::Halt;
 pub use crate::records::{Change, EventRow, Loaded, SiteRow};
-use crate::round::{Round, Update};
 use crate::run::Run;
 
 /// How long a statement waits for a database that another process has locked.
@@ -40,8 +38,15 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long opening the database may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections to PostgreSQL: one for the driver, the others for readers.
-const POSTGRES_CONNECTIONS_MAX: u32 = 4;
+/// How long the driver waits for an answer, of a load or a whole save: less than its callers wait for
+/// theirs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Connections that read from SQLite.
+const SQLITE_READERS_MAX: u32 = 2;
+
+/// Connections to PostgreSQL: for the driver and the lease, and for readers.
+const POSTGRES_CONNECTIONS: (u32, u32) = (2, 3);
 
 /// The database's schema, step by step; a step that was released never changes.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
@@ -50,28 +55,19 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (3, "late", include_str!("../migrations/0003_late.sql")),
     (4, "lease", include_str!("../migrations/0004_lease.sql")),
     (5, "identity", include_str!("../migrations/0005_identity.sql")),
+    (8, "late_index", include_str!("../migrations/0008_late_index.sql")),
 ];
 
 /// The database. Clones share its connections.
 #[derive(Clone, Debug)]
 pub struct Store {
+    /// The driver's: what it loads follows what it saved.
     pool: AnyPool,
+    /// Whoever only reads, and keeps nobody from writing meanwhile; nothing can be written here.
+    reads: AnyPool,
     /// Which holder of the lease this is; none where it was not asked for, as in most tests.
     epoch: Option<u64>,
     halt: Halt,
-}
-
-/// A model that a round made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelRow {
-    /// Which round.
-    pub round: u32,
-    /// The file.
-    pub blob: Blob,
-    /// The moving average of the run's models up to this one.
-    pub ema: Option<Blob>,
-    /// When the round was committed.
-    pub committed_at: Timestamp,
 }
 
 impl Store {
@@ -81,6 +77,16 @@ impl Store {
     /// # Errors
     /// If the database does not open, or was written by a newer version.
     pub async fn open(url: &str) -> Result<Store, Error> {
+        let store = Store::connect(url).await?;
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    /// The same, with the schema left as it is until whoever calls knows that it is theirs to change.
+    ///
+    /// # Errors
+    /// If the database does not open.
+    pub async fn connect(url: &str) -> Result<Store, Error> {
         sqlx::any::install_default_drivers();
         let sqlite = url.starts_with("sqlite:");
         let url = match sqlite && !url.contains('?') {
@@ -91,17 +97,26 @@ impl Store {
         let mut probe = AnyConnection::connect(&url).await.map_err(Error::Open)?;
         prepare(&mut probe).await.map_err(Error::Open)?;
         probe.close().await.map_err(Error::Open)?;
-        // SQLite has one writer at a time; with one connection nobody ever waits for a lock.
-        let connections = if sqlite { 1 } else { POSTGRES_CONNECTIONS_MAX };
-        let pool = AnyPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(CONNECT_TIMEOUT)
+        let options = || AnyPoolOptions::new().acquire_timeout(CONNECT_TIMEOUT);
+        // SQLite has one writer at a time; with one connection nobody ever waits for a lock. Readers
+        // have a moment of the database to themselves.
+        let (writers, readers) =
+            if sqlite { (1, SQLITE_READERS_MAX) } else { POSTGRES_CONNECTIONS };
+        let pool = options()
+            .max_connections(writers)
             .after_connect(|connection, _| Box::pin(prepare(connection)))
-            .connect(&url)
-            .await
-            .map_err(Error::Open)?;
-        migrate(&pool, MIGRATIONS).await?;
-        Ok(Store { pool, epoch: None, halt: Halt::default() })
+            .connect(&url);
+        let reads = options()
+            .max_connections(readers)
+            .after_connect(|connection, _| Box::pin(prepare_reader(connection)));
+        let pool = pool.await.map_err(Error::Open)?;
+        let reads = reads.connect_lazy(&url).map_err(Error::Open)?;
+        Ok(Store { pool, reads, epoch: None, halt: Halt::default() })
+    }
+
+    /// Brings the schema up to date.
+    async fn migrate(&self) -> Result<(), Error> {
+        migrate(&self.pool, MIGRATIONS).await
     }
 
     /// The same store, which has the process end through `halt`.
@@ -111,14 +126,19 @@ impl Store {
 
     /// Closes the connections; what was saved is on the disk already.
     pub async fn close(&self) {
+        self.reads.close().await;
         self.pool.close().await;
     }
 
     /// Everything a coordinator needs when it starts.
     ///
     /// # Errors
-    /// If the database fails or holds what this version does not read.
+    /// If the database fails, does not answer in time, or holds what this version does not read.
     pub async fn load(&self) -> Result<Loaded, Error> {
+        in_time(ANSWER_TIMEOUT, self.read_all()).await
+    }
+
+    async fn read_all(&self) -> Result<Loaded, Error> {
         let sites = sqlx::query(
             "SELECT name, enrolled_at, revoked_at, joined_at, signing_key FROM site ORDER BY name",
         );
@@ -137,7 +157,7 @@ impl Store {
         for row in rows.fetch_all(&self.pool).await? {
             let mut saved = rows::run(&row)?;
             let id = RoundId { run: saved.name.clone(), number: 0, attempt: 0 };
-            let round = self.round(&id, &saved.plan.round).await?;
+            let round = past::round(&self.pool, &id, &saved.plan.round).await?;
             let missing = || Error::Row { column: "round", value: saved.name.to_string() };
             let round = round.ok_or_else(missing)?;
             saved.stragglers = late::stragglers(&self.pool, round.id()).await?;
@@ -161,13 +181,13 @@ impl Store {
     /// Writes a change and its audit entries, all or nothing; it is on the disk when this returns.
     ///
     /// # Errors
-    /// If the database fails; then nothing was written, but for [`Error::Uncertain`]. If the lease is
-    /// lost or a sync failed, the process is also asked to end.
+    /// If the database fails; then nothing was written, but for [`Error::Uncertain`] and
+    /// [`Error::Silent`]. If the lease is lost or a sync failed, the process is also asked to end.
     pub async fn save(&self, change: &Change<'_>) -> Result<(), Error> {
         if let Some(why) = self.halt.why() {
             return Err(Error::Halted(why.to_owned()));
         }
-        let saved = self.transact(change).await;
+        let saved = in_time(ANSWER_TIMEOUT, self.transact(change)).await;
         if let Err(error) = &saved
             && error.is_fatal()
         {
@@ -210,142 +230,15 @@ impl Store {
         transaction.commit().await.map_err(Error::Uncertain)?;
         reach("db.committed").map_err(|error| Error::Uncertain(error.into()))
     }
+}
 
-    /// A round with its members, if there is one; number 0 is the newest, attempt 0 its newest.
-    ///
-    /// # Errors
-    /// If the database fails or holds what this version does not read.
-    pub async fn round(&self, id: &RoundId, policy: &RoundPlan) -> Result<Option<Round>, Error> {
-        let row = sqlx::query(
-            "SELECT run, number, attempt, phase, until_at, base_digest, base_size, model_digest, \
-             model_size, ema_digest, ema_size, momentum_digest, momentum_size, \
-             second_moment_digest, second_moment_size, reason, opened_at, closed_at, due_at, \
-             arriving FROM round \
-             WHERE run = $1 AND (number = $2 OR $2 = 0) AND (attempt = $3 OR $3 = 0) \
-             ORDER BY number DESC, attempt DESC LIMIT 1",
-        )
-        .bind(id.run.as_str())
-        .bind(i64::from(id.number))
-        .bind(i64::from(id.attempt));
-        let Some(row) = row.fetch_optional(&self.pool).await? else { return Ok(None) };
-        let members = sqlx::query(
-            "SELECT number, attempt, site, state, update_digest, update_size, examples, report, \
-             reason, since FROM member WHERE run = $1 AND number = $2 AND attempt = $3",
-        )
-        .bind(id.run.as_str())
-        .bind(i64::from(row.number::<u32>("number")?))
-        .bind(i64::from(row.number::<u32>("attempt")?));
-        let mut parts = rows::Parts::default();
-        for row in members.fetch_all(&self.pool).await? {
-            parts.member(&row)?;
-        }
-        let number = row.number("number")?;
-        for (attempt, site, late) in late::folded(&self.pool, &id.run, number, number).await? {
-            if attempt == (number, row.number("attempt")?) {
-                parts.late.insert(site, late);
-            }
-        }
-        Ok(Some(rows::round(&row, policy, parts)?))
-    }
-
-    /// The newest `limit` rounds of a run with their members, every attempt, oldest first.
-    ///
-    /// # Errors
-    /// If the database fails or holds what this version does not read.
-    pub async fn rounds(
-        &self,
-        run: &RunName,
-        policy: &RoundPlan,
-        limit: u32,
-    ) -> Result<Vec<Round>, Error> {
-        let rounds = sqlx::query(
-            "SELECT run, number, attempt, phase, until_at, base_digest, base_size, model_digest, \
-             model_size, ema_digest, ema_size, momentum_digest, momentum_size, \
-             second_moment_digest, second_moment_size, reason, opened_at, closed_at, due_at, \
-             arriving FROM round \
-             WHERE run = $1 \
-             ORDER BY number DESC, attempt DESC LIMIT $2",
-        )
-        .bind(run.as_str())
-        .bind(i64::from(limit));
-        let rounds = rounds.fetch_all(&self.pool).await?;
-        let Some(oldest) = rounds.last() else { return Ok(Vec::new()) };
-        let members = sqlx::query(
-            "SELECT number, attempt, site, state, update_digest, update_size, examples, report, \
-             reason, since FROM member WHERE run = $1 AND number >= $2",
-        )
-        .bind(run.as_str())
-        .bind(i64::from(oldest.number::<u32>("number")?));
-        let mut by_round: BTreeMap<(u32, u32), rows::Parts> = BTreeMap::new();
-        for row in members.fetch_all(&self.pool).await? {
-            let id = (row.number("number")?, row.number("attempt")?);
-            by_round.entry(id).or_default().member(&row)?;
-        }
-        let numbers = (oldest.number("number")?, u32::MAX);
-        for (id, site, late) in late::folded(&self.pool, run, numbers.0, numbers.1).await? {
-            by_round.entry(id).or_default().late.insert(site, late);
-        }
-        let round = |row: &AnyRow| {
-            let id = (row.number("number")?, row.number("attempt")?);
-            rows::round(row, policy, by_round.remove(&id).unwrap_or_default())
-        };
-        rounds.iter().rev().map(round).collect()
-    }
-
-    /// How many audit entries there are, and the first and the last one's number.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn audit_extent(&self) -> Result<(u64, u64, u64), Error> {
-        let row = sqlx::query(
-            "SELECT COUNT(*) AS count, COALESCE(MIN(seq), 0) AS first, COALESCE(MAX(seq), 0) AS last \
-             FROM event",
-        );
-        let row = row.fetch_one(&self.pool).await?;
-        Ok((row.number("count")?, row.number("first")?, row.number("last")?))
-    }
-
-    /// Whether this very update of `site` for the round `id` came late and was accepted, whatever became
-    /// of it.
-    ///
-    /// # Errors
-    /// If the database fails or holds what this version does not read.
-    pub async fn counted_late(
-        &self,
-        id: &RoundId,
-        site: &SiteName,
-        update: &Update,
-    ) -> Result<bool, Error> {
-        late::holds(&self.pool, id, site, update).await
-    }
-
-    /// The models that a run's rounds made, oldest first.
-    ///
-    /// # Errors
-    /// If the database fails or holds what this version does not read.
-    pub async fn models(&self, run: &RunName) -> Result<Vec<ModelRow>, Error> {
-        let models = sqlx::query(
-            "SELECT number, model_digest, model_size, ema_digest, ema_size, closed_at FROM round \
-             WHERE run = $1 AND phase = 'committed' ORDER BY number",
-        );
-        let models = models.bind(run.as_str()).fetch_all(&self.pool).await?;
-        models.iter().map(rows::model).collect()
-    }
-
-    /// Audit entries after `after_seq`, oldest first.
-    ///
-    /// # Errors
-    /// If the database fails or holds what this version does not read.
-    pub async fn events(&self, after_seq: u64, limit: u32) -> Result<Vec<EventRow>, Error> {
-        // Behind the largest number a column holds there is no entry.
-        let after_seq = i64::try_from(after_seq).unwrap_or(i64::MAX);
-        let events = sqlx::query(
-            "SELECT seq, at, actor, kind, detail FROM event WHERE seq > $1 ORDER BY seq LIMIT $2",
-        )
-        .bind(after_seq)
-        .bind(i64::from(limit));
-        events.fetch_all(&self.pool).await?.iter().map(rows::event).collect()
-    }
+/// What comes of `work` within `limit`: a database that hangs holds up nobody for ever.
+async fn in_time<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let answer = tokio::time::timeout(limit, work).await;
+    answer.unwrap_or(Err(Error::Silent { seconds: limit.as_secs() }))
 }
 
 /// Takes the steps that the database has not taken yet.
@@ -377,6 +270,16 @@ async fn prepare(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(sqlx::AssertSqlSafe(timeout)).execute(connection).await?;
     }
     Ok(())
+}
+
+/// The same for a connection on which nothing is written.
+async fn prepare_reader(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    prepare(connection).await?;
+    let read_only = match connection.backend_name() {
+        "SQLite" => "PRAGMA query_only = ON",
+        _ => "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+    };
+    sqlx::raw_sql(read_only).execute(connection).await.map(drop)
 }
 
 #[cfg(test)]

@@ -47,8 +47,21 @@ impl Evidence {
         name: &str,
     ) -> anyhow::Result<Evidence> {
         let run = admin.get_run(v1::GetRunRequest { name: name.into() }).await?.into_inner().run;
-        let request = v1::ListRoundsRequest { run: name.into() };
-        let rounds = admin.list_rounds(request).await?.into_inner().rounds;
+        let mut rounds: Vec<v1::Round> = Vec::new();
+        loop {
+            let oldest = rounds.first().and_then(|round| round.r#ref.as_ref());
+            let (before_number, before_attempt) =
+                oldest.map_or((0, 0), |oldest| (oldest.number, oldest.attempt));
+            let run = name.into();
+            let request = v1::ListRoundsRequest { run, before_number, before_attempt, limit: 0 };
+            let mut older = admin.list_rounds(request).await?.into_inner().rounds;
+            // A coordinator of before there were pages gives the same list again.
+            if older.first().map(|round| &round.r#ref) == rounds.first().map(|round| &round.r#ref) {
+                break;
+            }
+            older.append(&mut rounds);
+            rounds = older;
+        }
         let mut events: Vec<v1::Event> = Vec::new();
         loop {
             let after_seq = events.last().map_or(0, |event| event.seq);

@@ -13,9 +13,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::core::{Answer, Beat, Command, Request, State, Submission};
 use super::error::Error;
+use super::rounds::bounded;
 use super::submit;
 use super::uploads::Uploads;
-use super::view::{ModelView, RunView};
+use super::view::RunView;
 use super::watch::Watch;
 use super::work::{Message, Reply};
 use crate::blobs::Blobs;
@@ -175,33 +176,13 @@ impl Handle {
         self.command(actor, run, Command::Stop).await
     }
 
-    /// The global models of a run, oldest first.
-    ///
-    /// # Errors
-    /// If there is no such run, or the database fails.
-    pub async fn models(&self, run: &RunName) -> Result<Vec<ModelView>, Error> {
-        let view = self.run(run)?;
-        let (blob, created_at) = (view.initial_model, view.created_at);
-        let mut models =
-            vec![ModelView { run: run.clone(), round: 0, blob, ema: None, created_at }];
-        models.extend(self.store.models(run).await?.into_iter().map(|m| ModelView {
-            run: run.clone(),
-            round: m.round,
-            blob: m.blob,
-            ema: m.ema,
-            created_at: m.committed_at,
-        }));
-        Ok(models)
-    }
-
     /// Entries of the audit log after `after_seq`, oldest first; at most `limit`, and 0 is
     /// [`EVENTS_MAX`].
     ///
     /// # Errors
     /// If the database fails.
     pub async fn events(&self, after_seq: u64, limit: u32) -> Result<Vec<EventRow>, Error> {
-        let limit = if limit == 0 { EVENTS_MAX } else { limit.min(EVENTS_MAX) };
-        Ok(self.store.events(after_seq, limit).await?)
+        Ok(self.store.events(after_seq, bounded(limit, EVENTS_MAX)).await?)
     }
 
     /// The run and its newest round, at once and whenever either changes.

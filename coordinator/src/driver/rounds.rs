@@ -6,12 +6,15 @@ use fedpaint_proto::names::{OperatorName, RoundId, RunName, SiteName};
 use super::core::{Moment, Request, Stage, State, Verdict};
 use super::error::Error;
 use super::handle::Handle;
-use super::view::{RoundView, RunView};
+use super::view::{ModelView, RoundView, RunView};
 use crate::round::{Abandonment, Phase, Refusal};
 use crate::run::{self, Run};
 
-/// The most rounds one call is given: the newest.
+/// The most rounds one call is given.
 pub const ROUNDS_MAX: u32 = 1_000;
+
+/// The most models one call is given.
+pub const MODELS_MAX: u32 = 10_000;
 
 impl Handle {
     /// A run and its round in hand, with whose update is not there, since when and why.
@@ -46,15 +49,51 @@ impl Handle {
         Ok(if in_hand { self.round_now(&state, run) } else { state.round_view(&round) })
     }
 
-    /// The newest [`ROUNDS_MAX`] rounds of a run, every attempt, oldest first.
+    /// The newest rounds of a run, every attempt, before the number and attempt `before`, oldest first;
+    /// at most `limit`, and 0 is [`ROUNDS_MAX`].
     ///
     /// # Errors
     /// If there is no such run, or the database fails.
-    pub async fn rounds(&self, run: &RunName) -> Result<Vec<RoundView>, Error> {
+    pub async fn rounds(
+        &self,
+        run: &RunName,
+        before: Option<(u32, u32)>,
+        limit: u32,
+    ) -> Result<Vec<RoundView>, Error> {
         let plan = self.plan(run)?;
-        let rounds = self.store.rounds(run, &plan.round, ROUNDS_MAX).await?;
+        let limit = bounded(limit, ROUNDS_MAX);
+        let rounds = self.store.rounds(run, &plan.round, before, limit).await?;
         let state = self.state.borrow();
         Ok(rounds.iter().map(|round| state.round_view(round)).collect())
+    }
+
+    /// The newest global models of a run that are of rounds before `before`, oldest first; at most
+    /// `limit`, and 0 is [`MODELS_MAX`].
+    ///
+    /// # Errors
+    /// If there is no such run, or the database fails.
+    pub async fn models(
+        &self,
+        run: &RunName,
+        before: Option<u32>,
+        limit: u32,
+    ) -> Result<Vec<ModelView>, Error> {
+        let view = self.run(run)?;
+        let limit = bounded(limit, MODELS_MAX);
+        let made = self.store.models(run, before, limit).await?;
+        let mut models = Vec::with_capacity(made.len() + 1);
+        if made.len() < limit as usize {
+            let (blob, created_at) = (view.initial_model, view.created_at);
+            models.push(ModelView { run: run.clone(), round: 0, blob, ema: None, created_at });
+        }
+        models.extend(made.into_iter().map(|m| ModelView {
+            run: run.clone(),
+            round: m.round,
+            blob: m.blob,
+            ema: m.ema,
+            created_at: m.committed_at,
+        }));
+        Ok(models)
     }
 
     /// Ends selection or reporting now, if enough sites are there. With a stage, a round that has left
@@ -117,4 +156,9 @@ impl Handle {
         let missing = state.missing(run, Moment { now, silent_after, upload: &upload });
         RoundView { missing, ..state.round_view(run.round()) }
     }
+}
+
+/// What a caller asked for at most, within what one call is given.
+pub(super) fn bounded(asked: u32, max: u32) -> u32 {
+    if asked == 0 { max } else { asked.min(max) }
 }

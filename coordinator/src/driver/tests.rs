@@ -178,8 +178,14 @@ async fn a_run_goes_from_its_initial_model_to_the_average_of_its_last_round() {
     assert_eq!(run.state, State::Finished);
     assert_eq!(coordinator.values(&run.model), [0.5, -0.5]);
     assert_eq!(coordinator.beat("mayo", Activity::Idle).await, Directive::Rest);
-    let models = coordinator.handle.models(&brain()).await.unwrap();
-    assert_eq!(models.iter().map(|m| m.round).collect::<Vec<_>>(), [0, 1, 2]);
+    let page = async |before, limit| {
+        let page = coordinator.handle.models(&brain(), before, limit).await.unwrap();
+        page.iter().map(|model| model.round).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, 0).await, [0, 1, 2]);
+    assert_eq!((page(None, 2).await, page(Some(1), 2).await), (vec![1, 2], vec![0]));
+    assert_eq!((page(Some(2), 2).await, page(Some(2), 1).await), (vec![0, 1], vec![1]));
+    let models = coordinator.handle.models(&brain(), None, 0).await.unwrap();
     assert_eq!(models[2].blob, run.model);
     let kinds = coordinator.kinds().await;
     assert_eq!(kinds.last().unwrap(), "run_finished");
@@ -287,7 +293,7 @@ async fn time_alone_abandons_and_retries_until_the_run_pauses() {
     let paused = |run: &RunView, _: &RoundView| matches!(run.state, State::Paused { .. });
     let (run, _) = coordinator.until(paused).await;
     assert!(run.reason().unwrap().contains("too few sites: 0 joined"), "{run:?}");
-    let rounds = coordinator.handle.rounds(&brain()).await.unwrap();
+    let rounds = coordinator.handle.rounds(&brain(), None, 0).await.unwrap();
     assert_eq!(rounds.len(), 3);
 }
 
@@ -451,6 +457,8 @@ async fn what_the_database_does_not_save_is_not_shown() {
     ] {
         assert_eq!(outcome.unwrap_err().reason(), Reason::Storage);
     }
+    let told = handle.pause_run(&ada(), &brain()).await.unwrap_err();
+    assert!(matches!(told, Error::Store(store::Error::Doubt)), "it is not waited for: {told:?}");
     // Not even what time alone changes.
     coordinator.clock.advance(Duration::from_secs(100));
     let idle =

@@ -212,6 +212,14 @@ impl Driver {
     }
 
     async fn answer(&mut self, message: Message) {
+        if self.in_doubt && self.retry_at.is_some_and(|time| self.clock.now() < time) {
+            // A database that hangs is not waited for by one caller after the other.
+            let doubt = || Error::from(store::Error::Doubt);
+            return match message {
+                Message::Beat(_, _, reply) => drop(reply.send(Err(doubt()))),
+                Message::Change(_, reply) => drop(reply.send(Err(doubt()))),
+            };
+        }
         // A deadline that has come is acted on before anything else; if that cannot be saved, nor
         // can what follows, which then says so.
         if let Err(error) = self.settle().await {

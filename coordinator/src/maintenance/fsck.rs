@@ -2,7 +2,7 @@
 //! database and then the files, so it may run beside a coordinator: what that writes meanwhile is not
 //! looked at, and nothing that a row names is deleted but what retention lets go.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 
@@ -10,7 +10,7 @@ use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::weights::ModelFile;
 use serde::Serialize;
 
-use super::{Error, Moment, bar, rows};
+use super::{Error, Moment, bar, lost, rows};
 use crate::blobs::{Blobs, digest_of};
 use crate::config::Config;
 use crate::store::{self, Named};
@@ -64,12 +64,19 @@ pub async fn fsck(config: &Config) -> Result<Fsck, Error> {
     let moment = Moment::of(config).await?;
     check_rows(&moment, &mut found).await?;
     let named = moment.store.named().await?;
-    let spent = match config.retention.updates_rounds {
-        Some(rounds) => moment.store.spent(&named, rounds).await?,
-        None => HashSet::new(),
-    };
+    let mut by_digest: BTreeMap<Digest, Vec<&Named>> = BTreeMap::new();
+    for one in &named {
+        by_digest.entry(one.blob.digest).or_default().push(one);
+    }
     let blobs = Blobs::attach(&config.data);
-    check_blobs(&blobs, &named, &spent, &mut found)?;
+    let missing = check_blobs(&blobs, &by_digest, &mut found)?;
+    let count = missing.len();
+    let lost = lost(config, &moment.store, &named, missing).await?;
+    found.spent = (count - lost.len()) as u64;
+    for rows in lost.iter().filter_map(|digest| by_digest.get(digest)) {
+        let wrong = check_blob(&blobs, &rows[0].blob).unwrap_or_else(|| "it was not there".into());
+        found.damaged(what(rows[0]), wrong, &todo(rows[0]));
+    }
     found.clean = found.damage.is_empty();
     Ok(found)
 }
@@ -81,15 +88,8 @@ async fn check_rows(moment: &Moment, found: &mut Fsck) -> Result<(), Error> {
         let gap = format!("{count} entries from {first} to {last}: some are missing");
         found.damaged("the audit log", gap, "restore a backup if they matter");
     }
-    match moment.runs().await {
-        Ok(runs) => {
-            found.runs = runs.len();
-            for (run, rounds) in &runs {
-                found.rounds += rounds.len();
-                found.damage.extend(rows::check(run, rounds));
-            }
-            found.sites = moment.store.load().await?.sites.len();
-        }
+    match check_runs(moment, found).await {
+        Ok(()) => {}
         // The first row that does not read hides those behind it.
         Err(Error::Store(error @ store::Error::Row { .. })) => {
             found.damaged("a row", error.to_string(), "restore a backup, or use a newer version");
@@ -99,27 +99,42 @@ async fn check_rows(moment: &Moment, found: &mut Fsck) -> Result<(), Error> {
     Ok(())
 }
 
+async fn check_runs(moment: &Moment, found: &mut Fsck) -> Result<(), Error> {
+    let loaded = moment.store.load().await?;
+    (found.sites, found.runs) = (loaded.sites.len(), loaded.runs.len());
+    for run in &loaded.runs {
+        // One run's rounds at a time.
+        let rounds = moment.rounds(run).await?;
+        found.rounds += rounds.len();
+        found.damage.extend(rows::check(run, &rounds));
+    }
+    Ok(())
+}
+
+/// Checks every file that rows name; gives those that are not there.
 fn check_blobs(
     blobs: &Blobs,
-    named: &[Named],
-    spent: &HashSet<Digest>,
+    by_digest: &BTreeMap<Digest, Vec<&Named>>,
     found: &mut Fsck,
-) -> Result<(), Error> {
-    let mut by_digest: BTreeMap<Digest, Vec<&Named>> = BTreeMap::new();
-    for one in named {
-        by_digest.entry(one.blob.digest).or_default().push(one);
-    }
+) -> Result<BTreeSet<Digest>, Error> {
+    let mut missing = BTreeSet::new();
     let bytes = by_digest.values().map(|rows| rows[0].blob.size).sum();
     let bar = bar("checking", bytes);
-    for (digest, rows) in &by_digest {
-        let what = format!("blob {digest}, {}", rows[0].what);
-        let here = blobs.path(digest).exists();
-        if !here && spent.contains(digest) {
-            found.spent += 1;
+    for (digest, rows) in by_digest {
+        if !blobs.path(digest).exists() {
+            missing.insert(*digest);
         } else if let Some(wrong) = check_blob(blobs, &rows[0].blob) {
-            found.damaged(what, wrong, &todo(rows[0]));
+            // It may have been deleted just now.
+            match blobs.path(digest).exists() {
+                true => found.damaged(what(rows[0]), wrong, &todo(rows[0])),
+                false => drop(missing.insert(*digest)),
+            }
         } else if rows.iter().any(|row| row.blob.size != rows[0].blob.size) {
-            found.damaged(what, "its rows disagree about its size".to_owned(), "restore a backup");
+            found.damaged(
+                what(rows[0]),
+                "its rows disagree about its size".to_owned(),
+                "restore a backup",
+            );
         } else {
             found.blobs += 1;
             found.bytes += rows[0].blob.size;
@@ -129,7 +144,7 @@ fn check_blobs(
     bar.finish_and_clear();
     let here = blobs.list()?;
     found.orphans = here.iter().filter(|digest| !by_digest.contains_key(digest)).count() as u64;
-    Ok(())
+    Ok(missing)
 }
 
 /// What is wrong with a blob; nothing if it is all there.
@@ -153,6 +168,10 @@ fn check_blob(blobs: &Blobs, blob: &Blob) -> Option<String> {
         Err(error) => return Some(error.to_string()),
     }
     ModelFile::open(&path).err().map(|error| error.to_string())
+}
+
+fn what(named: &Named) -> String {
+    format!("blob {}, {}", named.blob.digest, named.what)
 }
 
 fn todo(named: &Named) -> String {

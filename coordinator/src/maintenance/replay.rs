@@ -71,11 +71,9 @@ pub enum Verdict {
 /// If there is no such run or round, or a disk fails.
 pub async fn replay(config: &Config, run: &RunName, round: Option<u32>) -> Result<Replay, Error> {
     let moment = Moment::of(config).await?;
-    let runs = moment.runs().await?;
-    let (held, rounds) = runs
-        .into_iter()
-        .find(|(held, _)| held.name() == run)
-        .ok_or_else(|| Error::RunUnknown(run.clone()))?;
+    let held = moment.store.load().await?.runs.into_iter().find(|held| held.name() == run);
+    let held = held.ok_or_else(|| Error::RunUnknown(run.clone()))?;
+    let rounds = moment.rounds(&held).await?;
     let (blobs, name) = (Blobs::attach(&config.data), run.clone());
     // The arithmetic would hold up the runtime.
     let replayed =

@@ -27,7 +27,7 @@ use tonic::{Request, Response, Status};
 use crate::driver::Watch;
 use crate::service::access::{Caller, Member};
 use crate::service::enrolment::no_issuer;
-use crate::service::{Parts, end_draining, parse, status, wire};
+use crate::service::{Parts, end_draining, page, parse, status, wire};
 
 /// The federation, as an operator sees it.
 pub(crate) struct Service {
@@ -245,9 +245,12 @@ impl AdminService for Service {
         &self,
         request: Request<ListRoundsRequest>,
     ) -> Result<Response<ListRoundsResponse>, Status> {
-        let run = parse::name(&request.get_ref().run)?;
-        let rounds = self.parts.driver.rounds(&run).await.map_err(status::of_driver)?;
-        Ok(Response::new(ListRoundsResponse { rounds: rounds.iter().map(wire::round).collect() }))
+        let ListRoundsRequest { run, before_number, before_attempt, limit } = request.into_inner();
+        let run = parse::name(&run)?;
+        let before = (before_number > 0).then_some((before_number, before_attempt));
+        let rounds = self.parts.driver.rounds(&run, before, limit).await;
+        let rounds = rounds.map_err(status::of_driver)?.iter().map(wire::round).collect();
+        Ok(Response::new(ListRoundsResponse { rounds: page::last(rounds) }))
     }
 
     async fn close_round(
@@ -279,9 +282,12 @@ impl AdminService for Service {
         &self,
         request: Request<ListModelsRequest>,
     ) -> Result<Response<ListModelsResponse>, Status> {
-        let run = parse::name(&request.get_ref().run)?;
-        let models = self.parts.driver.models(&run).await.map_err(status::of_driver)?;
-        Ok(Response::new(ListModelsResponse { models: models.iter().map(wire::model).collect() }))
+        let ListModelsRequest { run, before_round, limit } = request.into_inner();
+        let run = parse::name(&run)?;
+        let before = (before_round > 0).then_some(before_round);
+        let models = self.parts.driver.models(&run, before, limit).await;
+        let models = models.map_err(status::of_driver)?.iter().map(wire::model).collect();
+        Ok(Response::new(ListModelsResponse { models: page::last(models) }))
     }
 
     async fn list_events(
@@ -290,9 +296,8 @@ impl AdminService for Service {
     ) -> Result<Response<ListEventsResponse>, Status> {
         let ListEventsRequest { after_seq, limit } = request.into_inner();
         let events = self.parts.driver.events(after_seq, limit).await.map_err(status::of_driver)?;
-        Ok(Response::new(ListEventsResponse {
-            events: events.into_iter().map(wire::event).collect(),
-        }))
+        let events = events.into_iter().map(wire::event).collect();
+        Ok(Response::new(ListEventsResponse { events: page::first(events) }))
     }
 }
 

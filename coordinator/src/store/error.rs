@@ -60,6 +60,15 @@ pub enum Error {
     /// Whether the transaction was committed is not known.
     #[error("the database failed while it committed: {0}")]
     Uncertain(#[source] sqlx::Error),
+    /// It has not answered in time, and may yet do what it was asked.
+    #[error("the database has not answered for {seconds} s")]
+    Silent {
+        /// How long was waited for it.
+        seconds: u64,
+    },
+    /// What it holds is not known since it failed, and it is not asked again yet.
+    #[error("the database failed a moment ago and is asked again shortly")]
+    Doubt,
     /// The disk beneath the database fails.
     #[error("the database's disk failed: {0}")]
     Io(#[from] std::io::Error),
@@ -81,6 +90,7 @@ impl Error {
     pub fn reason(&self) -> Reason {
         match self {
             Error::Open(_) | Error::Sql(_) | Error::Uncertain(_) | Error::Io(_) => Reason::Storage,
+            Error::Silent { .. } | Error::Doubt => Reason::Storage,
             Error::Leased(_) | Error::Fenced | Error::Halted(_) => Reason::Storage,
             Error::Migrate(_) | Error::Newer { .. } | Error::Older { .. } => Reason::Internal,
             Error::NotEmpty | Error::Row { .. } | Error::Range(_) => Reason::Internal,

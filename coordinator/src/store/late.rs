@@ -57,6 +57,12 @@ fn round(row: &AnyRow) -> Result<RoundId, Error> {
 /// The number and attempt of a round, and a late update that is part of it.
 type Folded = ((u32, u32), SiteName, LateUpdate);
 
+/// Which late updates are part of which rounds. It is asked with each round that is read.
+pub(super) const FOLDED: &str = "\
+    SELECT run, number, attempt, site, base_digest, base_size, into_number, into_attempt, \
+    update_digest, update_size, examples, report FROM straggler WHERE run = $1 \
+    AND into_number >= $2 AND into_number <= $3 AND state IN ('sealed', 'folded')";
+
 /// The late updates that are part of the rounds from number `first` to `last`.
 pub(super) async fn folded(
     pool: &AnyPool,
@@ -64,14 +70,7 @@ pub(super) async fn folded(
     first: u32,
     last: u32,
 ) -> Result<Vec<Folded>, Error> {
-    let found = sqlx::query(
-        "SELECT run, number, attempt, site, base_digest, base_size, into_number, into_attempt, \
-         update_digest, update_size, examples, report FROM straggler WHERE run = $1 \
-         AND into_number >= $2 AND into_number <= $3 AND state IN ('sealed', 'folded')",
-    )
-    .bind(run.as_str())
-    .bind(i64::from(first))
-    .bind(i64::from(last));
+    let found = sqlx::query(FOLDED).bind(run.as_str()).bind(i64::from(first)).bind(i64::from(last));
     let one = |row: &AnyRow| {
         let base = row.blob("base_digest", "base_size")?;
         let late = LateUpdate { round: round(row)?, base, update: rows::update(row)? };

@@ -12,7 +12,7 @@ use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
 use super::rows::{Columns, bigint, micros};
-use super::{Error, Store};
+use super::{Error, Store, in_time};
 
 /// How long a lease holds after it was taken or renewed.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -55,24 +55,30 @@ impl Store {
         row.as_ref().map(lease).transpose()
     }
 
-    /// Takes the lease for `holder`; what the store saves from then on counts only while it holds. A
-    /// lease of one of the `dead` is taken before its end.
+    /// Takes the lease for `holder` and brings the schema up to date; what the store saves from then on
+    /// counts only while the lease holds. A lease of one of the `dead` is taken before its end.
     ///
     /// # Errors
-    /// If another coordinator holds it, or the database fails.
+    /// If another coordinator holds it, and then the schema is left as it is; if the database was
+    /// written by a newer version, or fails.
     pub async fn take_lease(
         self,
         holder: &Holder,
         dead: &[Holder],
         now: Timestamp,
     ) -> Result<Store, Error> {
-        let held = self.lease().await?;
+        let held = match self.lease().await {
+            // There is no such table yet: whatever wrote the database knew of no lease.
+            Err(Error::Sql(sqlx::Error::Database(_))) => None,
+            held => held?,
+        };
         if let Some(lease) = &held
             && lease.until > now
             && !dead.contains(&lease.holder)
         {
             return Err(Error::Leased(Box::new(lease.clone())));
         }
+        self.migrate().await?;
         let seen = held.map_or(0, |lease| lease.epoch);
         reach("db.lease")?;
         let taken = sqlx::query(
@@ -101,15 +107,16 @@ impl Store {
     /// Lets the lease hold for as long again; at its holder's end, only until `now`.
     ///
     /// # Errors
-    /// If another coordinator has taken it, or the database fails.
+    /// If another coordinator has taken it, or the database fails or does not answer before it is to be
+    /// renewed again.
     pub async fn renew_lease(&self, now: Timestamp, ends: bool) -> Result<(), Error> {
         let Some(epoch) = self.epoch else { return Ok(()) };
         let until = if ends { now } else { end(now) };
         let renewed = sqlx::query("UPDATE lease SET until_at = $2 WHERE epoch = $1")
             .bind(bigint("an epoch", epoch)?)
             .bind(micros(until))
-            .execute(&self.pool)
-            .await?;
+            .execute(&self.pool);
+        let renewed = in_time(LEASE_RENEWAL, async { Ok(renewed.await?) }).await?;
         if renewed.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced) }
     }
 }

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use fedpaint_proto::names::{Blob, Digest, RunName};
+use sqlx::Row;
 use sqlx::any::AnyRow;
-use sqlx::{AnyPool, Row};
+use tokio_stream::StreamExt;
 
 use super::rows::Columns;
 use super::{Error, Store};
@@ -55,7 +56,12 @@ impl Store {
     /// # Errors
     /// If the database fails or holds what this version does not read.
     pub async fn named(&self) -> Result<Vec<Named>, Error> {
-        named(&self.pool).await
+        let mut rows = sqlx::query(NAMED).fetch(&self.reads);
+        let mut all = Vec::new();
+        while let Some(row) = rows.next().await {
+            all.push(named(&row?)?);
+        }
+        Ok(all)
     }
 
     /// The updates of rounds more than `rounds` behind the newest model of their run, unless anything
@@ -65,7 +71,7 @@ impl Store {
     /// If the database fails or holds what this version does not read.
     pub async fn spent(&self, named: &[Named], rounds: u32) -> Result<HashSet<Digest>, Error> {
         let mut committed = BTreeMap::new();
-        let rows = sqlx::query("SELECT name, committed FROM run").fetch_all(&self.pool).await?;
+        let rows = sqlx::query("SELECT name, committed FROM run").fetch_all(&self.reads).await?;
         for row in rows {
             committed.insert(row.parsed::<RunName>("name")?, row.number::<u32>("committed")?);
         }
@@ -83,18 +89,14 @@ impl Store {
     }
 }
 
-async fn named(pool: &AnyPool) -> Result<Vec<Named>, Error> {
-    let rows = sqlx::query(NAMED).fetch_all(pool).await?;
-    let named = |row: &AnyRow| {
-        let run: Option<String> = row.try_get("run")?;
-        let update_of = match run {
-            Some(run) => {
-                let name = run.parse().map_err(|_| Error::Row { column: "run", value: run })?;
-                Some((name, row.number("number")?))
-            }
-            None => None,
-        };
-        Ok(Named { what: row.text("what")?, blob: row.blob("digest", "size")?, update_of })
+fn named(row: &AnyRow) -> Result<Named, Error> {
+    let run: Option<String> = row.try_get("run")?;
+    let update_of = match run {
+        Some(run) => {
+            let name = run.parse().map_err(|_| Error::Row { column: "run", value: run })?;
+            Some((name, row.number("number")?))
+        }
+        None => None,
     };
-    rows.iter().map(named).collect()
+    Ok(Named { what: row.text("what")?, blob: row.blob("digest", "size")?, update_of })
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use sqlx::any::{AnyRow, AnyTypeInfoKind};
 use sqlx::query::Query;
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Column, Connection, Row, ValueRef};
+use tokio_stream::StreamExt;
 
 use super::{BUSY_TIMEOUT, Error, MIGRATIONS, Store};
 
@@ -55,15 +56,21 @@ pub async fn snapshot(url: &str, to: &Path) -> Result<(), Error> {
 /// file `from` is brought up to date where an older version wrote it.
 ///
 /// # Errors
-/// If it is not empty, or either database fails.
+/// If it is not empty, which is then left as it is, or either database fails.
 pub async fn restore(from: &Path, url: &str) -> Result<(), Error> {
-    let into = Store::open(url).await?;
+    let into = Store::connect(url).await?;
     let held =
         sqlx::query("SELECT (SELECT COUNT(*) FROM site) + (SELECT COUNT(*) FROM event) AS n");
-    let held: i64 = held.fetch_one(&into.pool).await?.try_get("n")?;
+    let held: i64 = match held.fetch_one(&into.pool).await {
+        Ok(held) => held.try_get("n")?,
+        // There are no such tables yet.
+        Err(sqlx::Error::Database(_)) => 0,
+        Err(error) => return Err(error.into()),
+    };
     if held > 0 {
         return Err(Error::NotEmpty);
     }
+    into.migrate().await?;
     let from = Store::open(&sqlite_url(from)).await?;
     let mut rows = from.pool.acquire().await?;
     let mut transaction = into.pool.begin().await?;
@@ -142,8 +149,9 @@ async fn copy_rows(from: &mut AnyConnection, to: &mut AnyConnection) -> Result<(
     for table in TABLES {
         // The names come from the list above and from the schema, never from outside.
         let select = AssertSqlSafe(format!("SELECT * FROM {table}"));
-        for row in sqlx::query(select).fetch_all(&mut *from).await? {
-            let (sql, values) = insertion(table, &row)?;
+        let mut rows = sqlx::query(select).fetch(&mut *from);
+        while let Some(row) = rows.next().await {
+            let (sql, values) = insertion(table, &row?)?;
             let mut insert = sqlx::query(AssertSqlSafe(sql));
             for value in values {
                 insert = value.bind(insert);

@@ -4,6 +4,7 @@ mod copies;
 mod lease;
 mod migration;
 
+use fedpaint_proto::names::{Blob, SiteName};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::*;
@@ -139,10 +140,20 @@ async fn every_query(store: &Store) {
     assert_eq!(models, [blob("base"), blob("m1"), blob("m1's average")].into());
     let ema = Some(blob("m1's average"));
     let model = ModelRow { round: 1, blob: blob("m1"), ema, committed_at: START };
-    assert_eq!(store.models(run.name()).await.unwrap(), [model]);
+    assert_eq!(store.models(run.name(), None, 9).await.unwrap(), [model]);
 
-    assert_eq!(store.rounds(run.name(), &policy, 10).await.unwrap(), rounds);
-    assert_eq!(store.rounds(run.name(), &policy, 1).await.unwrap(), rounds[1..]);
+    let page =
+        async |before, limit| store.rounds(run.name(), &policy, before, limit).await.unwrap();
+    assert_eq!(page(None, 10).await, rounds);
+    assert_eq!(page(None, 1).await, rounds[1..]);
+    let outcomes = Outcomes { committed: 1, abandoned: 1, seq: 3 };
+    assert_eq!(store.outcomes().await.unwrap(), outcomes);
+    let newest = rounds[1].id();
+    assert_eq!(page(Some((newest.number, newest.attempt)), 10).await, rounds[..1]);
+    assert_eq!(page(Some((newest.number, newest.attempt + 1)), 10).await, rounds);
+    assert_eq!(page(Some((1, 1)), 10).await, []);
+    assert_eq!(store.models(run.name(), Some(1), 9).await.unwrap(), []);
+    assert_eq!(store.models(run.name(), None, 0).await.unwrap(), []);
     let id = |attempt| RoundId { run: run.name().clone(), number: 1, attempt };
     assert_eq!(store.round(&id(1), &policy).await.unwrap().as_ref(), Some(&rounds[0]));
     assert_eq!(store.round(&id(0), &policy).await.unwrap().as_ref(), Some(&rounds[1]));
@@ -177,6 +188,17 @@ async fn every_query_runs_on_postgres_and_what_is_loaded_is_what_was_saved() {
     every_query(&store).await;
     all_or_nothing(&store).await;
     store.close().await;
+}
+
+#[tokio::test]
+async fn what_is_part_of_a_round_is_found_without_a_look_at_every_straggler_of_its_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = sqlite(&folder).await;
+    let plan = format!("EXPLAIN QUERY PLAN {}", late::FOLDED);
+    let plan = sqlx::query(sqlx::AssertSqlSafe(plan)).bind("brain").bind(1_i64).bind(1_i64);
+    let plan = plan.fetch_one(&store.pool).await.unwrap().text("detail").unwrap();
+    let index = "USING INDEX straggler_into (run=? AND into_number>? AND into_number<?)";
+    assert!(plan.contains(index), "{plan}");
 }
 
 #[tokio::test]

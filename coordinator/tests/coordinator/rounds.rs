@@ -180,14 +180,22 @@ async fn a_run_of_two_rounds_publishes_the_weighted_mean_of_each() {
     assert_eq!((&*status.federation, status.sites.len()), ("brain", 2));
     assert_eq!(status.runs[0].state(), RunState::Finished);
     assert_eq!(status.runs[0].rounds_committed, 2);
-    let rounds = ListRoundsRequest { run: "t1".into() };
+    let rounds = ListRoundsRequest { run: "t1".into(), ..Default::default() };
     let rounds = operator.admin.list_rounds(rounds).await.unwrap().into_inner().rounds;
     assert_eq!(rounds.len(), 2);
+    let before = ListRoundsRequest {
+        run: "t1".into(),
+        before_number: 2,
+        before_attempt: 1,
+        ..Default::default()
+    };
+    let older = operator.admin.list_rounds(before).await.unwrap().into_inner().rounds;
+    assert_eq!(older, rounds[..1]);
     for member in rounds.iter().flat_map(|round| &round.members) {
         assert_eq!(member.state(), MemberState::Reported);
         assert_eq!(member.report.unwrap().steps, 7);
     }
-    let models = ListModelsRequest { run: "t1".into() };
+    let models = ListModelsRequest { run: "t1".into(), ..Default::default() };
     let models = operator.admin.list_models(models).await.unwrap().into_inner().models;
     let digests: Vec<_> = models.iter().map(|m| m.blob.clone().unwrap().digest).collect();
     assert_eq!(digests, expected.iter().map(|bytes| blob(bytes).digest).collect::<Vec<_>>());

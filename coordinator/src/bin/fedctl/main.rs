@@ -17,6 +17,7 @@ mod human;
 mod model;
 mod operator;
 mod output;
+mod pages;
 mod problem;
 mod round;
 mod run;

@@ -12,6 +12,7 @@ use fedpaint_proto::{transfer, v1};
 use crate::cli::{Connection, ModelVerb};
 use crate::connect::{Session, ask, connect};
 use crate::output::{Output, transfer_bar};
+use crate::pages;
 use crate::problem::of_status;
 use crate::view::{self, Exported, Model, Models};
 
@@ -35,7 +36,7 @@ pub(crate) async fn run(
                 bail!("{} is there already; give --force to replace it", out.display());
             }
             let mut session = connect(settings, output.now()).await?;
-            let model = pick(list(&mut session, &run).await?, round)
+            let model = pick(one(&mut session, &run, round).await?, round)
                 .with_context(|| no_model(&run, round))?;
             let blob = blob(&model, kind)?;
             let bar = transfer_bar("downloading", blob.size);
@@ -68,7 +69,28 @@ fn write_note(model: &Path, note: &ModelNote) -> anyhow::Result<()> {
 }
 
 async fn list(session: &mut Session, run: &RunName) -> anyhow::Result<Vec<v1::Model>> {
-    let request = v1::ListModelsRequest { run: run.to_string() };
+    pages::all(|model: &v1::Model| model.round, async |before| page(session, run, before, 0).await)
+        .await
+}
+
+/// The model of `round`, or the newest, if there is one; all of them where the coordinator knows no
+/// pages.
+async fn one(
+    session: &mut Session,
+    run: &RunName,
+    round: Option<u32>,
+) -> anyhow::Result<Vec<v1::Model>> {
+    page(session, run, round.map(|round| round.saturating_add(1)), 1).await
+}
+
+async fn page(
+    session: &mut Session,
+    run: &RunName,
+    before: Option<u32>,
+    limit: u32,
+) -> anyhow::Result<Vec<v1::Model>> {
+    let before_round = before.unwrap_or_default();
+    let request = v1::ListModelsRequest { run: run.to_string(), before_round, limit };
     let reply = session.admin.list_models(ask(request)).await;
     Ok(reply.map_err(|s| of_status(&s))?.into_inner().models)
 }

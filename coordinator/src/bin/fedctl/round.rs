@@ -1,11 +1,12 @@
 //! `fedctl round`: what happened in a round, and the two ways to end one early.
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use fedpaint_proto::v1;
 
 use crate::cli::{Connection, RoundAsked, RoundVerb};
 use crate::connect::{Session, ask, connect};
 use crate::output::Output;
+use crate::pages;
 use crate::problem::of_status;
 use crate::view::{Round, Rounds};
 
@@ -42,46 +43,31 @@ pub(crate) async fn run(
     output.show(&Round::from(round.context("the coordinator answered without a round")?))
 }
 
-async fn list(session: &mut Session, run: String) -> anyhow::Result<Vec<v1::Round>> {
-    let reply = session.admin.list_rounds(ask(v1::ListRoundsRequest { run })).await;
-    Ok(reply.map_err(|s| of_status(&s))?.into_inner().rounds)
+/// Every attempt at every round of a run, oldest first.
+pub(crate) async fn list(session: &mut Session, run: String) -> anyhow::Result<Vec<v1::Round>> {
+    let id = |round: &v1::Round| round.r#ref.as_ref().map_or((0, 0), |id| (id.number, id.attempt));
+    pages::all(id, async |before| {
+        let (before_number, before_attempt) = before.unwrap_or((0, 0));
+        let run = run.clone();
+        let request = v1::ListRoundsRequest { run, before_number, before_attempt, limit: 0 };
+        let reply = session.admin.list_rounds(ask(request)).await;
+        Ok(reply.map_err(|s| of_status(&s))?.into_inner().rounds)
+    })
+    .await
 }
 
 /// The round that was asked for; without a number, the newest of the run.
 async fn find(session: &mut Session, asked: RoundAsked) -> anyhow::Result<v1::Round> {
+    const WITHOUT: &str = "the coordinator answered without a round";
     let RoundAsked { run, number, attempt } = asked;
     let Some(number) = number else {
-        let rounds = list(session, run.to_string()).await?;
-        let Some(round) = newest(rounds) else { bail!("run {run} has no round yet") };
-        return Ok(round);
+        let reply = session.admin.get_run(ask(v1::GetRunRequest { name: run.into() })).await;
+        return reply.map_err(|s| of_status(&s))?.into_inner().round.context(WITHOUT);
     };
     // On the wire, attempt 0 is the newest.
     let request =
         v1::GetRoundRequest { run: run.into(), number, attempt: attempt.unwrap_or_default() };
     let reply = session.admin.get_round(ask(request)).await;
     let round = reply.map_err(|s| of_status(&s))?.into_inner().round;
-    round.context("the coordinator answered without a round")
-}
-
-fn newest(rounds: Vec<v1::Round>) -> Option<v1::Round> {
-    rounds.into_iter().max_by_key(|round| {
-        let id = round.r#ref.as_ref();
-        id.map(|id| (id.number, id.attempt))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_newest_round_is_the_last_attempt_at_the_last_number() {
-        let round = |number, attempt| v1::Round {
-            r#ref: Some(v1::RoundRef { run: "t1".into(), number, attempt }),
-            ..v1::Round::default()
-        };
-        let rounds = vec![round(2, 1), round(2, 3), round(1, 9), round(2, 2)];
-        assert_eq!(newest(rounds), Some(round(2, 3)));
-        assert_eq!(newest(Vec::new()), None);
-    }
+    round.context(WITHOUT)
 }

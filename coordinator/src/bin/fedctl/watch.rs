@@ -11,10 +11,11 @@ use fedpaint_proto::names::RunName;
 use fedpaint_proto::{reason, v1};
 use tonic::Status;
 
-use crate::connect::{Session, ask};
+use crate::connect::Session;
 use crate::human::{clock, count, loss};
 use crate::output::{Format, Output, is_watched};
 use crate::problem::of_status;
+use crate::round;
 use crate::table::round_summary;
 use crate::view::{Counts, Member, Round, Rounds, Run, Seen};
 
@@ -54,9 +55,7 @@ pub(crate) async fn run(
     };
     screen.clear();
     if output.format() == Format::Table {
-        let request = v1::ListRoundsRequest { run: name.to_string() };
-        let reply = session.admin.list_rounds(ask(request)).await;
-        let rounds = reply.map_err(|s| of_status(&s))?.into_inner().rounds;
+        let rounds = round::list(&mut session, name.to_string()).await?;
         output.show(&Rounds { rounds: rounds.into_iter().map(Round::from).collect() })?;
     }
     verdict(&last)

@@ -47,7 +47,7 @@ async fn an_operator_may_have_the_moving_average_and_a_site_only_the_model_it_tr
     assert!(may(Role::Operator(ada()), made.ema.unwrap()));
     assert!(may(Role::Site(site("mayo")), made.model));
     assert!(!may(Role::Site(site("mayo")), made.ema.unwrap()));
-    let models = coordinator.handle.models(&brain()).await.unwrap();
+    let models = coordinator.handle.models(&brain(), None, 0).await.unwrap();
     assert_eq!(models.iter().map(|m| m.ema).collect::<Vec<_>>(), [None, made.ema]);
     let events = coordinator.handle.events(0, 0).await.unwrap();
     let told = events.iter().find(|event| event.kind == "round_committed").unwrap();

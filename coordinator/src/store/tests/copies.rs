@@ -93,7 +93,7 @@ async fn all(store: &Store) -> String {
     loaded.models.sort_by_key(|model| model.digest);
     let mut rounds = Vec::new();
     for run in &loaded.runs {
-        rounds.push(store.rounds(run.name(), &run.plan().round, 99).await.unwrap());
+        rounds.push(store.rounds(run.name(), &run.plan().round, None, 99).await.unwrap());
     }
     let events = store.events(0, 99).await.unwrap();
     format!("{loaded:#?}\n{rounds:#?}\n{events:#?}")

@@ -1,5 +1,7 @@
 //! One coordinator per database.
 
+use jiff::Timestamp;
+
 use super::*;
 
 fn holder(pid: u32) -> Holder {
@@ -61,4 +63,43 @@ async fn only_the_holder_of_the_lease_writes_to_sqlite() {
 async fn only_the_holder_of_the_lease_writes_to_postgres() {
     let Some((url, _guard)) = postgres().await else { return };
     one_writes(&url).await;
+}
+
+/// A database of an older version that another coordinator holds stays as that one knows it.
+async fn held_by_an_older_version(url: &str) {
+    let store = Store::connect(url).await.unwrap();
+    let newest = async || {
+        let row = sqlx::query("SELECT MAX(version) AS version FROM _sqlx_migrations");
+        row.fetch_one(&store.pool).await.unwrap().number::<i64>("version").unwrap()
+    };
+    let (older, last) = (&MIGRATIONS[..4], MIGRATIONS.last().unwrap().0);
+    migrate(&store.pool, older).await.unwrap();
+    let lease = "INSERT INTO lease VALUES (1, 7, 'node-1', 1, '/srv/data', 0, 15000000)";
+    sqlx::raw_sql(lease).execute(&store.pool).await.unwrap();
+    let taken = store.clone().take_lease(&holder(2), &[], at(14)).await;
+    assert!(matches!(taken, Err(Error::Leased(_))), "{taken:?}");
+    assert_eq!(newest().await, 4);
+    let taken = store.clone().take_lease(&holder(2), &[], at(15)).await.unwrap();
+    assert_eq!((newest().await, taken.epoch), (last, Some(8)));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_database_on_sqlite_is_brought_up_to_date_by_nobody_but_the_holder_of_its_lease() {
+    let folder = tempfile::tempdir().unwrap();
+    held_by_an_older_version(&sqlite_url(&folder)).await;
+}
+
+#[tokio::test]
+async fn a_database_on_postgres_is_brought_up_to_date_by_nobody_but_the_holder_of_its_lease() {
+    let Some((url, _guard)) = postgres().await else { return };
+    held_by_an_older_version(&url).await;
+}
+
+#[tokio::test]
+async fn a_database_that_hangs_is_waited_for_no_longer_than_it_may_take() {
+    let silent: Result<(), Error> = in_time(Duration::from_millis(1), std::future::pending()).await;
+    assert!(matches!(silent, Err(Error::Silent { .. })), "{silent:?}");
+    assert_eq!(silent.unwrap_err().reason(), fedpaint_proto::reason::Reason::Storage);
+    assert_eq!(in_time(ANSWER_TIMEOUT, async { Ok(7) }).await.unwrap(), 7);
 }

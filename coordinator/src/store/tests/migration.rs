@@ -37,7 +37,7 @@ async fn from_the_first_schema(url: &str) {
     assert_eq!((run.initial(), run.committed()), (blob("base"), 1));
     assert!(matches!(run.round().phase(), Phase::Reporting { .. }));
     assert!(run.round().members().contains_key(&site("mayo")));
-    let rounds = store.rounds(run.name(), &run.plan().round, 10).await.unwrap();
+    let rounds = store.rounds(run.name(), &run.plan().round, None, 10).await.unwrap();
     assert_eq!(rounds[1].phase(), &Phase::Committed(Aggregate::of(blob("one"))));
     assert_eq!(rounds.len(), 3);
 
@@ -47,7 +47,7 @@ async fn from_the_first_schema(url: &str) {
     }
     let next = save(&store, Some(&run), next).await;
     assert_eq!(store.load().await.unwrap().runs, [next]);
-    let models = store.models(run.name()).await.unwrap();
+    let models = store.models(run.name(), None, 10).await.unwrap();
     assert_eq!(models.iter().map(|m| m.ema).collect::<Vec<_>>(), [None, kept("two").ema]);
     store.close().await;
 }

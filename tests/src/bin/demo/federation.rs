@@ -149,7 +149,7 @@ async fn watch(lab: &Lab, run: &str) -> anyhow::Result<()> {
 }
 
 async fn list_rounds(lab: &Lab) -> anyhow::Result<Vec<v1::Round>> {
-    let request = v1::ListRoundsRequest { run: RUN.into() };
+    let request = v1::ListRoundsRequest { run: RUN.into(), ..Default::default() };
     let rounds = lab.operator().await?.list_rounds(request).await?.into_inner().rounds;
     Ok(rounds.into_iter().filter(|r| r.phase() == v1::RoundPhase::Committed).collect())
 }
