@@ -85,20 +85,58 @@ async fn a_disk_that_fails_once_at_each_place_delays_a_round_and_changes_nothing
         "db.event",
         "db.commit",
         "db.committed",
+        "model.open",
+        "model.read",
         "model.write",
         "publish.save",
     ];
     let faults = ["enospc", "eio", "erofs"].into_iter().cycle();
-    let rules: Vec<String> =
-        places.iter().zip(faults).map(|(place, fault)| format!("{place} {fault}@1")).collect();
+    let rules = places.iter().zip(faults).map(|(place, fault)| format!("{place} {fault}@1"));
+    let trace = folder.path().join("trace");
+    let rules: Vec<String> = rules.chain([format!("trace {}", trace.display())]).collect();
     set_rules(folder.path(), &rules);
     for site in &mut members {
         report_patiently(folder.path(), site).await;
     }
     assert_eq!(finished(&lab).await, expected);
+    let trace = std::fs::read_to_string(trace).unwrap();
+    for place in places {
+        assert!(trace.lines().any(|passed| passed == place), "{place} was never passed");
+    }
     let log = lab.log();
     assert!(log.contains("is begun again"), "the aggregation was disturbed: {log}");
     assert_eq!(told(coordinator(&lab, "fsck", "coordinator.toml", &[]), 0)["clean"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_does_not_open_while_it_is_averaged_gives_no_round_up_and_says_whose_it_is() {
+    let expected = undisturbed().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (lab, mut members) = training(folder.path()).await;
+    report_patiently(folder.path(), &mut members[0]).await;
+    // Beta's check opens its update and the base model; the average the base model, then alpha's.
+    set_rules(folder.path(), &["model.open eio@4".to_owned()]);
+    report_patiently(folder.path(), &mut members[1]).await;
+    assert_eq!(finished(&lab).await, expected);
+    let log = lab.log();
+    let told = "the update of site alpha cannot be used: cannot open the model file";
+    assert!(log.contains(told) && log.contains("is begun again"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_may_have_as_many_files_open_as_its_user_lets_it() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Whatever this test was started with, the program is started with less than it may have.
+    let less = maximum.map_or(100_000, |maximum| maximum - 1);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(less), maximum }).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut lab = Lab::start(folder.path()).unwrap();
+    let process = lab.coordinator().unwrap().id();
+    let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let words: Vec<&str> = files.split_whitespace().collect();
+    assert_eq!(words[3], words[4], "{files}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

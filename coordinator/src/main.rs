@@ -16,6 +16,7 @@ use fedpaint_coordinator::config::{Config, LogFormat};
 use fedpaint_coordinator::maintenance;
 use fedpaint_coordinator::server::Server;
 use fedpaint_proto::names::RunName;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -137,8 +138,17 @@ fn one_line(error: &anyhow::Error) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// Lets the process have as many files open as its user may: an average has every site's update open, and
+/// each caller's connection is one more.
+fn open_files_max() -> std::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
+}
+
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let done = ExitCode::SUCCESS;
+    // A system that refuses leaves what there was, which is enough for a few sites.
+    let _ = open_files_max();
     match arguments.command {
         Command::Completions { shell } => {
             let mut script = Vec::new();

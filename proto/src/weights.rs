@@ -181,11 +181,14 @@ impl ModelFile {
     /// If the file does not open, is not safetensors, or is beyond the limits.
     pub fn open(path: &Path) -> Result<ModelFile, Error> {
         let io = |source| Error::Io { what: "open", path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(io)?;
+        let mut file = reach("model.open").and_then(|()| File::open(path)).map_err(io)?;
         let size = file.metadata().map_err(io)?.len();
         bounded("bytes", size, MODEL_BYTES_MAX)?;
+        if size < PREFIX_BYTES {
+            return Err(Error::Format("it has no header".into()));
+        }
         let mut prefix = [0; PREFIX_BYTES as usize];
-        file.read_exact(&mut prefix).map_err(|_| Error::Format("it has no header".into()))?;
+        file.read_exact(&mut prefix).map_err(io)?;
         let header_bytes = u64::from_le_bytes(prefix);
         // The first bytes of another kind of file are a number far beyond its size.
         if header_bytes > size - PREFIX_BYTES {
@@ -234,8 +237,8 @@ impl ModelFile {
             return Err(Error::Dtype { name: spec.name.clone(), dtype: spec.dtype });
         }
         let mut bytes = vec![0; spec.len() * F32_BYTES];
-        self.file
-            .seek(SeekFrom::Start(self.starts[position]))
+        reach("model.read")
+            .and_then(|()| self.file.seek(SeekFrom::Start(self.starts[position])))
             .and_then(|_| self.file.read_exact(&mut bytes))
             .map_err(|source| Error::Io { what: "read", path: self.path.clone(), source })?;
         Ok(bytes.as_chunks::<F32_BYTES>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())

@@ -9,6 +9,7 @@ use std::future::pending;
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, RoundId};
+use fedpaint_proto::weights;
 use tokio::task::JoinHandle;
 use tracing::info;
 
@@ -17,6 +18,9 @@ use crate::blobs::{self, Blobs};
 use crate::fedavg;
 use crate::run::Run;
 use crate::sealed::Sealed;
+
+/// How often an average is begun again because a file does not read; then the round is given up.
+const READ_RETRIES_MAX: u32 = 12;
 
 /// An average in the making.
 #[derive(Debug)]
@@ -70,7 +74,7 @@ fn aggregate(blobs: &Blobs, sealed: &Sealed, scratch: &str) -> Result<Aggregate<
     reach("aggregate.begin").map_err(|error| io("begin", error))?;
     let job = sealed.job(|digest| blobs.path(digest));
     let made = fedavg::aggregate(&job, &blobs.scratch(scratch));
-    let made = made.map_err(|error| not_made(blobs, error))?;
+    let made = made.map_err(|error| not_made(blobs, sealed, error))?;
     for file in made.parts() {
         reach("aggregate.adopt").map_err(|error| io("adopt", error))?;
         let adopted = blobs.adopt(&file.path, &file.blob);
@@ -87,15 +91,88 @@ fn unusable(whose: &str, error: blobs::Error) -> Failure {
     }
 }
 
-fn not_made(blobs: &Blobs, error: fedavg::Error) -> Failure {
-    let told = error.to_string();
+fn not_made(blobs: &Blobs, sealed: &Sealed, error: fedavg::Error) -> Failure {
     match error {
         fedavg::Error::Weights(error) if error.is_failed_write() => {
             if error.is_failed_sync() {
                 blobs.halt().call(error.to_string());
             }
-            Failure::Write(told)
+            Failure::Write(error.to_string())
         }
-        _ => Failure::Round(told),
+        fedavg::Error::Weights(error @ weights::Error::Io { .. }) => {
+            let whose = whose(blobs, sealed, &error).unwrap_or_else(|| "a file".to_owned());
+            Failure::Read(format!("{whose} cannot be used: {error}"))
+        }
+        error => Failure::Round(error.to_string()),
+    }
+}
+
+/// What people call the file that does not open or read.
+fn whose(blobs: &Blobs, sealed: &Sealed, error: &weights::Error) -> Option<String> {
+    let weights::Error::Io { path, .. } = error else { return None };
+    let mut inputs = sealed.inputs().into_iter();
+    inputs.find(|(_, blob)| blobs.path(&blob.digest) == *path).map(|(whose, _)| whose)
+}
+
+/// How often in a row the files of a round did not read. A disk that does not take what is written is
+/// no fault of the round's, and is not counted.
+#[derive(Debug, Default)]
+pub(super) struct Unread(Option<(RoundId, u32)>);
+
+impl Unread {
+    /// Notes one more time; whether the round's average is to be begun again.
+    pub(super) fn again(&mut self, round: &RoundId) -> bool {
+        let before = self.0.take().filter(|(of, _)| of == round).map_or(0, |(_, count)| count);
+        let again = before < READ_RETRIES_MAX;
+        self.0 = Some((round.clone(), before + u32::from(again)));
+        again
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::sealed::SealedUpdate;
+    use crate::testing::{START, blob, plan};
+
+    #[tokio::test]
+    async fn a_file_that_does_not_read_while_it_is_averaged_is_read_again_and_says_whose_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path(), START).await.unwrap();
+        let site = "mayo".parse().unwrap();
+        let update = SealedUpdate { site, weights: blob("update"), examples: 1, stale: None };
+        let (plan, previous) = (plan(1, 1).aggregation, Aggregate::of(blob("base")));
+        let sealed = Sealed { plan, committed: 0, previous, updates: vec![update] };
+        let not_made = |what, path: PathBuf| {
+            let source = io::Error::other("broken");
+            not_made(&blobs, &sealed, weights::Error::Io { what, path, source }.into())
+        };
+        let path = |text| blobs.path(&blob(text).digest);
+        for (what, text, begins) in [
+            ("open", "update", "the update of site mayo cannot be used: cannot open "),
+            ("read", "base", "the base model cannot be used: cannot read "),
+        ] {
+            let failure = not_made(what, path(text));
+            let Failure::Read(told) = &failure else { panic!("{failure:?}") };
+            assert!(told.starts_with(begins), "{told}");
+        }
+        assert!(matches!(not_made("write", Path::new("x").into()), Failure::Write(_)));
+    }
+
+    #[test]
+    fn each_round_has_its_own_patience_with_files_that_do_not_read() {
+        let round = |number| RoundId { run: "brain".parse().unwrap(), number, attempt: 1 };
+        let mut unread = Unread::default();
+        for _ in 0..READ_RETRIES_MAX {
+            assert!(unread.again(&round(1)));
+        }
+        assert!(!unread.again(&round(1)));
+        for _ in 0..READ_RETRIES_MAX {
+            assert!(unread.again(&round(2)), "another round begins anew");
+        }
+        assert!(!unread.again(&round(2)));
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use super::Options;
-use super::aggregation::{Aggregation, Ended, Failure};
+use super::aggregation::{Aggregation, Ended, Failure, Unread};
 use super::core::{Answer, Beat, Core, Request, State, Step};
 use super::error::Error;
 use crate::blobs::Blobs;
@@ -26,10 +26,6 @@ const SAVE_RETRY: Duration = Duration::from_secs(5);
 /// How long the driver waits before it makes an average again for which the disk failed: half of the
 /// time in which work is to go on once a full disk has room.
 const AGGREGATION_RETRY: Duration = Duration::from_secs(5);
-
-/// How often an average is begun again because a file does not read; then the round is given up. A
-/// disk that does not take what is written is no fault of the round's, and waited for.
-const READ_RETRIES_MAX: u32 = 12;
 
 /// The way back to who asked.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -54,9 +50,9 @@ pub(super) struct Driver {
     /// Whether the last save failed: it may have happened all the same, as when the connection to the
     /// database broke, so only the database knows what holds.
     in_doubt: bool,
-    /// After the disk has failed an aggregation: when to begin again, and how often that was so.
+    /// After the disk has failed an aggregation: when to begin again.
     aggregate_at: Option<Timestamp>,
-    retries: u32,
+    unread: Unread,
     /// After the database has failed: when to try again.
     retry_at: Option<Timestamp>,
 }
@@ -76,7 +72,7 @@ impl Driver {
             shown,
             aggregation: None,
             aggregate_at: None,
-            retries: 0,
+            unread: Unread::default(),
             retry_at: None,
             in_doubt: false,
         };
@@ -96,11 +92,12 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
+                // Before the mailbox, which a busy federation never leaves empty.
+                outcome = Aggregation::end(&mut self.aggregation) => self.aggregated(outcome).await,
                 message = messages.recv() => match message {
                     Some(message) => self.answer(message).await,
                     None => break,
                 },
-                outcome = Aggregation::end(&mut self.aggregation) => self.aggregated(outcome).await,
                 () = time => {}
             }
         }
@@ -182,7 +179,7 @@ impl Driver {
         let outcome = match outcome {
             Ok(made) => Ok(made),
             Err(Failure::Write(reason)) => return self.aggregate_later(&round, &reason),
-            Err(Failure::Read(reason)) if self.retries < READ_RETRIES_MAX => {
+            Err(Failure::Read(reason)) if self.unread.again(&round) => {
                 return self.aggregate_later(&round, &reason);
             }
             Err(Failure::Read(reason) | Failure::Round(reason)) => {
@@ -190,7 +187,6 @@ impl Driver {
                 Err(reason)
             }
         };
-        self.retries = 0;
         if let Err(error) = reach("publish.save") {
             return self.retry_later(&store::Error::from(error).into());
         }
@@ -207,7 +203,6 @@ impl Driver {
     fn aggregate_later(&mut self, round: &RoundId, reason: &str) {
         let retry_s = AGGREGATION_RETRY.as_secs();
         error!(%round, reason, retry_s, "aggregation could not use the disk and is begun again");
-        self.retries += 1;
         self.aggregate_at = self.clock.now().checked_add(AGGREGATION_RETRY).ok();
     }
 
