@@ -3,9 +3,11 @@
 //! the file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
+use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::core::Request;
@@ -13,6 +15,7 @@ use super::error::Error;
 use super::handle::Handle;
 use super::view::Upload;
 use super::work::Message;
+use crate::round::ARRIVING_STEP;
 
 /// The most files that a site may upload for one round. It needs one; a few more where what it had was
 /// damaged or it began anew.
@@ -129,6 +132,29 @@ impl Handle {
     /// for nothing: the next piece tells it again.
     pub fn arriving(&self, site: &SiteName, round: &RoundId, upload: Upload) {
         self.uploads.note(site, round, upload);
+        self.note_arrival(site, round);
+    }
+
+    /// Waits for a check of an update that has come whole. The round hears of it for as long as that
+    /// takes, so that the site does not pay for a queue: only its deadline's own bound ends the wait.
+    pub(super) async fn while_arriving<T>(
+        &self,
+        site: &SiteName,
+        round: &RoundId,
+        check: impl Future<Output = T>,
+    ) -> T {
+        let mut check = pin!(check);
+        loop {
+            self.note_arrival(site, round);
+            let next = self.clock.now().checked_add(ARRIVING_STEP).unwrap_or(Timestamp::MAX);
+            tokio::select! {
+                checked = &mut check => return checked,
+                () = self.clock.sleep_until(next) => {}
+            }
+        }
+    }
+
+    fn note_arrival(&self, site: &SiteName, round: &RoundId) {
         let notes = {
             let state = self.state.borrow();
             let held = state.round(round);

@@ -7,7 +7,7 @@ use fedpaint_coordinator::driver::Error;
 use fedpaint_coordinator::driver::core::{Beat, Request, Review, Submission, review};
 use fedpaint_coordinator::round::{Member, Update};
 use fedpaint_proto::identity::Role;
-use fedpaint_proto::names::{Blob, Digest, RoundId};
+use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::wire::WIRE_VERSION;
 use fedpaint_site_agent::client::Activity;
@@ -90,14 +90,21 @@ impl World {
         if blob.size > bytes_max {
             return Err(Stopped::Refused(Reason::TooLarge));
         }
-        let held = state.round(round);
-        if held.is_ok_and(|held| held.notes_arrival(&name, now)) {
-            // The next piece tells it again.
-            let _ = self.request(Request::Arriving(name, round.clone()));
-        }
+        self.note_arrival(&name, round);
         let taken = self.coordinator.disk.append(site, blob, offset, bytes);
         let committed = taken.map_err(|error| Stopped::Refused(error.reason()))?;
         Ok(Heard::Committed(committed, committed == blob.size))
+    }
+
+    /// Has a round hear of an update that is arriving, if its end is near.
+    fn note_arrival(&mut self, name: &SiteName, round: &RoundId) {
+        let now = self.clock();
+        let Ok(process) = self.process() else { return };
+        let held = process.core.state().round(round);
+        if held.is_ok_and(|held| held.notes_arrival(name, now)) {
+            // What comes next tells it again.
+            let _ = self.request(Request::Arriving(name.clone(), round.clone()));
+        }
     }
 
     fn serve_base(&mut self, site: usize, digest: &Digest) -> Result<Heard, Stopped> {
@@ -126,6 +133,7 @@ impl World {
         let boot = process.boot;
         match review(process.core.state(), &name, &submission, now) {
             Ok(Review::Check(update)) => {
+                self.note_arrival(&name, &submission.round);
                 let wait = Duration::from_millis(self.dice.between(5, 2_000));
                 self.after(wait, Event::Checked { boot, site, call, submission, update });
                 return Ok(None);

@@ -141,6 +141,30 @@ async fn a_deadline_waits_for_bytes_under_way_and_the_audit_log_hears_of_it_once
 }
 
 #[tokio::test]
+async fn an_update_that_came_in_time_is_not_lost_to_the_queue_for_its_check() {
+    let coordinator = Coordinator::start(1).await;
+    coordinator.join(&["aachen", "kyoto", "mayo"]).await;
+    coordinator.submit(round(1, 1), "aachen", 2.0, 1).await;
+    coordinator.submit(round(1, 1), "kyoto", 4.0, 1).await;
+    let submission = coordinator.submission(round(1, 1), "mayo", 6.0, 1);
+    let checks = Arc::clone(&coordinator.handle.checks);
+    let busy = checks.acquire_many_owned(CHECKS_MAX as u32).await.unwrap();
+    coordinator.clock.advance(Duration::from_secs(990));
+    let handle = coordinator.handle.clone();
+    let submitted = tokio::spawn(async move { handle.submit(&site("mayo"), submission).await });
+    // At most 300 s by the plan, 60 s at a time.
+    for at in (990..1_290).step_by(50) {
+        let until = Timestamp::from_second((at + 60).min(1_300)).unwrap();
+        coordinator.until(|_, round| round.until() == Some(until)).await;
+        coordinator.clock.advance(Duration::from_secs(50));
+    }
+    drop(busy);
+    submitted.await.unwrap().unwrap();
+    let run = coordinator.until_committed(1).await;
+    assert_eq!(coordinator.values(&run.model), [4.0, -4.0]);
+}
+
+#[tokio::test]
 async fn at_any_moment_it_is_told_who_is_missing_since_when_and_why() {
     let coordinator = Coordinator::start_with(folding()).await;
     let handle = &coordinator.handle;
