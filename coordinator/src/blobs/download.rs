@@ -1,15 +1,25 @@
 //! One download under way. It hashes what it gives, from the blob's first byte whatever the offset,
 //! and keeps the last piece back until the digest is right: nobody is ever given the whole of a file
 //! that has changed on the disk.
+//!
+//! What lies before the offset is hashed beside what is given, so that a slow disk has the first byte of
+//! a resumed download wait no longer than the others.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::os::unix::fs::FileExt;
 
 use bytes::{Bytes, BytesMut};
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::Digest;
 
 use super::{Blobs, Error, blocking, length};
+
+/// How much of what lies before the offset is hashed with each piece that is given.
+const CATCH_UP_BYTES: u64 = 8 << 20;
+
+/// How much is read at once where it is only hashed.
+const HASHED_AT_ONCE_BYTES: usize = 1 << 20;
 
 /// A download that may be read from.
 #[derive(Debug)]
@@ -26,6 +36,8 @@ pub struct Download {
 struct Reader {
     file: File,
     hasher: Box<blake3::Hasher>,
+    /// How many bytes are hashed, from the first one on; at most up to the position.
+    hashed: u64,
     position: u64,
 }
 
@@ -37,14 +49,9 @@ pub(super) async fn begin(blobs: Blobs, digest: Digest, offset: u64) -> Result<D
             return Err(Error::BehindTheEnd { offset, size });
         }
         let file = reach("blob.open").and_then(|()| File::open(&path));
-        let mut file = file.map_err(Error::io("open", &path))?;
-        let mut hasher = Box::new(blake3::Hasher::new());
-        let before = (&mut file).take(offset);
-        hasher.update_reader(before).map_err(Error::io("read", &path))?;
-        let reader = Reader { file, hasher, position: offset };
-        if offset == size {
-            check(&blobs, digest, &reader)?;
-        }
+        let file = file.map_err(Error::io("open", &path))?;
+        let hasher = Box::new(blake3::Hasher::new());
+        let reader = Reader { file, hasher, hashed: 0, position: offset };
         Ok(Download { blobs, digest, size, reader: Some(reader) })
     })
     .await
@@ -78,14 +85,38 @@ impl Download {
 }
 
 impl Reader {
+    /// The next piece. Where a part before it is not hashed yet, it is as long as leaves a byte for each
+    /// step of that: bytes go on moving, and the last one waits for all.
     fn read(&mut self, bytes_max: usize, size: u64) -> io::Result<Bytes> {
         reach("blob.read")?;
-        let left = usize::try_from(size - self.position).unwrap_or(usize::MAX);
-        let mut piece = BytesMut::zeroed(bytes_max.min(left));
-        self.file.read_exact(&mut piece)?;
-        self.hasher.update(&piece);
+        self.hash(CATCH_UP_BYTES.min(self.position - self.hashed))?;
+        let steps = (self.position - self.hashed).div_ceil(CATCH_UP_BYTES);
+        let share = (size - self.position).div_ceil(steps + 1);
+        let mut piece =
+            BytesMut::zeroed(usize::try_from(share).map_or(bytes_max, |s| s.min(bytes_max)));
+        self.file.read_exact_at(&mut piece, self.position)?;
+        if self.hashed == self.position {
+            self.hasher.update(&piece);
+            self.hashed += piece.len() as u64;
+        }
         self.position += piece.len() as u64;
+        if self.position >= size {
+            self.hash(self.position - self.hashed)?;
+        }
         Ok(piece.freeze())
+    }
+
+    /// Hashes the next `bytes` of the file.
+    fn hash(&mut self, bytes: u64) -> io::Result<()> {
+        let end = self.hashed + bytes;
+        while self.hashed < end {
+            let left = usize::try_from(end - self.hashed).unwrap_or(usize::MAX);
+            let mut part = vec![0; left.min(HASHED_AT_ONCE_BYTES)];
+            self.file.read_exact_at(&mut part, self.hashed)?;
+            self.hasher.update(&part);
+            self.hashed += part.len() as u64;
+        }
+        Ok(())
     }
 }
 
@@ -93,5 +124,53 @@ fn check(blobs: &Blobs, digest: Digest, reader: &Reader) -> Result<(), Error> {
     match Digest::from(reader.hasher.finalize()) == digest {
         true => Ok(()),
         false => Err(blobs.set_aside(digest)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::START;
+
+    #[tokio::test]
+    async fn the_first_piece_of_a_resumed_download_does_not_wait_for_all_that_lies_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path(), START).await.unwrap();
+        let bytes: Vec<u8> = (0..3 * CATCH_UP_BYTES + 99).map(|i| (i % 251) as u8).collect();
+        let whole = Digest::of(&bytes);
+        std::fs::write(blobs.path(&whole), &bytes).unwrap();
+        // With many pieces left, with fewer than it takes to catch up, and with none.
+        for left in [3 * CATCH_UP_BYTES, 70, 2, 1, 0] {
+            let offset = bytes.len() as u64 - left;
+            let mut download = begin(blobs.clone(), whole, offset).await.unwrap();
+            let mut given = Vec::new();
+            let mut hashed = 0;
+            loop {
+                let piece = download.next(1 << 20).await.unwrap();
+                let Some(reader) = download.reader.as_ref().filter(|_| !piece.is_empty()) else {
+                    break;
+                };
+                let more = reader.hashed - hashed;
+                let is_last = reader.position == bytes.len() as u64;
+                assert!(is_last || more <= CATCH_UP_BYTES + (1 << 20), "{left}: {more} at once");
+                hashed = reader.hashed;
+                given.extend_from_slice(&piece);
+            }
+            assert!(given == bytes[offset as usize..], "{left}");
+        }
+        // What has changed before the offset is found all the same, before the last byte is given.
+        let mut changed = bytes.clone();
+        changed[7] ^= 1;
+        std::fs::write(blobs.path(&whole), &changed).unwrap();
+        let mut download = begin(blobs.clone(), whole, bytes.len() as u64 - 70).await.unwrap();
+        let mut given = 0;
+        let error = loop {
+            match download.next(1 << 20).await {
+                Ok(piece) => given += piece.len(),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::Rotten(digest) if digest == whole), "{error}");
+        assert!(given < 70, "{given}");
     }
 }
