@@ -258,14 +258,19 @@ impl Blobs {
     /// If the disk fails.
     pub fn adopt(&self, scratch: &Path, blob: &Blob) -> Result<(), Error> {
         let path = self.path(&blob.digest);
+        // Claimed before it has its name, or a collection might take it for an orphan in between.
+        lock(&self.claims).newer.insert(blob.digest);
+        let was_here = length(&path)?.is_some();
         let renamed = reach("blob.rename").and_then(|()| fs::rename(scratch, &path));
         renamed.map_err(Error::io("rename", scratch))?;
         if let Err(error) = self.sync_folder_of(&path) {
-            // Its name may not last: nobody is to find it.
-            let _ = fs::remove_file(&path);
+            if !was_here {
+                // Its name may not last: nobody is to find it. One that was here had its name before,
+                // and rows may name it.
+                let _ = fs::remove_file(&path);
+            }
             return Err(error);
         }
-        lock(&self.claims).newer.insert(blob.digest);
         Ok(())
     }
 

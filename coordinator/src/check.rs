@@ -17,6 +17,10 @@ pub enum Rejection {
     /// The file is a model without a weight.
     #[error("the model has no tensor")]
     Empty,
+    /// The model describes itself with several entries, whose order in a file is left to chance: the
+    /// same weights would not always be the same bytes.
+    #[error("the model's __metadata__ has {0} entries, it may have one")]
+    Description(usize),
     /// The model is not a version of the base model.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
@@ -43,7 +47,9 @@ impl Rejection {
     /// The reason as it travels.
     pub fn reason(&self) -> Reason {
         match self {
-            Rejection::NotAModel(_) | Rejection::Empty => Reason::NotAModel,
+            Rejection::NotAModel(_) | Rejection::Empty | Rejection::Description(_) => {
+                Reason::NotAModel
+            }
             Rejection::Mismatch(
                 Mismatch::Missing(_) | Mismatch::Unknown(_) | Mismatch::Description,
             ) => Reason::WrongTensors,
@@ -82,7 +88,8 @@ pub fn check_update(update: &Path, base: &Path) -> Result<(), Rejection> {
     finite(&mut update)
 }
 
-/// Checks an initial model: tensors of F32, at least one, every weight finite. Blocks on the disk.
+/// Checks an initial model: tensors of F32, at least one, every weight finite, one entry of description
+/// at most. Blocks on the disk.
 ///
 /// # Errors
 /// The first thing that is wrong, by the name of its tensor.
@@ -90,6 +97,9 @@ pub fn check_model(model: &Path) -> Result<(), Rejection> {
     let mut model = ModelFile::open(model)?;
     if model.tensors().is_empty() {
         return Err(Rejection::Empty);
+    }
+    if model.description().len() > 1 {
+        return Err(Rejection::Description(model.description().len()));
     }
     if let Some(wrong) = model.tensors().iter().find(|t| t.dtype != Dtype::F32) {
         return Err(Rejection::Dtype { tensor: wrong.name.clone(), dtype: wrong.dtype });
@@ -151,6 +161,14 @@ mod tests {
         assert!(rejection.to_string().len() < 300, "{rejection}");
         assert_eq!(check_model(&path("half")).unwrap_err().reason(), Reason::WrongDtype);
         assert_eq!(check_model(&path("nan")).unwrap_err().reason(), Reason::NotFinite);
+        for (entries, whole) in [(0, true), (1, true), (2, false)] {
+            let note = |n: usize| (format!("key{n}"), String::new());
+            let note = (entries > 0).then(|| (0..entries).map(note).collect());
+            let bytes = safetensors::serialize([("a", &a)], note).unwrap();
+            std::fs::write(path("described"), bytes).unwrap();
+            let checked = check_model(&path("described")).map_err(|error| error.reason());
+            assert_eq!(checked, if whole { Ok(()) } else { Err(Reason::NotAModel) }, "{entries}");
+        }
     }
 
     #[test]

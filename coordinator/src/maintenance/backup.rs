@@ -8,7 +8,7 @@
 //! manifest.json     written last: a folder without it is no backup
 //! ```
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use fedpaint_proto::weights::sync_folder;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, bar};
+use super::{Error, bar, lost};
 use crate::blobs::{Blobs, digest_of};
 use crate::config::Config;
 use crate::store::{self, Named, Store};
@@ -28,6 +28,9 @@ pub const MANIFEST: &str = "manifest.json";
 
 /// The database's file in a backup.
 pub(super) const DATABASE: &str = "coordinator.db";
+
+/// The longest manifest that is written or read: a million blobs.
+const MANIFEST_BYTES_MAX: u64 = 128 << 20;
 
 /// What is in a backup.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,10 +45,8 @@ pub struct Manifest {
     pub made_at: Timestamp,
     /// The digest of the database's file.
     pub database: Digest,
-    /// Every blob: its digest and how long it is.
+    /// Every blob: its digest and how long it is. What retention had let go is not among them.
     pub blobs: BTreeMap<Digest, u64>,
-    /// Blobs that rows name and that retention had let go.
-    pub spent: Vec<Digest>,
 }
 
 /// What was saved.
@@ -75,12 +76,12 @@ pub async fn backup(
     store::snapshot(&config.database(), &database).await?;
     let moment = Store::open(&store::sqlite_url(&database)).await?;
     let named = moment.named().await?;
-    let spent = match config.retention.updates_rounds {
-        Some(rounds) => moment.spent(&named, rounds).await?,
-        None => HashSet::new(),
-    };
+    let saved = save_blobs(&Blobs::attach(&config.data), &named, out, copy)?;
+    let lost = lost(config, &moment, &named, saved.missing).await?;
     moment.close().await;
-    let saved = save_blobs(&Blobs::attach(&config.data), &named, &spent, out, copy)?;
+    if let Some(lost) = lost.first() {
+        return Err(crate::blobs::Error::Unknown(*lost).into());
+    }
     sync(&database)?;
     let manifest = Manifest {
         version: 1,
@@ -89,7 +90,6 @@ pub async fn backup(
         made_at: now,
         database: digest_of(&database)?,
         blobs: saved.blobs,
-        spent: saved.spent,
     };
     write_manifest(out, &manifest)?;
     let bytes = manifest.blobs.values().sum();
@@ -99,17 +99,11 @@ pub async fn backup(
 #[derive(Default)]
 struct Saved {
     blobs: BTreeMap<Digest, u64>,
-    spent: Vec<Digest>,
+    missing: BTreeSet<Digest>,
     linked: usize,
 }
 
-fn save_blobs(
-    blobs: &Blobs,
-    named: &[Named],
-    spent: &HashSet<Digest>,
-    out: &Path,
-    copy: bool,
-) -> Result<Saved, Error> {
+fn save_blobs(blobs: &Blobs, named: &[Named], out: &Path, copy: bool) -> Result<Saved, Error> {
     let unique: BTreeMap<Digest, Blob> =
         named.iter().map(|named| (named.blob.digest, named.blob)).collect();
     let bar = bar("saving", unique.values().map(|blob| blob.size).sum());
@@ -117,21 +111,22 @@ fn save_blobs(
     let to = Blobs::attach(out);
     for (digest, blob) in unique {
         let (from, path) = (blobs.path(&digest), to.path(&digest));
-        if !from.exists() && spent.contains(&digest) {
-            saved.spent.push(digest);
-            continue;
-        }
         let folder = path.parent().unwrap_or(out);
         fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
-        match copy || fs::hard_link(&from, &path).is_err() {
-            true => copy_file(&from, &path)?,
-            false => saved.linked += 1,
+        if !copy && fs::hard_link(&from, &path).is_ok() {
+            saved.linked += 1;
+        } else if let Err(error) = copy_file(&from, &path) {
+            if from.exists() {
+                return Err(error);
+            }
+            saved.missing.insert(digest);
+            continue;
         }
         // What is saved is what was read: a blob that has changed is no backup of itself.
         if digest_of(&path)? != digest {
             return Err(crate::blobs::Error::Rotten(digest).into());
         }
-        sync_folder(&path).map_err(Error::io("sync the folder of", &path))?;
+        sync_name(&path)?;
         saved.blobs.insert(digest, blob.size);
         bar.inc(blob.size);
     }
@@ -139,16 +134,49 @@ fn save_blobs(
     Ok(saved)
 }
 
+/// Writes the manifest and reads it back: one that `restore` would refuse is no manifest.
 fn write_manifest(out: &Path, manifest: &Manifest) -> Result<(), Error> {
     let (path, temporary) = (out.join(MANIFEST), out.join("manifest.json.writing"));
-    let text = serde_json::to_string_pretty(manifest).unwrap_or_default();
+    let text = serde_json::to_string_pretty(manifest).map_err(std::io::Error::from);
+    let text = text.map_err(Error::io("write", &path))?;
     let written = File::create(&temporary).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
         sync_folder(&path)
     });
-    written.map_err(Error::io("write", path))
+    written.map_err(Error::io("write", &path))?;
+    if read_manifest(out)? == *manifest {
+        return Ok(());
+    }
+    let reason = format!("{MANIFEST} is not what was written");
+    Err(Error::NoBackup { path: out.to_owned(), reason })
+}
+
+/// What the backup in `from` says of itself.
+///
+/// # Errors
+/// If it says nothing, or nothing that can be used.
+pub(super) fn read_manifest(from: &Path) -> Result<Manifest, Error> {
+    let path = from.join(MANIFEST);
+    let none = |reason: String| Error::NoBackup { path: from.to_owned(), reason };
+    let bytes = fs::metadata(&path).map_err(|e| none(format!("{MANIFEST}: {e}")))?.len();
+    if bytes > MANIFEST_BYTES_MAX {
+        return Err(none(format!("{MANIFEST} has {bytes} bytes, more than it may have")));
+    }
+    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let manifest: Manifest =
+        serde_json::from_str(&text).map_err(|e| none(format!("{MANIFEST} does not parse: {e}")))?;
+    match manifest.version {
+        1 => Ok(manifest),
+        other => Err(none(format!("its version is {other}, this program reads 1"))),
+    }
+}
+
+/// Makes the name of a blob last, and that of its folder.
+pub(super) fn sync_name(blob: &Path) -> Result<(), Error> {
+    let synced = sync_folder(blob).and_then(|()| blob.parent().map_or(Ok(()), sync_folder));
+    synced.map_err(Error::io("sync the folder of", blob))
 }
 
 /// Copies a file to a name that is not taken, and to the disk.
@@ -169,5 +197,30 @@ fn new_folder(path: &Path) -> Result<(), Error> {
     match entries.next() {
         None => Ok(()),
         Some(_) => Err(Error::NotEmpty(PathBuf::from(path))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{START, blob};
+
+    #[test]
+    fn a_manifest_that_could_not_be_restored_is_no_success() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = ["a", "b"].map(|text| (blob(text).digest, 1)).into();
+        let manifest = Manifest {
+            version: 1,
+            program: "0.1.0".to_owned(),
+            federation: "brain".parse().unwrap(),
+            made_at: START,
+            database: blob("database").digest,
+            blobs,
+        };
+        write_manifest(folder.path(), &manifest).unwrap();
+        assert_eq!(read_manifest(folder.path()).unwrap(), manifest);
+        let long = Manifest { program: "x".repeat(MANIFEST_BYTES_MAX as usize), ..manifest };
+        let refused = write_manifest(folder.path(), &long).unwrap_err().to_string();
+        assert!(refused.contains("more than it may have"), "{refused}");
     }
 }

@@ -5,17 +5,15 @@
 use std::fs;
 use std::path::Path;
 
+use fedpaint_proto::weights::sync_folder;
 use serde::Serialize;
 
-use super::backup::{DATABASE, copy_file};
-use super::{Error, Fsck, MANIFEST, Manifest, bar, fsck};
+use super::backup::{DATABASE, copy_file, read_manifest, sync_name};
+use super::{Error, Fsck, Manifest, bar, fsck};
 use crate::blobs::{Blobs, digest_of};
 use crate::config::Config;
 use crate::folder::Folder;
 use crate::store;
-
-/// The longest manifest that is read: a million blobs.
-const MANIFEST_BYTES_MAX: u64 = 128 << 20;
 
 /// What was brought back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -51,6 +49,7 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Restored, Error> {
         return Err(Error::NotEmpty(target));
     }
     restore_blobs(&Blobs::attach(from), &blobs, &manifest)?;
+    sync_folder(&target).map_err(Error::io("sync the folder of", &target))?;
     let scratch =
         tempfile::tempdir().map_err(Error::io("make a folder in", std::env::temp_dir()))?;
     // Opening a database changes its file, and a backup stays as it is.
@@ -72,24 +71,10 @@ fn restore_blobs(from: &Blobs, to: &Blobs, manifest: &Manifest) -> Result<(), Er
         if digest_of(&target)? != *digest {
             return Err(crate::blobs::Error::Rotten(*digest).into());
         }
+        // Blob before row, after a power loss too.
+        sync_name(&target)?;
         bar.inc(*size);
     }
     bar.finish_and_clear();
     Ok(())
-}
-
-fn read_manifest(from: &Path) -> Result<Manifest, Error> {
-    let path = from.join(MANIFEST);
-    let none = |reason: String| Error::NoBackup { path: from.to_owned(), reason };
-    let bytes = fs::metadata(&path).map_err(|e| none(format!("{MANIFEST}: {e}")))?.len();
-    if bytes > MANIFEST_BYTES_MAX {
-        return Err(none(format!("{MANIFEST} has {bytes} bytes, more than it may have")));
-    }
-    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    let manifest: Manifest =
-        serde_json::from_str(&text).map_err(|e| none(format!("{MANIFEST} does not parse: {e}")))?;
-    match manifest.version {
-        1 => Ok(manifest),
-        other => Err(none(format!("its version is {other}, this program reads 1"))),
-    }
 }
