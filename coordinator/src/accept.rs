@@ -27,10 +27,11 @@ use tracing::{debug, info, warn};
 use crate::clock::Clock;
 use crate::connections::{Connections, Place};
 use crate::credentials::Credentials;
-use crate::driver::Handle;
+use crate::driver::{Handle, SITES_MAX};
 
-/// The most connections open at once; another one is closed at once and tries again.
-const CONNECTIONS_MAX: usize = 1_024;
+/// The most connections open at once: of every site, of operators, and of what was cut and is not known to
+/// be dead yet. Another one is closed at once and tries again.
+const CONNECTIONS_MAX: usize = SITES_MAX + 100;
 
 /// The most connections of strangers among them.
 const STRANGERS_MAX: usize = 64;

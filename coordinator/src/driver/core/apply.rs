@@ -14,8 +14,8 @@ use crate::driver::error::Error;
 use crate::round::{Event, Phase, Refusal, Update};
 use crate::run::Run;
 
-/// The most sites there may be.
-pub const SITES_MAX: usize = 10_000;
+/// The most sites there may be. Each has a connection open.
+pub const SITES_MAX: usize = 1_000;
 
 /// The most runs there may be.
 pub const RUNS_MAX: usize = 1_000;
