@@ -38,6 +38,36 @@ fn giving_a_receipt_before_the_bytes_are_synced_is_found() {
     found(Bug::AckBeforeFsync, Invariant::NamedBlobs);
 }
 
+#[test]
+fn giving_a_receipt_for_what_was_not_saved_is_found() {
+    found(Bug::AckBeforeSave, Invariant::Acknowledged);
+}
+
+#[test]
+fn leaving_a_damaged_update_out_of_its_average_is_found() {
+    found(Bug::LeaveOutDamaged, Invariant::CountedOnce);
+}
+
+#[test]
+fn beginning_a_round_from_another_model_than_the_newest_is_found() {
+    found(Bug::ForgetModel, Invariant::OneChain);
+}
+
+#[test]
+fn sealing_the_update_of_a_site_that_was_revoked_is_found() {
+    found(Bug::ForgetRevoked, Invariant::LetIn);
+}
+
+#[test]
+fn showing_what_was_not_saved_is_found() {
+    found(Bug::ShowUnsaved, Invariant::Heads);
+}
+
+#[test]
+fn never_beginning_an_average_again_is_found() {
+    found(Bug::GiveUpFullDisk, Invariant::Liveness);
+}
+
 /// The bug breaks the invariant within some seeds; a shorter history, read back, does it too, and
 /// without the bug it does not.
 fn found(bug: Bug, invariant: Invariant) {

@@ -82,9 +82,9 @@ impl From<Error> for Stopped {
 }
 
 impl Coordinator {
-    pub(super) fn new(names_before_sync: bool) -> Coordinator {
-        let disk = Disk::new(names_before_sync);
-        Coordinator { disk, database: Database::default(), process: None, dies: None }
+    pub(super) fn new(bug: Option<Bug>) -> Coordinator {
+        let disk = Disk::new(bug == Some(Bug::AckBeforeFsync));
+        Coordinator { disk, database: Database::new(bug), process: None, dies: None }
     }
 }
 
@@ -189,6 +189,7 @@ impl World {
             }
             match self.coordinator.database.save(&change) {
                 Ok(()) => {}
+                Err(Fault::Failed) if self.bug == Some(Bug::ShowUnsaved) => {}
                 Err(Fault::Failed) => {
                     self.process()?.in_doubt = true;
                     return Err(Stopped::Refused(Reason::Internal));
@@ -310,6 +311,9 @@ impl World {
             return;
         }
         if self.coordinator.disk.full {
+            if self.bug == Some(Bug::GiveUpFullDisk) {
+                return;
+            }
             return self.after(AVERAGE_RETRY, Event::Averaged { boot, averaging });
         }
         let round = averaging.round.clone();
@@ -321,13 +325,17 @@ impl World {
     fn average(&mut self, averaging: &Averaging) -> Result<Aggregate<Blob>, String> {
         let Averaging { round, base, parts, bases } = averaging;
         let disk = &mut self.coordinator.disk;
+        let mut parts = parts.clone();
+        if self.bug == Some(Bug::LeaveOutDamaged) {
+            parts.retain(|part| disk.read_whole(&part.digest).is_some());
+        }
         for digest in parts.iter().map(|part| &part.digest).chain(bases).chain([base]) {
             if disk.read_whole(digest).is_none() {
                 disk.set_aside(digest);
                 return Err(format!("blob {} is damaged", digest.short()));
             }
         }
-        let text = model_text(round.number, base, parts);
+        let text = model_text(round.number, base, &parts);
         let full = |error: fedpaint_coordinator::blobs::Error| error.to_string();
         let model = disk.adopt(text.as_bytes()).map_err(full)?;
         let ema = disk.adopt(format!("average of {}", model.digest).as_bytes()).map_err(full)?;

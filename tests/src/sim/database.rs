@@ -11,6 +11,8 @@ use fedpaint_coordinator::run::{Late, Run, Saved, Straggler};
 use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
 use jiff::Timestamp;
 
+use super::world::Bug;
+
 /// The database.
 #[derive(Debug, Default)]
 pub struct Database {
@@ -18,6 +20,7 @@ pub struct Database {
     pub failing: u64,
     /// So many saves happen from now on and are said to have failed.
     pub doubtful: u64,
+    bug: Option<Bug>,
     sites: BTreeMap<SiteName, SiteRow>,
     runs: BTreeMap<RunName, Saved>,
     rounds: BTreeMap<(RunName, u32, u32), Round>,
@@ -42,6 +45,11 @@ pub enum Fault {
 }
 
 impl Database {
+    /// An empty one, which loads otherwise than it saved where the bug wants it.
+    pub fn new(bug: Option<Bug>) -> Database {
+        Database { bug, ..Database::default() }
+    }
+
     /// Saves a change, all or nothing.
     ///
     /// # Errors
@@ -85,7 +93,11 @@ impl Database {
                 Phase::Committed(made) if round.id().number == saved.committed => Some(*made),
                 _ => None,
             });
-            let newest = Aggregate { model: saved.newest.model, ..kept.unwrap_or(saved.newest) };
+            let model = match self.bug {
+                Some(Bug::ForgetModel) => saved.initial,
+                _ => saved.newest.model,
+            };
+            let newest = Aggregate { model, ..kept.unwrap_or(saved.newest) };
             let newest_round = self.rounds.values().next_back()?;
             Some(Run::restore(Saved { newest, ..saved.clone() }, newest_round.clone()))
         };
@@ -97,7 +109,10 @@ impl Database {
                 models.extend([Some(made.model), made.ema].into_iter().flatten());
             }
         }
-        let sites = self.sites.values().cloned().collect();
+        let mut sites: Vec<SiteRow> = self.sites.values().cloned().collect();
+        if self.bug == Some(Bug::ForgetRevoked) {
+            sites.iter_mut().for_each(|site| site.revoked_at = None);
+        }
         Loaded { sites, roster: Roster::default(), runs, models, seq: self.seq }
     }
 

@@ -30,6 +30,18 @@ pub enum Bug {
     SkipTimeFirst,
     /// A blob is named, and its receipt given, before its bytes are synced.
     AckBeforeFsync,
+    /// A receipt is given although the database has not saved the update.
+    AckBeforeSave,
+    /// An update that is damaged is left out of its average, and the round goes on.
+    LeaveOutDamaged,
+    /// A start takes the initial model for the newest one.
+    ForgetModel,
+    /// A start lets in who was revoked.
+    ForgetRevoked,
+    /// A step is shown though it was not saved.
+    ShowUnsaved,
+    /// An average for which the disk has no room is never begun again.
+    GiveUpFullDisk,
 }
 
 /// What is due at a time.
@@ -81,7 +93,7 @@ impl World {
         Ok(World {
             now: Timestamp::UNIX_EPOCH,
             dice: Dice::new(seed, STREAM),
-            coordinator: Coordinator::new(bug == Some(Bug::AckBeforeFsync)),
+            coordinator: Coordinator::new(bug),
             sites: (0..SITES).map(Site::new).collect::<anyhow::Result<_>>()?,
             links: (0..SITES).map(|_| Link::default()).collect(),
             ledger: Ledger::default(),
