@@ -104,7 +104,7 @@ fn activity(activity: WireActivity) -> Result<Activity, Status> {
         WireActivity::Training(training) => {
             let TrainingProgress { step, steps, loss } = training.progress.unwrap_or_default();
             // What is told is compared with what was told before, and NaN is never the same.
-            if !loss.is_finite() {
+            if loss.is_some_and(|loss| !loss.is_finite()) {
                 return Err(parse::invalid("the loss is not a finite number"));
             }
             let round = parse::round(training.round.as_ref())?;
@@ -217,9 +217,11 @@ mod tests {
             let round = Some(RoundRef { run: "t1".into(), number: 1, attempt: 1 });
             activity(WireActivity::Training(Training { round, progress }))
         };
-        assert!(matches!(training(0.5), Ok(Activity::Training(_, told)) if told.loss == 0.5));
+        for loss in [Some(0.5), None] {
+            assert!(matches!(training(loss), Ok(Activity::Training(_, told)) if told.loss == loss));
+        }
         for loss in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            let status = training(loss).unwrap_err();
+            let status = training(Some(loss)).unwrap_err();
             assert_eq!(Reason::of(&status), Some(Reason::InvalidRequest));
         }
     }
