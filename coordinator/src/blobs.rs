@@ -34,7 +34,7 @@ use fedpaint_proto::weights::sync_folder;
 use jiff::Timestamp;
 
 pub use self::download::Download;
-pub use self::orphans::{Freed, ORPHAN_AGE_MAX};
+pub use self::orphans::{Collection, Freed, ORPHAN_AGE_MAX};
 pub use self::rot::digest_of;
 pub use self::staging::{PART_AGE_MAX, STAGED_BYTES_MAX, STAGED_PARTS_MAX};
 pub use self::upload::Upload;
@@ -52,16 +52,26 @@ pub struct Blobs {
 }
 
 /// Blobs that somebody was told are here, who may be about to name them in a row: they are no orphans
-/// for now. Claims of two collections ago are forgotten.
+/// for now. A claim ends when a row names its blob; where none ever does, two collections later.
 #[derive(Debug, Default)]
 struct Claims {
     newer: HashSet<Digest>,
     older: HashSet<Digest>,
+    /// How many collections are under way. Each has asked which blobs rows name, or is about to: it
+    /// may not know a row that is new, so that no claim ends before it does.
+    collections: usize,
 }
 
 impl Claims {
     fn holds(&self, digest: &Digest) -> bool {
         self.newer.contains(digest) || self.older.contains(digest)
+    }
+
+    fn end(&mut self, digest: &Digest) {
+        if self.collections == 0 {
+            self.newer.remove(digest);
+            self.older.remove(digest);
+        }
     }
 }
 
@@ -200,8 +210,8 @@ impl Blobs {
         self.root.join("scratch").join(name)
     }
 
-    /// The blob with this digest, if it is here and whole. It stays for a day at least, whether a row
-    /// names it or not.
+    /// The blob with this digest, if it is here and whole. It stays for a day at least, or until a row
+    /// has named it.
     ///
     /// # Errors
     /// If the disk fails.
@@ -272,6 +282,20 @@ impl Blobs {
             return Err(error);
         }
         Ok(())
+    }
+
+    /// Takes note that rows on the disk name these blobs: who was told of them has done what the blobs
+    /// were to wait for.
+    pub fn are_named(&self, digests: impl Iterator<Item = Digest>) {
+        let mut claims = lock(&self.claims);
+        digests.for_each(|digest| claims.end(&digest));
+    }
+
+    /// Of how many blobs somebody was told who has not named them yet.
+    #[cfg(test)]
+    pub(crate) fn claims(&self) -> usize {
+        let claims = lock(&self.claims);
+        claims.newer.union(&claims.older).count()
     }
 
     /// Makes the folders of blobs once and for all, so that naming a blob syncs its own folder and no

@@ -57,13 +57,14 @@ async fn collect(
     retention: &Retention,
     now: Timestamp,
 ) -> Result<Freed, Error> {
+    let collection = blobs.collection();
     let named = store.named().await?;
     let spent = match retention.updates_rounds {
         Some(rounds) => store.spent(&named, rounds).await?,
         None => HashSet::new(),
     };
     let named = named.iter().map(|named| named.blob.digest).collect();
-    Ok(blobs.collect(named, spent.into_iter().collect(), now).await?)
+    Ok(collection.collect(named, spent.into_iter().collect(), now).await?)
 }
 
 #[cfg(test)]

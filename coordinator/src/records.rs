@@ -1,10 +1,11 @@
 //! What is kept of a federation, as plain values: what a database is given and what it gives back.
 //! Nothing here knows how, so that what decides can speak of it and stay pure.
 
-use fedpaint_proto::names::{Blob, SiteName};
+use fedpaint_proto::names::{Digest, SiteName};
 use jiff::Timestamp;
 
 use crate::roster::Roster;
+use crate::round::Member;
 use crate::run::Run;
 
 /// A site's row.
@@ -54,8 +55,6 @@ pub struct Loaded {
     pub roster: Roster,
     /// Every run with its newest round, in the order of creation.
     pub runs: Vec<Run>,
-    /// Every global model of every run, and the moving averages beside them.
-    pub models: Vec<Blob>,
     /// The newest audit entry; 0 if there is none.
     pub seq: u64,
 }
@@ -80,5 +79,21 @@ impl Change<'_> {
             && self.roster.is_none()
             && self.runs.is_empty()
             && self.events.is_empty()
+    }
+
+    /// The blobs that rows name once this is saved.
+    pub fn named(&self) -> impl Iterator<Item = Digest> {
+        let of_run = |run: &Run| {
+            let members = run.round().members().values().filter_map(|member| match member {
+                Member::Reported(update) => Some(update.weights.digest),
+                Member::Joined | Member::Withdrawn(_) => None,
+            });
+            let late = run.stragglers().filter_map(|(_, straggler)| straggler.late.update());
+            let newest = run.newest();
+            let models = newest.parts().map(|blob| blob.digest).chain([run.initial().digest]);
+            let updates = members.chain(late.map(|update| update.weights.digest));
+            models.chain(updates).collect::<Vec<_>>()
+        };
+        self.runs.iter().flat_map(move |(_, run)| of_run(run))
     }
 }

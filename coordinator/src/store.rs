@@ -164,18 +164,10 @@ impl Store {
             saved.tally = late::tally(&self.pool, &saved.name).await?;
             runs.push(Run::restore(saved, round));
         }
-        let models = sqlx::query(
-            "SELECT initial_digest AS digest, initial_size AS size FROM run \
-             UNION SELECT model_digest, model_size FROM round WHERE phase = 'committed' \
-             UNION SELECT ema_digest, ema_size FROM round WHERE ema_digest IS NOT NULL",
-        );
-        let models = models.fetch_all(&self.pool).await?;
-        let models =
-            models.iter().map(|row| row.blob("digest", "size")).collect::<Result<_, _>>()?;
         let seq = sqlx::query("SELECT COALESCE(MAX(seq), 0) AS seq FROM event");
         let seq = seq.fetch_one(&self.pool).await?.number("seq")?;
         let roster = roster::load(&self.pool).await?;
-        Ok(Loaded { sites, roster, runs, models, seq })
+        Ok(Loaded { sites, roster, runs, seq })
     }
 
     /// Writes a change and its audit entries, all or nothing; it is on the disk when this returns.

@@ -24,22 +24,34 @@ pub struct Freed {
     pub bytes: u64,
 }
 
-impl Blobs {
+/// A collection of what nobody needs. It is begun before anybody asks which blobs rows name, so that
+/// what comes to be named from then on stays.
+#[derive(Debug)]
+pub struct Collection(Blobs);
+
+impl Drop for Collection {
+    fn drop(&mut self) {
+        lock(&self.0.claims).collections -= 1;
+    }
+}
+
+impl Collection {
     /// Deletes the blobs that are not among the `named` ones and are older than [`ORPHAN_AGE_MAX`]; the
     /// `spent` ones, which rows name and nothing needs any more; and old parts of uploads. What
-    /// somebody was told of lately stays until the collection after the next.
+    /// somebody was told of lately, and has not named in a row, stays until the collection after the
+    /// next.
     ///
     /// # Errors
     /// If the disk fails; what was deleted before that stays deleted.
     pub async fn collect(
-        &self,
+        self,
         named: HashSet<Digest>,
         spent: Vec<Digest>,
         now: Timestamp,
     ) -> Result<Freed, Error> {
-        let blobs = self.clone();
+        // The work has the collection with it, which is over when the work is, whoever still waits.
         blocking(move || {
-            let mut freed = Freed::default();
+            let (blobs, mut freed) = (&self.0, Freed::default());
             for folder in entries(&blobs.root.join("blobs"))? {
                 for entry in entries(&folder.path())? {
                     if blobs.is_orphan(&entry, &named, now) {
@@ -59,6 +71,14 @@ impl Blobs {
             Ok(freed)
         })
         .await
+    }
+}
+
+impl Blobs {
+    /// Begins a collection.
+    pub fn collection(&self) -> Collection {
+        lock(&self.claims).collections += 1;
+        Collection(self.clone())
     }
 
     /// Every file under `blobs` whose name is a digest. Blocks on the disk.

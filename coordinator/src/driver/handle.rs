@@ -86,9 +86,14 @@ impl Handle {
     /// it is in, an operator any global model. Nobody is given an update.
     ///
     /// # Errors
-    /// If there is none that the caller may read.
-    pub fn may_download(&self, caller: &Role, digest: &Digest) -> Result<Blob, Error> {
-        self.state.borrow().may_download(caller, digest)
+    /// If there is none that the caller may read, or the database fails.
+    pub async fn may_download(&self, caller: &Role, digest: &Digest) -> Result<Blob, Error> {
+        let found = match caller {
+            Role::Site(site) => return self.state.borrow().may_download(site, digest),
+            Role::Operator(_) => self.store.global_model(digest).await?,
+            Role::Coordinator(_) => None,
+        };
+        found.ok_or(Error::BlobUnknown(*digest))
     }
 
     /// The plan of a run.

@@ -1,6 +1,7 @@
 //! The driver over a real database and a real directory, with a clock that is moved by hand.
 
 mod doubt;
+mod growth;
 mod kept;
 mod late;
 mod members;
@@ -224,7 +225,8 @@ async fn a_restart_goes_on_in_every_phase() {
     assert_eq!(coordinator.values(&run.model), [4.0, -4.0]);
     let coordinator = coordinator.restart().await;
     assert_eq!(coordinator.handle.run(&brain()).unwrap(), run);
-    assert!(coordinator.handle.may_download(&Role::Operator(ada()), &run.model.digest).is_ok());
+    let operator = Role::Operator(ada());
+    assert!(coordinator.handle.may_download(&operator, &run.model.digest).await.is_ok());
     assert_eq!(coordinator.kinds().await.last().unwrap(), "run_finished");
 }
 

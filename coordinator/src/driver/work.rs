@@ -154,6 +154,7 @@ impl Driver {
             self.in_doubt = true;
             self.store.save(&change).await?;
             self.in_doubt = false;
+            self.blobs.are_named(change.named());
         }
         for event in &change.events {
             let (actor, kind) = (event.actor.as_str(), event.kind.as_str());

@@ -93,7 +93,7 @@ impl BlobService for Service {
         let caller = Caller::of(request.extensions())?;
         let DownloadRequest { digest, offset } = request.into_inner();
         let digest = Digest::try_from(&digest[..]).map_err(parse::invalid)?;
-        let allowed = self.parts.driver.may_download(&caller.role(), &digest);
+        let allowed = self.parts.driver.may_download(&caller.role(), &digest).await;
         allowed.map_err(status::of_driver)?;
         let begun = self.parts.blobs.download(&digest, offset).await;
         let download = begun.map_err(status::of_blobs)?;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
+use fedpaint_proto::names::{Blob, Digest, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::RoundPlan;
 use jiff::Timestamp;
 use sqlx::AnyPool;
@@ -165,6 +165,22 @@ impl Store {
         .bind(before.map_or(i64::MAX, i64::from))
         .bind(i64::from(limit));
         models.fetch_all(&self.reads).await?.iter().rev().map(rows::model).collect()
+    }
+
+    /// The model with this digest, if a run began from it or a round made it, or it is the moving average
+    /// beside one.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn global_model(&self, digest: &Digest) -> Result<Option<Blob>, Error> {
+        let model = sqlx::query(
+            "SELECT initial_digest AS digest, initial_size AS size FROM run WHERE initial_digest = $1 \
+             UNION SELECT model_digest, model_size FROM round \
+             WHERE phase = 'committed' AND model_digest = $1 \
+             UNION SELECT ema_digest, ema_size FROM round WHERE ema_digest = $1",
+        );
+        let model = model.bind(digest.to_string()).fetch_optional(&self.reads).await?;
+        model.map(|row| row.blob("digest", "size")).transpose()
     }
 
     /// Audit entries after `after_seq`, oldest first.

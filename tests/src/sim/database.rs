@@ -87,7 +87,6 @@ impl Database {
     /// Everything a coordinator needs when it starts. What the newest round kept beside its model is
     /// told by that round's row, as in the real store.
     pub fn load(&self) -> Loaded {
-        let mut models = Vec::new();
         let run = |saved: &Saved| {
             let kept = self.rounds.values().find_map(|round| match round.phase() {
                 Phase::Committed(made) if round.id().number == saved.committed => Some(*made),
@@ -103,17 +102,11 @@ impl Database {
         };
         let mut runs: Vec<Run> = self.runs.values().filter_map(run).collect();
         runs.sort_by(|a, b| (a.created_at(), a.name()).cmp(&(b.created_at(), b.name())));
-        models.extend(self.runs.values().map(|run| run.initial));
-        for round in self.rounds.values() {
-            if let Phase::Committed(made) = round.phase() {
-                models.extend([Some(made.model), made.ema].into_iter().flatten());
-            }
-        }
         let mut sites: Vec<SiteRow> = self.sites.values().cloned().collect();
         if self.bug == Some(Bug::ForgetRevoked) {
             sites.iter_mut().for_each(|site| site.revoked_at = None);
         }
-        Loaded { sites, roster: Roster::default(), runs, models, seq: self.seq }
+        Loaded { sites, roster: Roster::default(), runs, seq: self.seq }
     }
 
     /// When a site was revoked, if it is.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use fedpaint_coordinator::driver::Error;
 use fedpaint_coordinator::driver::core::{Beat, Request, Review, Submission, review};
 use fedpaint_coordinator::round::{Member, Update};
-use fedpaint_proto::identity::Role;
 use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::wire::WIRE_VERSION;
@@ -108,8 +107,8 @@ impl World {
     }
 
     fn serve_base(&mut self, site: usize, digest: &Digest) -> Result<Heard, Stopped> {
-        let caller = Role::Site(self.sites[site].name.clone());
-        let blob = self.process()?.core.state().may_download(&caller, digest)?;
+        let name = self.sites[site].name.clone();
+        let blob = self.process()?.core.state().may_download(&name, digest)?;
         let Some(bytes) = self.coordinator.disk.read(&blob.digest) else {
             if self.coordinator.disk.is_damaged(digest) {
                 return Err(Stopped::Refused(Reason::BlobRotten));

@@ -19,7 +19,7 @@ const OLD: SignedDuration = SignedDuration::from_hours(7 * 24 + 1);
 async fn collect(blobs: &Blobs, named: &[&str], spent: &[&str], now: Timestamp) -> Freed {
     let digests = |texts: &[&str]| texts.iter().map(|text| blob(text).digest).collect::<Vec<_>>();
     let named = digests(named).into_iter().collect();
-    blobs.collect(named, digests(spent), now).await.unwrap()
+    blobs.collection().collect(named, digests(spent), now).await.unwrap()
 }
 
 fn is_here(blobs: &Blobs, text: &str) -> bool {
@@ -54,6 +54,23 @@ async fn a_blob_that_somebody_was_told_of_stays_until_the_collection_after_the_n
         collect(&blobs, &[], &["update"], after(OLD)).await;
         assert_eq!(is_here(&blobs, "update"), still_here);
     }
+}
+
+#[tokio::test]
+async fn a_claim_ends_when_a_row_names_its_blob_but_not_while_a_collection_may_not_know_the_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = open(folder.path()).await;
+    let update = blob("update").digest;
+    let send = || send(&blobs, "update", &["update"], 0);
+    send().await.unwrap();
+    let collection = blobs.collection();
+    blobs.are_named([update].into_iter());
+    // It asked which blobs are named before the row was there.
+    collection.collect(HashSet::new(), vec![update], after(OLD)).await.unwrap();
+    assert!(is_here(&blobs, "update"));
+    blobs.are_named([update].into_iter());
+    collect(&blobs, &[], &["update"], after(OLD)).await;
+    assert!(!is_here(&blobs, "update"));
 }
 
 #[tokio::test]

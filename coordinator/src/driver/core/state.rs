@@ -1,5 +1,6 @@
-//! What the driver knows: what is on the disk, and beside it what sites last told. A plain value;
-//! changing one touches no disk.
+//! What the driver knows: what of that on the disk may still change, and beside it what sites last
+//! told. A plain value; changing one touches no disk. It grows with sites and runs and never with rounds:
+//! every change copies it, and what is past is read from the database by whoever asks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +9,6 @@ use fedpaint_proto::identity::{KeyId, Role};
 use fedpaint_proto::names::{Blob, Digest, RoundId, RunName, SiteName};
 use jiff::Timestamp;
 
-use crate::aggregate::Aggregate;
 use crate::audit::{self, Entry};
 use crate::driver::error::Error;
 use crate::driver::view::{Progress, RoundView, SiteView};
@@ -29,8 +29,6 @@ pub struct State {
     roster: Arc<Roster>,
     /// In the order of creation.
     runs: Vec<Arc<Run>>,
-    /// Every global model of every run, and the moving averages beside them.
-    models: BTreeMap<Digest, Blob>,
     /// Not kept over a restart.
     seen: BTreeMap<SiteName, Seen>,
 }
@@ -73,7 +71,6 @@ impl From<Loaded> for State {
             ),
             roster: Arc::new(loaded.roster),
             runs: loaded.runs.into_iter().map(Arc::new).collect(),
-            models: loaded.models.into_iter().map(|blob| (blob.digest, blob)).collect(),
             seen: BTreeMap::new(),
         }
     }
@@ -225,7 +222,6 @@ impl State {
     pub(super) fn add_run(&mut self, run: Run) {
         let key = |run: &Run| (run.created_at(), run.name().clone());
         let at = self.runs.partition_point(|held| key(held) < key(&run));
-        self.models.insert(run.initial().digest, run.initial());
         self.runs.insert(at, Arc::new(run));
     }
 
@@ -245,8 +241,6 @@ impl State {
             |site: &SiteName| self.sites.get(site).is_some_and(|site| site.revoked_at.is_some());
         run.drop_stragglers(run::Drop::Revoked, revoked);
         if run != **held {
-            let Aggregate { model, ema, .. } = run.newest();
-            self.models.extend([Some(model), ema].into_iter().flatten().map(|m| (m.digest, m)));
             *held = Arc::new(run);
         }
         Ok(outcome)
@@ -286,21 +280,14 @@ impl State {
         run.awaits(round, site, now).map_err(refused)
     }
 
-    /// The blob with this digest, if the caller may read it: a site the base model of a live round
-    /// it is in, an operator any global model. Nobody is given an update.
+    /// The blob with this digest, if the site may read it: the base model of a live round that it is
+    /// in, or of one that it still trains late.
     ///
     /// # Errors
-    /// If there is none that the caller may read.
-    pub fn may_download(&self, caller: &Role, digest: &Digest) -> Result<Blob, Error> {
-        let found = match caller {
-            Role::Site(site) => {
-                self.access(site)?;
-                self.base_for(site, digest)
-            }
-            Role::Operator(_) => self.models.get(digest).copied(),
-            Role::Coordinator(_) => None,
-        };
-        found.ok_or(Error::BlobUnknown(*digest))
+    /// If there is none that the site may read.
+    pub fn may_download(&self, site: &SiteName, digest: &Digest) -> Result<Blob, Error> {
+        self.access(site)?;
+        self.base_for(site, digest).ok_or(Error::BlobUnknown(*digest))
     }
 
     /// The base model with this digest of a live round that the site is in, or of one that it still

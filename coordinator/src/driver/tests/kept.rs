@@ -43,10 +43,11 @@ async fn an_operator_may_have_the_moving_average_and_a_site_only_the_model_it_tr
     assert_eq!(coordinator.values(&made.ema.unwrap()), [2.575, -2.575]);
     let train = coordinator.beat("mayo", Activity::Idle).await;
     assert!(matches!(train, Directive::Train { base, .. } if base == made.model), "{train:?}");
-    let may = |role, blob: Blob| coordinator.handle.may_download(&role, &blob.digest).is_ok();
-    assert!(may(Role::Operator(ada()), made.ema.unwrap()));
-    assert!(may(Role::Site(site("mayo")), made.model));
-    assert!(!may(Role::Site(site("mayo")), made.ema.unwrap()));
+    let may =
+        async |role, blob: Blob| coordinator.handle.may_download(&role, &blob.digest).await.is_ok();
+    assert!(may(Role::Operator(ada()), made.ema.unwrap()).await);
+    assert!(may(Role::Site(site("mayo")), made.model).await);
+    assert!(!may(Role::Site(site("mayo")), made.ema.unwrap()).await);
     let models = coordinator.handle.models(&brain(), None, 0).await.unwrap();
     assert_eq!(models.iter().map(|m| m.ema).collect::<Vec<_>>(), [None, made.ema]);
     let events = coordinator.handle.events(0, 0).await.unwrap();
@@ -64,7 +65,7 @@ async fn nobody_may_have_the_moments_of_the_optimizer() {
     for moment in [made.momentum.unwrap(), made.second_moment.unwrap()] {
         assert!(coordinator.blobs.path(&moment.digest).exists());
         for role in [Role::Operator(ada()), Role::Site(site("mayo"))] {
-            assert!(coordinator.handle.may_download(&role, &moment.digest).is_err());
+            assert!(coordinator.handle.may_download(&role, &moment.digest).await.is_err());
         }
     }
 }

@@ -52,7 +52,7 @@ async fn a_late_update_counts_in_the_next_round_and_a_restart_anywhere_makes_the
         let Directive::Train { round: id, base: from, .. } = told else { panic!("{told:?}") };
         assert_eq!((id.clone(), from), (round(1, 1), base));
         let role = Role::Site(site("mayo"));
-        assert_eq!(coordinator.handle.may_download(&role, &base.digest).unwrap(), base);
+        assert_eq!(coordinator.handle.may_download(&role, &base.digest).await.unwrap(), base);
         assert!(coordinator.handle.may_upload(&site("mayo"), &id).is_ok());
         for _ in 0..2 {
             coordinator.handle.submit(&site("mayo"), late.clone()).await.unwrap();

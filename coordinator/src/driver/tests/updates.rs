@@ -112,20 +112,22 @@ async fn a_site_reads_only_the_model_it_trains_and_nobody_reads_an_update() {
     let base = coordinator.handle.run(&brain()).unwrap().initial_model;
     let operator = Role::Operator(ada());
     let mayo = Role::Site(site("mayo"));
-    let may = |role: &Role, blob: &Blob| coordinator.handle.may_download(role, &blob.digest).ok();
-    assert_eq!(may(&mayo, &base), None, "not before it has joined");
-    assert_eq!(may(&operator, &base), Some(base));
+    let may = async |role: &Role, blob: &Blob| {
+        coordinator.handle.may_download(role, &blob.digest).await.ok()
+    };
+    assert_eq!(may(&mayo, &base).await, None, "not before it has joined");
+    assert_eq!(may(&operator, &base).await, Some(base));
     coordinator.join(&["aachen", "kyoto", "mayo"]).await;
-    assert_eq!(may(&mayo, &base), Some(base));
+    assert_eq!(may(&mayo, &base).await, Some(base));
     let update = coordinator.submission(round(1, 1), "aachen", 2.0, 1);
     coordinator.handle.submit(&site("aachen"), update.clone()).await.unwrap();
     for role in [&mayo, &operator, &Role::Site(site("aachen"))] {
-        assert_eq!(may(role, &update.weights), None);
+        assert_eq!(may(role, &update.weights).await, None);
     }
-    assert_eq!(may(&Role::Coordinator("main".to_owned()), &base), None);
+    assert_eq!(may(&Role::Coordinator("main".to_owned()), &base).await, None);
     coordinator.submit(round(1, 1), "kyoto", 2.0, 1).await;
     coordinator.submit(round(1, 1), "mayo", 5.0, 1).await;
     let model = coordinator.until_committed(1).await.model;
-    assert_eq!(may(&operator, &model), Some(model));
-    assert_eq!(may(&mayo, &base), None, "not after the round");
+    assert_eq!(may(&operator, &model).await, Some(model));
+    assert_eq!(may(&mayo, &base).await, None, "not after the round");
 }
