@@ -26,6 +26,11 @@ use tracing_subscriber::EnvFilter;
 /// What is logged where `RUST_LOG` does not say otherwise.
 const LOG_FILTER: &str = "info";
 
+/// Threads for work on files: an aggregation, two checks, and the rest for transfers, which wait for the
+/// same disk anyway. Every thread costs an allocator's arena, which is never given back: without a bound
+/// memory creeps up for hours, whenever more sites than ever send a piece at the same moment.
+const FILE_THREADS: usize = 8;
+
 /// Coordinates a federation: opens rounds, averages the sites' updates, publishes models.
 #[derive(Parser)]
 #[command(name = "fedpaint-coordinator", version)]
@@ -193,7 +198,8 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 fn block_on<T, E: Into<anyhow::Error>>(
     work: impl Future<Output = Result<T, E>>,
 ) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.max_blocking_threads(FILE_THREADS).enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
     let outcome = runtime.block_on(work);
     runtime.shutdown_background();

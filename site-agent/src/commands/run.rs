@@ -13,6 +13,10 @@ use crate::config::Config;
 /// Threads of the runtime: it only moves bytes.
 const RUNTIME_THREADS: usize = 2;
 
+/// Threads for work on files, of which an agent has one or two at a time. Every thread costs an
+/// allocator's arena, which is never given back, so that more of them let memory creep up for hours.
+const FILE_THREADS: usize = 2;
+
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -43,6 +47,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
+        .max_blocking_threads(FILE_THREADS)
         .enable_all()
         .build()
         .context("cannot start the runtime")
