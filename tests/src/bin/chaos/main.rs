@@ -48,6 +48,9 @@ struct Args {
     /// How long to soak.
     #[arg(long, default_value_t = 30.0)]
     minutes: f64,
+    /// Milliseconds of a step of the soak; a round has ten. Fewer make more rounds in the same time.
+    #[arg(long, default_value_t = 100)]
+    step_ms: u32,
     /// Where the soak's table and plot go.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
