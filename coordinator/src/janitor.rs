@@ -1,5 +1,6 @@
 //! Deletes what nobody needs any more: blobs that no row names, updates that retention lets go, parts
-//! of uploads that nobody goes on with. What the coordinator is about to name is never touched.
+//! of uploads that nobody goes on with. What the coordinator is about to name is never touched. It looks at
+//! one share of all blobs after the other, so that its memory does not grow with their number.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use crate::blobs::{Blobs, Freed};
 use crate::clock::Clock;
 use crate::config::Retention;
 use crate::metrics::Metrics;
+use crate::share::Share;
 use crate::{blobs, store};
 
 /// How long after a start the first collection is: a restart has better things to do.
@@ -57,14 +59,20 @@ async fn collect(
     retention: &Retention,
     now: Timestamp,
 ) -> Result<Freed, Error> {
-    let collection = blobs.collection();
-    let named = store.named().await?;
-    let spent = match retention.updates_rounds {
-        Some(rounds) => store.spent(&named, rounds).await?,
-        None => HashSet::new(),
-    };
-    let named = named.iter().map(|named| named.blob.digest).collect();
-    Ok(collection.collect(named, spent.into_iter().collect(), now).await?)
+    let (collection, mut freed) = (blobs.collection(), Freed::default());
+    for share in Share::of(store.named_about().await?) {
+        let named = store.named_of(&share).await?;
+        let spent = match retention.updates_rounds {
+            Some(rounds) => store.spent(&named, rounds).await?,
+            None => HashSet::new(),
+        };
+        let named = named.iter().map(|named| named.blob.digest).collect();
+        let Freed { files, bytes } = collection.collect(share, named, spent, now).await?;
+        freed.files += files;
+        freed.bytes += bytes;
+    }
+    collection.end(now).await?;
+    Ok(freed)
 }
 
 #[cfg(test)]

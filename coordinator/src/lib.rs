@@ -13,7 +13,7 @@
 //! - `accept`, `connections`, `service`: who is at the door, who is open to be cut, what they may call,
 //!   and the wire in and out.
 //! - `http`, `observe`, `metrics`: `/healthz` and `/metrics`.
-//! - `janitor`: deletes what nobody needs any more.
+//! - `janitor`: deletes what nobody needs any more, one [`share`] of all blobs after the other.
 //! - [`maintenance`]: check, backup, restore, replay.
 //! - [`folder`]: the data folder's lock, which one process holds.
 //! - [`config`], [`server`]: what is configured, and all of it put together.
@@ -46,6 +46,7 @@ pub mod run;
 pub mod sealed;
 pub mod server;
 mod service;
+pub mod share;
 pub mod store;
 #[cfg(test)]
 mod testing;

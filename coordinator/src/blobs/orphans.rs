@@ -4,12 +4,14 @@
 use std::collections::HashSet;
 use std::fs::{self, DirEntry};
 use std::path::Path;
+use std::sync::Arc;
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::Digest;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Blobs, Error, blocking, lock, staging};
+use super::{Blobs, Error, blocking, length, lock, staging};
+use crate::share::Share;
 
 /// How old a blob is before it counts as one that nobody will name: a site that has uploaded its
 /// update may submit it this much later.
@@ -36,39 +38,59 @@ impl Drop for Collection {
 }
 
 impl Collection {
-    /// Deletes the blobs that are not among the `named` ones and are older than [`ORPHAN_AGE_MAX`]; the
-    /// `spent` ones, which rows name and nothing needs any more; and old parts of uploads. What
+    /// Deletes the blobs of a share that are not among the `named` ones and are older than
+    /// [`ORPHAN_AGE_MAX`], and the `spent` ones, which rows name and nothing needs any more. What
     /// somebody was told of lately, and has not named in a row, stays until the collection after the
     /// next.
     ///
     /// # Errors
     /// If the disk fails; what was deleted before that stays deleted.
     pub async fn collect(
-        self,
+        self: &Arc<Self>,
+        share: Share,
         named: HashSet<Digest>,
-        spent: Vec<Digest>,
+        spent: HashSet<Digest>,
         now: Timestamp,
     ) -> Result<Freed, Error> {
-        // The work has the collection with it, which is over when the work is, whoever still waits.
+        // The work has a part in the collection, which is not over before the work is, whoever waits.
+        let collection = Arc::clone(self);
         blocking(move || {
-            let (blobs, mut freed) = (&self.0, Freed::default());
-            for folder in entries(&blobs.root.join("blobs"))? {
+            let (blobs, mut freed) = (&collection.0, Freed::default());
+            let (first, last) = share.bounds();
+            let is_of_share = |folder: &&DirEntry| {
+                let name = folder.file_name();
+                name.to_str().is_some_and(|name| (&*first..=&*last).contains(&name))
+            };
+            for folder in entries(&blobs.root.join("blobs"))?.iter().filter(is_of_share) {
                 for entry in entries(&folder.path())? {
-                    if blobs.is_orphan(&entry, &named, now) {
-                        blobs.delete(&entry.path(), &mut freed)?;
+                    // What is set aside keeps its other name, and is left to the operator.
+                    let Some(digest) = digest(&entry).filter(|digest| share.has(digest)) else {
+                        continue;
+                    };
+                    if !named.contains(&digest) && is_old(&entry, now) {
+                        blobs.delete(&digest, &mut freed)?;
                     }
                 }
             }
-            for digest in spent {
-                let path = blobs.path(&digest);
-                if path.exists() {
-                    blobs.delete(&path, &mut freed)?;
-                }
+            for digest in &spent {
+                blobs.delete(digest, &mut freed)?;
             }
-            staging::forget_stale(&blobs.staging(), now)?;
+            Ok(freed)
+        })
+        .await
+    }
+
+    /// Ends the collection: forgets old parts of uploads, and who was told of what before the last one.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn end(self: Arc<Self>, now: Timestamp) -> Result<(), Error> {
+        blocking(move || {
+            let blobs = &self.0;
             let mut claims = lock(&blobs.claims);
             claims.older = std::mem::take(&mut claims.newer);
-            Ok(freed)
+            drop(claims);
+            staging::forget_stale(&blobs.staging(), now)
         })
         .await
     }
@@ -76,9 +98,9 @@ impl Collection {
 
 impl Blobs {
     /// Begins a collection.
-    pub fn collection(&self) -> Collection {
+    pub fn collection(&self) -> Arc<Collection> {
         lock(&self.claims).collections += 1;
-        Collection(self.clone())
+        Arc::new(Collection(self.clone()))
     }
 
     /// Every file under `blobs` whose name is a digest. Blocks on the disk.
@@ -94,32 +116,25 @@ impl Blobs {
         Ok(found)
     }
 
-    /// What is set aside keeps its other name, and is left to the operator.
-    fn is_orphan(&self, entry: &DirEntry, named: &HashSet<Digest>, now: Timestamp) -> bool {
-        let Some(digest) = digest(entry) else { return false };
-        if named.contains(&digest) {
-            return false;
-        }
-        let written_at = entry.metadata().and_then(|metadata| metadata.modified());
-        let written_at = written_at.ok().and_then(|then| Timestamp::try_from(then).ok());
-        // A file from the future, or from before any time there is, is nobody's to judge.
-        written_at.is_some_and(|then| now.duration_since(then) > ORPHAN_AGE_MAX)
-    }
-
-    fn delete(&self, path: &Path, freed: &mut Freed) -> Result<(), Error> {
+    fn delete(&self, digest: &Digest, freed: &mut Freed) -> Result<(), Error> {
+        let path = self.path(digest);
+        // Held until the file is gone: nobody is told meanwhile that it is here.
         let claims = lock(&self.claims);
-        let digest = path.file_name().and_then(|name| name.to_str()?.parse::<Digest>().ok());
-        if digest.is_some_and(|digest| claims.holds(&digest)) {
-            return Ok(());
-        }
-        let bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
-        let deleted = reach("blob.delete").and_then(|()| fs::remove_file(path));
-        deleted.map_err(Error::io("delete", path))?;
-        drop(claims);
+        let Some(bytes) = length(&path)?.filter(|_| !claims.holds(digest)) else { return Ok(()) };
+        let deleted = reach("blob.delete").and_then(|()| fs::remove_file(&path));
+        deleted.map_err(Error::io("delete", &path))?;
         freed.files += 1;
         freed.bytes += bytes;
         Ok(())
     }
+}
+
+/// Whether a file is so old that nobody will name it any more.
+fn is_old(entry: &DirEntry, now: Timestamp) -> bool {
+    let written_at = entry.metadata().and_then(|metadata| metadata.modified());
+    let written_at = written_at.ok().and_then(|then| Timestamp::try_from(then).ok());
+    // A file from the future, or from before any time there is, is nobody's to judge.
+    written_at.is_some_and(|then| now.duration_since(then) > ORPHAN_AGE_MAX)
 }
 
 fn digest(entry: &DirEntry) -> Option<Digest> {

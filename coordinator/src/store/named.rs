@@ -10,6 +10,7 @@ use tokio_stream::StreamExt;
 
 use super::rows::Columns;
 use super::{Error, Store};
+use crate::share::Share;
 
 /// A blob that a row names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,9 @@ pub struct Named {
 }
 
 /// What is named, and by which rows.
-pub(super) const NAMED: &str = "\
+macro_rules! named {
+    () => {
+        "\
     SELECT 'the initial model of run ' || name AS what, initial_digest AS digest, \
      initial_size AS size, CAST(NULL AS TEXT) AS run, CAST(NULL AS BIGINT) AS number FROM run \
     UNION ALL SELECT 'the newest model of run ' || name, model_digest, model_size, NULL, NULL \
@@ -48,7 +51,20 @@ pub(super) const NAMED: &str = "\
      CASE WHEN into_number IS NULL THEN NULL ELSE run END, into_number FROM straggler \
      WHERE update_digest IS NOT NULL \
     UNION ALL SELECT 'the base model of the late update of ' || site || ' for round ' || run || '/' \
-     || number || '.' || attempt, base_digest, base_size, NULL, NULL FROM straggler";
+     || number || '.' || attempt, base_digest, base_size, NULL, NULL FROM straggler"
+    };
+}
+
+/// The same, for who compares it with the columns there are.
+#[cfg(test)]
+pub(super) const NAMED: &str = named!();
+
+/// What is named among the digests between two pairs of hexadecimal digits.
+const NAMED_OF: &str = concat!(
+    "SELECT what, digest, size, run, number FROM (",
+    named!(),
+    ") AS named WHERE substr(digest, 1, 2) BETWEEN $1 AND $2"
+);
 
 impl Store {
     /// Every blob that a row names, once for every row.
@@ -56,7 +72,16 @@ impl Store {
     /// # Errors
     /// If the database fails or holds what this version does not read.
     pub async fn named(&self) -> Result<Vec<Named>, Error> {
-        let mut rows = sqlx::query(NAMED).fetch(&self.reads);
+        self.named_of(&Share::ALL).await
+    }
+
+    /// The blobs of a share that a row names, once for every row.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn named_of(&self, share: &Share) -> Result<Vec<Named>, Error> {
+        let (first, last) = share.bounds();
+        let mut rows = sqlx::query(NAMED_OF).bind(first).bind(last).fetch(&self.reads);
         let mut all = Vec::new();
         while let Some(row) = rows.next().await {
             all.push(named(&row?)?);
@@ -64,8 +89,17 @@ impl Store {
         Ok(all)
     }
 
+    /// How many rows name a blob, about: members are by far the most of them.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn named_about(&self) -> Result<u64, Error> {
+        let members = sqlx::query("SELECT COUNT(*) AS count FROM member");
+        members.fetch_one(&self.reads).await?.number("count")
+    }
+
     /// The updates of rounds more than `rounds` behind the newest model of their run, unless anything
-    /// else names the same file.
+    /// else names the same file. `named` is a whole share.
     ///
     /// # Errors
     /// If the database fails or holds what this version does not read.

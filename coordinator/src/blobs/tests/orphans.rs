@@ -3,6 +3,7 @@
 use jiff::SignedDuration;
 
 use super::*;
+use crate::share::Share;
 
 /// The file system's own time, which the ages of files are told in.
 fn real_now() -> Timestamp {
@@ -19,7 +20,10 @@ const OLD: SignedDuration = SignedDuration::from_hours(7 * 24 + 1);
 async fn collect(blobs: &Blobs, named: &[&str], spent: &[&str], now: Timestamp) -> Freed {
     let digests = |texts: &[&str]| texts.iter().map(|text| blob(text).digest).collect::<Vec<_>>();
     let named = digests(named).into_iter().collect();
-    blobs.collection().collect(named, digests(spent), now).await.unwrap()
+    let (collection, spent) = (blobs.collection(), digests(spent).into_iter().collect());
+    let freed = collection.collect(Share::ALL, named, spent, now).await.unwrap();
+    collection.end(now).await.unwrap();
+    freed
 }
 
 fn is_here(blobs: &Blobs, text: &str) -> bool {
@@ -66,11 +70,35 @@ async fn a_claim_ends_when_a_row_names_its_blob_but_not_while_a_collection_may_n
     let collection = blobs.collection();
     blobs.are_named([update].into_iter());
     // It asked which blobs are named before the row was there.
-    collection.collect(HashSet::new(), vec![update], after(OLD)).await.unwrap();
+    let spent = HashSet::from([update]);
+    collection.collect(Share::ALL, HashSet::new(), spent, after(OLD)).await.unwrap();
+    drop(collection);
     assert!(is_here(&blobs, "update"));
     blobs.are_named([update].into_iter());
     collect(&blobs, &[], &["update"], after(OLD)).await;
     assert!(!is_here(&blobs, "update"));
+}
+
+#[tokio::test]
+async fn what_lies_outside_of_a_share_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = open(folder.path()).await;
+    let texts: Vec<String> = (0..16).map(|i| format!("update {i}")).collect();
+    for text in &texts {
+        send(&blobs, text, &[text], 0).await.unwrap();
+    }
+    let blobs = open(folder.path()).await;
+    let collection = blobs.collection();
+    for share in Share::of(1 << 17) {
+        let spent = HashSet::new();
+        collection.collect(share.clone(), HashSet::new(), spent, after(OLD)).await.unwrap();
+        let gone = texts.iter().filter(|text| share.has(&blob(text).digest));
+        assert!(gone.clone().count() > 0);
+        assert!(gone.into_iter().all(|text| !is_here(&blobs, text)));
+        if share.bounds().0 == "00" {
+            assert!(texts.iter().any(|text| is_here(&blobs, text)));
+        }
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use sqlx::Row;
 
 use super::*;
+use crate::share::Share;
 
 /// A run that has committed `n` rounds of mayo's and opened the next.
 async fn history(store: &Store, n: u32) {
@@ -48,6 +49,19 @@ async fn blobs_are_named(url: &str) {
     assert_eq!(digests(&named), expected);
     let whats: Vec<&str> = named.iter().map(|named| named.what.as_str()).collect();
     assert!(whats.contains(&"the update of mayo in round brain/2.1"), "{whats:?}");
+
+    let mut shares = Vec::new();
+    for share in Share::of(1 << 18) {
+        let part = store.named_of(&share).await.unwrap();
+        assert!(part.iter().all(|named| share.has(&named.blob.digest)));
+        shares.extend(part);
+    }
+    let whats = |named: &[Named]| {
+        let mut whats: Vec<String> = named.iter().map(|named| named.what.clone()).collect();
+        whats.sort();
+        whats
+    };
+    assert_eq!(whats(&shares), whats(&named));
 
     let spent = |rounds| store.spent(&named, rounds);
     let update = |number: u32| blob(&format!("update {number}")).digest;
