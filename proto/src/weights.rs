@@ -18,6 +18,11 @@ use crate::limits::{
 use crate::names::{Blob, Digest};
 use crate::text;
 
+/// How much of a file is read or written at a time. More is no faster, and an allocator's arena that once
+/// had a large buffer keeps its room: a process would grow for hours, by one for every thread that comes
+/// to use files.
+pub const BUFFER_BYTES: usize = 64 << 10;
+
 /// The length of the number that tells how long the header is.
 const PREFIX_BYTES: u64 = 8;
 
@@ -349,7 +354,7 @@ impl ModelWriter {
         let mut writer = ModelWriter {
             path: path.to_owned(),
             temporary,
-            file: BufWriter::with_capacity(1 << 20, file),
+            file: BufWriter::with_capacity(BUFFER_BYTES, file),
             hasher: blake3::Hasher::new(),
             size: 0,
             tensors: tensors.into_iter(),

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::Digest;
+use fedpaint_proto::weights::BUFFER_BYTES;
 
 use crate::disk::{Places, write_whole};
 use crate::train::snapshot::{Error, Key, Snapshot};
@@ -23,9 +24,6 @@ const PLACES: Places = Places {
     rename: "checkpoint.rename",
     folder: "checkpoint.folder",
 };
-
-/// How much of a checkpoint is read at a time.
-const BUFFER_BYTES: usize = 1 << 20;
 
 /// The checkpoints of a workspace.
 #[derive(Debug)]

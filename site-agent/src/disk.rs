@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fedpaint_proto::failpoint::reach;
-use fedpaint_proto::weights::sync_folder;
+use fedpaint_proto::weights::{BUFFER_BYTES, sync_folder};
 use rustix::io::Errno;
 
 /// How long to wait before a disk that failed is tried again: room may have been made.
@@ -17,9 +17,6 @@ pub const RETRY_WAIT: Duration = Duration::from_secs(2);
 
 /// How often, so that a disk which does not come back in half an hour ends the round.
 pub const RETRIES_MAX: u32 = 900;
-
-/// How much is written at a time.
-const BUFFER_BYTES: usize = 1 << 20;
 
 /// The places where a test may break the writing of one kind of file, see
 /// [`fedpaint_proto::failpoint`].

@@ -29,9 +29,6 @@ use crate::pipe::{Assignment, Trained};
 /// The longest `trained.json` that is read.
 const RECORD_BYTES_MAX: u64 = 16 << 10;
 
-/// Bytes that are hashed at a time.
-const BUFFER_BYTES: usize = 1 << 20;
-
 const RECORD: Places = Places {
     create: "workspace.record_create",
     write: "workspace.record_write",
@@ -244,14 +241,14 @@ pub fn trained(
 /// # Errors
 /// If the file is there and does not read.
 pub fn blob_of(path: &Path) -> io::Result<Option<Blob>> {
-    let mut file = match File::open(path) {
-        Ok(file) => io::BufReader::with_capacity(BUFFER_BYTES, file),
+    let file = match File::open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let mut hasher = blake3::Hasher::new();
-    let size = io::copy(&mut file, &mut hasher)?;
-    Ok(Some(Blob { digest: Digest::from(hasher.finalize()), size }))
+    hasher.update_reader(file)?;
+    Ok(Some(Blob { digest: Digest::from(hasher.finalize()), size: hasher.count() }))
 }
 
 #[cfg(test)]

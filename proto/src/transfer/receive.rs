@@ -2,7 +2,6 @@
 //! digest is right.
 
 use std::fs::TryLockError;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,9 +15,6 @@ use crate::failpoint::reach;
 use crate::names::{Blob, Digest};
 use crate::v1;
 use crate::weights::sync_folder;
-
-/// How much of a file is read at once to hash it.
-const HASH_BYTES: usize = 1 << 20;
 
 /// How often the part is looked at while somebody else writes it.
 const LOCK_TRIES_MAX: u32 = 100;
@@ -222,18 +218,9 @@ pub(super) async fn hash(path: &Path) -> Result<Blob, Error> {
 }
 
 fn blob_of(path: &Path) -> std::io::Result<Blob> {
-    let mut file = std::fs::File::open(path)?;
     let mut hasher = blake3::Hasher::new();
-    let mut piece = vec![0; HASH_BYTES];
-    loop {
-        match file.read(&mut piece)? {
-            0 => {
-                let digest = Digest::from(hasher.finalize());
-                return Ok(Blob { digest, size: hasher.count() });
-            }
-            n => hasher.update(&piece[..n]),
-        };
-    }
+    hasher.update_reader(std::fs::File::open(path)?)?;
+    Ok(Blob { digest: Digest::from(hasher.finalize()), size: hasher.count() })
 }
 
 /// Gives the part, which is on the disk, the file's name.
