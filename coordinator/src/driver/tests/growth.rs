@@ -4,6 +4,7 @@ use super::core::{Core, Request};
 use super::*;
 use crate::aggregate::Aggregate;
 use crate::records::Loaded;
+use crate::roster::Roster;
 use crate::round::Update;
 use crate::testing::blob;
 
@@ -33,11 +34,11 @@ fn train(core: &mut Core, number: u32) {
 
 #[test]
 fn ten_thousand_rounds_leave_a_core_that_is_as_large_as_after_ten() {
-    let nothing = Loaded { sites: Vec::new(), runs: Vec::new(), seq: 0 };
+    let nothing = Loaded { sites: Vec::new(), roster: Roster::default(), runs: Vec::new(), seq: 0 };
     let mut core = Core::load(nothing, Duration::from_secs(5));
     let mut plan = plan(20_000, 1);
     plan.round.sites_goal = 1;
-    take(&mut core, Request::Enroll(ada(), site("mayo")));
+    take(&mut core, Request::Enroll(ada(), site("mayo"), None));
     take(&mut core, Request::Create(ada(), brain(), Box::new(plan), blob("base")));
     // All that it holds, in words: only numbers may get longer.
     let size = |core: &Core| format!("{core:?}").len();
