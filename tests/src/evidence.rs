@@ -56,7 +56,8 @@ impl Evidence {
             let request = v1::ListRoundsRequest { run, before_number, before_attempt, limit: 0 };
             let mut older = admin.list_rounds(request).await?.into_inner().rounds;
             // A coordinator of before there were pages gives the same list again.
-            if older.first().map(|round| &round.r#ref) == rounds.first().map(|round| &round.r#ref) {
+            let oldest = rounds.first().map(|round| &round.r#ref);
+            if older.is_empty() || older.first().map(|round| &round.r#ref) == oldest {
                 break;
             }
             older.append(&mut rounds);
