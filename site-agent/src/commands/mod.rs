@@ -65,7 +65,7 @@ enum Verb {
     /// Look at a folder of scans, or make one from DICOM files.
     Data(data::Args),
     /// Score a model on held-out patients, inside fixed healthy masks, or one scan by its files.
-    Evaluate(evaluate::Args),
+    Evaluate(Box<evaluate::Args>),
     /// Paint what a mask hides in a scan, or what a map of labels asks for.
     Inpaint(inpaint::Args),
     /// Make a synthetic cohort to rehearse with.

@@ -150,7 +150,7 @@ mod tests {
         let by_one: Vec<Option<f64>> = (0..48).map(|step| told.add(step.into(), 1)).collect();
         for (step, found) in by_one.into_iter().enumerate() {
             let group = (step + 1) / 16;
-            let mean = (group > 0).then(|| 16.0 * group as f64 - 8.5);
+            let mean = (group > 0).then_some(16.0 * group as f64 - 8.5);
             assert_eq!(found, mean, "{step}");
         }
         let mut told = ToldLoss::default();
