@@ -61,6 +61,14 @@ async fn each_wrong_update_is_refused_with_its_reason_and_the_round_still_comple
         assert!(refusal.message().contains(names), "{refusal}");
     }
 
+    // Good weights under a digest that is not theirs; what is not kept takes no place of those that are.
+    let good = models::write(&file, models::specs(), |_, _| 2.0).unwrap();
+    let renamed = Blob { digest: Digest::of(b"y"), size: good.size };
+    let error = mallory.upload(&round, renamed, &file).await.unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::WrongDigest), "{error}");
+    let refusal = mallory.submit(&round, base.digest, renamed, 8).await.unwrap_err();
+    assert_eq!(Reason::of(&refusal), Some(Reason::BlobUnknown), "{refusal}");
+
     // Half-precision weights under the right names.
     let half = half_precision(&file);
     mallory.upload(&round, half, &file).await.unwrap();
@@ -74,18 +82,13 @@ async fn each_wrong_update_is_refused_with_its_reason_and_the_round_still_comple
     let refusal = mallory.submit(&round, base.digest, text, 8).await.unwrap_err();
     assert_eq!(Reason::of(&refusal), Some(Reason::NotAModel), "{refusal}");
 
-    // Good weights of another base model, of no examples, under a digest that is not theirs.
+    // Good weights of another base model, of no examples.
     let good = models::write(&file, models::specs(), |_, _| 2.0).unwrap();
     mallory.upload(&round, good, &file).await.unwrap();
     let refusal = mallory.submit(&round, Digest::of(b"x"), good, 8).await.unwrap_err();
     assert_eq!(Reason::of(&refusal), Some(Reason::WrongBaseModel), "{refusal}");
     let refusal = mallory.submit(&round, base.digest, good, 0).await.unwrap_err();
     assert_eq!(Reason::of(&refusal), Some(Reason::WrongExamples), "{refusal}");
-    let renamed = Blob { digest: Digest::of(b"y"), size: good.size };
-    let error = mallory.upload(&round, renamed, &file).await.unwrap_err();
-    assert_eq!(error.reason(), Some(Reason::WrongDigest), "{error}");
-    let refusal = mallory.submit(&round, base.digest, renamed, 8).await.unwrap_err();
-    assert_eq!(Reason::of(&refusal), Some(Reason::BlobUnknown), "{refusal}");
 
     for (i, site) in sites.iter_mut().enumerate() {
         honest_update(site, base, &folder.path().join(format!("good-{i}"))).await;

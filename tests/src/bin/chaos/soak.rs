@@ -107,12 +107,11 @@ pub(crate) async fn soak(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     outcome.set("rounds", last);
     outcome.set("attempts_abandoned", evidence.abandoned());
     outcome.set("longest_without_round_s", rounded(longest.as_secs_f64(), 1));
-    let values: [(&str, fn(&Sample) -> f64); 3] = [
-        ("coordinator", |s| s.coordinator_mib),
+    for (name, value) in [
+        ("coordinator", (|s| s.coordinator_mib) as fn(&Sample) -> f64),
         ("agent", |s| s.agent_mib),
         ("trainer", |s| s.trainer_mib),
-    ];
-    for (name, value) in values {
+    ] {
         let (per_hour, per_rounds) = (slope(hours, value), slope(thousands, value));
         outcome.set(&format!("slope_mib_per_h_{name}"), rounded(per_hour, 3));
         outcome.set(&format!("slope_mib_per_1000_rounds_{name}"), rounded(per_rounds, 3));
