@@ -30,14 +30,15 @@ async fn honest_update(site: &mut FakeSite, base: Blob, file: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_wrong_update_is_refused_with_its_reason_and_the_round_still_completes() {
     let folder = tempfile::tempdir().unwrap();
-    let (lab, base) = lab_with_run(folder.path(), &plan(1, 2, 3, "")).await;
+    let (lab, base) = lab_with_run(folder.path(), &plan(1, 2, 4, "")).await;
     let mut sites = Vec::new();
-    for name in ["alpha", "beta", "mallory"] {
+    for name in ["alpha", "beta", "mallory", "trudy"] {
         let mut site = FakeSite::enroll(&lab, name).await.unwrap();
         site.join().await.unwrap();
         sites.push(site);
     }
-    let mut mallory = sites.pop().unwrap();
+    // Two, because a site may upload only so many files for a round.
+    let (mut trudy, mut mallory) = (sites.pop().unwrap(), sites.pop().unwrap());
     let round = mallory.task().await.unwrap().round.unwrap();
     let file = folder.path().join("wrong");
     let without_last: Vec<TensorSpec> = models::specs().into_iter().take(2).collect();
@@ -61,39 +62,40 @@ async fn each_wrong_update_is_refused_with_its_reason_and_the_round_still_comple
         assert!(refusal.message().contains(names), "{refusal}");
     }
 
-    // Good weights under a digest that is not theirs; what is not kept takes no place of those that are.
+    // Good weights under a digest that is not theirs.
     let good = models::write(&file, models::specs(), |_, _| 2.0).unwrap();
     let renamed = Blob { digest: Digest::of(b"y"), size: good.size };
-    let error = mallory.upload(&round, renamed, &file).await.unwrap_err();
+    let error = trudy.upload(&round, renamed, &file).await.unwrap_err();
     assert_eq!(error.reason(), Some(Reason::WrongDigest), "{error}");
-    let refusal = mallory.submit(&round, base.digest, renamed, 8).await.unwrap_err();
+    let refusal = trudy.submit(&round, base.digest, renamed, 8).await.unwrap_err();
     assert_eq!(Reason::of(&refusal), Some(Reason::BlobUnknown), "{refusal}");
 
     // Half-precision weights under the right names.
     let half = half_precision(&file);
-    mallory.upload(&round, half, &file).await.unwrap();
-    let refusal = mallory.submit(&round, base.digest, half, 8).await.unwrap_err();
+    trudy.upload(&round, half, &file).await.unwrap();
+    let refusal = trudy.submit(&round, base.digest, half, 8).await.unwrap_err();
     assert_eq!(Reason::of(&refusal), Some(Reason::WrongDtype), "{refusal}");
 
     // Bytes that are no model at all.
     std::fs::write(&file, b"{\"model\": false}").unwrap();
     let text = Blob { digest: Digest::of(b"{\"model\": false}"), size: 16 };
-    mallory.upload(&round, text, &file).await.unwrap();
-    let refusal = mallory.submit(&round, base.digest, text, 8).await.unwrap_err();
+    trudy.upload(&round, text, &file).await.unwrap();
+    let refusal = trudy.submit(&round, base.digest, text, 8).await.unwrap_err();
     assert_eq!(Reason::of(&refusal), Some(Reason::NotAModel), "{refusal}");
 
     // Good weights of another base model, of no examples.
     let good = models::write(&file, models::specs(), |_, _| 2.0).unwrap();
-    mallory.upload(&round, good, &file).await.unwrap();
-    let refusal = mallory.submit(&round, Digest::of(b"x"), good, 8).await.unwrap_err();
+    trudy.upload(&round, good, &file).await.unwrap();
+    let refusal = trudy.submit(&round, Digest::of(b"x"), good, 8).await.unwrap_err();
     assert_eq!(Reason::of(&refusal), Some(Reason::WrongBaseModel), "{refusal}");
-    let refusal = mallory.submit(&round, base.digest, good, 0).await.unwrap_err();
+    let refusal = trudy.submit(&round, base.digest, good, 0).await.unwrap_err();
     assert_eq!(Reason::of(&refusal), Some(Reason::WrongExamples), "{refusal}");
 
     for (i, site) in sites.iter_mut().enumerate() {
         honest_update(site, base, &folder.path().join(format!("good-{i}"))).await;
     }
     mallory.withdraw(&round).await.unwrap();
+    trudy.withdraw(&round).await.unwrap();
     let (_, done) =
         lab.watch("brain", |run, _| run.state() == v1::RunState::Finished).await.unwrap();
     let reported = done.members.iter().filter(|m| m.state() == v1::MemberState::Reported);
