@@ -22,10 +22,10 @@ use crate::issuer::{self, Issuer};
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// The coordinator's own certificate's holder is told of as this.
+/// What people are told that a root's certificate is, where they are told when it ends.
 const ROOT: &str = "root";
 
-/// See [`ROOT`].
+/// The same of the issuing authority's.
 const ISSUING: &str = "issuing authority";
 
 /// Where the files are, and what they must be.
