@@ -12,14 +12,12 @@ use std::os::unix::fs::FileExt;
 use bytes::{Bytes, BytesMut};
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::Digest;
+use fedpaint_proto::weights::BUFFER_BYTES;
 
 use super::{Blobs, Error, blocking, length};
 
 /// How much of what lies before the offset is hashed with each piece that is given.
 const CATCH_UP_BYTES: u64 = 8 << 20;
-
-/// How much is read at once where it is only hashed.
-const HASHED_AT_ONCE_BYTES: usize = 1 << 20;
 
 /// A download that may be read from.
 #[derive(Debug)]
@@ -109,11 +107,13 @@ impl Reader {
     /// Hashes the next `bytes` of the file.
     fn hash(&mut self, bytes: u64) -> io::Result<()> {
         let end = self.hashed + bytes;
+        let at_once = usize::try_from(bytes).map_or(BUFFER_BYTES, |bytes| bytes.min(BUFFER_BYTES));
+        let mut buffer = vec![0; at_once];
         while self.hashed < end {
             let left = usize::try_from(end - self.hashed).unwrap_or(usize::MAX);
-            let mut part = vec![0; left.min(HASHED_AT_ONCE_BYTES)];
-            self.file.read_exact_at(&mut part, self.hashed)?;
-            self.hasher.update(&part);
+            let part = &mut buffer[..left.min(at_once)];
+            self.file.read_exact_at(part, self.hashed)?;
+            self.hasher.update(part);
             self.hashed += part.len() as u64;
         }
         Ok(())
