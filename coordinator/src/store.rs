@@ -14,6 +14,7 @@ mod rows;
 mod snapshot;
 mod write;
 
+use std::future::ready;
 use std::time::Duration;
 
 use fedpaint_proto::failpoint::reach;
@@ -97,7 +98,11 @@ impl Store {
         let mut probe = AnyConnection::connect(&url).await.map_err(Error::Open)?;
         prepare(&mut probe).await.map_err(Error::Open)?;
         probe.close().await.map_err(Error::Open)?;
-        let options = || AnyPoolOptions::new().acquire_timeout(CONNECT_TIMEOUT);
+        let options = || {
+            AnyPoolOptions::new()
+                .acquire_timeout(CONNECT_TIMEOUT)
+                .before_acquire(|connection, _| Box::pin(ready(Ok(is_sound(connection)))))
+        };
         // SQLite has one writer at a time; with one connection nobody ever waits for a lock. Readers
         // have a moment of the database to themselves.
         let (writers, readers) =
@@ -247,6 +252,14 @@ async fn migrate(pool: &AnyPool, steps: &[(i64, &'static str, &'static str)]) ->
         }
         error => Error::Migrate(error),
     })
+}
+
+/// Whether a connection that was used before may be used again. Where a full disk fails a transaction,
+/// SQLite may have rolled it back already, and the driver's own rollback then finds none and goes on
+/// counting it. What follows on that connection would be a savepoint within a transaction that nobody
+/// ever commits: seen by it alone, told as saved, and gone with the process.
+fn is_sound(connection: &AnyConnection) -> bool {
+    !connection.is_in_transaction()
 }
 
 /// Sets up a fresh connection. On SQLite a commit is on the disk when it returns, and readers do not

@@ -206,3 +206,20 @@ async fn a_full_database_saves_nothing_and_goes_on_when_there_is_room() {
     store.save(&Change { events: vec![long(seq)], ..Change::default() }).await.unwrap();
     assert_eq!(store.load().await.unwrap().seq, seq);
 }
+
+/// The driver counts transactions and does not see those that SQLite ends by itself, as it does where a
+/// commit finds the disk full.
+#[tokio::test]
+async fn what_is_saved_after_sqlite_gave_a_transaction_up_by_itself_is_on_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = sqlite(&folder).await;
+    let mut given_up = store.pool.begin().await.unwrap();
+    sqlx::raw_sql("ROLLBACK").execute(&mut *given_up).await.unwrap();
+    drop(given_up);
+    // The next one fails too and is rolled back.
+    drop(store.pool.begin().await.unwrap());
+    store.save(&Change { events: vec![event(1)], ..Change::default() }).await.unwrap();
+    // Not only whoever saved it sees it: a process that dies now has lost nothing.
+    assert_eq!(store.events(0, 9).await.unwrap(), [event(1)]);
+    assert_eq!(sqlite(&folder).await.load().await.unwrap().seq, 1);
+}
