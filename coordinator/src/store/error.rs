@@ -7,6 +7,12 @@ use super::Lease;
 /// SQLite's SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC. PostgreSQL ends itself after a failed sync.
 const FAILED_SYNC: [&str; 2] = ["1034", "1290"];
 
+/// PostgreSQL's `undefined_table`.
+const UNDEFINED_TABLE: &str = "42P01";
+
+/// What SQLite, which has one code for every fault of a statement, says of a table that is not there.
+const NO_TABLE: &str = "no such table";
+
 /// Why the database fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -110,4 +116,13 @@ impl Error {
 fn is_failed_sync(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| FAILED_SYNC.contains(&&*code))
+}
+
+/// Whether a statement failed for nothing but that a table it names was never made. A damaged or
+/// foreign database is not a new one.
+pub(super) fn is_no_table(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| {
+        error.code().is_some_and(|code| code == UNDEFINED_TABLE)
+            || error.message().starts_with(NO_TABLE)
+    })
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
+use super::error::is_no_table;
 use super::rows::{Columns, bigint, micros};
 use super::{Error, Store, in_time};
 
@@ -69,7 +70,7 @@ impl Store {
     ) -> Result<Store, Error> {
         let held = match self.lease().await {
             // There is no such table yet: whatever wrote the database knew of no lease.
-            Err(Error::Sql(sqlx::Error::Database(_))) => None,
+            Err(Error::Sql(error)) if is_no_table(&error) => None,
             held => held?,
         };
         if let Some(lease) = &held

@@ -11,6 +11,7 @@ use sqlx::query::Query;
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Column, Connection, Row, ValueRef};
 use tokio_stream::StreamExt;
 
+use super::error::is_no_table;
 use super::{BUSY_TIMEOUT, Error, MIGRATIONS, Store};
 
 /// The tables, in an order in which no row comes before one that it refers to.
@@ -64,7 +65,7 @@ pub async fn restore(from: &Path, url: &str) -> Result<(), Error> {
     let held: i64 = match held.fetch_one(&into.pool).await {
         Ok(held) => held.try_get("n")?,
         // There are no such tables yet.
-        Err(sqlx::Error::Database(_)) => 0,
+        Err(error) if is_no_table(&error) => 0,
         Err(error) => return Err(error.into()),
     };
     if held > 0 {

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::error::is_no_table;
 use super::*;
 
 fn holder(pid: u32) -> Holder {
@@ -94,6 +95,29 @@ async fn a_database_on_sqlite_is_brought_up_to_date_by_nobody_but_the_holder_of_
 async fn a_database_on_postgres_is_brought_up_to_date_by_nobody_but_the_holder_of_its_lease() {
     let Some((url, _guard)) = postgres().await else { return };
     held_by_an_older_version(&url).await;
+}
+
+/// A lease that cannot be read may be held: it is not taken for one that was never given.
+async fn unreadable(url: &str) {
+    let store = Store::connect(url).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE lease (id BIGINT)").execute(&store.pool).await.unwrap();
+    let taken = store.clone().take_lease(&holder(1), &[], at(0)).await;
+    assert!(matches!(taken, Err(Error::Sql(_))), "{taken:?}");
+    let migrated = sqlx::query("SELECT version FROM _sqlx_migrations").fetch_all(&store.pool).await;
+    assert!(migrated.is_err_and(|error| is_no_table(&error)), "the schema was touched");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_database_on_sqlite_whose_lease_cannot_be_read_is_nobodys_to_take() {
+    let folder = tempfile::tempdir().unwrap();
+    unreadable(&sqlite_url(&folder)).await;
+}
+
+#[tokio::test]
+async fn a_database_on_postgres_whose_lease_cannot_be_read_is_nobodys_to_take() {
+    let Some((url, _guard)) = postgres().await else { return };
+    unreadable(&url).await;
 }
 
 #[tokio::test]
