@@ -47,3 +47,12 @@ fn a_site_that_is_revoked_in_a_transfer_is_cut_within_a_second_and_finds_no_way_
         assert_eq!(found[all], 6, "{all}: {found}");
     }
 }
+
+#[test]
+fn a_plan_that_a_hospitals_policy_does_not_allow_is_refused_by_its_rule_in_both_logs() {
+    let found = trials(&["plans", "--count", "10"]);
+    for all in ["refused", "in_site_log"] {
+        assert_eq!(found[all], 10, "{all}: {found}");
+    }
+    assert_eq!((&found["updates_that_left"], &found["allowed_trained"]), (&0.into(), &true.into()));
+}

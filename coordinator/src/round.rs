@@ -133,6 +133,8 @@ pub enum Directive {
         base: Blob,
         /// Before this time.
         until: Timestamp,
+        /// As one of so many sites that have joined.
+        cohort: u32,
     },
 }
 
@@ -302,7 +304,7 @@ impl Round {
         match (&self.phase, self.members.get(site)) {
             (&Phase::Selecting { until }, None) => Directive::Join { until },
             (&Phase::Reporting { until }, Some(Member::Joined)) => {
-                Directive::Train { base: self.base, until }
+                Directive::Train { base: self.base, until, cohort: self.members.len() as u32 }
             }
             _ => Directive::Rest,
         }

@@ -101,6 +101,8 @@ pub enum Directive {
         base: Blob,
         /// Before this time.
         until: Timestamp,
+        /// As one of so many sites that have joined; 0 where the round is past, and not known.
+        cohort: u32,
     },
 }
 
@@ -448,20 +450,25 @@ impl Run {
 
 /// What `site` should be doing, given the runs in the order of their creation: what it can train
 /// comes first, then what it waits for, then what it may join. So a site is never called away from
-/// a round it is in, nor from one whose update may still come late.
-pub fn directive<'a>(runs: impl Iterator<Item = &'a Run>, site: &SiteName) -> Directive {
+/// a round it is in, nor from one whose update may still come late. A round that it `declines` is not
+/// offered to it.
+pub fn directive<'a>(
+    runs: impl Iterator<Item = &'a Run>,
+    site: &SiteName,
+    declines: impl Fn(&RoundId) -> bool,
+) -> Directive {
     let (mut join, mut waits) = (None, false);
     for run in runs.filter(|run| run.state == State::Active) {
         if let Some(late) = run.trains_late(site) {
             let (round, base, until) = (late.round.clone(), late.base, run.late_until(late));
-            return Directive::Train { round, base, until };
+            return Directive::Train { round, base, until, cohort: 0 };
         }
         let round = run.round();
         match round.directive(site) {
-            round::Directive::Train { base, until } => {
-                return Directive::Train { round: round.id().clone(), base, until };
+            round::Directive::Train { base, until, cohort } => {
+                return Directive::Train { round: round.id().clone(), base, until, cohort };
             }
-            round::Directive::Join { until } if join.is_none() => {
+            round::Directive::Join { until } if join.is_none() && !declines(round.id()) => {
                 join = Some(Directive::Join { round: round.id().clone(), until });
             }
             round::Directive::Join { .. } => {}

@@ -11,6 +11,7 @@
 //! - [`wire`]: the protocol's version, and which versions can be served.
 //! - [`text`]: text from outside, made fit to be kept and shown.
 //! - [`failpoint`]: where a test may end a program or have its disk fail.
+//! - [`rule`]: the rules of a site's own policy, by name.
 //! - [`note`]: which run and round made an exported model.
 //!
 //! No type in this crate can hold a voxel, a path of a scan, or a patient.
@@ -27,6 +28,7 @@ pub mod note;
 pub mod plan;
 pub mod proxy;
 pub mod reason;
+pub mod rule;
 pub mod text;
 pub mod tls;
 pub mod transfer;

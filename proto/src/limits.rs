@@ -67,6 +67,9 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long reaching the coordinator may take, TCP and TLS each.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The most rounds that a site may decline at once.
+pub const DECLINED_MAX: usize = 64;
+
 /// How long a call that moves no blob may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -40,7 +40,7 @@ mod tests {
         let idle = HeartbeatRequest {
             agent_version: "0.1.0".into(),
             activity: Some(Activity::Idle(Idle {})),
-            wire_version: 0,
+            ..HeartbeatRequest::default()
         };
         let round = Some(RoundRef { run: "t1".into(), number: 1, attempt: 2 });
         let progress = Some(TrainingProgress { step: 3, steps: 7, loss: Some(0.25) });
@@ -71,6 +71,7 @@ mod tests {
             agent_version: "0.1.0".into(),
             activity: Some(Activity::Idle(Idle {})),
             wire_version: WIRE_VERSION,
+            ..HeartbeatRequest::default()
         };
         // An unknown field at the end is skipped by every protobuf reader.
         assert_eq!(today.encode_to_vec(), [OLD_IDLE, b"\x38\x01"].concat());

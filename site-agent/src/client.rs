@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fedpaint_proto::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX, PLAN_BYTES_MAX};
 use fedpaint_proto::names::{Blob, RoundId, RunName};
+use fedpaint_proto::rule::Rule;
 use fedpaint_proto::v1::federation_service_client::FederationServiceClient;
 use fedpaint_proto::v1::heartbeat_request::Activity as WireActivity;
 use fedpaint_proto::v1::heartbeat_response::Directive as WireDirective;
@@ -35,6 +36,8 @@ pub enum Activity {
     Uploading(RoundId),
     /// It cannot finish this round.
     Withdrawing(RoundId, WithdrawalReason),
+    /// Its own policy refuses to finish this round, by this rule.
+    Refusing(RoundId, Rule),
 }
 
 /// What the site should be doing.
@@ -44,8 +47,8 @@ pub enum Directive {
     Rest,
     /// Join this round.
     Join(RoundId),
-    /// Train this round from this model.
-    Train(RoundId, Blob),
+    /// Train this round from this model, as one of so many sites; 0 is not said.
+    Train(RoundId, Blob, u32),
 }
 
 /// The answer to a heartbeat.
@@ -71,15 +74,24 @@ pub struct Coordinator {
 /// The longest version that a coordinator may tell.
 const COORDINATOR_VERSION_CHARS_MAX: usize = 64;
 
-/// Says what the site does and hears what it should do.
+/// Says what the site does, which rounds it declines and by which rules, and hears what it should do.
 ///
 /// # Errors
 /// The coordinator's refusal, the network's failure, or an answer that does not parse.
-pub async fn heartbeat(channel: &Channel, activity: &Activity) -> Result<Answer, Status> {
+pub async fn heartbeat(
+    channel: &Channel,
+    activity: &Activity,
+    declined: &[(RoundId, Rule)],
+) -> Result<Answer, Status> {
+    let declined = declined.iter().map(|(round, rule)| v1::Declined {
+        round: Some(round.into()),
+        rule: v1::PolicyRule::from(*rule).into(),
+    });
     let request = v1::HeartbeatRequest {
         agent_version: env!("CARGO_PKG_VERSION").into(),
         activity: Some(to_wire(activity)),
         wire_version: WIRE_VERSION,
+        declined: declined.collect(),
     };
     let answer = service(channel).heartbeat(in_time(request)).await?.into_inner();
     from_wire(&answer)
@@ -158,6 +170,12 @@ fn to_wire(activity: &Activity) -> WireActivity {
         Activity::Withdrawing(round, reason) => WireActivity::Withdrawing(v1::Withdrawing {
             round: Some(round.into()),
             reason: (*reason).into(),
+            rule: 0,
+        }),
+        Activity::Refusing(round, rule) => WireActivity::Withdrawing(v1::Withdrawing {
+            round: Some(round.into()),
+            reason: WithdrawalReason::Policy.into(),
+            rule: v1::PolicyRule::from(*rule).into(),
         }),
     }
 }
@@ -174,7 +192,7 @@ fn from_wire(answer: &v1::HeartbeatResponse) -> Result<Answer, Status> {
         Some(WireDirective::Train(train)) => {
             let base = train.base_model.as_ref().ok_or_else(|| malformed("no base model"))?;
             let base = Blob::try_from(base).map_err(|e| malformed(&e.to_string()))?;
-            Directive::Train(round(&train.round)?, base)
+            Directive::Train(round(&train.round)?, base, train.cohort)
         }
     };
     let next_after = next_after.unwrap_or(HEARTBEAT_MAX).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
@@ -209,7 +227,7 @@ mod tests {
 
     fn train(round: Option<v1::RoundRef>, size: u64) -> v1::HeartbeatResponse {
         let base_model = Some(Blob { digest: Digest::of(b"m"), size }.into());
-        let train = v1::Train { round, base_model, until: None };
+        let train = v1::Train { round, base_model, until: None, cohort: 3 };
         let directive = Some(WireDirective::Train(train));
         v1::HeartbeatResponse { directive, ..v1::HeartbeatResponse::default() }
     }
@@ -220,7 +238,7 @@ mod tests {
         let mut wire = train(Some((&round).into()), 7);
         let base = Blob { digest: Digest::of(b"m"), size: 7 };
         let answer = from_wire(&wire).unwrap();
-        assert_eq!(answer.directive, Directive::Train(round, base));
+        assert_eq!(answer.directive, Directive::Train(round, base, 3));
         for (seconds, nanos, expected) in [
             (-5, 0, HEARTBEAT_MAX),
             (0, 0, HEARTBEAT_MIN),

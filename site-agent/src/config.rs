@@ -30,6 +30,8 @@ pub struct Config {
     pub proxy: Option<Proxy>,
     /// The folder that agent and trainer share.
     pub workspace: PathBuf,
+    /// What this site allows, see [`crate::policy`]; without it, what a human approves.
+    pub policy: Option<PathBuf>,
     /// This site's certificate, its key and the federation's root.
     pub tls: TlsFiles,
     /// The scans.
@@ -133,6 +135,7 @@ struct File {
     coordinator: String,
     proxy: Option<String>,
     workspace: PathBuf,
+    policy: Option<PathBuf>,
     tls: TlsFiles,
     data: DataSettings,
     #[serde(default)]
@@ -181,6 +184,7 @@ impl Config {
             coordinator: file.coordinator.parse()?,
             proxy: file.proxy.as_deref().map(str::parse).transpose()?,
             workspace,
+            policy: file.policy.map(|policy| folder.join(policy)),
             tls: file.tls.relative_to(folder),
             data,
             trainer: file.trainer,

@@ -1,7 +1,7 @@
 //! fedpaint's site agent, the half of the system that lives inside a hospital.
 //!
 //! One binary runs as two processes. The *agent* ([`agent`], [`client`], [`supervisor`], [`config`],
-//! [`doctor`]) holds the keys and the network and never opens a scan. The *trainer* ([`trainer`],
+//! [`gate`], [`policy`], [`plans`], [`doctor`]) holds the keys and the network and never opens a scan. The *trainer* ([`trainer`],
 //! [`local_round`], [`train`], [`data`], [`model`]) holds the scans and the device and has no key and
 //! no socket. They share a folder of files named by digest ([`workspace`]) and a framed pipe
 //! ([`pipe`], [`settings`]).
@@ -22,6 +22,7 @@ pub mod data;
 pub mod disk;
 pub mod doctor;
 pub mod evaluate;
+pub mod gate;
 pub mod join;
 pub mod keys;
 pub mod local_round;
@@ -30,6 +31,8 @@ pub mod model;
 pub mod panel;
 pub mod phantom;
 pub mod pipe;
+pub mod plans;
+pub mod policy;
 pub mod rehearsal;
 pub mod renewal;
 pub mod settings;

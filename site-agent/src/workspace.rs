@@ -7,6 +7,8 @@
 //!   models/<digest>   base models
 //!   updates/<digest>  trained models
 //!   training/<digest> how far the training under way is, see `checkpoints`
+//!   plans/<digest>.*  plans that were shown, and who has approved them, see `plans`
+//!   stop              while it is there, nothing leaves, see `gate`
 //!   trained.json      which update answers which round, and what data it learnt from
 //!   split.json        which scans trained and which are held out: the trainer's alone
 //!   scans-cache/      prepared scans: the trainer's alone, the agent never opens it

@@ -50,6 +50,7 @@ impl FakeSite {
             agent_version: "0.0.0-fake".into(),
             activity: Some(activity),
             wire_version: WIRE_VERSION,
+            ..v1::HeartbeatRequest::default()
         };
         self.client.heartbeat(request).await.map(|reply| reply.into_inner().directive)
     }
@@ -83,7 +84,7 @@ impl FakeSite {
     /// If the coordinator refuses the call.
     pub async fn withdraw(&mut self, round: &v1::RoundRef) -> Result<(), Status> {
         let reason = v1::WithdrawalReason::Internal.into();
-        let withdrawing = v1::Withdrawing { round: Some(round.clone()), reason };
+        let withdrawing = v1::Withdrawing { round: Some(round.clone()), reason, rule: 0 };
         self.beat(Activity::Withdrawing(withdrawing)).await.map(drop)
     }
 

@@ -53,6 +53,8 @@ pub struct AgentOptions {
     pub trainer: String,
     /// More tables, such as `[rehearsal]`.
     pub more: String,
+    /// The site's policy; by default one that lets everything out.
+    pub policy: String,
     /// Where it reaches the coordinator, if not directly.
     pub coordinator: Option<String>,
     /// The folder of the agent's program; by default this workspace's own.
@@ -67,12 +69,20 @@ impl Default for AgentOptions {
             data: "label_scheme = \"brats2023\"\n".into(),
             trainer: String::new(),
             more: String::new(),
+            policy: OPEN_POLICY.into(),
             coordinator: None,
             programs: None,
             environment: Vec::new(),
         }
     }
 }
+
+/// A policy that forbids nothing that the program can do.
+pub const OPEN_POLICY: &str = "[plan]\napproval = \"none\"\nrounds_max = 100_000\n\
+    steps_max = 1_000_000\nbatch_max = 1_024\nlearning_rate_max = 1.0\n\n[round]\nsites_min = 1\n\n\
+    [egress]\nbytes_per_round_max = 1_000_000_000_000\ntensors = [\"*\"]\n\
+    metrics = [\"examples\", \"progress\", \"loss\", \"steps\", \"loss_mean\", \"loss_first\", \
+    \"loss_last\", \"gradient_norm_p50\", \"gradient_norm_p99\"]\n\n[run]\nhours = \"always\"\n";
 
 /// A federation's files, and the coordinator while it runs.
 #[derive(Debug)]
@@ -332,8 +342,14 @@ impl Lab {
         let AgentOptions { data: more_data, trainer, more, .. } = options;
         let coordinator = options.coordinator.as_deref().unwrap_or(self.address());
         let data = data.display();
+        // Programs of a folder of their own may be from before policies.
+        let mut policy = String::new();
+        if options.programs.is_none() {
+            policy = format!("policy = \"{site}-policy.toml\"\n");
+            fs::write(self.path(&format!("{site}-policy.toml")), &options.policy)?;
+        }
         let config = format!(
-            "coordinator = \"{coordinator}\"\nworkspace = \"workspace-{site}\"\n\n[tls]\n\
+            "coordinator = \"{coordinator}\"\nworkspace = \"workspace-{site}\"\n{policy}\n[tls]\n\
              ca = \"certificates/ca.pem\"\ncertificate = \"certificates/{site}.pem\"\n\
              key = \"certificates/{site}.key\"\n\n[data]\npath = \"{data}\"\n\
              {more_data}\n\

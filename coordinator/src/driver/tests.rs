@@ -1,5 +1,6 @@
 //! The driver over a real database and a real directory, with a clock that is moved by hand.
 
+mod declined;
 mod doubt;
 mod growth;
 mod kept;
@@ -105,7 +106,8 @@ impl Coordinator {
     }
 
     async fn beat(&self, name: &str, activity: Activity) -> Directive {
-        let beat = Beat { agent_version: "0.1.0".to_owned(), wire_version: 1, activity };
+        let (agent_version, declined) = ("0.1.0".to_owned(), Vec::new());
+        let beat = Beat { agent_version, wire_version: 1, activity, declined };
         self.handle.heartbeat(&site(name), beat).await.unwrap().directive
     }
 
@@ -372,7 +374,7 @@ async fn a_site_that_is_not_enrolled_or_revoked_gets_in_nowhere_and_counts_as_wi
     assert_eq!(view.revoked_at, Some(START));
     let member = handle.round(&round(1, 1)).await.unwrap().members.remove(2);
     assert_eq!(member.state, Member::Withdrawn(Withdrawal::Revoked));
-    let beat = Beat { agent_version: String::new(), wire_version: 0, activity: Activity::Idle };
+    let beat = idle(String::new());
     let refused = [
         handle.heartbeat(&site("mayo"), beat).await.map(|_| ()),
         handle.may_upload(&site("mayo"), &round(1, 1)).map(|_| ()),
@@ -394,6 +396,11 @@ async fn a_site_that_is_not_enrolled_or_revoked_gets_in_nowhere_and_counts_as_wi
     coordinator.handle.site_access(&site("mayo")).unwrap();
 }
 
+/// What an agent of some version says that does nothing.
+fn idle(agent_version: String) -> Beat {
+    Beat { agent_version, wire_version: 1, activity: Activity::Idle, declined: Vec::new() }
+}
+
 #[tokio::test]
 async fn a_heartbeat_about_a_round_that_is_over_is_answered_with_what_to_do_now() {
     let coordinator = Coordinator::start(1).await;
@@ -407,7 +414,7 @@ async fn a_heartbeat_about_a_round_that_is_over_is_answered_with_what_to_do_now(
         let Directive::Join { round: id, until } = told else { panic!("{told:?}") };
         assert_eq!((id, until), (round(1, 1), Timestamp::from_second(100).unwrap()));
     }
-    let long = Beat { agent_version: "x".repeat(65), wire_version: 1, activity: Activity::Idle };
+    let long = idle("x".repeat(65));
     let long = coordinator.handle.heartbeat(&site("mayo"), long).await.unwrap_err();
     assert_eq!(long.reason(), Reason::InvalidRequest);
 }
@@ -451,6 +458,7 @@ async fn what_the_database_does_not_save_is_not_shown() {
         agent_version: "0.1.0".to_owned(),
         wire_version: 1,
         activity: Activity::Joining(round(1, 1)),
+        declined: Vec::new(),
     };
     for outcome in [
         handle.enroll_site(&ada(), &site("oslo"), None).await.map(|_| ()),
@@ -463,8 +471,7 @@ async fn what_the_database_does_not_save_is_not_shown() {
     assert!(matches!(told, Error::Store(store::Error::Doubt)), "it is not waited for: {told:?}");
     // Not even what time alone changes.
     coordinator.clock.advance(Duration::from_secs(100));
-    let idle =
-        Beat { agent_version: "0.1.0".to_owned(), wire_version: 1, activity: Activity::Idle };
+    let idle = idle("0.1.0".to_owned());
     assert_eq!(handle.heartbeat(&site("mayo"), idle).await.unwrap_err().reason(), Reason::Storage);
     let mut sites = handle.sites();
     sites.iter_mut().for_each(|site| {

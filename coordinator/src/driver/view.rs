@@ -4,6 +4,7 @@ use std::fmt;
 
 use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::rule::Rule;
 use jiff::Timestamp;
 
 use crate::round::{Counts, LateUpdate, Member, Phase, Round, Withdrawal};
@@ -127,6 +128,8 @@ pub enum Why {
     Withdrew(Withdrawal),
     /// It still trains this earlier round.
     Late(RoundId),
+    /// Its own policy refuses the round, by this rule.
+    Declined(Rule),
 }
 
 impl fmt::Display for MissingView {
@@ -143,6 +146,7 @@ impl fmt::Display for MissingView {
             Why::Uploading => f.write_str("uploading")?,
             Why::Withdrew(why) => write!(f, "withdrew: {why}")?,
             Why::Late(round) => write!(f, "late: trains round {round}")?,
+            Why::Declined(rule) => write!(f, "declined, by the rule {rule} of its own policy")?,
         }
         match (self.upload, self.progress) {
             (Some(Upload { here, size }), _) => write!(f, ", {here} of {size} bytes"),

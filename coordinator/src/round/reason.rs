@@ -1,6 +1,7 @@
 //! Why a round refuses an event, why it is abandoned, why a site withdraws: typed, and in words.
 
 use fedpaint_proto::names::SiteName;
+use fedpaint_proto::rule::Rule;
 use serde::{Deserialize, Serialize};
 
 /// How many sites are named in a reason; the others are counted.
@@ -117,6 +118,12 @@ pub enum Withdrawal {
     /// The coordinator had refused the site's update for good.
     #[error("the site's update was refused")]
     UpdateRefused,
+    /// The site's own policy refuses the round.
+    #[error("the site's own policy refuses it, by the rule {0}")]
+    Policy(Rule),
+    /// The site trained it to see what would leave.
+    #[error("the site only rehearsed the round")]
+    DryRun,
     /// An operator revoked the site.
     #[error("the site was revoked")]
     Revoked,

@@ -38,7 +38,7 @@ fn three_sites_commit_a_model() {
         assert_eq!(round.directive(&site(name)), Directive::Join { until: at(100) });
         round.apply(Event::Joined(site(name)), at(10)).unwrap();
     }
-    let train = Directive::Train { base: blob("base"), until: at(1010) };
+    let train = Directive::Train { base: blob("base"), until: at(1010), cohort: 3 };
     assert_eq!(round.directive(&site("a")), train);
     for name in ["c", "a", "b"] {
         round.apply(Event::Reported(site(name), update(name)), at(20)).unwrap();

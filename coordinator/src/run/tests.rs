@@ -117,7 +117,8 @@ fn a_stopped_run_is_over_for_good() {
 fn a_site_is_never_called_away_from_a_round_it_is_in() {
     let (mut first, mut second) = (run(1), run(1));
     let joined = |run: &mut Run| run.apply(Event::Joined(site("a")), START).unwrap();
-    let told = |first: &Run, second: &Run| directive([first, second].into_iter(), &site("a"));
+    let told =
+        |first: &Run, second: &Run| directive([first, second].into_iter(), &site("a"), |_| false);
     assert!(matches!(told(&first, &second), Directive::Join { .. }));
     joined(&mut second);
     assert_eq!(told(&first, &second), Directive::Rest, "it waits for the second run");
@@ -129,6 +130,25 @@ fn a_site_is_never_called_away_from_a_round_it_is_in() {
     assert_eq!(until, later(START, 1000));
     second.pause(START).unwrap();
     assert!(matches!(told(&first, &second), Directive::Train { .. }));
+}
+
+#[test]
+fn a_round_that_a_site_declines_is_not_offered_to_it_and_another_runs_is() {
+    let (first, second) = (
+        run(1),
+        Run::create("other".parse().unwrap(), run(1).plan().clone(), run(1).initial(), START),
+    );
+    let told = |declines: &dyn Fn(&RoundId) -> bool| match directive(
+        [&first, &second].into_iter(),
+        &site("a"),
+        declines,
+    ) {
+        Directive::Join { round, .. } => Some(round),
+        _ => None,
+    };
+    assert_eq!(told(&|_| false).as_ref(), Some(first.round().id()));
+    assert_eq!(told(&|round| round == first.round().id()).as_ref(), Some(second.round().id()));
+    assert_eq!(told(&|_| true), None);
 }
 
 fn rank(phase: &Phase) -> u8 {

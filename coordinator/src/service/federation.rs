@@ -3,6 +3,7 @@
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Digest, RunName, SiteName};
 use fedpaint_proto::reason::Reason;
+use fedpaint_proto::rule::Rule;
 use fedpaint_proto::v1::federation_service_server::FederationService;
 use fedpaint_proto::v1::heartbeat_request::Activity as WireActivity;
 use fedpaint_proto::v1::heartbeat_response::Directive as WireDirective;
@@ -35,11 +36,13 @@ impl FederationService for Service {
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
         let site = site(&request)?;
-        let HeartbeatRequest { agent_version, activity, wire_version } = request.into_inner();
+        let HeartbeatRequest { agent_version, activity, wire_version, declined } =
+            request.into_inner();
         let beat = Beat {
             agent_version: parse::agent_version(agent_version)?,
             wire_version: parse::wire_version(wire_version)?,
             activity: self::activity(parse::present("activity", activity)?)?,
+            declined: parse::declined(&declined)?,
         };
         let answer = self.parts.driver.heartbeat(&site, beat).await.map_err(status::of_driver)?;
         self.parts.metrics.heartbeats.inc();
@@ -114,14 +117,14 @@ fn activity(activity: WireActivity) -> Result<Activity, Status> {
             Activity::Uploading(parse::round(uploading.round.as_ref())?)
         }
         WireActivity::Withdrawing(withdrawing) => {
-            let why = withdrawal(withdrawing.reason());
+            let why = withdrawal(withdrawing.reason(), withdrawing.rule().into());
             Activity::Withdrawing(parse::round(withdrawing.round.as_ref())?, why)
         }
     })
 }
 
 /// A reason that this version does not know is one more way to fail.
-fn withdrawal(reason: WithdrawalReason) -> Withdrawal {
+fn withdrawal(reason: WithdrawalReason, rule: Rule) -> Withdrawal {
     match reason {
         WithdrawalReason::Stopping => Withdrawal::Stopping,
         WithdrawalReason::TrainerDied => Withdrawal::TrainerDied,
@@ -133,6 +136,8 @@ fn withdrawal(reason: WithdrawalReason) -> Withdrawal {
         WithdrawalReason::Device => Withdrawal::Device,
         WithdrawalReason::Disk => Withdrawal::Disk,
         WithdrawalReason::UpdateRefused => Withdrawal::UpdateRefused,
+        WithdrawalReason::Policy => Withdrawal::Policy(rule),
+        WithdrawalReason::DryRun => Withdrawal::DryRun,
         WithdrawalReason::Internal | WithdrawalReason::Unspecified => Withdrawal::Internal,
     }
 }
@@ -144,10 +149,11 @@ fn directive(directive: Directive) -> WireDirective {
             round: Some((&round).into()),
             until: Some(timestamp(until)),
         }),
-        Directive::Train { round, base, until } => WireDirective::Train(Train {
+        Directive::Train { round, base, until, cohort } => WireDirective::Train(Train {
             round: Some((&round).into()),
             base_model: Some(base.into()),
             until: Some(timestamp(until)),
+            cohort,
         }),
     }
 }
@@ -229,7 +235,10 @@ mod tests {
     #[test]
     fn a_withdrawal_for_a_reason_of_a_later_version_counts_as_a_failure() {
         let unknown = WithdrawalReason::try_from(99).unwrap_or_default();
-        assert_eq!(withdrawal(unknown), Withdrawal::Internal);
-        assert_eq!(withdrawal(WithdrawalReason::OutOfMemory), Withdrawal::OutOfMemory);
+        assert_eq!(withdrawal(unknown, Rule::Unknown), Withdrawal::Internal);
+        let memory = withdrawal(WithdrawalReason::OutOfMemory, Rule::Unknown);
+        assert_eq!(memory, Withdrawal::OutOfMemory);
+        let policy = withdrawal(WithdrawalReason::Policy, Rule::Hours);
+        assert_eq!(policy, Withdrawal::Policy(Rule::Hours));
     }
 }

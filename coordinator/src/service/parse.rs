@@ -2,10 +2,11 @@
 
 use std::str::FromStr;
 
-use fedpaint_proto::limits::REASON_BYTES_MAX;
+use fedpaint_proto::limits::{DECLINED_MAX, REASON_BYTES_MAX};
 use fedpaint_proto::names::{self, Blob, RoundId};
 use fedpaint_proto::reason::Reason;
-use fedpaint_proto::v1::{self, BlobRef, RoundPhase, RoundRef};
+use fedpaint_proto::rule::Rule;
+use fedpaint_proto::v1::{self, BlobRef, Declined, RoundPhase, RoundRef};
 use fedpaint_proto::wire::WIRE_VERSIONS_SERVED;
 use jiff::Timestamp;
 use prost_types::Timestamp as WireTimestamp;
@@ -103,6 +104,17 @@ pub(crate) fn roles(roles: impl Iterator<Item = v1::OperatorRole>) -> Result<Rol
     roles.map(role).collect::<Result<_, _>>().map(Roles)
 }
 
+/// The rounds that a site declines, and by which rules.
+pub(crate) fn declined(declined: &[Declined]) -> Result<Vec<(RoundId, Rule)>, Status> {
+    if declined.len() > DECLINED_MAX {
+        return Err(invalid(format_args!("a site declines at most {DECLINED_MAX} rounds at once")));
+    }
+    let parse = |declined: &Declined| -> Result<(RoundId, Rule), Status> {
+        Ok((round(declined.round.as_ref())?, declined.rule().into()))
+    };
+    declined.iter().map(parse).collect()
+}
+
 /// An operator's reason, fit for one line of the log.
 pub(crate) fn reason(text: &str) -> Result<String, Status> {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -150,6 +162,17 @@ mod tests {
         let status = wire_version(WIRE_VERSIONS_SERVED.end() + 1).unwrap_err();
         assert_eq!(Reason::of(&status), Some(Reason::WireVersion));
         assert!(status.message().contains("version 100"), "{status:?}");
+    }
+
+    #[test]
+    fn rounds_that_are_declined_are_bounded_and_a_rule_of_a_later_version_is_unknown() {
+        let round = Some(RoundRef { run: "t1".into(), number: 1, attempt: 1 });
+        let wire = |rule| Declined { round: round.clone(), rule };
+        let rules: Vec<Rule> =
+            declined(&[wire(2), wire(99)]).unwrap().into_iter().map(|(_, rule)| rule).collect();
+        assert_eq!(rules, [Rule::Hours, Rule::Unknown]);
+        assert!(declined(&vec![wire(2); DECLINED_MAX + 1]).is_err());
+        assert!(declined(&[Declined { round: None, rule: 2 }]).is_err());
     }
 
     #[test]

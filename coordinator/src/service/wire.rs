@@ -89,6 +89,7 @@ fn missing(view: &MissingView) -> v1::Missing {
         Why::Uploading => v1::MissingReason::Uploading,
         Why::Withdrew(_) => v1::MissingReason::Withdrew,
         Why::Late(_) => v1::MissingReason::Late,
+        Why::Declined(_) => v1::MissingReason::Declined,
     };
     v1::Missing {
         site: view.site.to_string(),

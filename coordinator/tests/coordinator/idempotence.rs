@@ -128,12 +128,13 @@ async fn a_sites_call_that_is_repeated_gets_the_same_answer_and_happens_once() {
 
     // The next round opens when the first one's average is made.
     while sites[0].join_if_asked().await.is_none_or(|joined| joined.number == 1) {}
-    let reason = WithdrawalReason::Disk.into();
+    let (reason, rule) = (WithdrawalReason::Disk.into(), 0);
     let round = Some(RoundRef { run: "t1".into(), number: 2, attempt: 1 });
     let request = HeartbeatRequest {
         agent_version: "0.1.0".into(),
-        activity: Some(Activity::Withdrawing(Withdrawing { round, reason })),
+        activity: Some(Activity::Withdrawing(Withdrawing { round, reason, rule })),
         wire_version: WIRE_VERSION,
+        ..HeartbeatRequest::default()
     };
     sites[0].federation.heartbeat(request.clone()).await.unwrap();
     sites[0].federation.heartbeat(request).await.unwrap();
@@ -152,6 +153,7 @@ async fn an_agent_of_another_generation_is_refused_and_one_from_before_versions_
         agent_version: "9.9.9".into(),
         activity: Some(Activity::Idle(Idle {})),
         wire_version,
+        ..HeartbeatRequest::default()
     };
     let newest = *WIRE_VERSIONS_SERVED.end();
     site.federation.heartbeat(idle(newest)).await.unwrap();

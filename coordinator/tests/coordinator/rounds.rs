@@ -70,7 +70,12 @@ impl Client {
     async fn ask(&mut self, activity: Activity) -> Directive {
         let activity = Some(activity);
         let agent_version = "0.1.0".into();
-        let request = HeartbeatRequest { agent_version, activity, wire_version: WIRE_VERSION };
+        let request = HeartbeatRequest {
+            agent_version,
+            activity,
+            wire_version: WIRE_VERSION,
+            ..HeartbeatRequest::default()
+        };
         let answer = self.federation.heartbeat(request).await.unwrap().into_inner();
         assert_eq!(answer.next_after.unwrap().nanos, 50_000_000);
         answer.directive.unwrap()

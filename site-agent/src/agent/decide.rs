@@ -16,8 +16,8 @@ pub enum Next {
     Rest,
     /// Give up whatever is in hand and say that this round would be joined.
     Join(RoundId),
-    /// Give up whatever is in hand and train this round.
-    Train(RoundId, Blob),
+    /// Give up whatever is in hand and train this round, as one of so many sites.
+    Train(RoundId, Blob, u32),
 }
 
 /// What a site that does `activity` does when it hears `directive`.
@@ -27,7 +27,8 @@ pub fn next(activity: &Activity, directive: &Directive) -> Next {
         // A withdrawn round stays withdrawn: an answer from before the withdrawal changes nothing.
         Activity::Training(round, _)
         | Activity::Uploading(round)
-        | Activity::Withdrawing(round, _) => Some(round),
+        | Activity::Withdrawing(round, _)
+        | Activity::Refusing(round, _) => Some(round),
     };
     match directive {
         Directive::Rest if *activity == Activity::Idle => Next::GoOn,
@@ -35,14 +36,15 @@ pub fn next(activity: &Activity, directive: &Directive) -> Next {
         Directive::Join(round) if *activity == Activity::Joining(round.clone()) => Next::GoOn,
         Directive::Join(round) if in_hand == Some(round) => Next::GoOn,
         Directive::Join(round) => Next::Join(round.clone()),
-        Directive::Train(round, _) if in_hand == Some(round) => Next::GoOn,
-        Directive::Train(round, base) => Next::Train(round.clone(), *base),
+        Directive::Train(round, ..) if in_hand == Some(round) => Next::GoOn,
+        Directive::Train(round, base, cohort) => Next::Train(round.clone(), *base, *cohort),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use fedpaint_proto::names::Digest;
+    use fedpaint_proto::rule::Rule;
     use fedpaint_proto::v1::WithdrawalReason;
 
     use super::*;
@@ -56,13 +58,14 @@ mod tests {
         Blob { digest: Digest::of(b"m"), size: 1 }
     }
 
-    fn activities(id: &RoundId) -> [Activity; 5] {
+    fn activities(id: &RoundId) -> [Activity; 6] {
         [
             Activity::Idle,
             Activity::Joining(id.clone()),
             Activity::Training(id.clone(), Progress::default()),
             Activity::Uploading(id.clone()),
             Activity::Withdrawing(id.clone(), WithdrawalReason::TrainerDied),
+            Activity::Refusing(id.clone(), Rule::Hours),
         ]
     }
 
@@ -78,7 +81,7 @@ mod tests {
     fn hearing_of_the_round_in_hand_again_changes_nothing() {
         let id = round(1, 1);
         for activity in &activities(&id)[2..] {
-            let train = Directive::Train(id.clone(), base());
+            let train = Directive::Train(id.clone(), base(), 2);
             assert_eq!(next(activity, &train), Next::GoOn, "{activity:?}");
             assert_eq!(next(activity, &Directive::Join(id.clone())), Next::GoOn, "{activity:?}");
         }
@@ -90,8 +93,8 @@ mod tests {
     fn another_round_or_attempt_takes_the_place_of_the_one_in_hand() {
         for other in [round(1, 2), round(2, 1)] {
             for activity in activities(&round(1, 1)) {
-                let train = Directive::Train(other.clone(), base());
-                assert_eq!(next(&activity, &train), Next::Train(other.clone(), base()));
+                let train = Directive::Train(other.clone(), base(), 2);
+                assert_eq!(next(&activity, &train), Next::Train(other.clone(), base(), 2));
                 let join = Directive::Join(other.clone());
                 assert_eq!(next(&activity, &join), Next::Join(other.clone()));
             }
@@ -101,7 +104,7 @@ mod tests {
     #[test]
     fn a_round_that_was_joined_is_trained() {
         let id = round(1, 1);
-        let train = Directive::Train(id.clone(), base());
-        assert_eq!(next(&Activity::Joining(id.clone()), &train), Next::Train(id, base()));
+        let train = Directive::Train(id.clone(), base(), 2);
+        assert_eq!(next(&Activity::Joining(id.clone()), &train), Next::Train(id, base(), 2));
     }
 }

@@ -4,8 +4,10 @@
 //! trained again, what was uploaded goes on where it broke off. So a disk that is full for a while and
 //! a trainer that dies cost the round time and nothing else, within [`patience`]'s bounds.
 
+mod leaving;
 mod patience;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,16 +19,22 @@ use fedpaint_proto::reason::{self, Reason};
 use fedpaint_proto::transfer;
 use fedpaint_proto::v1::upload_purpose::Purpose;
 use fedpaint_proto::v1::{UploadPurpose, WithdrawalReason};
+use fedpaint_proto::weights;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use self::leaving::{leaving, rehearsed};
 use self::patience::Patience;
+use super::dry_run;
 use super::line::Line;
 use crate::backoff;
 use crate::client::{self, Activity};
 use crate::disk;
+use crate::gate::Gate;
 use crate::pipe::{Assignment, Failure, Progress, Trained};
+use crate::policy::Refusal;
+use crate::policy::judge;
 use crate::supervisor::{self, Death, Supervisor};
 use crate::workspace::{self, Workspace, model_path, update_path};
 
@@ -52,6 +60,21 @@ pub struct Bench {
     pub supervisor: Arc<Mutex<Supervisor>>,
     /// What calls that are made again may cost the coordinator.
     pub budget: Budget,
+    /// What this site's policy lets out.
+    pub gate: Arc<Gate>,
+    /// Where an update goes instead, if it is not to leave.
+    pub dry_run: Option<PathBuf>,
+}
+
+/// A round to do.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// Which one.
+    pub round: RoundId,
+    /// The model to begin from.
+    pub base: Blob,
+    /// How many sites are in it, as the coordinator says; 0 is not said.
+    pub cohort: u32,
 }
 
 /// Why a round was not finished.
@@ -83,6 +106,18 @@ pub enum Error {
     /// The shared folder fails.
     #[error(transparent)]
     Workspace(#[from] workspace::Error),
+    /// The base model or the update does not read.
+    #[error(transparent)]
+    Model(#[from] weights::Error),
+    /// This site's policy forbids it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The dry run's folder fails.
+    #[error(transparent)]
+    DryRun(#[from] dry_run::Error),
+    /// Not an error: the round was trained to be looked at.
+    #[error("the dry run is in {}", .0.display())]
+    Rehearsed(PathBuf),
 }
 
 impl Error {
@@ -93,7 +128,11 @@ impl Error {
             error if error.is_update_refused() => WithdrawalReason::UpdateRefused,
             Error::Download(transfer::Error::File { .. })
             | Error::Upload(transfer::Error::File { .. })
-            | Error::Workspace(_) => WithdrawalReason::Disk,
+            | Error::Workspace(_)
+            | Error::Model(weights::Error::Io { .. }) => WithdrawalReason::Disk,
+            Error::Model(_) => WithdrawalReason::BaseModel,
+            Error::Refused(_) => WithdrawalReason::Policy,
+            Error::DryRun(_) | Error::Rehearsed(_) => WithdrawalReason::DryRun,
             Error::Call { .. } | Error::Download(_) | Error::Upload(_) => {
                 WithdrawalReason::Internal
             }
@@ -108,6 +147,7 @@ impl Error {
             Error::Download(transfer::Error::File { source, .. })
             | Error::Upload(transfer::Error::File { source, .. }) => disk::may_pass(source),
             Error::Workspace(error) => error.may_pass(),
+            Error::Model(weights::Error::Io { source, .. }) => disk::may_pass(source),
             _ => false,
         }
     }
@@ -173,23 +213,25 @@ const SUBMISSION: &str = "the update";
 /// [`Error`]; the round is then to be withdrawn from, unless it was given up.
 pub async fn run(
     bench: &Bench,
-    round: &RoundId,
-    base: Blob,
+    task: &Task,
     cancel: &CancellationToken,
     activity: &watch::Sender<Activity>,
 ) -> Result<(), Error> {
     let mut patience = Patience::default();
-    let trained = loop {
-        match prepare_and_train(bench, round, base, cancel, activity).await {
+    let (assignment, trained) = loop {
+        match prepare_and_train(bench, task, cancel, activity).await {
             Ok(trained) => break trained,
             Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
             Err(error) => pause(cancel, patience.bear(error)?).await?,
         }
     };
-    tell(activity, cancel, Activity::Uploading(round.clone()));
+    if let Some(folder) = &bench.dry_run {
+        return Err(rehearsed(bench, task, &assignment, trained, folder).await?);
+    }
+    tell(activity, cancel, Activity::Uploading(task.round.clone()));
     let mut patience = Patience::default();
     let delivered = loop {
-        match until(cancel, deliver(bench, round, base, &trained)).await {
+        match until(cancel, deliver(bench, task, &assignment, &trained)).await {
             Ok(()) => break Ok(()),
             Err(error) => match patience.bear(error) {
                 Ok(wait) => pause(cancel, wait).await?,
@@ -208,13 +250,13 @@ pub async fn run(
 
 async fn prepare_and_train(
     bench: &Bench,
-    round: &RoundId,
-    base: Blob,
+    task: &Task,
     cancel: &CancellationToken,
     activity: &watch::Sender<Activity>,
-) -> Result<Trained, Error> {
-    let assignment = until(cancel, prepare(bench, round, base)).await?;
-    train(bench, round, &assignment, cancel, activity).await
+) -> Result<(Assignment, Trained), Error> {
+    let assignment = until(cancel, prepare(bench, task)).await?;
+    let trained = train(bench, &task.round, &assignment, cancel, activity).await?;
+    Ok((assignment, trained))
 }
 
 async fn until<T>(
@@ -232,22 +274,25 @@ async fn pause(cancel: &CancellationToken, wait: Duration) -> Result<(), Error> 
     .await
 }
 
-/// Fetches what the round needs: its plan and its base model.
-async fn prepare(bench: &Bench, round: &RoundId, base: Blob) -> Result<Assignment, Error> {
+/// Fetches what the round needs, its plan and its base model, as far as the policy lets it be trained.
+async fn prepare(bench: &Bench, task: &Task) -> Result<Assignment, Error> {
+    let Task { round, base, cohort } = task;
     let plan = || async { client::run_plan(&bench.line.now(), &round.run).await };
     let plan_toml = again(bench, "the plan", plan).await?;
-    RunPlan::from_toml(&plan_toml)?;
+    // The plan that is followed is judged, whatever was shown before the round was joined.
+    bench.gate.plan(&RunPlan::from_toml(&plan_toml)?)?;
     bench.workspace.keep_model(base.digest)?;
     let path = model_path(bench.workspace.folder(), base.digest);
-    transfer::download(&bench.line.now(), base, &path, &mut |_, _| {})
+    transfer::download(&bench.line.now(), *base, &path, &mut |_, _| {})
         .await
         .map_err(Error::Download)?;
+    judge::all(bench.gate.round(*cohort, *base, &path)?)?;
     Ok(Assignment {
         run: round.run.clone(),
         number: round.number,
         site: bench.site.clone(),
         plan_toml,
-        base,
+        base: *base,
     })
 }
 
@@ -296,12 +341,17 @@ fn tell(activity: &watch::Sender<Activity>, cancel: &CancellationToken, now: Act
     });
 }
 
+/// Lets an update out, if the policy does.
 async fn deliver(
     bench: &Bench,
-    round: &RoundId,
-    base: Blob,
+    task: &Task,
+    assignment: &Assignment,
     trained: &Trained,
 ) -> Result<(), Error> {
+    let Task { round, base, .. } = task;
+    judge::all(leaving(bench, task, assignment, trained).await?)?;
+    let report = judge::report(bench.gate.policy(), trained.report);
+    let trained = &Trained { report, ..*trained };
     let purpose = UploadPurpose { purpose: Some(Purpose::Update(round.into())) };
     let path = update_path(bench.workspace.folder(), trained.update.digest);
     transfer::upload(&bench.line.now(), purpose, trained.update, &path, &mut |_, _| {})
@@ -310,7 +360,7 @@ async fn deliver(
     let submit = || async {
         // A rule can only end the process here: a submission touches no disk of this side.
         let _ = reach("submit.send");
-        let submitted = client::submit_update(&bench.line.now(), round, base, trained).await;
+        let submitted = client::submit_update(&bench.line.now(), round, *base, trained).await;
         let _ = reach("submit.reply");
         submitted
     };

@@ -4,9 +4,12 @@
 //! The agent holds the keys and the network, never a scan, and it outlives its trainer and its
 //! coordinator.
 
+pub mod consent;
 pub mod decide;
+pub mod dry_run;
 pub mod job;
 pub mod line;
+mod takes_part;
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -15,7 +18,7 @@ use std::time::Duration;
 
 use fedpaint_proto::budget::Budget;
 use fedpaint_proto::channel::{self, Route};
-use fedpaint_proto::names::{Blob, RoundId};
+use fedpaint_proto::names::RoundId;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::WithdrawalReason;
 use jiff::Timestamp;
@@ -25,14 +28,18 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use self::consent::Consent;
 use self::decide::Next;
-use self::job::Bench;
+use self::job::{Bench, Task};
 use self::line::Line;
+use self::takes_part::{Inquiry, shown};
 use crate::backoff;
 use crate::client::{self, Activity, Answer, Coordinator};
 use crate::config::{self, Config, Site};
 use crate::disk;
+use crate::gate::Gate;
 use crate::pipe::Progress;
+use crate::policy::{self, Policy, judge};
 use crate::renewal;
 use crate::supervisor::{self, Death, Hello, Supervisor};
 use crate::workspace::{self, Workspace};
@@ -55,6 +62,9 @@ pub enum Error {
     /// The configuration or a certificate is bad.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// The policy is bad.
+    #[error(transparent)]
+    Policy(#[from] policy::Error),
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] fedpaint_proto::tls::Error),
@@ -82,19 +92,26 @@ pub struct Stop {
     pub withdraw: CancellationToken,
 }
 
-/// Runs the agent until `stop` fires. `program` is this program, to start the trainer with; `now` tells
-/// the time, by which certificates are renewed.
+/// What the agent is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// This program, to start the trainer with.
+    pub program: PathBuf,
+    /// The time, by which certificates are renewed and the policy's hours kept.
+    pub now: fn() -> Timestamp,
+    /// Where a round's update goes instead of the coordinator; the agent ends with it.
+    pub dry_run: Option<PathBuf>,
+}
+
+/// Runs the agent until `stop` fires.
 ///
 /// # Errors
 /// Only at the start, for what does not heal by itself: a bad configuration, workspace, setup of the
 /// trainer or certificate. After that the agent goes on whatever happens.
-pub async fn run(
-    config: &Config,
-    site: Site,
-    program: PathBuf,
-    now: fn() -> Timestamp,
-    stop: Stop,
-) -> Result<(), Error> {
+pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Result<(), Error> {
+    let Start { program, now, dry_run } = start;
+    let gate = gate(config, now)?;
+    let gate = Arc::new(if dry_run.is_some() { gate.for_dry_run() } else { gate });
     let Some(workspace) = stop.now.run_until_cancelled(open(&config.workspace)).await else {
         return Ok(());
     };
@@ -126,7 +143,7 @@ pub async fn run(
             let renewing = renewal::keep(config.clone(), route, site.clone(), replaced, now);
             let renewing = tokio::spawn(renewing);
             let (site, budget) = (site.name.clone(), Budget::default());
-            let bench = Bench { line, site, workspace, supervisor, budget };
+            let bench = Bench { line, site, workspace, supervisor, budget, gate, dry_run };
             let served = serve(bench, &stop).await;
             renewing.abort();
             served
@@ -136,6 +153,27 @@ pub async fn run(
     supervisor.lock().await.stop().await;
     tracing::info!("stopped");
     outcome
+}
+
+/// The site's policy and what it is asked of. Without a file a human approves each plan.
+///
+/// # Errors
+/// If there is a file and it does not read.
+pub fn gate(config: &Config, now: fn() -> Timestamp) -> Result<Gate, policy::Error> {
+    let policy = match &config.policy {
+        Some(path) => {
+            let (policy, digest) = Policy::load(path)?;
+            tracing::info!(path = %path.display(), %digest, "the policy");
+            policy
+        }
+        None => {
+            tracing::info!(
+                "no policy file: a human approves each plan, `plan show`, `plan approve`"
+            );
+            Policy::approved_by_a_human()
+        }
+    };
+    Ok(Gate::new(policy, &config.workspace, now))
 }
 
 /// Starts the first trainer. One that was killed before it was ready says nothing about the setup, so
@@ -247,6 +285,9 @@ struct Agent {
     /// Has the next heartbeat sent at once.
     hurry: Arc<Notify>,
     job: Option<Job>,
+    /// What it takes part in, by its own policy.
+    consent: Consent,
+    inquiry: Option<Inquiry>,
     failures: Failures,
     /// Which coordinator last answered, if one ever has.
     known: Option<Coordinator>,
@@ -255,10 +296,12 @@ struct Agent {
 impl Agent {
     fn new(bench: Bench) -> Agent {
         Agent {
+            consent: Consent::new(Arc::clone(&bench.gate)),
             bench,
             activity: watch::Sender::new(Activity::Idle),
             hurry: Arc::new(Notify::new()),
             job: None,
+            inquiry: None,
             failures: Failures::default(),
             known: None,
         }
@@ -270,7 +313,13 @@ impl Agent {
             tokio::select! {
                 biased;
                 () = stop.now.cancelled() => break,
-                ended = ended(&mut self.job) => self.job_ended(ended),
+                ended = ended(&mut self.job) => {
+                    self.job_ended(ended);
+                    if self.bench.dry_run.is_some() {
+                        break;
+                    }
+                }
+                (round, plan) = shown(&mut self.inquiry) => self.plan_shown(&round, plan),
                 answer = &mut beat => {
                     let wait = match answer {
                         Ok(answer) => self.heard(answer),
@@ -282,7 +331,8 @@ impl Agent {
         }
         drop(beat);
         self.give_up();
-        if stop.withdraw.is_cancelled() {
+        // Nobody comes back for the round of a dry run.
+        if stop.withdraw.is_cancelled() || self.bench.dry_run.is_some() {
             self.say_goodbye().await;
         }
         Ok(())
@@ -293,19 +343,22 @@ impl Agent {
     fn beat_after(&self, wait: Duration) -> Beat {
         let (line, hurry) = (self.bench.line.clone(), Arc::clone(&self.hurry));
         let activity = self.activity.subscribe();
+        let (gate, declined) = (Arc::clone(&self.bench.gate), self.consent.declined());
         Box::pin(async move {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = hurry.notified() => {}
             }
-            let activity = activity.borrow().clone();
-            client::heartbeat(&line.now(), &activity).await
+            let activity = judge::told(gate.policy(), activity.borrow().clone());
+            client::heartbeat(&line.now(), &activity, &declined).await
         })
     }
 
     fn heard(&mut self, Answer { next_after, directive, coordinator }: Answer) -> Duration {
         self.failures.over();
         self.meet(coordinator);
+        self.consent.review();
+        self.keep_to_the_policy();
         let activity = self.activity.borrow().clone();
         let next = decide::next(&activity, &directive);
         if next != Next::GoOn {
@@ -316,12 +369,8 @@ impl Agent {
             Next::Rest => {
                 self.activity.send_replace(Activity::Idle);
             }
-            Next::Join(round) => {
-                tracing::info!(%round, "joining");
-                self.activity.send_replace(Activity::Joining(round));
-                self.hurry.notify_one();
-            }
-            Next::Train(round, base) => self.begin(round, base),
+            Next::Join(round) => self.consider(round),
+            Next::Train(round, base, cohort) => self.begin(Task { round, base, cohort }),
         }
         next_after
     }
@@ -355,34 +404,38 @@ impl Agent {
         Ok(self.failures.count(what, self.bench.site.as_str()))
     }
 
-    fn begin(&mut self, round: RoundId, base: Blob) {
-        tracing::info!(%round, base = base.digest.short(), "training");
+    fn begin(&mut self, task: Task) {
+        let Task { round, base, cohort } = task.clone();
+        tracing::info!(%round, base = base.digest.short(), cohort, "training");
         self.activity.send_replace(Activity::Training(round.clone(), Progress::default()));
         let (bench, activity) = (self.bench.clone(), self.activity.clone());
         let cancel = CancellationToken::new();
         let task = tokio::spawn({
-            let (round, cancel) = (round.clone(), cancel.clone());
-            async move { job::run(&bench, &round, base, &cancel, &activity).await }
+            let cancel = cancel.clone();
+            async move { job::run(&bench, &task, &cancel, &activity).await }
         });
         self.job = Some(Job { round, cancel, task });
     }
 
     fn job_ended(&mut self, (round, result): (RoundId, Result<(), job::Error>)) {
-        let withdrawal = match &result {
+        let activity = match result {
             Ok(()) => {
                 tracing::info!(%round, "the update is delivered");
-                None
+                Activity::Idle
             }
-            Err(error) => {
-                let withdrawal = error.withdrawal();
-                if withdrawal.is_some() {
+            Err(job::Error::Refused(refusal)) => {
+                let rule = refusal.rule;
+                self.consent.refused(&round, refusal);
+                Activity::Refusing(round, rule)
+            }
+            Err(error) => match error.withdrawal() {
+                Some(reason) => {
                     tracing::warn!(%round, "withdrawing: {error}");
+                    Activity::Withdrawing(round, reason)
                 }
-                withdrawal
-            }
+                None => Activity::Idle,
+            },
         };
-        let activity =
-            withdrawal.map_or(Activity::Idle, |reason| Activity::Withdrawing(round, reason));
         self.activity.send_replace(activity);
         self.hurry.notify_one();
     }
@@ -398,16 +451,18 @@ impl Agent {
 
     /// Withdraws, so that the round need not wait for this site.
     async fn say_goodbye(self) {
-        let activity = self.activity.borrow().clone();
-        if let Activity::Joining(round)
-        | Activity::Training(round, _)
-        | Activity::Uploading(round) = activity
-        {
-            let stopping = Activity::Withdrawing(round, WithdrawalReason::Stopping);
-            let said = async { client::heartbeat(&self.bench.line.now(), &stopping).await };
-            // The coordinator will find out by itself if it is not told.
-            let _ = tokio::time::timeout(FAREWELL_TIMEOUT, said).await;
-        }
+        let leaving = match self.activity.borrow().clone() {
+            Activity::Idle => return,
+            Activity::Joining(round)
+            | Activity::Training(round, _)
+            | Activity::Uploading(round) => {
+                Activity::Withdrawing(round, WithdrawalReason::Stopping)
+            }
+            told @ (Activity::Withdrawing(..) | Activity::Refusing(..)) => told,
+        };
+        let said = async { client::heartbeat(&self.bench.line.now(), &leaving, &[]).await };
+        // The coordinator will find out by itself if it is not told.
+        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, said).await;
     }
 }
 

@@ -14,6 +14,7 @@ pub mod model;
 pub mod options;
 pub mod output;
 pub mod phantom;
+pub mod plan;
 pub mod run;
 pub mod sampling;
 pub mod train;
@@ -37,6 +38,7 @@ Examples:
   fedpaint-site-agent doctor --config site-agent.toml    is this site ready?
   fedpaint-site-agent join TOKEN --coordinator https://fed.example.org:8443 --data scans
   fedpaint-site-agent run --config site-agent.toml       take part until SIGTERM
+  fedpaint-site-agent plan show --config site-agent.toml   what does the coordinator want?
   fedpaint-site-agent phantom --out scans --patients 8 --scanner A --seed 1 --size 2
   fedpaint-site-agent init-model --preset tiny --seed 1 --out initial.safetensors
   fedpaint-site-agent model export --model final.safetensors --out for-pytorch.safetensors
@@ -52,6 +54,8 @@ enum Verb {
     Run(run::Args),
     /// Join a federation with a token, as a new site.
     Join(join::Args),
+    /// Look at the plans that the coordinator shows, and approve them.
+    Plan(plan::Args),
     /// Check certificate, coordinator, clock, device, data and disk, one line each.
     Doctor(doctor::Args),
     /// List what this build can compute on here, with memory.
@@ -87,6 +91,7 @@ pub fn main() -> ExitCode {
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Join(args) => join::run(&args),
+        Verb::Plan(args) => plan::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Devices => devices::run(),
         Verb::InitModel(args) => init_model::run(&args),

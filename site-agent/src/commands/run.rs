@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::agent::{self, Stop};
+use super::output;
+use crate::agent::{self, Start, Stop, dry_run};
 use crate::config::Config;
 
 /// Threads of the runtime: it only moves bytes.
@@ -23,6 +24,9 @@ pub struct Args {
     /// The agent's configuration.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Train one round, write what would leave into this folder with a report, send nothing of it, and end.
+    #[arg(long, value_name = "DIR")]
+    dry_run: Option<PathBuf>,
 }
 
 /// Takes part until told to stop.
@@ -31,11 +35,24 @@ pub struct Args {
 /// If the site cannot take part as configured.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let config = Config::load(&args.config)?;
+    if let Some(folder) = &args.dry_run {
+        let path = folder.join(dry_run::TEXT);
+        ensure!(!path.exists(), "{} is of another dry run: name a new folder", path.display());
+    }
     let site = config.valid_site(now())?;
     let program = std::env::current_exe().context("cannot find this program on the disk")?;
     runtime()?.block_on(async {
         let stop = stop_on_signal()?;
-        agent::run(&config, site, program, now, stop).await?;
+        let start = Start { program, now, dry_run: args.dry_run.clone() };
+        agent::run(&config, site, start, stop).await?;
+        if let Some(folder) = &args.dry_run {
+            let path = folder.join(dry_run::TEXT);
+            let text = std::fs::read_to_string(&path);
+            let text = text.with_context(|| {
+                format!("no round was trained, so there is no {}", path.display())
+            })?;
+            output::print(text.trim_end())?;
+        }
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -53,8 +70,8 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("cannot start the runtime")
 }
 
-/// The time at the start, to judge certificates and clocks by.
-#[expect(clippy::disallowed_methods, reason = "the edge: read once per start and passed on")]
+/// The time: the program's one clock.
+#[expect(clippy::disallowed_methods, reason = "the edge: passed on as the clock")]
 pub fn now() -> Timestamp {
     Timestamp::now()
 }

@@ -1,5 +1,6 @@
 //! The agent's loop with a real trainer, against a coordinator that is made up.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use fedpaint_proto::budget::Budget;
@@ -7,10 +8,13 @@ use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::WithdrawalReason;
 use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_site_agent::agent::{Stop, job::Bench, serve};
+use fedpaint_site_agent::gate::Gate;
 use fedpaint_site_agent::pipe::Setup;
+use fedpaint_site_agent::policy::Policy;
 use fedpaint_site_agent::settings::RehearsalSettings;
 use fedpaint_site_agent::supervisor::Supervisor;
 use fedpaint_site_agent::workspace::Workspace;
+use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -21,8 +25,8 @@ use crate::fake::{Fake, State, has_stepped, round};
 use crate::site::{ENDLESS, PLAN, PROGRAM, model, program, scans, setup, trainers};
 
 /// A running agent.
-struct Site {
-    workspace: TempDir,
+pub(crate) struct Site {
+    pub(crate) workspace: TempDir,
     stop: Stop,
     task: JoinHandle<()>,
 }
@@ -38,6 +42,17 @@ impl Site {
     }
 
     fn start_with(workspace: TempDir, channel: Channel, setup: Setup) -> Site {
+        let gate = Gate::new(Policy::open(), workspace.path(), || Timestamp::UNIX_EPOCH);
+        Site::start_behind(gate, None, workspace, channel, setup)
+    }
+
+    pub(crate) fn start_behind(
+        gate: Gate,
+        dry_run: Option<PathBuf>,
+        workspace: TempDir,
+        channel: Channel,
+        setup: Setup,
+    ) -> Site {
         let supervisor = Supervisor::new(PROGRAM.into(), setup);
         let supervisor = Arc::new(Mutex::new(supervisor));
         let bench = Bench {
@@ -46,6 +61,8 @@ impl Site {
             workspace: Arc::new(Workspace::open(workspace.path()).unwrap()),
             supervisor: Arc::clone(&supervisor),
             budget: Budget::default(),
+            gate: Arc::new(gate),
+            dry_run,
         };
         let stop = Stop::default();
         let stopped = stop.clone();
@@ -62,7 +79,13 @@ impl Site {
         }
     }
 
-    async fn stop(self) -> TempDir {
+    /// Waits until it ends by itself.
+    pub(crate) async fn end(self) -> TempDir {
+        self.task.await.unwrap();
+        self.workspace
+    }
+
+    pub(crate) async fn stop(self) -> TempDir {
         self.stop.now.cancel();
         self.task.await.unwrap();
         assert!(trainers(self.workspace.path()).is_empty(), "a trainer is left");

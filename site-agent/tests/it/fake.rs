@@ -44,6 +44,10 @@ pub(crate) struct State {
     pub(crate) uploads: u64,
     /// Whether uploads are left hanging.
     pub(crate) uploads_stall: bool,
+    /// How many sites it says are in the round.
+    pub(crate) cohort: u32,
+    /// What the agent declined last; a round among them is not offered.
+    pub(crate) declined: Vec<Declined>,
     /// How many submissions are taken and their answers lost.
     pub(crate) answers_lost: u32,
     blobs: HashMap<Vec<u8>, Vec<u8>>,
@@ -139,8 +143,11 @@ impl FederationService for Fake {
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
-        let activity = request.into_inner().activity.unwrap();
+        let HeartbeatRequest { activity, declined, .. } = request.into_inner();
+        let activity = activity.unwrap();
         let mut state = self.state();
+        state.declined = declined;
+        let is_declined = state.declined.iter().any(|declined| declined.round == state.round);
         state.beats += 1;
         if state.said.last() != Some(&activity) {
             state.said.push(activity.clone());
@@ -153,6 +160,7 @@ impl FederationService for Fake {
         }
         let directive = match (&state.round, activity) {
             (None, _) => Directive::Rest(Rest {}),
+            (Some(_), Activity::Idle(_)) if is_declined => Directive::Rest(Rest {}),
             (Some(round), Activity::Idle(_) | Activity::Withdrawing(_)) => {
                 Directive::Join(Join { round: Some(round.clone()), until: None })
             }
@@ -160,6 +168,7 @@ impl FederationService for Fake {
                 round: Some(round.clone()),
                 base_model: Some(blob(&state.base).into()),
                 until: None,
+                cohort: state.cohort,
             }),
         };
         self.changed.notify_waiters();

@@ -14,6 +14,7 @@ mod gpu;
 mod inpaint;
 mod model;
 mod overfit;
+mod policy;
 mod preview;
 mod resume;
 mod shared_data;

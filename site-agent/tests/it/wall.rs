@@ -4,8 +4,19 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The half with keys and network, and what both halves share.
-const AGENT: &[&str] =
-    &["agent", "client", "config", "doctor", "join", "keys", "renewal", "supervisor"];
+const AGENT: &[&str] = &[
+    "agent",
+    "client",
+    "config",
+    "doctor",
+    "gate",
+    "join",
+    "keys",
+    "plans",
+    "policy",
+    "renewal",
+    "supervisor",
+];
 const SHARED: &[&str] = &["backoff", "disk", "pipe", "settings", "workspace"];
 
 /// The half with scans and device.

@@ -48,7 +48,8 @@ impl World {
     fn serve_beat(&mut self, site: usize, activity: &Activity) -> Result<Heard, Stopped> {
         let name = self.sites[site].name.clone();
         let (agent_version, activity) = ("0.1.0".to_owned(), site::to_coordinator(activity));
-        let beat = Beat { agent_version, wire_version: WIRE_VERSION, activity };
+        let declined = Vec::new();
+        let beat = Beat { agent_version, wire_version: WIRE_VERSION, activity, declined };
         self.request(Request::Beat(name.clone(), beat))?;
         self.settle()?;
         let answer = self.process()?.core.answer(&name);

@@ -170,7 +170,7 @@ impl World {
                 agent.activity = Activity::Joining(round);
                 agent.hurry = true;
             }
-            Next::Train(round, base) => self.begin(site, round, base),
+            Next::Train(round, base, _) => self.begin(site, round, base),
         }
         next_after
     }
@@ -195,6 +195,9 @@ pub(super) fn to_coordinator(activity: &Activity) -> core::Activity {
             };
             core::Activity::Withdrawing(round.clone(), why)
         }
+        Activity::Refusing(round, rule) => {
+            core::Activity::Withdrawing(round.clone(), Withdrawal::Policy(*rule))
+        }
     }
 }
 
@@ -203,6 +206,6 @@ pub(super) fn from_coordinator(directive: run::Directive) -> Directive {
     match directive {
         run::Directive::Rest => Directive::Rest,
         run::Directive::Join { round, .. } => Directive::Join(round),
-        run::Directive::Train { round, base, .. } => Directive::Train(round, base),
+        run::Directive::Train { round, base, cohort, .. } => Directive::Train(round, base, cohort),
     }
 }

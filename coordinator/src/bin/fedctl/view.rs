@@ -397,6 +397,7 @@ impl From<v1::Missing> for Missing {
                 v1::MissingReason::Uploading => "uploading",
                 v1::MissingReason::Withdrew => "withdrew",
                 v1::MissingReason::Late => "late",
+                v1::MissingReason::Declined => "declined",
                 v1::MissingReason::Unspecified => UNKNOWN,
             },
             site: missing.site,

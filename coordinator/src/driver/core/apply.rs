@@ -54,7 +54,7 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
 impl Core {
     fn beat(&self, site: SiteName, beat: Beat, now: Timestamp) -> Result<Step, Error> {
         self.state.access(&site)?;
-        let Beat { agent_version, wire_version, activity } = beat;
+        let Beat { agent_version, wire_version, activity, declined } = beat;
         let doing = match &activity {
             Activity::Training(round, progress) => {
                 Some((round.clone(), Doing::Training(*progress)))
@@ -67,6 +67,7 @@ impl Core {
             site.clone(),
             Seen { at: now, agent_version, wire_version, doing, since: now },
         );
+        let declined = next.put_declined(&site, declined);
         let event = match activity {
             Activity::Joining(round) => Some((round, Event::Joined(site.clone()))),
             Activity::Withdrawing(round, why) => Some((round, Event::Withdrew(site.clone(), why))),
@@ -74,7 +75,7 @@ impl Core {
         };
         // What no longer applies is no error: the answer says what does.
         let late = event.and_then(|(round, event)| happen(&mut next, &round, event, now).err());
-        let step = self.step(next, &by_site(&site), now, Vec::new());
+        let step = self.step(next, &by_site(&site), now, declined);
         Ok(Step { late, ..step })
     }
 

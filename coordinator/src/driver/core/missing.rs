@@ -26,7 +26,7 @@ pub struct Moment<'a> {
 
 impl State {
     /// Whose update the round in hand of `run` lacks: its members first, then sites that still train an
-    /// earlier round, then those that never joined; each group by name.
+    /// earlier round, then those that declined or never joined; each group by name.
     pub fn missing(&self, run: &Run, moment: Moment<'_>) -> Vec<MissingView> {
         let round = run.round();
         let mut missing = Vec::new();
@@ -46,7 +46,9 @@ impl State {
             }
         }
         // Stable, so that each group stays in the order of names.
-        missing.sort_by_key(|view| (outside(&view.site), view.why == Why::NeverJoined));
+        missing.sort_by_key(|view| {
+            (outside(&view.site), matches!(view.why, Why::Declined(_) | Why::NeverJoined))
+        });
         missing
     }
 
@@ -61,6 +63,9 @@ impl State {
         }
         let joined = round.since(site);
         if !round.members().contains_key(site) {
+            if let Some(rule) = self.declines(site, round.id()) {
+                return self.of(site, Why::Declined(rule), None);
+            }
             let enrolled = self.site(site).map(|row| row.enrolled_at);
             return self.of(site, Why::NeverJoined, enrolled);
         }

@@ -2,6 +2,7 @@
 
 use fedpaint_proto::names::{Blob, Digest, OperatorName, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::rule::Rule;
 use jiff::Timestamp;
 
 use super::members::{Asking, Renewal};
@@ -60,6 +61,8 @@ pub struct Beat {
     pub wire_version: u32,
     /// What the site is doing.
     pub activity: Activity,
+    /// The rounds that its own policy refuses now, and by which rule.
+    pub declined: Vec<(RoundId, Rule)>,
 }
 
 /// What a site is doing.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use fedpaint_proto::identity::{KeyId, Role};
 use fedpaint_proto::names::{Blob, Digest, RoundId, RunName, SiteName};
+use fedpaint_proto::rule::Rule;
 use jiff::Timestamp;
 
 use crate::audit::{self, Entry};
@@ -31,6 +32,17 @@ pub struct State {
     runs: Vec<Arc<Run>>,
     /// Not kept over a restart.
     seen: BTreeMap<SiteName, Seen>,
+    /// What sites have declined by their own policies: the newest round of each run. Nor is this.
+    declined: BTreeMap<SiteName, BTreeMap<RunName, Declined>>,
+}
+
+/// A round that a site's own policy refused.
+#[derive(Clone, Debug, PartialEq)]
+struct Declined {
+    round: RoundId,
+    rule: Rule,
+    /// Whether it still does.
+    holds: bool,
 }
 
 /// What the holder of a certificate may do.
@@ -72,6 +84,7 @@ impl From<Loaded> for State {
             roster: Arc::new(loaded.roster),
             runs: loaded.runs.into_iter().map(Arc::new).collect(),
             seen: BTreeMap::new(),
+            declined: BTreeMap::new(),
         }
     }
 }
@@ -79,7 +92,7 @@ impl From<Loaded> for State {
 impl State {
     /// The same with what sites last told `other`.
     pub(super) fn with_seen_of(self, other: &State) -> State {
-        State { seen: other.seen.clone(), ..self }
+        State { seen: other.seen.clone(), declined: other.declined.clone(), ..self }
     }
 
     /// Whether the site may call at all: enrolled and not revoked.
@@ -180,6 +193,42 @@ impl State {
         self.seen.insert(site, seen);
     }
 
+    /// Notes what a site declines now: what of it is news, for the audit log. A rule that comes and goes is
+    /// told again only for another round.
+    pub(super) fn put_declined(
+        &mut self,
+        site: &SiteName,
+        declined: Vec<(RoundId, Rule)>,
+    ) -> Vec<Entry> {
+        if declined.is_empty() && !self.declined.contains_key(site) {
+            return Vec::new();
+        }
+        let mut held = self.declined.remove(site).unwrap_or_default();
+        held.retain(|run, _| self.find_run(run).is_some_and(|run| !run.is_over()));
+        held.values_mut().for_each(|declined| declined.holds = false);
+        let mut entries = Vec::new();
+        for (round, rule) in declined {
+            if self.round(&round).is_err() {
+                continue;
+            }
+            let now = Declined { round: round.clone(), rule, holds: true };
+            let before = held.insert(round.run.clone(), now);
+            if before.is_none_or(|before| (&before.round, before.rule) != (&round, rule)) {
+                let detail =
+                    format!("round {round}: site {site}, by the rule {rule} of its own policy");
+                entries.push(Entry::new("site_declined", detail));
+            }
+        }
+        self.declined.insert(site.clone(), held);
+        entries
+    }
+
+    /// By which rule of its own policy a site refuses a round, if it does.
+    pub(super) fn declines(&self, site: &SiteName, round: &RoundId) -> Option<Rule> {
+        let declined = self.declined.get(site)?.get(&round.run)?;
+        (declined.holds && declined.round == *round).then_some(declined.rule)
+    }
+
     /// Every run, in the order of creation.
     pub fn runs(&self) -> impl Iterator<Item = &Run> {
         self.runs.iter().map(Arc::as_ref)
@@ -248,7 +297,7 @@ impl State {
 
     /// What a site should be doing.
     pub fn directive(&self, site: &SiteName) -> Directive {
-        run::directive(self.runs(), site)
+        run::directive(self.runs(), site, |round| self.declines(site, round).is_some())
     }
 
     /// How large an update the site may upload for a round.

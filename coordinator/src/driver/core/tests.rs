@@ -72,7 +72,8 @@ impl Shell {
     fn seal(&mut self, names: &[&str]) {
         for name in names {
             let activity = Activity::Joining(self.id());
-            let beat = Beat { agent_version: String::new(), wire_version: 1, activity };
+            let (agent_version, declined) = (String::new(), Vec::new());
+            let beat = Beat { agent_version, wire_version: 1, activity, declined };
             self.ask(Request::Beat(site(name), beat));
         }
         self.close();

@@ -21,7 +21,7 @@ fn take(core: &mut Core, request: Request) {
 fn train(core: &mut Core, number: u32) {
     let (mayo, id) = (site("mayo"), round(number, 1));
     let activity = Activity::Joining(id.clone());
-    let beat = Beat { agent_version: "0.1.0".to_owned(), wire_version: 1, activity };
+    let beat = Beat { activity, ..idle("0.1.0".to_owned()) };
     take(core, Request::Beat(mayo.clone(), beat));
     let weights = blob(&format!("update {number}"));
     let update = Update { weights, examples: 1, report: Report::default() };

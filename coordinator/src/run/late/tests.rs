@@ -52,7 +52,7 @@ fn report_late(run: &mut Run, id: &RoundId, name: &str, text: &str) -> Result<()
 }
 
 fn told(run: &Run, name: &str) -> Directive {
-    directive([run].into_iter(), &site(name))
+    directive([run].into_iter(), &site(name), |_| false)
 }
 
 fn folded(run: &Run) -> Vec<(String, RoundId, u32)> {

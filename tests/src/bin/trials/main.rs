@@ -4,6 +4,7 @@
 mod access;
 mod csr;
 mod forge;
+mod plans;
 mod renew;
 mod revoke;
 
@@ -45,6 +46,8 @@ enum Mode {
     Renew,
     /// Sites that are revoked in the middle of a transfer, and that try to come back.
     Revoke,
+    /// Plans that a hospital's own policy does not allow.
+    Plans,
 }
 
 #[tokio::main]
@@ -85,5 +88,6 @@ async fn run(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         Mode::Csr => csr::csr(args, work).await,
         Mode::Renew => renew::renew(args, work).await,
         Mode::Revoke => revoke::revoke(args, work).await,
+        Mode::Plans => plans::plans(args, work).await,
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use fedpaint_proto::credential::write_certificate;
 use fedpaint_proto::v1;
 use fedpaint_proto::weights::{Dtype, TensorSpec};
-use fedpaint_tests::lab::{FEDERATION, Lab, LabOptions};
+use fedpaint_tests::lab::{FEDERATION, Lab, LabOptions, OPEN_POLICY};
 use fedpaint_tests::models;
 use fedpaint_tests::outcome::{Outcome, rounded};
 use fedpaint_tests::process::{Process, program, run};
@@ -99,11 +99,12 @@ fn site(lab: &Lab, work: &Path, name: &str) -> anyhow::Result<(String, Process)>
     let address = lab.address().to_owned();
     let args = ["join", &token, "--coordinator", &address, "--out", &out, "--data", &data];
     run("fedpaint-site-agent", &args)?;
-    // The site's people need no more than this; a trial has no scans.
+    // The site's people need no more than this; a trial has no scans, and nobody who approves plans.
+    std::fs::write(folder.join("policy.toml"), OPEN_POLICY)?;
     let config = folder.join("site-agent.toml");
     let text = std::fs::read_to_string(&config)?;
     let more = "\n[trainer]\ndevice = \"cpu\"\nthreads = 1\n\n[rehearsal]\nsteps_ms = 50\n";
-    std::fs::write(&config, text + more)?;
+    std::fs::write(&config, format!("policy = \"policy.toml\"\n{text}{more}"))?;
     let path = config.display().to_string();
     let log = folder.join("agent.log");
     let agent = Process::start_with(

@@ -1,0 +1,61 @@
+//! The last look at an update before it leaves, and where it goes in a dry run.
+
+use std::path::Path;
+
+use fedpaint_proto::plan::RunPlan;
+
+use super::{Bench, Error, Task, in_background};
+use crate::agent::dry_run;
+use crate::pipe::{Assignment, Trained};
+use crate::policy::judge::Verdict;
+use crate::workspace::{model_path, update_path};
+
+/// What the policy says of an update that is about to leave, and of everything before it once more.
+pub(super) async fn leaving(
+    bench: &Bench,
+    task: &Task,
+    assignment: &Assignment,
+    trained: &Trained,
+) -> Result<Vec<Verdict>, Error> {
+    let plan = RunPlan::from_toml(&assignment.plan_toml)?;
+    let (bench, task, trained) = (bench.clone(), task.clone(), *trained);
+    in_background(move || {
+        let folder = bench.workspace.folder();
+        let base = model_path(folder, task.base.digest);
+        let update = update_path(folder, trained.update.digest);
+        let verdicts = [
+            bench.gate.verdicts(&plan),
+            bench.gate.round(task.cohort, task.base, &base)?,
+            bench.gate.update(&trained, &update, &base)?,
+        ];
+        Ok::<_, Error>(verdicts.concat())
+    })
+    .await
+}
+
+/// Writes what would leave into the folder of a dry run.
+pub(super) async fn rehearsed(
+    bench: &Bench,
+    task: &Task,
+    assignment: &Assignment,
+    trained: Trained,
+    folder: &Path,
+) -> Result<Error, Error> {
+    let verdicts = leaving(bench, task, assignment, &trained).await?;
+    let plan = RunPlan::from_toml(&assignment.plan_toml)?.digest();
+    let (bench, task, folder) = (bench.clone(), task.clone(), folder.to_owned());
+    in_background(move || {
+        let workspace = bench.workspace.folder();
+        let round = dry_run::Round {
+            id: &task.round,
+            plan,
+            base: &model_path(workspace, task.base.digest),
+            update: &update_path(workspace, trained.update.digest),
+            trained: &trained,
+            verdicts: &verdicts,
+        };
+        dry_run::write(&folder, bench.gate.policy(), &round)?;
+        Ok::<_, Error>(Error::Rehearsed(folder))
+    })
+    .await
+}

@@ -1,0 +1,88 @@
+//! How the agent acts on what its policy says: asks for plans, joins, declines, and gives up.
+
+use std::future::pending;
+
+use fedpaint_proto::names::RoundId;
+use fedpaint_proto::plan::RunPlan;
+use tokio::task::JoinHandle;
+use tonic::Status;
+
+use super::Agent;
+use super::consent::Considered;
+use crate::client::{self, Activity};
+
+/// The question for a run's plan that is under way.
+pub(super) type Inquiry = (RoundId, JoinHandle<Result<String, Status>>);
+
+impl Agent {
+    /// Joins a round, if this site's policy lets it.
+    pub(super) fn consider(&mut self, round: RoundId) {
+        let (activity, is_news) = match self.consent.consider(&round) {
+            Considered::Join => {
+                tracing::info!(%round, "joining");
+                (Activity::Joining(round), true)
+            }
+            Considered::Declined(is_news) => (Activity::Idle, is_news),
+            Considered::AskForPlan => {
+                if self.inquiry.is_none() {
+                    let (channel, run) = (self.bench.line.now(), round.run.clone());
+                    let asked = async move { client::run_plan(&channel, &run).await };
+                    self.inquiry = Some((round, tokio::spawn(asked)));
+                }
+                (Activity::Idle, false)
+            }
+        };
+        self.activity.send_replace(activity);
+        if is_news {
+            self.hurry.notify_one();
+        }
+    }
+
+    /// Keeps a plan that was asked for, for a human and for the next heartbeat.
+    pub(super) fn plan_shown(&mut self, round: &RoundId, plan: Result<String, Status>) {
+        let plan_toml = match plan {
+            Ok(plan) => plan,
+            Err(status) => {
+                tracing::warn!(%round, "the plan does not come: {}", status.message());
+                return;
+            }
+        };
+        let plan = RunPlan::from_toml(&plan_toml).ok();
+        if let Some(plan) = &plan
+            && let Err(error) = self.bench.gate.keep(&round.run, plan)
+        {
+            // It is asked for again with the next heartbeat.
+            tracing::warn!(%round, "the plan cannot be kept: {error}");
+            return;
+        }
+        self.consent.learn(round.run.clone(), plan);
+        self.hurry.notify_one();
+    }
+
+    /// Gives the round in hand up where the policy no longer lets anything be done.
+    pub(super) fn keep_to_the_policy(&mut self) {
+        let Err(refusal) = self.bench.gate.now() else { return };
+        let activity = self.activity.borrow().clone();
+        if let Activity::Joining(round)
+        | Activity::Training(round, _)
+        | Activity::Uploading(round) = activity
+        {
+            self.give_up();
+            self.activity.send_replace(Activity::Refusing(round.clone(), refusal.rule));
+            self.consent.refused(&round, refusal);
+            self.hurry.notify_one();
+        }
+    }
+}
+
+/// The answer to the question that is under way; never, where there is none.
+pub(super) async fn shown(inquiry: &mut Option<Inquiry>) -> (RoundId, Result<String, Status>) {
+    let Some((round, task)) = inquiry else { return pending().await };
+    let round = round.clone();
+    let result = task.await;
+    *inquiry = None;
+    match result {
+        Ok(result) => (round, result),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

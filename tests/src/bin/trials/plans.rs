@@ -1,0 +1,324 @@
+//! Plans that a hospital's policy does not allow, in front of a real agent: each is refused, by its rule, in
+//! both logs, and nothing of it leaves. One plan that is allowed is trained, so that there is something that
+//! could have left.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use fedpaint_proto::names::Blob;
+use fedpaint_proto::rule::Rule;
+use fedpaint_proto::v1;
+use fedpaint_proto::weights::{Dtype, TensorSpec};
+use fedpaint_tests::fake_site::FakeSite;
+use fedpaint_tests::lab::{AgentOptions, Lab};
+use fedpaint_tests::models;
+use fedpaint_tests::outcome::Outcome;
+use fedpaint_tests::process::{Process, run};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::Args;
+
+/// Hostile plans, unless it is said how many.
+const PLANS: usize = 30;
+
+/// The hospital.
+const SITE: &str = "mayo";
+
+/// How long a refusal may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What it allows.
+const POLICY: &str = "[plan]\nrounds_max = 20\nsteps_max = 50\nbatch_max = 16\nlearning_rate_max = 0.01\n\n\
+    [round]\nsites_min = 2\n\n[egress]\nbytes_per_round_max = 4_000\n\
+    tensors = [\"in.*\", \"out.*\", \"!*.scans\"]\nmetrics = [\"examples\", \"loss_mean\"]\n\n\
+    [run]\nhours = \"always\"\n";
+
+/// In what a plan goes beyond the policy.
+#[derive(Clone, Copy, Debug)]
+enum Hostility {
+    ManyRounds,
+    ManySteps,
+    LargeBatch,
+    FastLearning,
+    Alone,
+    Unapproved,
+    LargeModel,
+    NewTensor,
+    ForbiddenTensor,
+    WhileStopped,
+}
+
+const HOSTILITIES: [Hostility; 10] = [
+    Hostility::ManyRounds,
+    Hostility::ManySteps,
+    Hostility::LargeBatch,
+    Hostility::FastLearning,
+    Hostility::Alone,
+    Hostility::Unapproved,
+    Hostility::LargeModel,
+    Hostility::NewTensor,
+    Hostility::ForbiddenTensor,
+    Hostility::WhileStopped,
+];
+
+impl Hostility {
+    /// The rule that must refuse it.
+    fn rule(self) -> Rule {
+        match self {
+            Hostility::ManyRounds => Rule::Rounds,
+            Hostility::ManySteps => Rule::Steps,
+            Hostility::LargeBatch => Rule::Batch,
+            Hostility::FastLearning => Rule::Optimiser,
+            Hostility::Alone => Rule::Cohort,
+            Hostility::Unapproved => Rule::Approval,
+            Hostility::LargeModel => Rule::Bytes,
+            Hostility::NewTensor | Hostility::ForbiddenTensor => Rule::Tensors,
+            Hostility::WhileStopped => Rule::StopFile,
+        }
+    }
+}
+
+/// A plan and its model.
+struct Hostile {
+    plan: String,
+    tensors: Vec<TensorSpec>,
+}
+
+/// A plan of `number` that goes beyond the policy in one way, by how much `random` says.
+fn hostile(hostility: Hostility, number: usize, random: &mut ChaCha8Rng) -> Hostile {
+    let mut plan = Plan { seed: number, ..Plan::default() };
+    let mut tensors = models::specs();
+    let spec =
+        |name: &str, shape: Vec<usize>| TensorSpec { name: name.into(), dtype: Dtype::F32, shape };
+    match hostility {
+        Hostility::ManyRounds => plan.rounds = random.random_range(21..=100_000),
+        Hostility::ManySteps => plan.steps = random.random_range(51..=1_000_000),
+        Hostility::LargeBatch => plan.batch = random.random_range(17..=1_024),
+        Hostility::FastLearning => plan.learning_rate = random.random_range(0.011..1.0),
+        Hostility::Alone => plan.sites_min = 1,
+        Hostility::Unapproved | Hostility::WhileStopped => {}
+        Hostility::LargeModel => {
+            tensors.push(spec("out.wide", vec![random.random_range(1_000..50_000)]));
+        }
+        Hostility::NewTensor => tensors.push(spec("patients", vec![random.random_range(1..9)])),
+        Hostility::ForbiddenTensor => {
+            tensors.push(spec("in.scans", vec![random.random_range(1..9)]))
+        }
+    }
+    Hostile { plan: plan.to_toml(), tensors }
+}
+
+struct Plan {
+    rounds: u32,
+    steps: u32,
+    batch: u32,
+    learning_rate: f64,
+    sites_min: u32,
+    seed: usize,
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan { rounds: 1, steps: 2, batch: 2, learning_rate: 1e-3, sites_min: 2, seed: 0 }
+    }
+}
+
+impl Plan {
+    fn to_toml(&self) -> String {
+        let Plan { rounds, steps, batch, learning_rate, sites_min, seed } = self;
+        format!(
+            "version = 1\nrounds = {rounds}\n\n[round]\nsites_min = {sites_min}\nsites_goal = 2\n\
+             selection_s = 600\nreporting_s = 600\n\n[training]\nsteps = {steps}\nbatch = {batch}\n\
+             learning_rate = {learning_rate}\nseed = {seed}\n"
+        )
+    }
+}
+
+/// The hospital and who is with it.
+struct Hospital {
+    lab: Lab,
+    agent: Process,
+    /// Another site, without which there would be no round.
+    companion: FakeSite,
+    folder: PathBuf,
+}
+
+impl Hospital {
+    async fn found(folder: &Path) -> anyhow::Result<Hospital> {
+        let lab = Lab::start(folder)?;
+        lab.enroll(SITE)?;
+        let companion = FakeSite::enroll(&lab, "companion").await?;
+        let scans = folder.join("no-scans");
+        std::fs::create_dir_all(&scans)?;
+        let options = AgentOptions {
+            policy: POLICY.into(),
+            more: "[rehearsal]\nsteps_ms = 0\n".into(),
+            ..AgentOptions::default()
+        };
+        let agent = lab.start_agent(SITE, &scans, &options)?;
+        Ok(Hospital { lab, agent, companion, folder: folder.to_owned() })
+    }
+
+    fn stop_file(&self) -> PathBuf {
+        self.folder.join(format!("workspace-{SITE}")).join("stop")
+    }
+
+    /// Approves the plans that were shown, all of them: a human who looks at nothing.
+    fn approve_all(&self) -> anyhow::Result<()> {
+        let config = self.folder.join(format!("{SITE}.toml")).display().to_string();
+        let shown =
+            run("fedpaint-site-agent", &["plan", "show", "--output", "json", "--config", &config])?;
+        let shown: Vec<serde_json::Value> = serde_json::from_str(&shown)?;
+        for plan in shown {
+            let digest = plan["digest"].as_str().context("a digest")?.to_owned();
+            if plan["approved"].is_null() {
+                run("fedpaint-site-agent", &["plan", "approve", &digest, "--config", &config])?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn create(
+        &self,
+        name: &str,
+        plan: &str,
+        tensors: Vec<TensorSpec>,
+    ) -> anyhow::Result<Blob> {
+        let file = self.folder.join(format!("{name}.safetensors"));
+        let model = models::write(&file, tensors, |_, _| 0.5)?;
+        self.lab.create_run(name, plan, &file, model).await?;
+        Ok(model)
+    }
+
+    /// The audit log's entries of this site and run that tell of a refusal, once there is one by `rule`.
+    async fn refused(&mut self, name: &str, rule: Rule) -> anyhow::Result<Vec<v1::Event>> {
+        let mut ticks = tokio::time::interval(Duration::from_millis(50));
+        let about = format!("round {name}/");
+        loop {
+            ticks.tick().await;
+            // The companion joins whatever is offered, so that rounds begin.
+            let _ = self.companion.join().await;
+            let events: Vec<v1::Event> = self
+                .events()
+                .await?
+                .into_iter()
+                .filter(|event| {
+                    event.actor == format!("site/{SITE}") && event.detail.starts_with(&about)
+                })
+                .collect();
+            let by_rule =
+                |event: &&v1::Event| event.detail.contains(&format!("by the rule {rule}"));
+            if events.iter().any(|event| by_rule(&event)) {
+                return Ok(events.into_iter().filter(|event| is_refusal(&event.kind)).collect());
+            }
+            if events.iter().any(|event| event.kind == "update_accepted") {
+                bail!("an update of {name} left: {events:?}");
+            }
+        }
+    }
+
+    async fn events(&self) -> anyhow::Result<Vec<v1::Event>> {
+        let (mut admin, mut events) = (self.lab.operator().await?, Vec::<v1::Event>::new());
+        loop {
+            let after_seq = events.last().map_or(0, |event| event.seq);
+            let request = v1::ListEventsRequest { after_seq, limit: 0 };
+            let more = admin.list_events(request).await?.into_inner().events;
+            if more.is_empty() {
+                return Ok(events);
+            }
+            events.extend(more);
+        }
+    }
+
+    /// Has the allowed plan trained: it is declined until it is approved, and then an update leaves.
+    async fn allowed(&mut self) -> anyhow::Result<bool> {
+        let base = self.create("allowed", &Plan::default().to_toml(), models::specs()).await?;
+        tokio::time::timeout(PATIENCE, self.refused("allowed", Rule::Approval)).await??;
+        self.approve_all()?;
+        let train = async {
+            let mut ticks = tokio::time::interval(Duration::from_millis(50));
+            loop {
+                ticks.tick().await;
+                if let Ok(train) = self.companion.task().await {
+                    return train.round.context("a round");
+                }
+            }
+        };
+        let round = tokio::time::timeout(PATIENCE, train).await.context("no round began")??;
+        let file = self.folder.join("companion.safetensors");
+        let update = models::write(&file, models::specs(), |_, _| 1.0)?;
+        self.companion.upload(&round, update, &file).await?;
+        self.companion.submit(&round, base.digest, update, 8).await?;
+        let done = self.lab.watch("allowed", |run, _| run.state() == v1::RunState::Finished);
+        tokio::time::timeout(PATIENCE, done)
+            .await
+            .context("the allowed plan was not trained")??;
+        Ok(self
+            .events()
+            .await?
+            .iter()
+            .any(|event| event.kind == "update_accepted" && event.actor == format!("site/{SITE}")))
+    }
+}
+
+fn is_refusal(kind: &str) -> bool {
+    matches!(kind, "site_declined" | "site_withdrew")
+}
+
+/// Shows the hospital hostile plans, one after the other.
+pub(crate) async fn plans(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
+    let count = args.count.unwrap_or(PLANS);
+    let mut random = ChaCha8Rng::seed_from_u64(args.seed);
+    let mut outcome = Outcome::default();
+    let mut hospital = Hospital::found(work).await?;
+    let allowed = hospital.allowed().await?;
+    outcome.require(allowed, || "the plan that is allowed was not trained".to_owned());
+    let (mut refused, mut in_site_log, mut left) = (0, 0, 0);
+    for number in 1..=count {
+        let hostility = HOSTILITIES[(number - 1) % HOSTILITIES.len()];
+        let Hostile { plan, tensors } = hostile(hostility, number, &mut random);
+        let (name, rule) = (format!("hostile-{number}"), hostility.rule());
+        if matches!(hostility, Hostility::WhileStopped) {
+            std::fs::write(hospital.stop_file(), "")?;
+        }
+        hospital.create(&name, &plan, tensors).await?;
+        // What the policy would refuse after an approval is approved, as by a human who looks at nothing.
+        if matches!(rule, Rule::Bytes | Rule::Tensors) {
+            tokio::time::timeout(PATIENCE, hospital.refused(&name, Rule::Approval)).await??;
+            hospital.approve_all()?;
+        }
+        match tokio::time::timeout(PATIENCE, hospital.refused(&name, rule)).await {
+            Ok(events) => refused += usize::from(!events?.is_empty()),
+            Err(_) => outcome.require(false, || format!("{name} was not refused by {rule}")),
+        }
+        if matches!(hostility, Hostility::WhileStopped) {
+            std::fs::remove_file(hospital.stop_file())?;
+        }
+        hospital.lab.fedctl(&["run", "stop", &name])?;
+        let log = hospital.agent.log()?;
+        let told = |line: &str| {
+            line.contains(&format!("{name}/")) && line.contains(&format!("rule={rule}"))
+        };
+        in_site_log += usize::from(log.lines().any(told));
+        let events = hospital.events().await?;
+        let its = format!("round {name}/");
+        left += events
+            .iter()
+            .filter(|event| event.kind == "update_accepted" && event.detail.starts_with(&its))
+            .count();
+    }
+    outcome.set("plans", count);
+    outcome.set("refused", refused);
+    outcome.set("in_site_log", in_site_log);
+    outcome.set("updates_that_left", left);
+    outcome.set("allowed_trained", allowed);
+    outcome.require(refused == count, || format!("{refused} of {count} plans were refused"));
+    outcome.require(in_site_log == count, || {
+        format!("{in_site_log} of {count} refusals are in the site's log with their rule")
+    });
+    outcome.require(left == 0, || format!("{left} updates left the hospital"));
+    hospital.agent.stop()?;
+    Ok(outcome)
+}
