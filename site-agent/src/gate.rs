@@ -12,6 +12,7 @@ use fedpaint_proto::weights::{self, ModelFile};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::client::Activity;
 use crate::pipe::Trained;
 use crate::plans::{self, Plans};
 use crate::policy::judge::{self, Moment, Update, Verdict};
@@ -46,6 +47,12 @@ impl Gate {
     #[must_use]
     pub fn for_dry_run(self) -> Gate {
         Gate { is_rehearsal: true, ..self }
+    }
+
+    /// What the coordinator is told of what this site does; of a dry run neither step nor loss.
+    pub fn told(&self, activity: Activity) -> Activity {
+        let nothing = Policy::default();
+        judge::told(if self.is_rehearsal { &nothing } else { &self.policy }, activity)
     }
 
     /// What the site allows.

@@ -186,10 +186,11 @@ impl Policy {
         Policy {
             plan: PlanRules {
                 approval: Approval::None,
-                rounds_max: u32::MAX,
-                steps_max: u32::MAX,
-                batch_max: u32::MAX,
-                learning_rate_max: f64::MAX,
+                // What a plan may say at most, see `fedpaint_proto::plan`.
+                rounds_max: 100_000,
+                steps_max: 1_000_000,
+                batch_max: 1_024,
+                learning_rate_max: 1.0,
             },
             round: RoundRules { sites_min: 1 },
             egress: EgressRules {

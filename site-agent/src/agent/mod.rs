@@ -39,7 +39,7 @@ use crate::config::{self, Config, Site};
 use crate::disk;
 use crate::gate::Gate;
 use crate::pipe::Progress;
-use crate::policy::{self, Policy, judge};
+use crate::policy::{self, Policy};
 use crate::renewal;
 use crate::supervisor::{self, Death, Hello, Supervisor};
 use crate::workspace::{self, Workspace};
@@ -349,7 +349,7 @@ impl Agent {
                 () = tokio::time::sleep(wait) => {}
                 () = hurry.notified() => {}
             }
-            let activity = judge::told(gate.policy(), activity.borrow().clone());
+            let activity = gate.told(activity.borrow().clone());
             client::heartbeat(&line.now(), &activity, &declined).await
         })
     }

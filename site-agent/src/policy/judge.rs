@@ -117,7 +117,7 @@ pub fn round<'a>(
 pub fn update(policy: &Policy, update: &Update<'_>) -> Vec<Verdict> {
     let same = update.differs.is_none();
     let kept = update.differs.clone();
-    let kept = kept.unwrap_or_else(|| "a version of its base model, byte for byte".to_owned());
+    let kept = kept.unwrap_or_else(|| "a version of its base model".to_owned());
     vec![
         of_bytes(policy, update.bytes),
         verdict(Rule::Tensors, same, kept),

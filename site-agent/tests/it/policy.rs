@@ -136,6 +136,12 @@ async fn a_dry_run_trains_a_round_and_keeps_the_bytes_that_another_agent_would_s
     {
         let state = fake.state();
         assert!(state.uploads == 0 && state.submitted.is_empty());
+        let training = state.said.iter().filter_map(|said| match said {
+            Activity::Training(training) => training.progress,
+            _ => None,
+        });
+        let told: Vec<_> = training.map(|p| (p.step, p.steps, p.loss)).collect();
+        assert!(!told.is_empty() && told.iter().all(|told| *told == (0, 0, None)), "{told:?}");
     }
     let read = |name: &str| std::fs::read(out.path().join("dry").join(name)).unwrap();
     let report: serde_json::Value = serde_json::from_slice(&read("report.json")).unwrap();
