@@ -12,6 +12,8 @@ use fedpaint_proto::names::FederationName;
 use fedpaint_proto::tls::TlsFiles;
 use serde::Deserialize;
 
+use crate::roster::TwoPersons;
+
 /// The longest configuration file.
 const CONFIG_BYTES_MAX: u64 = 64 << 10;
 
@@ -68,15 +70,6 @@ pub struct Issuing {
     /// How long a certificate lasts, in seconds; it is renewed when two thirds of that are over.
     #[serde(default = "leaf_s")]
     pub leaf_s: u32,
-}
-
-/// What takes two persons.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TwoPersons {
-    /// Letting a site in that joins by a token.
-    #[serde(default)]
-    pub enrolling: bool,
 }
 
 /// What is deleted once it is old. Models stay.
@@ -139,13 +132,6 @@ pub enum Error {
         /// What it must be.
         must: &'static str,
     },
-}
-
-impl TwoPersons {
-    /// How many operators must approve a site that joins by a token.
-    pub fn approvals(&self) -> usize {
-        1 + usize::from(self.enrolling)
-    }
 }
 
 fn status_listen() -> SocketAddr {

@@ -41,6 +41,7 @@ pub use self::view::{
 pub use self::watch::Watch;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
+use crate::roster::TwoPersons;
 use crate::store::{self, Store};
 
 /// The most messages that wait for the driver; who comes later waits to be heard.
@@ -60,6 +61,8 @@ const SILENT_MIN: Duration = Duration::from_secs(5);
 pub struct Options {
     /// How soon a site is told to ask again.
     pub heartbeat: Duration,
+    /// What takes two persons.
+    pub rules: TwoPersons,
 }
 
 /// Loads what the store holds and starts the driver; it ends when `shutdown` is cancelled.

@@ -10,6 +10,7 @@ use fedpaint_proto::enrolment::Keys;
 use fedpaint_proto::identity::{KeyId, Role};
 use fedpaint_proto::names::{Digest, OperatorName, SiteName};
 use jiff::Timestamp;
+use serde::Deserialize;
 
 /// How long an invitation holds.
 pub const INVITE_LASTS: Duration = Duration::from_secs(24 * 3600);
@@ -29,6 +30,27 @@ pub const KEYS_PER_HOLDER_MAX: usize = 16;
 /// How long a key is remembered after its certificate has ended.
 const KEY_REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
+/// The most that may wait for a second person.
+pub const PROPOSALS_MAX: usize = 1_000;
+
+/// How long what one person asked for waits for a second, and is done for after that.
+const PROPOSAL_LASTS: Duration = Duration::from_secs(24 * 3600);
+
+/// What takes two persons.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TwoPersons {
+    /// Letting a site in that joins by a token.
+    #[serde(default)]
+    pub enrolling: bool,
+    /// Starting a run by a plan; a plan never changes afterwards.
+    #[serde(default)]
+    pub planning: bool,
+    /// Taking a model out.
+    #[serde(default)]
+    pub exporting: bool,
+}
+
 /// Everything about who may become a member and who is one, but for the sites themselves.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Roster {
@@ -38,6 +60,21 @@ pub struct Roster {
     pub keys: BTreeMap<KeyId, KeyRow>,
     /// Operators by name; while none is listed, every operator's certificate is an admin's.
     pub operators: BTreeMap<OperatorName, OperatorRow>,
+    /// What takes two persons and one has asked for, by the digest of its words.
+    pub proposals: BTreeMap<Digest, Proposal>,
+}
+
+/// What takes two persons and one has asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proposal {
+    /// In words that name all of it.
+    pub what: String,
+    /// The first person.
+    pub asked_by: OperatorName,
+    /// When it was asked for.
+    pub asked_at: Timestamp,
+    /// The second.
+    pub approved_by: Option<OperatorName>,
 }
 
 /// An invitation to join.
@@ -156,6 +193,21 @@ impl Roster {
         };
         self.keys.retain(|_, row| !past(row.not_after, KEY_REMEMBERED));
         self.invites.retain(|_, invite| !past(invite.expires_at, Duration::ZERO));
+        self.proposals.retain(|_, proposal| !proposal.is_over(now));
+    }
+}
+
+impl TwoPersons {
+    /// How many operators must approve a site that joins by a token.
+    pub fn approvals(&self) -> usize {
+        1 + usize::from(self.enrolling)
+    }
+}
+
+impl Proposal {
+    /// Whether it is forgotten `now`.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.asked_at.checked_add(PROPOSAL_LASTS).is_ok_and(|over| over <= now)
     }
 }
 

@@ -77,6 +77,8 @@ pub const TABLE: &[Rule] = &[
     desk("/fedpaint.v1.AdminService/RejectSite", ADMIT),
     desk("/fedpaint.v1.AdminService/ListOperators", ALL),
     desk("/fedpaint.v1.AdminService/SetOperator", MANAGE),
+    desk("/fedpaint.v1.AdminService/ListProposals", ALL),
+    desk("/fedpaint.v1.AdminService/ApproveProposal", ADMIT),
     long(desk("/fedpaint.v1.AdminService/CreateRun", RUN)),
     desk("/fedpaint.v1.AdminService/GetRun", ALL),
     desk("/fedpaint.v1.AdminService/ListRuns", ALL),

@@ -57,6 +57,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (4, "lease", include_str!("../migrations/0004_lease.sql")),
     (5, "identity", include_str!("../migrations/0005_identity.sql")),
     (8, "late_index", include_str!("../migrations/0008_late_index.sql")),
+    (9, "proposal", include_str!("../migrations/0009_proposal.sql")),
 ];
 
 /// The database. Clones share its connections.

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::passphrase;
 use crate::tls::TlsFiles;
 use crate::weights::sync_folder;
 
@@ -25,7 +26,8 @@ pub fn replace(files: &TlsFiles, certificate_pem: &str, key_pem: &str) -> io::Re
     write(&next(certificate), certificate_pem, CERTIFICATE_MODE)?;
     // From here on the new pair is whole. The certificate goes first, so that a key that waits alone
     // says that it belongs to the certificate which is there.
-    write(&next(key), key_pem, KEY_MODE)?;
+    let key_pem = passphrase::seal(key_pem).map_err(io::Error::other)?;
+    write(&next(key), &key_pem, KEY_MODE)?;
     fs::rename(next(certificate), certificate)?;
     sync_folder(certificate)?;
     fs::rename(next(key), key)?;
@@ -50,11 +52,13 @@ pub fn settle(files: &TlsFiles) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a new key, readable by its owner alone from the first byte on.
+/// Writes a new key, readable by its owner alone from the first byte on, and encrypted if the environment
+/// has a passphrase ([`passphrase::VARIABLE`]).
 ///
 /// # Errors
 /// If the file is there, or the disk fails.
 pub fn write_key(path: &Path, pem: &str) -> io::Result<()> {
+    let pem = passphrase::seal(pem).map_err(io::Error::other)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(KEY_MODE).open(path)?;
     file.write_all(pem.as_bytes())?;
     file.sync_all()?;

@@ -4,7 +4,8 @@
 //! - [`names`], [`plan`], [`reason`], [`identity`]: what is parsed once at the door and trusted inside.
 //! - [`limits`]: every bound both sides keep to, by name.
 //! - [`enrolment`]: what a site that has no certificate yet agrees on with the coordinator;
-//!   [`credential`]: a certificate and its key on the disk, replaced together.
+//!   [`credential`]: a certificate and its key on the disk, replaced together; [`passphrase`]: what the key
+//!   may be encrypted with.
 //! - [`tls`], [`channel`]: TLS 1.3 with a certificate on both ends, and the gRPC channel over it.
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
 //! - [`transfer`]: uploads and downloads that resume.
@@ -25,6 +26,7 @@ pub mod identity;
 pub mod limits;
 pub mod names;
 pub mod note;
+pub mod passphrase;
 pub mod plan;
 pub mod proxy;
 pub mod reason;

@@ -63,6 +63,10 @@ reasons! {
     WrongWords = "WRONG_WORDS", FailedPrecondition;
     /// The key has a certificate already; a fresh one is needed.
     KeyKnown = "KEY_KNOWN", FailedPrecondition;
+    /// It takes a second person's approval.
+    SecondPerson = "SECOND_PERSON", FailedPrecondition;
+    /// No such proposal.
+    ProposalUnknown = "PROPOSAL_UNKNOWN", NotFound;
     /// No operator would be left who may say what others may do.
     NoAdmin = "NO_ADMIN", FailedPrecondition;
     /// The caller asks too often.

@@ -28,6 +28,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub use self::joining::joining;
 use crate::enrolment::{self, Pin};
+use crate::passphrase;
 
 /// The one application protocol: HTTP/2.
 const ALPN: &[u8] = b"h2";
@@ -68,6 +69,19 @@ pub enum Error {
     Empty {
         /// Where.
         path: PathBuf,
+    },
+    /// The build promises FIPS-approved cryptography, and something is not.
+    #[error(
+        "this build has the feature `fips`, and TLS would use what FIPS 140-3 does not approve"
+    )]
+    NotApproved,
+    /// A private key is encrypted, and with another passphrase.
+    #[error("cannot use the private key {}: {source}", path.display())]
+    Passphrase {
+        /// The key.
+        path: PathBuf,
+        /// Why.
+        source: passphrase::Error,
     },
     /// Others than its owner may read a private key.
     #[error(
@@ -177,6 +191,7 @@ impl TlsFiles {
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)
             .map_err(mismatch)?;
+        approved(config.fips())?;
         Ok(without_resumption(config, ALPN))
     }
 
@@ -195,6 +210,7 @@ impl TlsFiles {
             .with_no_client_auth()
             .with_single_cert(chain, key)
             .map_err(mismatch)?;
+        approved(config.fips())?;
         Ok(without_resumption(config, enrolment::ALPN))
     }
 
@@ -217,7 +233,16 @@ impl TlsFiles {
             .map_err(mismatch)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
+        approved(config.fips())?;
         Ok(Arc::new(config))
+    }
+}
+
+/// Refuses what is not FIPS-approved, in a build that promises it.
+fn approved(fips: bool) -> Result<(), Error> {
+    match cfg!(feature = "fips") && !fips {
+        true => Err(Error::NotApproved),
+        false => Ok(()),
     }
 }
 
@@ -353,7 +378,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// A private key, PEM, from a file that nobody but its owner may read.
+/// A private key, PEM, from a file that nobody but its owner may read; decrypted, where it is encrypted.
 ///
 /// # Errors
 /// If it does not read, or others may read it too.
@@ -370,7 +395,7 @@ pub fn key_pem(path: &Path) -> Result<String, Error> {
     }
     let mut text = String::new();
     file.by_ref().take(KEY_BYTES_MAX).read_to_string(&mut text).map_err(read)?;
-    Ok(text)
+    passphrase::open(text).map_err(|source| Error::Passphrase { path: path.to_owned(), source })
 }
 
 /// The certificates in a PEM file, which `what` names.

@@ -13,6 +13,7 @@
 mod apply;
 mod members;
 mod missing;
+mod proposals;
 mod refusals;
 mod request;
 mod review;
@@ -37,6 +38,7 @@ pub use self::state::{Standing, State, UPDATE_SLACK_BYTES};
 use super::error::Error;
 use crate::audit::Entry;
 use crate::records::{Change, EventRow, Loaded};
+use crate::roster::TwoPersons;
 use crate::round::Update;
 use crate::run::{Duty, Run};
 
@@ -48,6 +50,8 @@ const COORDINATOR: &str = "coordinator";
 pub struct Core {
     /// How soon a site is told to ask again.
     heartbeat: Duration,
+    /// What takes two persons.
+    rules: TwoPersons,
     /// What is on the disk, and what sites last told.
     state: Arc<State>,
     /// The newest audit entry.
@@ -74,7 +78,13 @@ impl Core {
     /// What a coordinator knows that starts over what was saved.
     pub fn load(loaded: Loaded, heartbeat: Duration) -> Core {
         let (seq, state) = (loaded.seq, Arc::new(State::from(loaded)));
-        Core { heartbeat, state, seq, refusals: Refusals::default() }
+        let rules = TwoPersons::default();
+        Core { heartbeat, rules, state, seq, refusals: Refusals::default() }
+    }
+
+    /// The same where some things take two persons.
+    pub fn with_rules(self, rules: TwoPersons) -> Core {
+        Core { rules, ..self }
     }
 
     /// Takes what the database holds for the truth, after a save of which nobody knows whether it

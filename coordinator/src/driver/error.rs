@@ -46,6 +46,23 @@ pub enum Error {
     /// The key has or had a certificate.
     #[error("this key has or had a certificate already; make a fresh one")]
     KeyKnown,
+    /// It takes two persons, and one has asked for it.
+    #[error(
+        "this takes two persons: another operator runs `fedctl proposal approve {id}`, then repeat it \
+         ({what})"
+    )]
+    SecondPerson {
+        /// In words.
+        what: String,
+        /// By which it is approved.
+        id: Digest,
+    },
+    /// The second person is the first.
+    #[error("who asked for it cannot be the second person")]
+    SamePerson,
+    /// Nobody has asked for this.
+    #[error("there is no proposal {}; it may be more than a day old", .0.short())]
+    ProposalUnknown(Digest),
     /// No admin would be left.
     #[error("one operator must be an admin: list one first, by `fedctl operator set NAME admin`")]
     NoAdmin,
@@ -166,6 +183,8 @@ impl Error {
             Error::InviteUnknown(_) | Error::NobodyAsks(_) => Reason::InviteUnknown,
             Error::WrongWords(_) => Reason::WrongWords,
             Error::KeyKnown => Reason::KeyKnown,
+            Error::SecondPerson { .. } | Error::SamePerson => Reason::SecondPerson,
+            Error::ProposalUnknown(_) => Reason::ProposalUnknown,
             Error::NoAdmin => Reason::NoAdmin,
             Error::SiteUnknown(_) => Reason::SiteUnknown,
             Error::RunUnknown(_) => Reason::RunUnknown,

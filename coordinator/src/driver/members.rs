@@ -11,7 +11,7 @@ use super::core::{Asking, Renewal, Request, Standing, State};
 use super::error::Error;
 use super::handle::Handle;
 use super::view::SiteView;
-use crate::roster::{Invite, OperatorRow, Roles};
+use crate::roster::{Invite, OperatorRow, Proposal, Roles};
 
 /// What became of asking to join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +164,31 @@ impl Handle {
         let state = self.state.borrow();
         let listed = state.roster().operators.iter();
         listed.map(|(name, row)| (name.clone(), row.clone())).collect()
+    }
+
+    /// Whether an operator may take this model out now; where that takes two persons it is noted that this
+    /// one asks.
+    ///
+    /// # Errors
+    /// If a second person has not agreed, or the database fails.
+    pub async fn may_export(&self, actor: &OperatorName, model: &Digest) -> Result<(), Error> {
+        self.change(Request::Export(actor.clone(), *model)).await
+    }
+
+    /// Agrees with what another operator has asked for.
+    ///
+    /// # Errors
+    /// If nobody has, the operator is the same, or the database fails.
+    pub async fn approve_proposal(&self, actor: &OperatorName, id: Digest) -> Result<(), Error> {
+        self.change(Request::ApproveProposal(actor.clone(), id)).await
+    }
+
+    /// What waits for a second person, or had one, of the last day.
+    pub fn proposals(&self) -> Vec<(Digest, Proposal)> {
+        let now = self.clock.now();
+        let state = self.state.borrow();
+        let open = state.roster().proposals.iter().filter(|(_, proposal)| !proposal.is_over(now));
+        open.map(|(id, proposal)| (*id, proposal.clone())).collect()
     }
 
     fn invite(&self, site: &SiteName) -> Result<Invite, Error> {

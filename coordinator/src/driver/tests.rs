@@ -59,7 +59,7 @@ async fn serve(folder: &Path, clock: &ManualClock) -> Running {
     let store = Store::open(&format!("sqlite:{}/db", folder.display())).await.unwrap();
     let blobs = Blobs::open(folder, clock.now()).await.unwrap();
     let shutdown = CancellationToken::new();
-    let options = Options { heartbeat: Duration::from_secs(5) };
+    let options = Options { heartbeat: Duration::from_secs(5), rules: TwoPersons::default() };
     let started =
         start(options, store.clone(), blobs.clone(), Arc::new(clock.clone()), shutdown.clone());
     let (handle, task) = started.await.unwrap();

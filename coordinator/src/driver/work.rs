@@ -62,7 +62,7 @@ impl Driver {
         options: Options,
         (store, blobs, clock): (Store, Blobs, Arc<dyn Clock>),
     ) -> Result<(Driver, watch::Receiver<Arc<State>>), store::Error> {
-        let core = Core::load(store.load().await?, options.heartbeat);
+        let core = Core::load(store.load().await?, options.heartbeat).with_rules(options.rules);
         let (shown, receiver) = watch::channel(Arc::clone(core.state()));
         let driver = Driver {
             core,

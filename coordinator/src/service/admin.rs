@@ -7,16 +7,17 @@ use fedpaint_proto::plan::RunPlan;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::admin_service_server::AdminService;
 use fedpaint_proto::v1::{
-    AbandonRoundRequest, AbandonRoundResponse, ApproveSiteRequest, ApproveSiteResponse,
-    CloseRoundRequest, CloseRoundResponse, CreateRunRequest, CreateRunResponse, EnrollSiteRequest,
-    EnrollSiteResponse, GetRoundRequest, GetRoundResponse, GetRunRequest, GetRunResponse,
-    GetStatusRequest, GetStatusResponse, InviteSiteRequest, InviteSiteResponse, ListEventsRequest,
-    ListEventsResponse, ListModelsRequest, ListModelsResponse, ListOperatorsRequest,
-    ListOperatorsResponse, ListRoundsRequest, ListRoundsResponse, ListRunsRequest,
-    ListRunsResponse, ListSitesRequest, ListSitesResponse, PauseRunRequest, PauseRunResponse,
-    RejectSiteRequest, RejectSiteResponse, ResumeRunRequest, ResumeRunResponse, RevokeSiteRequest,
-    RevokeSiteResponse, SetOperatorRequest, SetOperatorResponse, StopRunRequest, StopRunResponse,
-    WatchRunRequest, WatchRunResponse,
+    AbandonRoundRequest, AbandonRoundResponse, ApproveProposalRequest, ApproveProposalResponse,
+    ApproveSiteRequest, ApproveSiteResponse, CloseRoundRequest, CloseRoundResponse,
+    CreateRunRequest, CreateRunResponse, EnrollSiteRequest, EnrollSiteResponse, GetRoundRequest,
+    GetRoundResponse, GetRunRequest, GetRunResponse, GetStatusRequest, GetStatusResponse,
+    InviteSiteRequest, InviteSiteResponse, ListEventsRequest, ListEventsResponse,
+    ListModelsRequest, ListModelsResponse, ListOperatorsRequest, ListOperatorsResponse,
+    ListProposalsRequest, ListProposalsResponse, ListRoundsRequest, ListRoundsResponse,
+    ListRunsRequest, ListRunsResponse, ListSitesRequest, ListSitesResponse, PauseRunRequest,
+    PauseRunResponse, RejectSiteRequest, RejectSiteResponse, ResumeRunRequest, ResumeRunResponse,
+    RevokeSiteRequest, RevokeSiteResponse, SetOperatorRequest, SetOperatorResponse, StopRunRequest,
+    StopRunResponse, WatchRunRequest, WatchRunResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -150,6 +151,25 @@ impl AdminService for Service {
         let site = self.parts.driver.revoke_site(&actor, &name).await;
         let site = Some(wire::site(&site.map_err(status::of_driver)?));
         Ok(Response::new(RevokeSiteResponse { site }))
+    }
+
+    async fn list_proposals(
+        &self,
+        _: Request<ListProposalsRequest>,
+    ) -> Result<Response<ListProposalsResponse>, Status> {
+        let proposals = self.parts.driver.proposals().iter().map(wire::proposal).collect();
+        Ok(Response::new(ListProposalsResponse { proposals }))
+    }
+
+    async fn approve_proposal(
+        &self,
+        request: Request<ApproveProposalRequest>,
+    ) -> Result<Response<ApproveProposalResponse>, Status> {
+        let actor = actor(&request)?;
+        let id = Digest::try_from(&request.get_ref().id[..]).map_err(parse::invalid)?;
+        let approved = self.parts.driver.approve_proposal(&actor, id).await;
+        approved.map_err(status::of_driver)?;
+        Ok(Response::new(ApproveProposalResponse {}))
     }
 
     async fn create_run(

@@ -95,6 +95,10 @@ impl BlobService for Service {
         let digest = Digest::try_from(&digest[..]).map_err(parse::invalid)?;
         let allowed = self.parts.driver.may_download(&caller.role(), &digest).await;
         allowed.map_err(status::of_driver)?;
+        if let Member::Operator(name) = &caller.member {
+            let agreed = self.parts.driver.may_export(name, &digest).await;
+            agreed.map_err(status::of_driver)?;
+        }
         let begun = self.parts.blobs.download(&digest, offset).await;
         let download = begun.map_err(status::of_blobs)?;
         let size = download.size();

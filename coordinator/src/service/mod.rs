@@ -30,10 +30,10 @@ use tonic::service::Routes;
 
 use crate::blobs::Blobs;
 use crate::clock::Clock;
-use crate::config::TwoPersons;
 use crate::credentials::Credentials;
 use crate::driver::Handle;
 use crate::metrics::Metrics;
+use crate::roster::TwoPersons;
 
 /// How long a reader may take to hear that the server stops.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,6 +1,6 @@
 //! What the driver says, as messages. Everything is copied and nothing is decided.
 
-use fedpaint_proto::names::{OperatorName, SiteName};
+use fedpaint_proto::names::{Digest, OperatorName, SiteName};
 use fedpaint_proto::v1;
 use jiff::Timestamp;
 use prost_types::Timestamp as WireTimestamp;
@@ -8,7 +8,7 @@ use prost_types::Timestamp as WireTimestamp;
 use crate::driver::{
     LateView, MemberView, MissingView, ModelView, Progress, RoundView, RunView, SiteView, Why,
 };
-use crate::roster::{Invite, OperatorRole, OperatorRow};
+use crate::roster::{Invite, OperatorRole, OperatorRow, Proposal};
 use crate::round::{Counts, Member, Phase, Report};
 use crate::run::{Absence, State};
 use crate::store::EventRow;
@@ -189,6 +189,18 @@ pub(crate) fn invite(site: &SiteName, invite: &Invite, needed: usize) -> v1::Inv
         approved_by: approved_by.unwrap_or_default(),
         approvals_needed: if invite.auto_approve { 0 } else { needed as u32 },
         admitted: candidate.is_some_and(|c| c.admitted_until.is_some()),
+    }
+}
+
+/// What takes two persons and one has asked for.
+pub(crate) fn proposal((id, proposal): &(Digest, Proposal)) -> v1::Proposal {
+    let approved_by = proposal.approved_by.as_ref().map(ToString::to_string);
+    v1::Proposal {
+        id: id.as_bytes().to_vec(),
+        what: proposal.what.clone(),
+        asked_by: proposal.asked_by.to_string(),
+        asked_at: Some(timestamp(proposal.asked_at)),
+        approved_by: approved_by.unwrap_or_default(),
     }
 }
 

@@ -7,7 +7,7 @@ use sqlx::{AnyConnection, AnyPool, Row};
 
 use super::Error;
 use super::rows::{self, Columns, micros};
-use crate::roster::{Candidate, Invite, KeyRow, OperatorRow, Roster};
+use crate::roster::{Candidate, Invite, KeyRow, OperatorRow, Proposal, Roster};
 
 /// Everything in the tables.
 pub(super) async fn load(pool: &AnyPool) -> Result<Roster, Error> {
@@ -52,6 +52,17 @@ pub(super) async fn load(pool: &AnyPool) -> Result<Roster, Error> {
         let operator = OperatorRow { roles: row.parsed("roles")?, since: row.time("since")? };
         roster.operators.insert(row.parsed("name")?, operator);
     }
+    let proposals = sqlx::query("SELECT id, what, asked_by, asked_at, approved_by FROM proposal");
+    for row in proposals.fetch_all(pool).await? {
+        let approved: Option<String> = row.try_get("approved_by")?;
+        let proposal = Proposal {
+            what: row.text("what")?,
+            asked_by: row.parsed("asked_by")?,
+            asked_at: row.time("asked_at")?,
+            approved_by: approved.map(|_| row.parsed("approved_by")).transpose()?,
+        };
+        roster.proposals.insert(row.parsed("id")?, proposal);
+    }
     Ok(roster)
 }
 
@@ -87,6 +98,23 @@ pub(super) async fn write(
     }
     for (name, row) in changed(&before.operators, &after.operators) {
         operator(connection, name, row).await?;
+    }
+    for id in gone(&before.proposals, &after.proposals) {
+        let delete = sqlx::query("DELETE FROM proposal WHERE id = $1").bind(id.to_string());
+        delete.execute(&mut *connection).await?;
+    }
+    for (id, row) in changed(&before.proposals, &after.proposals) {
+        sqlx::query(
+            "INSERT INTO proposal (id, what, asked_by, asked_at, approved_by) \
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO UPDATE SET approved_by = $5",
+        )
+        .bind(id.to_string())
+        .bind(row.what.as_str())
+        .bind(row.asked_by.as_str())
+        .bind(micros(row.asked_at))
+        .bind(row.approved_by.as_ref().map(|name| name.as_str().to_owned()))
+        .execute(&mut *connection)
+        .await?;
     }
     Ok(())
 }

@@ -15,8 +15,18 @@ use super::error::is_no_table;
 use super::{BUSY_TIMEOUT, Error, MIGRATIONS, Store};
 
 /// The tables, in an order in which no row comes before one that it refers to.
-const TABLES: [&str; 9] =
-    ["site", "invite", "certificate", "operator", "run", "round", "member", "straggler", "event"];
+const TABLES: [&str; 10] = [
+    "site",
+    "invite",
+    "certificate",
+    "operator",
+    "proposal",
+    "run",
+    "round",
+    "member",
+    "straggler",
+    "event",
+];
 
 /// Writes the database at `url`, as it is at one moment, to the new SQLite file `to`. Nothing is
 /// changed in the database, not even its schema.

@@ -3,6 +3,7 @@
 mod copies;
 mod lease;
 mod migration;
+mod roster;
 
 use fedpaint_proto::names::{Blob, SiteName};
 use tokio::sync::{Mutex, MutexGuard};

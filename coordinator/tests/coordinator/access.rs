@@ -187,6 +187,22 @@ async fn a_client_without_a_certificate_gets_in_nowhere() {
 }
 
 #[tokio::test]
+async fn keys_are_exchanged_so_that_no_quantum_computer_of_later_reads_them() {
+    let federation = Federation::start().await;
+    let files = federation.certificate(&federation.authority, &Leaf::client(SITE));
+    let address = federation.address;
+    let group = tokio::task::spawn_blocking(move || {
+        let (config, name) = (files.client().unwrap(), ServerName::from(address.ip()));
+        let mut session = rustls::ClientConnection::new(config, name).unwrap();
+        let mut tcp = TcpStream::connect(address).unwrap();
+        session.complete_io(&mut tcp).unwrap();
+        session.negotiated_key_exchange_group().unwrap().name()
+    });
+    assert_eq!(group.await.unwrap(), rustls::NamedGroup::X25519MLKEM768);
+    federation.stop().await;
+}
+
+#[tokio::test]
 async fn tls_1_2_is_refused_with_the_alert_for_it() {
     // A ClientHello of TLS 1.2: the version, a random and an empty session; one cipher suite; no
     // compression; and two extensions, the signatures and the groups that it knows.

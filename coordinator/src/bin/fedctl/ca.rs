@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use fedpaint_coordinator::ca::{self, Issued, Validity};
 use fedpaint_proto::identity::{Identity, Role};
+use fedpaint_proto::passphrase;
+use fedpaint_proto::tls;
 use fedpaint_proto::weights::sync_folder;
 use jiff::Timestamp;
 
@@ -158,7 +160,7 @@ fn read_root(authority: &Path) -> anyhow::Result<Issued> {
     let folder = folder_of(authority);
     Ok(Issued {
         certificate_pem: read("root certificate", folder.join(ROOT))?,
-        key_pem: read("root key", folder.join(ROOT_KEY))?,
+        key_pem: tls::key_pem(&folder.join(ROOT_KEY))?,
     })
 }
 
@@ -172,7 +174,7 @@ fn read_authority(authority: &Path) -> anyhow::Result<(String, Issued)> {
     }
     let issuing = Issued {
         certificate_pem: read("issuing certificate", folder.join(ISSUING))?,
-        key_pem: read("issuing key", folder.join(ISSUING_KEY))?,
+        key_pem: tls::key_pem(&folder.join(ISSUING_KEY))?,
     };
     Ok((read("root certificate", folder.join(ROOT))?, issuing))
 }
@@ -200,7 +202,11 @@ fn write_new(
     }
     let mut done = Vec::new();
     for (path, text, mode) in files {
-        if let Err(error) = write_one(path, text, mode) {
+        let sealed = match mode {
+            OWNER_READS => passphrase::seal(text).map_err(std::io::Error::other),
+            _ => Ok(text.to_owned()),
+        };
+        if let Err(error) = sealed.and_then(|text| write_one(path, &text, mode)) {
             for path in done {
                 // What made us fail is what must be told; a file that stays is not replaced either.
                 let _ = std::fs::remove_file(path);

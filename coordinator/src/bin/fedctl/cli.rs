@@ -1,14 +1,17 @@
 //! What can be asked of fedctl, as clap reads it. The help text is what is written here.
 
+mod members;
+
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use fedpaint_coordinator::ca::DAYS_MAX;
 use fedpaint_proto::limits::REASON_BYTES_MAX;
-use fedpaint_proto::names::{FederationName, OperatorName, RunName, SiteName};
+use fedpaint_proto::names::{FederationName, RunName, SiteName};
 use rustls::pki_types::ServerName;
 
+pub(crate) use self::members::{DeskRole, OperatorVerb, ProposalVerb};
 use crate::output::{Format, Output};
 
 const EXAMPLES: &str = "\
@@ -92,6 +95,11 @@ pub(crate) enum Command {
     Operator {
         #[command(subcommand)]
         verb: OperatorVerb,
+    },
+    /// What takes two persons and one has asked for
+    Proposal {
+        #[command(subcommand)]
+        verb: ProposalVerb,
     },
     /// Trainings of one model over many rounds
     Run {
@@ -220,40 +228,6 @@ lets the site in, if they are the words of its keys.")]
         /// The site, as in its certificate
         name: SiteName,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum OperatorVerb {
-    /// Show who may do what; while nobody is listed, everybody with an operator's certificate is an admin
-    List,
-    /// Say what an operator may do; without roles nothing, and its connections are cut
-    #[command(after_help = "\
-viewer    sees sites, runs and rounds
-runner    creates and steers runs, uploads and exports models
-approver  invites, approves and revokes sites
-auditor   reads the audit log
-admin     may do all of it, enrols sites by name, and says what others may do")]
-    Set {
-        /// The operator, as in its certificate
-        name: OperatorName,
-        /// Its roles
-        #[arg(value_enum)]
-        roles: Vec<DeskRole>,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DeskRole {
-    /// Sees sites, runs and rounds
-    Viewer,
-    /// Creates and steers runs, moves models
-    Runner,
-    /// Lets sites in and shuts them out
-    Approver,
-    /// Reads the audit log
-    Auditor,
-    /// May do all of it
-    Admin,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,7 +9,9 @@ use fedpaint_proto::v1;
 use jiff::Timestamp;
 use serde::Serialize;
 
-pub(crate) use self::members::{Expiry, Invitation, Invite, Operator, Operators, Rejected, Sites};
+pub(crate) use self::members::{
+    Expiry, Invitation, Invite, Operator, Operators, Proposal, Proposals, Rejected, Sites,
+};
 
 /// A word for what this version does not know.
 const UNKNOWN: &str = "unknown";

@@ -5,6 +5,7 @@ use fedpaint_proto::names::{Blob, OperatorName, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::RunPlan;
 use jiff::Timestamp;
 
+use super::proposals::run_in_words;
 use super::refusals::Noted;
 use super::request::{Activity, Beat, Command, Request, Stage, Verdict};
 use super::state::{Doing, Seen, State};
@@ -39,6 +40,8 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
         Request::Join(asking) => core.join(asking, now),
         Request::Renew(renewal) => core.renew(renewal, now),
         Request::SetOperator(actor, name, roles) => core.set_operator(actor, name, roles, now),
+        Request::ApproveProposal(actor, id) => core.approve_proposal(actor, id, now),
+        Request::Export(actor, model) => core.export(actor, model, now),
         Request::Create(actor, name, plan, initial) => {
             core.create(actor, name, *plan, initial, now)
         }
@@ -112,6 +115,12 @@ impl Core {
         if let Some(run) = self.state.find_run(&name) {
             let same = *run.plan() == plan && run.initial() == initial;
             return if same { Ok(self.nothing()) } else { Err(Error::RunExists(name)) };
+        }
+        if self.rules.planning {
+            let what = run_in_words(&name, &plan, &initial);
+            if let Some(noted) = self.second_person(&actor, what, now)? {
+                return Ok(noted);
+            }
         }
         if self.state.runs().count() >= RUNS_MAX {
             return Err(Error::TooMany { what: "runs", max: RUNS_MAX });

@@ -41,6 +41,10 @@ pub enum Request {
     Renew(Renewal),
     /// An operator says what an operator may do.
     SetOperator(OperatorName, OperatorName, Roles),
+    /// An operator agrees with what another one has asked for.
+    ApproveProposal(OperatorName, Digest),
+    /// An operator would take a model out.
+    Export(OperatorName, Digest),
     /// An operator creates a run from a model that is here and was checked.
     Create(OperatorName, RunName, Box<RunPlan>, Blob),
     /// An operator changes a run.

@@ -5,7 +5,9 @@ use jiff::Timestamp;
 use super::{facts, or_none, sites, table};
 use crate::human::{NONE, ago};
 use crate::output::Show;
-use crate::view::{Expiry, Invitation, Invite, Operator, Operators, Rejected, Sites};
+use crate::view::{
+    Expiry, Invitation, Invite, Operator, Operators, Proposal, Proposals, Rejected, Sites,
+};
 
 impl Show for Sites {
     fn table(&self, now: Timestamp) -> String {
@@ -81,6 +83,25 @@ impl Show for Operators {
 impl Show for Operator {
     fn table(&self, now: Timestamp) -> String {
         operators(std::slice::from_ref(self), now)
+    }
+}
+
+impl Show for Proposals {
+    fn table(&self, now: Timestamp) -> String {
+        if self.proposals.is_empty() {
+            return "nothing waits for a second person".to_owned();
+        }
+        let row = |proposal: &Proposal| {
+            vec![
+                proposal.id.clone(),
+                proposal.what.clone(),
+                proposal.asked_by.clone(),
+                ago(now, proposal.asked_at),
+                or_none(proposal.approved_by.as_deref()),
+            ]
+        };
+        let header = ["PROPOSAL", "WHAT", "ASKED BY", "ASKED", "APPROVED BY"];
+        table(&header, self.proposals.iter().map(row))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who is a member and who is to become one.
 
+use fedpaint_proto::names::Digest;
 use fedpaint_proto::v1;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -56,6 +57,23 @@ pub(crate) struct Operators {
     pub(crate) operators: Vec<Operator>,
 }
 
+/// What takes two persons and one has asked for.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Proposal {
+    /// 64 hexadecimal digits.
+    pub(crate) id: String,
+    pub(crate) what: String,
+    pub(crate) asked_by: String,
+    pub(crate) asked_at: Option<Timestamp>,
+    /// Null until somebody has.
+    pub(crate) approved_by: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Proposals {
+    pub(crate) proposals: Vec<Proposal>,
+}
+
 /// When a certificate ends.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Expiry {
@@ -98,6 +116,19 @@ impl From<v1::Operator> for Operator {
         };
         let roles = operator.roles().map(role).collect();
         Operator { name: operator.name, roles, since: time(operator.since) }
+    }
+}
+
+impl From<v1::Proposal> for Proposal {
+    fn from(proposal: v1::Proposal) -> Proposal {
+        let id = Digest::try_from(&proposal.id[..]);
+        Proposal {
+            id: id.map_or(UNKNOWN.to_owned(), |id| id.to_string()),
+            what: proposal.what,
+            asked_by: proposal.asked_by,
+            asked_at: time(proposal.asked_at),
+            approved_by: Some(proposal.approved_by).filter(|name| !name.is_empty()),
+        }
     }
 }
 

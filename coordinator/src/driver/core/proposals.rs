@@ -1,0 +1,162 @@
+//! What takes two persons: it is noted when the first asks for it, and done when that one asks again after
+//! a second has approved.
+
+use fedpaint_proto::names::{Blob, Digest, OperatorName, RunName};
+use fedpaint_proto::plan::RunPlan;
+use jiff::Timestamp;
+
+use super::apply::by_operator;
+use super::state::State;
+use super::{Core, Step};
+use crate::audit::Entry;
+use crate::driver::error::Error;
+use crate::roster::{PROPOSALS_MAX, Proposal};
+
+/// Starting a run by a plan, in words that name all of it.
+pub(super) fn run_in_words(name: &RunName, plan: &RunPlan, initial: &Blob) -> String {
+    let plan = Digest::of(plan.to_toml().as_bytes());
+    format!("create run {name} by plan {} from model {}", plan.short(), initial.digest)
+}
+
+/// Taking a model out of the federation, in words.
+fn export_in_words(model: &Digest) -> String {
+    format!("export model {model}")
+}
+
+impl Core {
+    /// The step that notes what one person asks for; none if two have agreed on it.
+    pub(super) fn second_person(
+        &self,
+        actor: &OperatorName,
+        what: String,
+        now: Timestamp,
+    ) -> Result<Option<Step>, Error> {
+        let id = Digest::of(what.as_bytes());
+        let held = self.state.roster().proposals.get(&id).filter(|held| !held.is_over(now));
+        if held.is_some_and(|held| held.approved_by.is_some()) {
+            return Ok(None);
+        }
+        let refused = Some(Error::SecondPerson { what: what.clone(), id });
+        if held.is_some() {
+            return Ok(Some(Step { refused, ..self.nothing() }));
+        }
+        let mut next = State::clone(&self.state);
+        let proposals = &mut next.roster_mut(now).proposals;
+        if proposals.len() >= PROPOSALS_MAX {
+            return Err(Error::TooMany { what: "proposals", max: PROPOSALS_MAX });
+        }
+        let entry = Entry::new("second_person_needed", what.clone());
+        let asked_by = actor.clone();
+        proposals.insert(id, Proposal { what, asked_by, asked_at: now, approved_by: None });
+        let step = self.step(next, &by_operator(actor.clone()), now, vec![entry]);
+        Ok(Some(Step { refused, ..step }))
+    }
+
+    pub(super) fn approve_proposal(
+        &self,
+        actor: OperatorName,
+        id: Digest,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        let mut next = State::clone(&self.state);
+        let held = next.roster_mut(now).proposals.get_mut(&id);
+        let held = held.ok_or(Error::ProposalUnknown(id))?;
+        if held.asked_by == actor {
+            return Err(Error::SamePerson);
+        }
+        if held.approved_by.is_some() {
+            return Ok(self.nothing());
+        }
+        held.approved_by = Some(actor.clone());
+        let entry = Entry::new("second_person_agreed", held.what.clone());
+        Ok(self.step(next, &by_operator(actor), now, vec![entry]))
+    }
+
+    /// Whether an operator may take a model out; a step that notes that it is asked, where that takes two.
+    pub(super) fn export(
+        &self,
+        actor: OperatorName,
+        model: Digest,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        if !self.rules.exporting {
+            return Ok(self.nothing());
+        }
+        let noted = self.second_person(&actor, export_in_words(&model), now)?;
+        Ok(noted.unwrap_or_else(|| self.nothing()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fedpaint_proto::reason::Reason;
+
+    use super::*;
+    use crate::driver::core::Request;
+    use crate::records::Loaded;
+    use crate::roster::TwoPersons;
+    use crate::testing::{START, blob, plan};
+
+    fn core() -> Core {
+        let rules = TwoPersons { enrolling: false, planning: true, exporting: true };
+        Core::load(Loaded::default(), Duration::from_secs(5)).with_rules(rules)
+    }
+
+    fn named(name: &str) -> OperatorName {
+        name.parse().unwrap()
+    }
+
+    /// As the shell does it: what is noted is kept although the request is refused.
+    fn apply(core: &mut Core, request: Request, now: Timestamp) -> Result<(), Error> {
+        let mut step = core.apply(request, now)?;
+        let refused = step.take_refused();
+        core.install(step);
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// By which another one approves.
+    fn asked(core: &mut Core, request: Request, now: Timestamp) -> Digest {
+        match apply(core, request, now) {
+            Err(Error::SecondPerson { id, .. }) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_run_takes_a_second_person_who_is_another_and_agrees_to_this_very_plan() {
+        let mut core = core();
+        let create = |rounds| {
+            let name = "brain".parse().unwrap();
+            Request::Create(named("ada"), name, Box::new(plan(rounds, 2)), blob("base"))
+        };
+        let id = asked(&mut core, create(1), START);
+        assert_eq!(asked(&mut core, create(1), START), id, "asked again, noted once");
+        assert!(core.state().runs().next().is_none());
+        let approve = |name, id| Request::ApproveProposal(named(name), id);
+        let own = apply(&mut core, approve("ada", id), START).unwrap_err();
+        assert!(matches!(own, Error::SamePerson));
+        let unknown = apply(&mut core, approve("bob", Digest::of(b"x")), START).unwrap_err();
+        assert_eq!(unknown.reason(), Reason::ProposalUnknown);
+        apply(&mut core, approve("bob", id), START).unwrap();
+        // Another plan is another matter.
+        assert_ne!(asked(&mut core, create(2), START), id);
+        apply(&mut core, create(1), START).unwrap();
+        assert_eq!(core.state().runs().count(), 1);
+    }
+
+    #[test]
+    fn an_approval_to_export_a_model_is_for_that_model_and_a_day() {
+        let mut core = core();
+        let export = |text: &str| Request::Export(named("ada"), blob(text).digest);
+        let id = asked(&mut core, export("model"), START);
+        apply(&mut core, Request::ApproveProposal(named("bob"), id), START).unwrap();
+        for _ in 0..2 {
+            apply(&mut core, export("model"), START).unwrap();
+        }
+        asked(&mut core, export("other"), START);
+        let next_day = START.checked_add(Duration::from_secs(24 * 3600)).unwrap();
+        assert_eq!(asked(&mut core, export("model"), next_day), id);
+    }
+}
