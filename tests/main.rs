@@ -13,6 +13,7 @@ mod disk;
 mod house;
 mod proxy;
 mod refusals;
+mod renewal;
 mod simulation;
 mod storage;
 mod study;

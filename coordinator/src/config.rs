@@ -70,6 +70,10 @@ pub struct Issuing {
     /// How long a certificate lasts, in seconds; it is renewed when two thirds of that are over.
     #[serde(default = "leaf_s")]
     pub leaf_s: u32,
+    /// How long an operator's lasts, in seconds. It is renewed by the next command after two thirds of that,
+    /// and people are away for longer than programs.
+    #[serde(default = "operator_s")]
+    pub operator_s: u32,
 }
 
 /// What is deleted once it is old. Models stay.
@@ -142,6 +146,10 @@ fn leaf_s() -> u32 {
     7 * 86_400
 }
 
+fn operator_s() -> u32 {
+    30 * 86_400
+}
+
 fn heartbeat_ms() -> u32 {
     5_000
 }
@@ -207,9 +215,10 @@ impl Config {
         if let Some(issuing) = &mut self.issuing {
             issuing.certificate = folder.join(&issuing.certificate);
             issuing.key = folder.join(&issuing.key);
-            if !LEAF_S.contains(&issuing.leaf_s) {
-                let found = issuing.leaf_s.to_string();
-                return value("issuing.leaf_s", found, "from 30 to 7776000");
+            let lives =
+                [("issuing.leaf_s", issuing.leaf_s), ("issuing.operator_s", issuing.operator_s)];
+            if let Some((field, found)) = lives.into_iter().find(|(_, s)| !LEAF_S.contains(s)) {
+                return value(field, found.to_string(), "from 30 to 7776000");
             }
         }
         if self.data.to_str().is_none() {
@@ -289,6 +298,10 @@ mod tests {
             ("retention = { updates_rounds = 0 }", "retention.updates_rounds"),
             ("retention = { models = 1 }", "models"),
             ("issuing = { certificate = \"a\", key = \"b\", leaf_s = 5 }", "issuing.leaf_s"),
+            (
+                "issuing = { certificate = \"a\", key = \"b\", operator_s = 9 }",
+                "issuing.operator_s",
+            ),
             ("two_persons = { lunch = true }", "lunch"),
         ] {
             let error = parse(&format!("{line}\n{SHORT}")).unwrap_err().to_string();

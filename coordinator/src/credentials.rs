@@ -168,7 +168,7 @@ impl Files {
     fn renew(&self, held: &Credentials, issuer: &Issuer, now: Timestamp) -> Result<(), Error> {
         let certificate = self.tls.own_certificate()?;
         let hosts = ca::hosts(&certificate);
-        let until = now.checked_add(issuer.life(now)).unwrap_or(issuer.until);
+        let until = now.checked_add(issuer.life(&held.own.0, now)).unwrap_or(issuer.until);
         let validity = ca::Validity::until(now, until);
         let issued = ca::issue(issuer.authority(), &held.own.0, &hosts, validity)?;
         let replaced = credential::replace(&self.tls, &issued.certificate_pem, &issued.key_pem);

@@ -18,8 +18,10 @@ use crate::config::Issuing;
 /// What issues certificates.
 pub(crate) struct Issuer {
     authority: Issued,
-    /// How long a certificate lasts.
-    pub(crate) life: Duration,
+    /// How long a certificate lasts of whoever renews it by itself.
+    leaf: Duration,
+    /// How long an operator's does.
+    operator: Duration,
     /// When the authority ends.
     pub(crate) until: Timestamp,
     /// The root that it is under.
@@ -106,7 +108,8 @@ impl Issuer {
         let root = root.ok_or_else(no_root)?.clone();
         Ok(Issuer {
             authority,
-            life: Duration::from_secs(issuing.leaf_s.into()),
+            leaf: Duration::from_secs(issuing.leaf_s.into()),
+            operator: Duration::from_secs(issuing.operator_s.into()),
             until,
             pin: tls::pin(&root).ok_or_else(no_root)?,
             root,
@@ -128,10 +131,14 @@ impl Issuer {
         ca::certify(&self.authority, role, &[], key, Validity::until(now, until.min(self.until)))
     }
 
-    /// How long a certificate lasts that is issued `now`: not longer than the authority.
-    pub(crate) fn life(&self, now: Timestamp) -> Duration {
+    /// How long a certificate of `role` lasts that is issued `now`: not longer than the authority.
+    pub(crate) fn life(&self, role: &Role, now: Timestamp) -> Duration {
         let left = Duration::try_from(now.duration_until(self.until)).unwrap_or_default();
-        self.life.min(left)
+        let life = match role {
+            Role::Site(_) | Role::Coordinator(_) => self.leaf,
+            Role::Operator(_) => self.operator,
+        };
+        life.min(left)
     }
 
     /// The authority itself, for the coordinator's own certificate.

@@ -16,22 +16,32 @@ const CERTIFICATE_MODE: u32 = 0o644;
 /// Nobody but its owner may read a key.
 const KEY_MODE: u32 = 0o600;
 
+/// A certificate and its key, which no other process replaces or settles while this is held.
+#[derive(Debug)]
+pub struct Held<'a> {
+    files: &'a TlsFiles,
+    /// The certificate's folder, locked until this is dropped: it leaves no file behind, and a process
+    /// that dies gives it back.
+    _folder: File,
+}
+
+/// Waits for whoever else replaces the certificate and its key, which takes them a moment.
+///
+/// # Errors
+/// If the certificate's folder cannot be read or locked.
+pub fn hold(files: &TlsFiles) -> io::Result<Held<'_>> {
+    let folder = files.certificate.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = File::open(folder.unwrap_or(Path::new(".")))?;
+    folder.lock()?;
+    Ok(Held { files, _folder: folder })
+}
+
 /// Puts a certificate and its key into the places of those in `files`.
 ///
 /// # Errors
 /// If the disk fails; then the old pair is there still, or [`settle`] finishes the work.
 pub fn replace(files: &TlsFiles, certificate_pem: &str, key_pem: &str) -> io::Result<()> {
-    settle(files)?;
-    let (certificate, key) = (&files.certificate, &files.key);
-    write(&next(certificate), certificate_pem, CERTIFICATE_MODE)?;
-    // From here on the new pair is whole. The certificate goes first, so that a key that waits alone
-    // says that it belongs to the certificate which is there.
-    let key_pem = passphrase::seal(key_pem).map_err(io::Error::other)?;
-    write(&next(key), &key_pem, KEY_MODE)?;
-    fs::rename(next(certificate), certificate)?;
-    sync_folder(certificate)?;
-    fs::rename(next(key), key)?;
-    sync_folder(key)
+    hold(files)?.replace(certificate_pem, key_pem)
 }
 
 /// Finishes what a process that died has left of [`replace`]; does nothing where nothing was left.
@@ -39,29 +49,68 @@ pub fn replace(files: &TlsFiles, certificate_pem: &str, key_pem: &str) -> io::Re
 /// # Errors
 /// If the disk fails.
 pub fn settle(files: &TlsFiles) -> io::Result<()> {
-    let (certificate, key) = (next(&files.certificate), next(&files.key));
-    if certificate.try_exists()? {
-        // Nothing was replaced yet.
-        fs::remove_file(&certificate)?;
-        if key.try_exists()? {
-            fs::remove_file(&key)?;
-        }
-    } else if key.try_exists()? {
-        fs::rename(&key, &files.key)?;
+    // A folder that may only be read has nothing to settle.
+    match next(&files.certificate).try_exists()? || next(&files.key).try_exists()? {
+        true => hold(files)?.settle(),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+impl Held<'_> {
+    /// As [`replace`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn replace(&self, certificate_pem: &str, key_pem: &str) -> io::Result<()> {
+        self.settle()?;
+        let (certificate, key) = (&self.files.certificate, &self.files.key);
+        write(&next(certificate), certificate_pem, CERTIFICATE_MODE)?;
+        // From here on the new pair is whole. The certificate goes first, so that a key that waits alone
+        // says that it belongs to the certificate which is there.
+        let key_pem = passphrase::seal(key_pem).map_err(io::Error::other)?;
+        write(&next(key), &key_pem, KEY_MODE)?;
+        fs::rename(next(certificate), certificate)?;
+        sync_folder(certificate)?;
+        fs::rename(next(key), key)?;
+        sync_folder(key)
+    }
+
+    /// As [`settle`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn settle(&self) -> io::Result<()> {
+        let (certificate, key) = (next(&self.files.certificate), next(&self.files.key));
+        if certificate.try_exists()? {
+            // Nothing was replaced yet.
+            fs::remove_file(&certificate)?;
+            if key.try_exists()? {
+                fs::remove_file(&key)?;
+            }
+        } else if key.try_exists()? {
+            fs::rename(&key, &self.files.key)?;
+        }
+        Ok(())
+    }
 }
 
 /// Writes a new key, readable by its owner alone from the first byte on, and encrypted if the environment
-/// has a passphrase ([`passphrase::VARIABLE`]).
+/// has a passphrase ([`passphrase::VARIABLE`]). It is there whole or not at all.
 ///
 /// # Errors
 /// If the file is there, or the disk fails.
 pub fn write_key(path: &Path, pem: &str) -> io::Result<()> {
     let pem = passphrase::seal(pem).map_err(io::Error::other)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(KEY_MODE).open(path)?;
-    file.write_all(pem.as_bytes())?;
-    file.sync_all()?;
+    if path.try_exists()? {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    // Not the name of a key that waits for its certificate, which `settle` would take it for.
+    let new = beside(path, ".new");
+    if new.try_exists()? {
+        fs::remove_file(&new)?;
+    }
+    write(&new, &pem, KEY_MODE)?;
+    fs::rename(&new, path)?;
     sync_folder(path)
 }
 
@@ -88,8 +137,12 @@ fn write(path: &Path, pem: &str, mode: u32) -> io::Result<()> {
 
 /// Where a file waits to take the place of `path`.
 fn next(path: &Path) -> PathBuf {
+    beside(path, ".next")
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".next");
+    name.push(end);
     name.into()
 }
 
@@ -143,5 +196,33 @@ mod tests {
             assert_eq!(held(&files), (left.0.into(), left.1.into()), "after {steps} steps");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
         }
+    }
+
+    #[test]
+    fn a_new_key_takes_no_keys_place_and_what_died_half_written_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        let error = write_key(&files.key, "new key").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_file(&files.key).unwrap();
+        write(&beside(&files.key, ".new"), "new k", KEY_MODE).unwrap();
+        settle(&files).unwrap();
+        assert!(!files.key.exists());
+        write_key(&files.key, "new key").unwrap();
+        assert_eq!(held(&files).1, "new key");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn while_one_process_replaces_a_pair_another_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        let first = hold(&files).unwrap();
+        let other = File::open(folder.path()).unwrap();
+        assert!(matches!(other.try_lock(), Err(fs::TryLockError::WouldBlock)));
+        first.replace("new certificate", "new key").unwrap();
+        drop(first);
+        other.try_lock().unwrap();
+        assert_eq!(held(&files), ("new certificate".into(), "new key".into()));
     }
 }

@@ -5,7 +5,7 @@
 //! - [`limits`]: every bound both sides keep to, by name.
 //! - [`enrolment`]: what a site that has no certificate yet agrees on with the coordinator;
 //!   [`credential`]: a certificate and its key on the disk, replaced together; [`passphrase`]: what the key
-//!   may be encrypted with.
+//!   may be encrypted with; [`renewal`]: the next certificate, with a fresh key.
 //! - [`tls`], [`channel`]: TLS 1.3 with a certificate on both ends, and the gRPC channel over it.
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
 //! - [`transfer`]: uploads and downloads that resume.
@@ -30,6 +30,7 @@ pub mod passphrase;
 pub mod plan;
 pub mod proxy;
 pub mod reason;
+pub mod renewal;
 pub mod rule;
 pub mod text;
 pub mod tls;

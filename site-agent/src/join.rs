@@ -13,6 +13,7 @@ use fedpaint_proto::credential;
 use fedpaint_proto::enrolment::Token;
 use fedpaint_proto::limits::CALL_TIMEOUT;
 use fedpaint_proto::reason;
+use fedpaint_proto::renewal::TlsKey;
 use fedpaint_proto::tls::{self, TlsFiles};
 use fedpaint_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use fedpaint_proto::v1::{JoinRequest, JoinResponse};
@@ -21,7 +22,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tonic::{Request, Status};
 
-use crate::keys::{SiteKey, TlsKey};
+use crate::keys::SiteKey;
 
 /// The wait after an attempt that failed for a reason which may pass.
 const RETRY: Duration = Duration::from_secs(5);

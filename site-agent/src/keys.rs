@@ -1,50 +1,12 @@
-//! Keys that are made at the site and never leave it, and the requests for certificates for them.
+//! The key that a site signs with, made there and never leaving it. That for TLS is every member's:
+//! [`fedpaint_proto::renewal`].
 
 use fedpaint_proto::enrolment::Keys;
-use fedpaint_proto::identity::KeyId;
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, SigningKey};
-
-/// A key for TLS, ECDSA P-256, and the request for a certificate for it.
-pub struct TlsKey {
-    /// The private key, PKCS #8 as PEM.
-    pub key_pem: String,
-    /// The request, PKCS #10 as DER; it names nobody, because the coordinator decides what is in a
-    /// certificate.
-    pub csr: Vec<u8>,
-    /// The key's name.
-    pub id: KeyId,
-}
+use fedpaint_proto::renewal::TlsKey;
+use rcgen::{KeyPair, SigningKey};
 
 /// The key that a site signs with, Ed25519.
 pub struct SiteKey(KeyPair);
-
-impl TlsKey {
-    /// Makes a key.
-    ///
-    /// # Errors
-    /// If the cryptographic library fails.
-    pub fn fresh() -> Result<TlsKey, rcgen::Error> {
-        TlsKey::of(&KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?)
-    }
-
-    /// A key that was made before.
-    ///
-    /// # Errors
-    /// If it does not parse.
-    pub fn of_pem(pem: &str) -> Result<TlsKey, rcgen::Error> {
-        TlsKey::of(&KeyPair::from_pem(pem)?)
-    }
-
-    fn of(key: &KeyPair) -> Result<TlsKey, rcgen::Error> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        Ok(TlsKey {
-            key_pem: key.serialize_pem(),
-            csr: params.serialize_request(key)?.der().to_vec(),
-            id: KeyId::of_public_key(&key.subject_public_key_info()),
-        })
-    }
-}
 
 impl SiteKey {
     /// Makes a key.

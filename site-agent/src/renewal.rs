@@ -4,23 +4,17 @@
 //! Files that somebody replaces by hand, such as the roots while one takes over from another, are taken up
 //! too. A new connection is made for what comes next, and the old one serves what is under way to its end.
 
-use std::io;
 use std::time::Duration;
 
 use fedpaint_proto::channel::{self, Route};
-use fedpaint_proto::credential;
 use fedpaint_proto::identity::Validity;
+use fedpaint_proto::renewal;
 use fedpaint_proto::tls;
-use fedpaint_proto::v1::RenewRequest;
-use fedpaint_proto::v1::identity_service_client::IdentityServiceClient;
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::client::in_time;
 use crate::config::{Config, Site};
-use crate::keys::TlsKey;
 
 /// How often the files are looked at, and how soon what failed is tried again.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -28,12 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Why a certificate is not renewed, or not taken up.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("cannot make a key: {0}")]
-    Crypto(#[from] rcgen::Error),
-    #[error("the coordinator refuses: {}", .0.message())]
-    Refused(Box<Status>),
-    #[error("cannot write the certificate: {0}")]
-    Write(#[from] io::Error),
+    #[error(transparent)]
+    Renewal(#[from] renewal::Error),
     #[error(transparent)]
     Tls(#[from] tls::Error),
     #[error(transparent)]
@@ -56,7 +46,9 @@ pub async fn keep(
         tokio::time::sleep(LOOK_EVERY).await;
         let done = async {
             if due <= now() {
-                renew(&config, &line).await?;
+                let channel = line.borrow().clone();
+                renewal::renew(channel, &config.tls).await?;
+                tracing::info!("the certificate is renewed");
             }
             let own = config.tls.own_certificate()?;
             due = Validity::of_certificate(&own).map_or(due, |validity| validity.renewal());
@@ -79,17 +71,6 @@ pub async fn keep(
             Err(_) => {}
         }
     }
-}
-
-async fn renew(config: &Config, line: &watch::Sender<Channel>) -> Result<(), Error> {
-    let key = TlsKey::fresh()?;
-    let channel = line.borrow().clone();
-    let request = in_time(RenewRequest { csr: key.csr });
-    let renewed = IdentityServiceClient::new(channel).renew(request).await;
-    let renewed = renewed.map_err(|status| Error::Refused(Box::new(status)))?.into_inner();
-    credential::replace(&config.tls, &renewed.certificate_pem, &key.key_pem)?;
-    tracing::info!("the certificate is renewed");
-    Ok(())
 }
 
 async fn connect(config: &Config, route: &Route, site: &Site) -> Result<Channel, Error> {

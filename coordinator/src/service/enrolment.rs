@@ -106,7 +106,7 @@ impl EnrolmentService for Service {
             secret,
             public_key: key.der().to_vec(),
             signing_key: signing,
-            life: issuer.life(now),
+            life: issuer.life(&Role::Site(site.clone()), now),
             approvals: self.parts.rules.approvals(),
         };
         let words = keys.words(&site);

@@ -30,7 +30,7 @@ impl IdentityService for Service {
         let key = PublicKey::of_request(&request.get_ref().csr).map_err(parse::invalid)?;
         let now = self.parts.clock.now();
         let holder = caller.role();
-        let life = issuer.life(now);
+        let life = issuer.life(&holder, now);
         let renewal = Renewal { holder: holder.clone(), held: caller.key, next: key.id(), life };
         let until = self.parts.driver.renew(renewal).await.map_err(status::of_driver)?;
         let certified = issuer.certify(&holder, &key, (now, until));

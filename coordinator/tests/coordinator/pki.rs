@@ -27,7 +27,8 @@ impl<'a> Leaf<'a> {
     /// An ordinary certificate of a site or an operator.
     pub(crate) fn client(uri: &'a str) -> Leaf<'a> {
         let usage = ExtendedKeyUsagePurpose::ClientAuth;
-        Leaf { uris: vec![uri], usage, holds: Duration::days(1) }
+        // Two days of seven are over, so that it is not to be renewed yet.
+        Leaf { uris: vec![uri], usage, holds: Duration::days(5) }
     }
 
     /// An ordinary certificate of a coordinator on loopback.

@@ -34,8 +34,8 @@ const ISSUING_KEY: &str = "issuing.key";
 /// How long a certificate lasts that is renewed by who holds it.
 const LEAF_DAYS: u32 = 7;
 
-/// How long an operator's does, whom nobody renews it for.
-const OPERATOR_DAYS: u32 = 90;
+/// How long an operator's does, who has to come by in the last third of it.
+const OPERATOR_DAYS: u32 = 30;
 
 /// The longest PEM file that is read.
 const PEM_BYTES_MAX: u64 = 1 << 20;

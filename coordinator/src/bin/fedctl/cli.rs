@@ -120,6 +120,11 @@ pub(crate) enum Command {
     Events(EventsAsked),
     /// Sites, runs and the rounds in hand, on one page
     Status,
+    /// Renew the operator's certificate with a fresh key
+    #[command(after_help = "\
+Every command renews it by itself once two thirds of its life are over. This one does so at any time, such as
+before some weeks of absence.")]
+    Renew,
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -168,8 +173,8 @@ Examples:
         /// The folder to write to; it must not hold files of that name yet
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// How long the certificate is to last [default: 7 days, which sites and a coordinator with an
-        /// issuing authority renew by themselves; 90 for an operator]
+        /// How long the certificate is to last [default: 7 days; 30 for an operator. All of them are
+        /// renewed by themselves where the coordinator has an issuing authority]
         #[arg(long, value_parser = days())]
         days: Option<u32>,
         /// Where a coordinator is reached: a DNS name or an IP address; give it once for each

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use fedpaint_proto::channel::{self, Address, Route};
-use fedpaint_proto::identity::{Identity, Role};
+use fedpaint_proto::credential;
+use fedpaint_proto::identity::{Identity, Role, Validity};
 use fedpaint_proto::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX};
-use fedpaint_proto::names::FederationName;
 use fedpaint_proto::proxy;
 use fedpaint_proto::tls::TlsFiles;
 use fedpaint_proto::v1::admin_service_client::AdminServiceClient;
@@ -16,10 +16,10 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use tonic::Request;
 use tonic::transport::Channel;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::cli::Connection;
 use crate::problem::Usage;
+use crate::renewal;
 
 /// The longest settings file.
 const CONFIG_BYTES_MAX: u64 = 64 << 10;
@@ -51,23 +51,52 @@ struct Settings {
     tls: TlsFiles,
 }
 
-/// Connects as the settings say.
+/// A channel to the coordinator, and the certificate that it was made with.
+pub(crate) struct Line {
+    /// To the coordinator.
+    pub(crate) channel: Channel,
+    /// Where the certificate lies.
+    pub(crate) tls: TlsFiles,
+    /// Whose it is.
+    pub(crate) identity: Identity,
+    /// When it is valid.
+    pub(crate) validity: Validity,
+}
+
+/// Connects as the settings say, and has the operator's certificate renewed where that is due.
 pub(crate) async fn connect(given: &Connection, now: Timestamp) -> anyhow::Result<Session> {
+    let line = open(given, now).await?;
+    renewal::when_due(&line, now).await;
+    let channel = line.channel;
+    let admin =
+        AdminServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    Ok(Session { channel, admin })
+}
+
+/// Connects as the settings say.
+pub(crate) async fn open(given: &Connection, now: Timestamp) -> anyhow::Result<Line> {
     let file = read(given.config.as_deref(), default_config())?;
     let Settings { address, proxy, tls } = settle(given, file)?;
-    let federation = operator_of(&tls, now)?;
+    let (identity, validity, client) = {
+        // Another command may be renewing it just now. Files that are there to be read alone are nobody's
+        // to replace.
+        let held = credential::hold(&tls).ok();
+        if let Some(Err(error)) = held.as_ref().map(credential::Held::settle) {
+            bail!("cannot finish the renewal of {}: {error}", tls.certificate.display());
+        }
+        let (identity, validity) = operator_of(&tls, now)?;
+        (identity, validity, tls.client()?)
+    };
     let proxy = match proxy {
         Some(proxy) => Some(proxy),
         None => proxy::of_environment(&address, |name| std::env::var(name).ok())?,
     };
     let route = Route { proxy, ..Route::default() };
-    let connected = channel::connect_by(&route, &address, &federation, tls.client()?).await;
+    let connected = channel::connect_by(&route, &address, &identity.federation, client).await;
     let channel = connected.map_err(|e| {
         anyhow::anyhow!("{e}; is it running, and are address and certificate right?")
     })?;
-    let admin =
-        AdminServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    Ok(Session { channel, admin })
+    Ok(Line { channel, tls, identity, validity })
 }
 
 /// A request with the time that a call may take.
@@ -144,23 +173,23 @@ fn settle(given: &Connection, file: File) -> anyhow::Result<Settings> {
     })
 }
 
-/// The federation of the operator's certificate, if that can be used now.
-fn operator_of(tls: &TlsFiles, now: Timestamp) -> anyhow::Result<FederationName> {
+/// Who the operator is by the certificate, and when that is valid, if it can be used now.
+fn operator_of(tls: &TlsFiles, now: Timestamp) -> anyhow::Result<(Identity, Validity)> {
     let der = tls.own_certificate()?;
     let path = tls.certificate.display();
     let identity = Identity::from_certificate(&der).with_context(|| path.to_string())?;
     let Role::Operator(_) = identity.role else {
         bail!("{path} is the certificate of {}, fedctl needs an operator's", identity.role)
     };
-    let (_, certificate) = X509Certificate::from_der(&der).context("unreadable certificate")?;
-    let (from, until) = (certificate.validity().not_before, certificate.validity().not_after);
-    if until.timestamp() < now.as_second() {
+    let validity = Validity::of_certificate(&der).with_context(|| path.to_string())?;
+    let Validity { not_before: from, not_after: until } = validity;
+    if until < now {
         bail!("{path} expired on {until}; ask for another one (`fedctl ca issue operator`)")
     }
-    if from.timestamp() > now.as_second() {
+    if from > now {
         bail!("{path} holds only from {from} on; is this machine's clock right?")
     }
-    Ok(identity.federation)
+    Ok((identity, validity))
 }
 
 #[cfg(test)]
@@ -222,7 +251,7 @@ mod tests {
         let site = operator_of(&tls("spiffe://brain/site/mayo"), NOW).unwrap_err().to_string();
         assert!(site.contains("site/mayo") && site.contains("operator"), "{site}");
         let operator = tls("spiffe://brain/operator/ada");
-        assert_eq!(operator_of(&operator, NOW).unwrap().as_str(), "brain");
+        assert_eq!(operator_of(&operator, NOW).unwrap().0.federation.as_str(), "brain");
         let at = |days: i64| Timestamp::from_second(NOW.as_second() + days * 86_400).unwrap();
         assert!(operator_of(&operator, at(11)).unwrap_err().to_string().contains("expired"));
         assert!(operator_of(&operator, at(-1)).unwrap_err().to_string().contains("clock"));

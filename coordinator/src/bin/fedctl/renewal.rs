@@ -1,0 +1,57 @@
+//! The operator's own certificate, renewed with a fresh key: by any command once two thirds of its life are
+//! over, and by `fedctl renew` at any time.
+//!
+//! A renewal that fails is told on stderr and keeps no command from its work: the old certificate is good
+//! until it ends.
+
+use fedpaint_proto::identity::Validity;
+use fedpaint_proto::renewal::{self, Error};
+use fedpaint_proto::text;
+use jiff::Timestamp;
+
+use crate::cli::Connection;
+use crate::connect::{Line, open};
+use crate::output::Output;
+use crate::problem::of_status;
+use crate::view::Certificate;
+
+/// Renews the certificate if that is due, and says in one line what came of it.
+pub(crate) async fn when_due(line: &Line, now: Timestamp) {
+    if now < line.validity.renewal() {
+        return;
+    }
+    let path = line.tls.certificate.display();
+    let told = match renew(line).await {
+        Ok(Validity { not_after, .. }) => {
+            format!("renewed {path} with a fresh key; it holds until {not_after}")
+        }
+        Err(error) => format!(
+            "warning: {path} ends on {} and cannot be renewed: {error:#}; ask for another one in time \
+             (`fedctl ca issue operator`)",
+            line.validity.not_after
+        ),
+    };
+    eprintln!("{}", text::line(&told, usize::MAX));
+}
+
+/// `fedctl renew`.
+pub(crate) async fn run(settings: &Connection, output: &Output) -> anyhow::Result<()> {
+    let line = open(settings, output.now()).await?;
+    let Validity { not_before, not_after } = renew(&line).await?;
+    let shown = |path: &std::path::Path| path.display().to_string();
+    output.show(&Certificate {
+        identity: line.identity.to_string(),
+        certificate: shown(&line.tls.certificate),
+        key: shown(&line.tls.key),
+        ca: shown(&line.tls.ca),
+        not_before,
+        not_after,
+    })
+}
+
+async fn renew(line: &Line) -> anyhow::Result<Validity> {
+    renewal::renew(line.channel.clone(), &line.tls).await.map_err(|error| match error {
+        Error::Refused(status) => of_status(&status),
+        error => error.into(),
+    })
+}
