@@ -11,6 +11,7 @@ mod bench;
 mod chaos;
 mod disk;
 mod house;
+mod joining;
 mod proxy;
 mod refusals;
 mod renewal;

@@ -11,7 +11,10 @@ use std::time::Duration;
 use fedpaint_proto::channel::{self, Address, Route};
 use fedpaint_proto::credential;
 use fedpaint_proto::enrolment::Token;
+use fedpaint_proto::failpoint::reach;
+use fedpaint_proto::identity::{Identity, Role};
 use fedpaint_proto::limits::CALL_TIMEOUT;
+use fedpaint_proto::names::SiteName;
 use fedpaint_proto::reason;
 use fedpaint_proto::renewal::TlsKey;
 use fedpaint_proto::tls::{self, TlsFiles};
@@ -47,6 +50,17 @@ pub enum Error {
     Joined {
         /// The certificate.
         path: PathBuf,
+    },
+    /// The certificate that is there is not what this token is for.
+    #[error(
+        "{} is there already and is not site {site}'s under the root that the token names; choose another folder",
+        path.display()
+    )]
+    Another {
+        /// The certificate.
+        path: PathBuf,
+        /// Whose token it is.
+        site: SiteName,
     },
     /// A file cannot be written.
     #[error("cannot write {}: {source}", path.display())]
@@ -87,6 +101,25 @@ impl Files {
     }
 }
 
+/// Whether an earlier join with this token's name and root has come as far as the certificate, which is
+/// written last.
+///
+/// # Errors
+/// If the certificate or the roots do not read, or are others.
+pub fn has_joined(token: &Token, files: &Files) -> Result<bool, Error> {
+    let path = &files.tls.certificate;
+    if !path.exists() {
+        return Ok(false);
+    }
+    let identity = Identity::from_certificate(&files.tls.own_certificate()?);
+    let own = identity.is_ok_and(|identity| identity.role == Role::Site(token.site.clone()));
+    let rooted = files.tls.roots()?.iter().any(|root| tls::pin(root) == Some(token.root));
+    match own && rooted {
+        true => Ok(true),
+        false => Err(Error::Another { path: path.clone(), site: token.site.clone() }),
+    }
+}
+
 /// Joins with a token: makes the keys, asks until an operator has approved, and writes the certificate.
 /// `show` is called with the words once the coordinator has taken note of the keys.
 ///
@@ -111,7 +144,7 @@ pub async fn join(
         Some(pem) => TlsKey::of_pem(&pem)?,
         None => {
             let fresh = TlsKey::fresh()?;
-            keep(&files.tls.key, &fresh.key_pem)?;
+            keep("join.tls_key", &files.tls.key, &fresh.key_pem)?;
             fresh
         }
     };
@@ -119,7 +152,7 @@ pub async fn join(
         Some(pem) => SiteKey::of_pem(&pem)?,
         None => {
             let fresh = SiteKey::fresh()?;
-            keep(&files.signing_key, &fresh.key_pem())?;
+            keep("join.signing_key", &files.signing_key, &fresh.key_pem())?;
             fresh
         }
     };
@@ -184,10 +217,11 @@ fn receive(token: &Token, files: &Files, answer: &JoinResponse) -> Result<(), Er
     if !roots.iter().any(|root| tls::pin(root) == Some(token.root)) {
         return Err(Error::Roots);
     }
-    for (path, text) in
-        [(&files.tls.ca, &answer.roots_pem), (&files.tls.certificate, &answer.certificate_pem)]
-    {
-        let written = credential::write_certificate(path, text);
+    for (place, path, text) in [
+        ("join.roots", &files.tls.ca, &answer.roots_pem),
+        ("join.certificate", &files.tls.certificate, &answer.certificate_pem),
+    ] {
+        let written = reach(place).and_then(|()| credential::write_certificate(path, text));
         written.map_err(|source| Error::Write { path: path.clone(), source })?;
     }
     Ok(())
@@ -201,7 +235,7 @@ fn key_of(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-fn keep(path: &Path, pem: &str) -> Result<(), Error> {
-    let written = credential::write_key(path, pem);
+fn keep(place: &'static str, path: &Path, pem: &str) -> Result<(), Error> {
+    let written = reach(place).and_then(|()| credential::write_key(path, pem));
     written.map_err(|source| Error::Write { path: path.to_owned(), source })
 }

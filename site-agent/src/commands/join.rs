@@ -11,10 +11,19 @@ use fedpaint_proto::proxy::{self, Proxy};
 use super::output;
 use super::run::runtime;
 use crate::config::Config;
+use crate::disk::{Places, write_whole};
 use crate::join::{self, Files};
 
 /// The configuration's name.
 const CONFIG: &str = "site-agent.toml";
+
+const PLACES: Places = Places {
+    create: "join.config_create",
+    write: "join.config_write",
+    sync: "join.config_sync",
+    rename: "join.config_rename",
+    folder: "join.config_folder",
+};
 
 /// Options of `join`.
 #[derive(Debug, clap::Args)]
@@ -66,8 +75,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         );
         let _ = output::print(&told);
     };
-    runtime()?.block_on(join::join(&token, &args.coordinator, &route, &files, show))?;
     let config = args.out.join(CONFIG);
+    // A join that died between the certificate and the configuration has all that it needs of others.
+    if config.exists() || !join::has_joined(&token, &files)? {
+        runtime()?.block_on(join::join(&token, &args.coordinator, &route, &files, show))?;
+    }
     if !config.exists() {
         configure(args, &token, &config)?;
     }
@@ -94,5 +106,6 @@ fn configure(args: &Args, token: &Token, path: &Path) -> Result<()> {
     if let Err(error) = Config::parse(&config, path) {
         bail!("the configuration would not do: {error}");
     }
-    std::fs::write(path, config).with_context(|| format!("cannot write {}", path.display()))
+    write_whole(path, &PLACES, |file| file.write_all(config.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
