@@ -1,6 +1,6 @@
-//! The data folder's lock: one process at a time writes below it. Its file also says who held the lock
-//! last and took the database's lease: whoever holds the lock now knows that those are dead, so that a
-//! restart need not wait until their lease ends.
+//! The data folder's lock: one process at a time writes below it. Its file also says who held the
+//! database's lease last, and who held the lock last and may have taken it: whoever holds the lock now
+//! knows that those are dead, so that a restart need not wait until their lease ends.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -41,7 +41,7 @@ pub enum Error {
 pub struct Folder {
     path: PathBuf,
     lock: File,
-    /// Who held it before, the last one last: they are dead.
+    /// Who held it before: the holder of the lease, and who tried to become it. They are dead.
     dead: Vec<Holder>,
 }
 
@@ -74,21 +74,23 @@ impl Folder {
         &self.dead
     }
 
-    /// Who this process is, as a holder of the lease from `since` on. It is noted beside the last
-    /// holder before the lease is taken, because a crash may come between the two.
-    pub fn holder(&mut self, since: Timestamp) -> Holder {
+    /// Who this process is, as a holder of the lease from `since` on. It is noted before the lease is
+    /// taken, because a crash may come between the two; and if it is not taken, whoever `held` it until
+    /// now and is dead still does, so that one stays noted too, however often a start fails.
+    pub fn holder(&mut self, since: Timestamp, held: Option<&Holder>) -> Holder {
         let folder = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let folder = folder.display().to_string();
         let holder = Holder { host: host(), pid: std::process::id(), folder, since };
-        if let Err(error) = self.note(&holder) {
+        let held = held.filter(|held| self.dead.contains(held));
+        if let Err(error) = self.note(held, &holder) {
             warn!(%error, "cannot note the lease in the data folder: a restart may have to wait for its end");
         }
         holder
     }
 
-    fn note(&mut self, holder: &Holder) -> io::Result<()> {
+    fn note(&mut self, held: Option<&Holder>, holder: &Holder) -> io::Result<()> {
         let mut text = String::new();
-        for holder in self.dead.last().into_iter().chain([holder]) {
+        for holder in held.into_iter().chain([holder]) {
             text += &serde_json::to_string(holder)?;
             text.push('\n');
         }
@@ -114,18 +116,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_has_one_owner_who_knows_the_last_two_before_it() {
+    fn a_folder_has_one_owner_who_knows_the_last_holder_of_the_lease_however_many_starts_failed() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
         let at = |second| Timestamp::from_second(second).unwrap();
-        let mut holders = Vec::new();
-        for second in 0..3 {
+        let first = Folder::take(&path).unwrap().holder(at(0), None);
+        let mut last = None;
+        for second in 1..5 {
             let mut folder = Folder::take(&path).unwrap();
             assert!(matches!(Folder::take(&path), Err(Error::Busy { .. })));
-            let known = holders.len().saturating_sub(2);
-            assert_eq!(folder.dead(), &holders[known..]);
-            holders.push(folder.holder(at(second)));
+            let known: Vec<Holder> = [first.clone()].into_iter().chain(last).collect();
+            assert_eq!(folder.dead(), known);
+            // The lease is not taken: the next one has to know that both are dead.
+            last = Some(folder.holder(at(second), Some(&first)));
         }
+        // It was taken after all, just before the process died.
+        let mut folder = Folder::take(&path).unwrap();
+        let next = folder.holder(at(5), last.as_ref());
+        drop(folder);
+        assert_eq!(Folder::take(&path).unwrap().dead(), [last.unwrap(), next]);
+        // A stranger's lease is none that this folder can speak for.
+        let stranger = Holder { pid: 1, host: "elsewhere".into(), ..first };
+        let mut folder = Folder::take(&path).unwrap();
+        let own = folder.holder(at(6), Some(&stranger));
+        drop(folder);
+        assert_eq!(Folder::take(&path).unwrap().dead(), [own]);
         fs::write(path.join(LOCK_FILE), "not a holder").unwrap();
         assert_eq!(Folder::take(&path).unwrap().dead(), []);
     }

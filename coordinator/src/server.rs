@@ -146,7 +146,9 @@ impl Server {
         let halt = blobs.halt().clone();
         let store = store.map_err(silent)?.map_err(failed)?.with_halt(&halt);
         let (dead, now) = (folder.dead().to_owned(), clock.now());
-        let holder = folder.holder(now);
+        let held = tokio::time::timeout(DATABASE_TIMEOUT, store.lease()).await;
+        let held = held.map_err(silent)?.map_err(failed)?;
+        let holder = folder.holder(now, held.as_ref().map(|lease| &lease.holder));
         let taken = tokio::time::timeout(DATABASE_TIMEOUT, store.take_lease(&holder, &dead, now));
         let store = taken.await.map_err(silent)?.map_err(failed)?;
         let outcomes = store.outcomes().await.map_err(failed)?;

@@ -46,13 +46,17 @@ pub struct Lease {
 }
 
 impl Store {
-    /// The lease, whether it still holds or not.
+    /// The lease, whether it still holds or not; none where nobody ever had it.
     ///
     /// # Errors
     /// If the database fails or holds what this version does not read.
     pub async fn lease(&self) -> Result<Option<Lease>, Error> {
         let row = sqlx::query("SELECT epoch, host, pid, folder, since, until_at FROM lease");
-        let row = row.fetch_optional(&self.pool).await?;
+        let row = match row.fetch_optional(&self.pool).await {
+            // Whatever wrote the database, if anything did, knew of no lease.
+            Err(error) if is_no_table(&error) => None,
+            row => row?,
+        };
         row.as_ref().map(lease).transpose()
     }
 
@@ -68,11 +72,7 @@ impl Store {
         dead: &[Holder],
         now: Timestamp,
     ) -> Result<Store, Error> {
-        let held = match self.lease().await {
-            // There is no such table yet: whatever wrote the database knew of no lease.
-            Err(Error::Sql(error)) if is_no_table(&error) => None,
-            held => held?,
-        };
+        let held = self.lease().await?;
         if let Some(lease) = &held
             && lease.until > now
             && !dead.contains(&lease.holder)
