@@ -2,6 +2,7 @@
 //! that is really full.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use anyhow::Context;
 use crate::federation::{Federation, Shape, undisturbed};
 use crate::flips;
 use crate::full_disk;
+use crate::once;
 use crate::watch::Watch;
 use crate::{Args, say};
 use fedpaint_tests::outcome::{Outcome, quantile, rounded};
@@ -18,15 +20,19 @@ use fedpaint_tests::outcome::{Outcome, quantile, rounded};
 const RESUME_S_MAX: f64 = 10.0;
 
 /// How long a disk stays bad.
-const HELD: Duration = Duration::from_millis(1_500);
+pub(crate) const HELD: Duration = Duration::from_millis(1_500);
 
-/// How long a place may take to be reached.
-const PLACE_MAX: Duration = Duration::from_secs(12);
+/// How long a place may take to be reached; then it is one that is passed once.
+const PLACE_MAX: Duration = Duration::from_secs(4);
+
+/// More rounds than a case can take, so that the run does not end before the cases.
+const ROUNDS_PER_CASE: u32 = 50;
 
 /// How long after the disk is well the run may take to commit a round before it counts as stuck.
-const STUCK: Duration = Duration::from_secs(60);
+pub(crate) const STUCK: Duration = Duration::from_secs(60);
 
-const LOOK: Duration = Duration::from_millis(10);
+/// How often is looked.
+pub(crate) const LOOK: Duration = Duration::from_millis(10);
 
 /// What a disk says, as a rule says it.
 const FAULTS: [&str; 3] = ["enospc", "eio", "erofs"];
@@ -55,14 +61,22 @@ pub(crate) async fn disk(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
 }
 
 /// One place of one program whose disk is bad for a while.
-struct Case {
+pub(crate) struct Case {
     /// The site, or the coordinator.
-    site: Option<usize>,
-    place: String,
-    fault: &'static str,
+    pub(crate) site: Option<usize>,
+    /// The place.
+    pub(crate) place: String,
+    /// What its disk says there.
+    pub(crate) fault: &'static str,
 }
 
-/// How a case went.
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.fault, self.place)
+    }
+}
+
+/// How the cases went.
 #[derive(Default)]
 struct Tally {
     sites: u32,
@@ -71,6 +85,26 @@ struct Tally {
     stopped: BTreeSet<String>,
     missed: BTreeSet<String>,
     resume_s: Vec<f64>,
+}
+
+impl Tally {
+    /// Notes whether a program had stopped and was started again.
+    fn look(&mut self, case: &Case, stopped: bool) {
+        if stopped {
+            self.stopped.insert(case.place.clone());
+        }
+    }
+
+    /// Notes how soon the work went on.
+    fn went_on(&mut self, case: &Case, took: Duration) {
+        let took = took.as_secs_f64();
+        self.sites += 1;
+        self.resume_s.push(took);
+        self.resumed += u32::from(took <= RESUME_S_MAX);
+        if took > 2.0 {
+            say(&format!("{case}: {took:.1} s until it went on"));
+        }
+    }
 }
 
 async fn places(
@@ -94,22 +128,21 @@ async fn places(
     let full: Vec<Case> = full.collect();
     cases.extend(full);
     cases.truncate(args.rounds.map_or(usize::MAX, |rounds| rounds as usize));
-    // A round a case, and some in which nothing happens.
-    let shape = Shape { rounds: 3 * cases.len() as u32 + 4, ..shape.clone() };
+    let expected = probe.evidence.models();
+    let one_round = shape;
+    let shape = Shape { rounds: ROUNDS_PER_CASE * (cases.len() as u32 + 1), ..shape.clone() };
     say(&format!("{} cases of a bad disk", cases.len()));
 
     let mut federation = Federation::found(&work.join("bad-disk"), &shape).await?;
     federation.start_agents()?;
     let mut watch = federation.watch().await?;
     let mut tally = Tally::default();
+    let mut elsewhere = Vec::new();
     for case in &cases {
         let before = watch.seen().committed;
-        one(case, &mut federation, &mut watch, &mut tally).await.with_context(|| {
-            let Case { place, fault, .. } = case;
-            format!("{fault} at {place} after round {before}")
-        })?;
-        if watch.seen().is_finished() {
-            break;
+        let again = one(case, &mut federation, &mut watch, &mut tally).await;
+        if !again.with_context(|| format!("{case} after round {before}"))? {
+            elsewhere.push(case);
         }
     }
     let done = watch.seen().committed;
@@ -117,6 +150,16 @@ async fn places(
     let findings = evidence.findings(&federation.delivered());
     drop(watch);
     federation.stop()?;
+
+    say(&format!("{} places that are passed once", elsewhere.len()));
+    for case in elsewhere {
+        let folder = work.join(once::folder_name(case));
+        let took = once::once(case, &folder, one_round, &expected).await;
+        match took.with_context(|| case.to_string())? {
+            Some(took) => tally.went_on(case, took),
+            None => drop(tally.missed.insert(case.place.clone())),
+        }
+    }
 
     say(&format!("the undisturbed run, {done} rounds"));
     let shape = Shape { rounds: done.max(1), ..shape };
@@ -130,13 +173,15 @@ async fn places(
     outcome.set("resume_max_s", rounded(slowest, 2));
     outcome.set("resume_p50_s", rounded(quantile(&tally.resume_s, 0.5), 2));
     outcome.set("stopped_at", tally.stopped.into_iter().collect::<Vec<_>>());
-    outcome.set("not_reached", tally.missed.into_iter().collect::<Vec<_>>());
+    let not_reached: Vec<String> = tally.missed.into_iter().collect();
+    outcome.set("not_reached", not_reached.clone());
     outcome.set("rounds", done);
     outcome.set("identical", identical);
     outcome.require(identical, || {
         "the models are other ones than those of the undisturbed run".into()
     });
     outcome.require(findings == Default::default(), || format!("{findings:?}"));
+    outcome.require(not_reached.is_empty(), || format!("no disk was bad at {not_reached:?}"));
     outcome.require(tally.resumed == tally.sites, || {
         format!("{} of {} did not go on in time", tally.sites - tally.resumed, tally.sites)
     });
@@ -144,37 +189,37 @@ async fn places(
     Ok(())
 }
 
-/// Has the disk be bad at one place for a while, and waits until the run goes on.
+/// Has the disk be bad at one place for a while, and waits until the run goes on. Whether the place was
+/// reached at all.
 async fn one(
     case: &Case,
     federation: &mut Federation,
     watch: &mut Watch,
     tally: &mut Tally,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let Case { site, place, fault } = case;
     reached(*site, federation)?;
     arm(*site, federation, &format!("{place} {fault}"))?;
     let begin = Instant::now();
     while !reached(*site, federation)?.contains(place) {
-        if begin.elapsed() > PLACE_MAX || watch.seen().is_finished() {
-            tally.missed.insert(place.clone());
-            return arm(*site, federation, "");
+        if begin.elapsed() > PLACE_MAX {
+            arm(*site, federation, "")?;
+            return Ok(false);
         }
-        revive(case, federation, tally)?;
+        tally.look(case, federation.revive()?);
         tokio::time::sleep(LOOK).await;
     }
     let held = Instant::now();
     while held.elapsed() < HELD {
-        revive(case, federation, tally)?;
+        tally.look(case, federation.revive()?);
         tokio::time::sleep(LOOK).await;
     }
     arm(*site, federation, "")?;
     let (well, committed) = (Instant::now(), watch.seen().committed);
     reached(*site, federation)?;
-    tally.sites += 1;
     // Passing the same place again, or a round being committed, shows that the work goes on.
     loop {
-        revive(case, federation, tally)?;
+        tally.look(case, federation.revive()?);
         let seen = watch.seen();
         if reached(*site, federation)?.contains(place) || seen.committed > committed {
             break;
@@ -182,47 +227,31 @@ async fn one(
         anyhow::ensure!(well.elapsed() < STUCK, "nothing goes on");
         tokio::time::sleep(LOOK).await;
     }
-    let resumed = well.elapsed().as_secs_f64();
-    tally.resume_s.push(resumed);
-    tally.resumed += u32::from(resumed <= RESUME_S_MAX);
-    if resumed > 2.0 {
-        say(&format!("{fault} at {place}: {resumed:.1} s until it went on"));
-    }
+    tally.went_on(case, well.elapsed());
     // The round in hand is to end before the next disk turns bad.
     while watch.seen().committed <= committed {
-        revive(case, federation, tally)?;
+        tally.look(case, federation.revive()?);
         anyhow::ensure!(well.elapsed() < STUCK, "no round is committed");
         tokio::time::sleep(LOOK).await;
     }
-    Ok(())
+    Ok(true)
 }
 
-fn reached(site: Option<usize>, federation: &mut Federation) -> anyhow::Result<Vec<String>> {
+/// The places that the program has reached since this was last asked.
+pub(crate) fn reached(
+    site: Option<usize>,
+    federation: &mut Federation,
+) -> anyhow::Result<Vec<String>> {
     match site {
         None => federation.points.reached(),
         Some(site) => federation.sites[site].points.reached(),
     }
 }
 
-fn arm(site: Option<usize>, federation: &Federation, rule: &str) -> anyhow::Result<()> {
+/// Has the program obey the rule from the next place on.
+pub(crate) fn arm(site: Option<usize>, federation: &Federation, rule: &str) -> anyhow::Result<()> {
     match site {
         None => federation.points.arm(rule),
         Some(site) => federation.sites[site].points.arm(rule),
     }
-}
-
-/// Starts what has stopped, as a service manager does.
-fn revive(case: &Case, federation: &mut Federation, tally: &mut Tally) -> anyhow::Result<()> {
-    if federation.lab.coordinator()?.ended()?.is_some() {
-        tally.stopped.insert(case.place.clone());
-        federation.lab.launch_coordinator()?;
-    }
-    for site in 0..federation.sites.len() {
-        let agent = federation.sites[site].agent.as_mut().context("an agent")?;
-        if agent.ended()?.is_some() {
-            tally.stopped.insert(case.place.clone());
-            federation.start_agent(site)?;
-        }
-    }
-    Ok(())
 }

@@ -153,6 +153,26 @@ impl Federation {
         others.collect::<Vec<_>>().into_iter().try_for_each(|site| self.start_agent(site))
     }
 
+    /// Starts what has stopped, as a service manager does. Whether something had.
+    ///
+    /// # Errors
+    /// If it does not start, or was not started before.
+    pub(crate) fn revive(&mut self) -> anyhow::Result<bool> {
+        let mut stopped = false;
+        if self.lab.coordinator()?.ended()?.is_some() {
+            self.lab.launch_coordinator()?;
+            stopped = true;
+        }
+        for site in 0..self.sites.len() {
+            let agent = self.sites[site].agent.as_mut().context("an agent")?;
+            if agent.ended()?.is_some() {
+                self.start_agent(site)?;
+                stopped = true;
+            }
+        }
+        Ok(stopped)
+    }
+
     /// Follows the run from now on.
     ///
     /// # Errors

@@ -101,14 +101,14 @@ pub(crate) async fn full_disk(
         small.fill()?;
         let full = Instant::now();
         while full.elapsed() < HELD {
-            revive(&mut federation)?;
+            federation.revive()?;
             tokio::time::sleep(LOOK).await;
         }
         let before = watch.seen().committed;
         small.free()?;
         let free = Instant::now();
         while watch.seen().committed == before && !watch.seen().is_finished() {
-            revive(&mut federation)?;
+            federation.revive()?;
             anyhow::ensure!(free.elapsed() < STUCK, "nothing goes on at the {what}");
             tokio::time::sleep(LOOK).await;
         }
@@ -125,19 +125,5 @@ pub(crate) async fn full_disk(
     outcome.set("full_file_systems", 2);
     outcome.set("full_resume_max_s", rounded(slowest, 2));
     outcome.require(slowest <= RESUME_S_MAX, || format!("it took {slowest:.1} s to go on"));
-    Ok(())
-}
-
-/// Starts what has stopped, as a service manager does.
-fn revive(federation: &mut Federation) -> anyhow::Result<()> {
-    if federation.lab.coordinator()?.ended()?.is_some() {
-        federation.lab.launch_coordinator()?;
-    }
-    for site in 0..federation.sites.len() {
-        let agent = federation.sites[site].agent.as_mut().context("an agent")?;
-        if agent.ended()?.is_some() {
-            federation.start_agent(site)?;
-        }
-    }
     Ok(())
 }

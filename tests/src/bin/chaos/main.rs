@@ -12,6 +12,7 @@ mod federation;
 mod flips;
 mod full_disk;
 mod kills;
+mod once;
 mod soak;
 mod storm;
 mod stragglers;
