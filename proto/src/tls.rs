@@ -4,6 +4,8 @@
 //! cannot come back on an old session.
 
 mod joining;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::fs::File;
