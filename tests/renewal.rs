@@ -102,11 +102,17 @@ fn the_next_command_renews_an_operators_certificate_once_two_thirds_of_its_life_
     assert_eq!(stderr(&list()), "", "renewed once");
     assert_eq!(key(&carol), fresh);
 
-    // At any time, for who asks for it.
-    let output = fedctl(&lab, &carol).args(["--output", "json", "renew"]).output().unwrap();
-    assert_eq!(stderr(&output), "");
-    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    // At any time, for who asks for that.
+    let renew = |more: &[&str]| {
+        let all = [&["--output", "json", "renew"][..], more].concat();
+        let output = fedctl(&lab, &carol).args(all).output().unwrap();
+        assert_eq!(stderr(&output), "");
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let shown = renew(&[]);
     assert!(shown["identity"].as_str().unwrap().ends_with("/operator/carol"), "{shown}");
+    assert_eq!(key(&carol), fresh, "it is not due");
+    renew(&["--now"]);
     assert_ne!(key(&carol), fresh);
     let events = lab.fedctl(&["--output", "json", "events"]).unwrap();
     let renewals = events.lines().filter(|line| line.contains("certificate_renewed"));

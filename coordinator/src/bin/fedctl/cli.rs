@@ -120,11 +120,15 @@ pub(crate) enum Command {
     Events(EventsAsked),
     /// Sites, runs and the rounds in hand, on one page
     Status,
-    /// Renew the operator's certificate with a fresh key
+    /// Renew the operator's certificate with a fresh key, if two thirds of its life are over
     #[command(after_help = "\
-Every command renews it by itself once two thirds of its life are over. This one does so at any time, such as
-before some weeks of absence.")]
-    Renew,
+Every command does so by itself. This one does nothing else, such as once a day from a timer where an operator
+rarely comes by.")]
+    Renew {
+        /// However much of its life is left, such as before some weeks of absence
+        #[arg(long)]
+        now: bool,
+    },
     /// Print completions for a shell
     Completions {
         /// The shell

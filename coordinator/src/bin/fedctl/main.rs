@@ -64,7 +64,7 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
         Command::Model { verb } => runtime.block_on(model::run(verb, settings, output)),
         Command::Events(asked) => runtime.block_on(event::run(asked, settings, output)),
         Command::Status => runtime.block_on(status::run(settings, output)),
-        Command::Renew => runtime.block_on(renewal::run(settings, output)),
+        Command::Renew { now } => runtime.block_on(renewal::run(now, settings, output)),
     }
 }
 

@@ -1,5 +1,5 @@
 //! The operator's own certificate, renewed with a fresh key: by any command once two thirds of its life are
-//! over, and by `fedctl renew` at any time.
+//! over, and by `fedctl renew --now` at any time.
 //!
 //! A renewal that fails is told on stderr and keeps no command from its work: the old certificate is good
 //! until it ends.
@@ -34,10 +34,13 @@ pub(crate) async fn when_due(line: &Line, now: Timestamp) {
     eprintln!("{}", text::line(&told, usize::MAX));
 }
 
-/// `fedctl renew`.
-pub(crate) async fn run(settings: &Connection, output: &Output) -> anyhow::Result<()> {
+/// `fedctl renew`: if it is due, or in any case where it is to be done `now`.
+pub(crate) async fn run(now: bool, settings: &Connection, output: &Output) -> anyhow::Result<()> {
     let line = open(settings, output.now()).await?;
-    let Validity { not_before, not_after } = renew(&line).await?;
+    let Validity { not_before, not_after } = match now || line.validity.renewal() <= output.now() {
+        true => renew(&line).await?,
+        false => line.validity,
+    };
     let shown = |path: &std::path::Path| path.display().to_string();
     output.show(&Certificate {
         identity: line.identity.to_string(),
