@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tracing::{debug, info, warn};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, within};
 use crate::connections::{Connections, Place};
 use crate::credentials::Credentials;
 use crate::driver::{Handle, SITES_MAX};
@@ -49,12 +49,26 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Who is at the other end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Peer {
     /// By the certificate.
     pub(crate) who: Who,
     /// Where the connection comes from, for the log, and by which strangers are counted.
     pub(crate) address: SocketAddr,
+    /// The connection itself, to be ended.
+    pub(crate) line: Line,
+}
+
+/// A connection, as far as who serves its calls can end it. HTTP/2 lets nobody end a call whose answer is
+/// not read: the connection is all that there is to take away.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Line(CancellationToken);
+
+impl Line {
+    /// Ends the connection at once, with every call on it.
+    pub(crate) fn hang_up(&self) {
+        self.0.cancel();
+    }
 }
 
 /// Who shows which certificate.
@@ -87,6 +101,7 @@ pub(crate) struct Connection {
     peer: Peer,
     expired: Pin<Box<dyn Future<Output = ()> + Send>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    hung_up: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Why it has ended, once it has; futures that are finished are not polled again.
     ended: Option<&'static str>,
     // Held for as long as the connection is open.
@@ -161,10 +176,10 @@ async fn run(
         let (door, connected, bounds) = (Arc::clone(&door), connected.clone(), bounds.clone());
         tokio::spawn(async move {
             let entering = door.enter(tcp, address, permit, &bounds);
-            let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, entering);
+            let shaken = within(&*door.clock, HANDSHAKE_TIMEOUT, entering).await;
             let late =
                 || Err(format!("the handshake took more than {} s", HANDSHAKE_TIMEOUT.as_secs()));
-            let shaken = shaken.await.unwrap_or_else(|_| late());
+            let shaken = shaken.unwrap_or_else(late);
             drop(handshake);
             match shaken {
                 // The receiver is gone only when the server is.
@@ -221,9 +236,11 @@ impl Door {
         let expired = Box::pin(async move { clock.sleep_until(until).await });
         let cut = Box::pin(place.cut().clone().cancelled_owned());
         debug!(%address, %identity, "connected");
-        let peer = Peer { who: Who::Member { identity, key }, address };
+        let line = Line::default();
+        let hung_up = Box::pin(line.0.clone().cancelled_owned());
+        let peer = Peer { who: Who::Member { identity, key }, address, line };
         let (_permits, _place) = ((permit, None), Some(place));
-        Ok(Connection { stream, peer, expired, cut, ended: None, _permits, _place })
+        Ok(Connection { stream, peer, expired, cut, hung_up, ended: None, _permits, _place })
     }
 
     /// A connection that ends soon, whatever happens on it.
@@ -234,10 +251,12 @@ impl Door {
         _permits: Permits,
     ) -> Connection {
         debug!(%address, "a stranger is connected");
-        let peer = Peer { who: Who::Stranger, address };
-        let expired = Box::pin(tokio::time::sleep(STRANGER_TIMEOUT));
+        let line = Line::default();
+        let hung_up = Box::pin(line.0.clone().cancelled_owned());
+        let peer = Peer { who: Who::Stranger, address, line };
+        let expired = self.clock.sleep(STRANGER_TIMEOUT);
         let cut = Box::pin(CancellationToken::new().cancelled_owned());
-        Connection { stream, peer, expired, cut, ended: None, _permits, _place: None }
+        Connection { stream, peer, expired, cut, hung_up, ended: None, _permits, _place: None }
     }
 }
 
@@ -255,6 +274,8 @@ impl Connection {
         if self.ended.is_none() {
             if self.cut.as_mut().poll(context).is_ready() {
                 self.ended = Some("the holder of the certificate is shut out");
+            } else if self.hung_up.as_mut().poll(context).is_ready() {
+                self.ended = Some("a reader was too slow");
             } else if self.expired.as_mut().poll(context).is_ready() {
                 self.ended = Some("the certificate has expired, or a stranger stayed too long");
             }

@@ -134,9 +134,15 @@ pub enum Error {
     /// The bytes are not what their digest says; they were deleted.
     #[error("the bytes are not what their digest {} says; upload them again", .0.short())]
     WrongDigest(Digest),
-    /// Somebody is writing the same part, or all of the sender's parts.
+    /// Somebody is writing the same part.
     #[error("another call is uploading; try again when it has ended")]
     Busy,
+    /// The sender has too many uploads under way.
+    #[error(
+        "other calls are uploading: {STAGED_PARTS_MAX} blobs and {STAGED_BYTES_MAX} bytes at once are the \
+         most for one sender; try again when one has ended"
+    )]
+    Crowded,
 }
 
 impl Error {
@@ -150,7 +156,7 @@ impl Error {
             Error::BehindTheEnd { .. } => Reason::InvalidRequest,
             Error::TooLarge { .. } => Reason::TooLarge,
             Error::WrongDigest(_) => Reason::WrongDigest,
-            Error::Busy => Reason::UploadBusy,
+            Error::Busy | Error::Crowded => Reason::UploadBusy,
         }
     }
 

@@ -20,6 +20,24 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
     /// Completes once `time` has come.
     fn sleep_until(&self, time: Timestamp) -> BoxFuture;
+    /// Completes after so long, from this call on.
+    fn sleep(&self, time: Duration) -> BoxFuture {
+        self.sleep_until(self.now().checked_add(time).unwrap_or(Timestamp::MAX))
+    }
+}
+
+/// Waits for `work` for so long at most; nothing if it is not done by then.
+pub async fn within<T>(
+    clock: &dyn Clock,
+    time: Duration,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let over = clock.sleep(time);
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = over => None,
+    }
 }
 
 /// The system's clock.
@@ -46,6 +64,11 @@ impl Clock for SystemClock {
                 }
             }
         })
+    }
+
+    // A span stays what it is when the clock is set meanwhile.
+    fn sleep(&self, time: Duration) -> BoxFuture {
+        Box::pin(tokio::time::sleep(time))
     }
 }
 
@@ -97,6 +120,20 @@ mod tests {
         assert!(early.await.is_pending());
         clock.advance(Duration::from_secs(1));
         sleeper.await;
+    }
+
+    #[tokio::test]
+    async fn work_has_its_time_and_no_more() {
+        let clock = ManualClock::new(Timestamp::UNIX_EPOCH);
+        let second = Duration::from_secs(1);
+        assert_eq!(within(&clock, second, async { 7 }).await, Some(7));
+        let mut waiting = Box::pin(within(&clock, second, std::future::pending::<()>()));
+        let early = std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx)));
+        assert!(early.await.is_pending());
+        clock.advance(second);
+        assert_eq!(waiting.await, None);
+        let never = std::future::pending::<()>();
+        assert_eq!(within(&SystemClock, Duration::ZERO, never).await, None);
     }
 
     #[tokio::test]

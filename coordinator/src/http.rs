@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::clock::{BoxFuture, Clock};
 use crate::credentials::Credentials;
 use crate::driver::Handle;
 use crate::metrics::Book;
@@ -58,6 +59,7 @@ pub(crate) struct Pages {
 pub(crate) async fn serve(
     listener: TcpListener,
     pages: Pages,
+    clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -65,7 +67,7 @@ pub(crate) async fn serve(
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .with_state(pages);
-    axum::serve(Bounded { listener, places }, router)
+    axum::serve(Bounded { listener, places, clock }, router)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
 }
@@ -98,12 +100,13 @@ async fn metrics(State(pages): State<Pages>) -> Response {
 struct Bounded {
     listener: TcpListener,
     places: Arc<Semaphore>,
+    clock: Arc<dyn Clock>,
 }
 
 /// A connection of [`Bounded`].
 struct BoundedStream {
     tcp: TcpStream,
-    deadline: Pin<Box<tokio::time::Sleep>>,
+    deadline: BoxFuture,
     // Held for as long as the connection is open.
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -116,7 +119,7 @@ impl Listener for Bounded {
         // The semaphore is never closed, so there is always a place in the end.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         let (tcp, address) = Listener::accept(&mut self.listener).await;
-        let deadline = Box::pin(tokio::time::sleep(CONNECTION_TIMEOUT));
+        let deadline = self.clock.sleep(CONNECTION_TIMEOUT);
         (BoundedStream { tcp, deadline, _place: place }, address)
     }
 

@@ -227,13 +227,14 @@ impl Server {
         let door = Door { federation, credentials, clock: time, driver: own, connections };
         let incoming = accept(listener, door);
         let grpc = tonic_server()
-            .layer(AccessLayer::new(driver.clone()))
+            .layer(AccessLayer::new(driver.clone(), Arc::clone(&clock)))
             .add_routes(service::routes(&parts))
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let observer = Arc::new(Observer::new(self.outcomes, &book.metrics));
         let pages =
             Pages { driver: driver.clone(), book, observer, credentials: parts.credentials };
-        let status = tokio::spawn(http::serve(status_listener, pages, stop.clone()));
+        let status =
+            tokio::spawn(http::serve(status_listener, pages, Arc::clone(&clock), stop.clone()));
         let over = stop.clone().drop_guard();
         let grpc = tokio::spawn(async move {
             // However serving ends, a panic included, the rest is told.

@@ -39,7 +39,7 @@ pub(super) fn make_room(folder: &Path, size: u64, busy: &HashSet<PathBuf>) -> Re
     };
     while !fits(&parts) {
         let oldest = parts.iter().rposition(|part| !busy.contains(&part.path));
-        let oldest = parts.remove(oldest.ok_or(Error::Busy)?);
+        let oldest = parts.remove(oldest.ok_or(Error::Crowded)?);
         fs::remove_file(&oldest.path).map_err(Error::io("delete", &oldest.path))?;
     }
     Ok(())

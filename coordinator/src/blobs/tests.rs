@@ -101,6 +101,7 @@ async fn a_sender_keeps_its_newest_parts_and_those_it_is_writing() {
     }
     let busy = blobs.upload(&role("mayo"), blob("one more"), 0).await.unwrap_err();
     assert_eq!(busy.reason(), Reason::UploadBusy);
+    assert!(busy.to_string().contains("4 blobs and 17179869184 bytes"), "{busy}");
     writing.pop();
     blobs.upload(&role("mayo"), blob("one more"), 0).await.unwrap();
     let parts = std::fs::read_dir(folder.path().join("staging/site-mayo")).unwrap().count();

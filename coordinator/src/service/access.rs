@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use fedpaint_proto::identity::{KeyId, Role};
@@ -18,7 +19,8 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{debug, info};
 
-use crate::accept::{Peer, Who};
+use crate::accept::{Line, Peer, Who};
+use crate::clock::{Clock, within};
 use crate::driver::{Handle, Standing};
 use crate::rules::{self, Lasts, Rule};
 use crate::service::status;
@@ -31,6 +33,7 @@ pub(crate) struct Caller {
     /// By the key of the certificate.
     pub(crate) key: KeyId,
     rule: &'static Rule,
+    line: Line,
 }
 
 /// A member of the federation that calls.
@@ -60,6 +63,11 @@ impl Caller {
             Member::Site(name) => Role::Site(name.clone()),
             Member::Operator(name) => Role::Operator(name.clone()),
         }
+    }
+
+    /// Ends the connection that the call came by.
+    pub(crate) fn hang_up(&self) {
+        self.line.hang_up();
     }
 
     /// Whether the caller may still do what it began: a long call asks again and again.
@@ -118,12 +126,13 @@ fn permit(driver: &Handle, role: &Role, key: &KeyId, rule: &Rule) -> Result<Memb
 #[derive(Clone)]
 pub(crate) struct AccessLayer {
     driver: Handle,
+    clock: Arc<dyn Clock>,
 }
 
 impl AccessLayer {
-    /// A layer that asks `driver` whether a site is enrolled.
-    pub(crate) fn new(driver: Handle) -> AccessLayer {
-        AccessLayer { driver }
+    /// A layer that asks `driver` whether a site is enrolled, and gives calls their time by `clock`.
+    pub(crate) fn new(driver: Handle, clock: Arc<dyn Clock>) -> AccessLayer {
+        AccessLayer { driver, clock }
     }
 }
 
@@ -131,7 +140,7 @@ impl<S> Layer<S> for AccessLayer {
     type Service = Access<S>;
 
     fn layer(&self, inner: S) -> Access<S> {
-        Access { driver: self.driver.clone(), inner }
+        Access { driver: self.driver.clone(), clock: Arc::clone(&self.clock), inner }
     }
 }
 
@@ -139,6 +148,7 @@ impl<S> Layer<S> for AccessLayer {
 #[derive(Clone)]
 pub(crate) struct Access<S> {
     driver: Handle,
+    clock: Arc<dyn Clock>,
     inner: S,
 }
 
@@ -160,7 +170,7 @@ where
         // The service that is ready is used, and a clone of it left behind.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
-        let driver = self.driver.clone();
+        let (driver, clock) = (self.driver.clone(), Arc::clone(&self.clock));
         Box::pin(async move {
             let peer = request.extensions().get::<Peer>().cloned();
             let path = request.uri().path().to_owned();
@@ -177,12 +187,11 @@ where
             match lasts {
                 Lasts::Long => inner.call(request).await,
                 Lasts::Shortly => {
-                    match tokio::time::timeout(CALL_TIMEOUT, inner.call(request)).await {
-                        Ok(answer) => answer,
-                        Err(_) => {
-                            Ok(Status::deadline_exceeded("the call took too long").into_http())
-                        }
-                    }
+                    let answer = within(&*clock, CALL_TIMEOUT, inner.call(request)).await;
+                    answer.unwrap_or_else(|| {
+                        let what = format!("the call took more than {} s", CALL_TIMEOUT.as_secs());
+                        Ok(Status::deadline_exceeded(what).into_http())
+                    })
                 }
             }
         })
@@ -196,7 +205,7 @@ fn enter(
     path: &str,
 ) -> Result<(Option<Caller>, Lasts), Status> {
     let peer = peer.ok_or_else(|| Reason::NoIdentity.status("the connection names nobody"))?;
-    let Peer { who, address } = peer;
+    let Peer { who, address, line } = peer;
     let entered = match &who {
         Who::Stranger => find(path).and_then(|rule| match rule.strangers {
             true => Ok((None, rule.lasts)),
@@ -204,7 +213,7 @@ fn enter(
         }),
         Who::Member { identity, key } => find(path).and_then(|rule| {
             let member = permit(driver, &identity.role, key, rule)?;
-            Ok((Some(Caller { member, key: *key, rule }), rule.lasts))
+            Ok((Some(Caller { member, key: *key, rule, line }), rule.lasts))
         }),
     };
     if let Err(status) = &entered {

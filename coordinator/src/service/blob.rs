@@ -1,15 +1,14 @@
 //! Bytes by digest, in pieces: what is asked for is decided by the driver, what is there by the blobs.
 //!
-//! A transfer holds one piece in memory. It ends when no byte moves for a while, when the server
+//! A transfer holds one piece in memory. It ends when too few bytes move ([`Pace`]), when the server
 //! stops, or when the site at the other end is revoked; what has arrived by then is kept.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fedpaint_proto::failpoint::reach;
-use fedpaint_proto::limits::{
-    CHUNK_BYTES_MAX, MODEL_BYTES_MAX, PIECE_BYTES, TRANSFER_STALL_TIMEOUT,
-};
+use fedpaint_proto::limits::{CHUNK_BYTES_MAX, MODEL_BYTES_MAX, PIECE_BYTES};
 use fedpaint_proto::names::{Blob, Digest, RoundId};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::blob_service_server::BlobService;
@@ -28,6 +27,7 @@ use tracing::{debug, error, info};
 use crate::blobs::{Download, UploadStatus};
 use crate::driver::Upload;
 use crate::service::access::{Caller, Member};
+use crate::service::pace::{Pace, TooSlow};
 use crate::service::{Parts, draining, end_draining, parse, status};
 
 /// How many pieces of a download wait for the connection to take them.
@@ -65,7 +65,8 @@ impl BlobService for Service {
     ) -> Result<Response<UploadResponse>, Status> {
         let caller = Caller::of(request.extensions())?;
         let mut parts = request.into_inner();
-        let Some(Part::Header(header)) = self.next(&mut parts).await? else {
+        let mut pace = Pace::begin(Arc::clone(&self.parts.clock));
+        let Some(Part::Header(header)) = self.next(&mut parts, &mut pace).await? else {
             return Err(parse::invalid("an upload begins with a header"));
         };
         let UploadHeader { purpose, blob, offset } = header;
@@ -75,7 +76,8 @@ impl BlobService for Service {
         // come and are not on the disk yet. The task takes them all in before it meets the break.
         let service = Service { parts: self.parts.clone() };
         let taking = tokio::spawn(async move {
-            service.take((&caller, round.as_ref()), blob, offset, &mut parts).await
+            let from = (&caller, round.as_ref());
+            service.take(from, blob, offset, (&mut parts, &mut pace)).await
         });
         let committed_size = taking.await.map_err(|error| {
             error!(%error, "taking an upload in failed");
@@ -104,7 +106,14 @@ impl BlobService for Service {
         let size = download.size();
         info!(%caller, blob = %digest, offset, size, "download");
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-        tokio::spawn(give(self.parts.clone(), caller, download, sender));
+        let pace = Pace::begin(Arc::clone(&self.parts.clock));
+        let parts = self.parts.clone();
+        tokio::spawn(async move {
+            if let Err(too_slow) = give(&parts, &caller, download, pace, &sender).await {
+                info!(%caller, %too_slow, "a download is broken off, and its connection cut");
+                caller.hang_up();
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
     }
 }
@@ -147,12 +156,12 @@ impl Service {
         (caller, round): (&Caller, Option<&RoundId>),
         blob: Blob,
         offset: u64,
-        parts: &mut Streaming<UploadRequest>,
+        (parts, pace): (&mut Streaming<UploadRequest>, &mut Pace),
     ) -> Result<u64, Status> {
         let begun = self.parts.blobs.upload(&caller.role(), blob, offset).await;
         let mut upload = begun.map_err(status::of_blobs)?;
         info!(%caller, blob = %blob.digest, offset, size = blob.size, "upload");
-        while let Some(part) = self.next(parts).await? {
+        while let Some(part) = self.next(parts, pace).await? {
             let Part::Data(data) = part else {
                 return Err(parse::invalid("an upload has one header"));
             };
@@ -166,8 +175,10 @@ impl Service {
                 );
                 return Err(parse::invalid(what));
             }
-            self.parts.metrics.bytes_in.inc_by(data.len() as u64);
+            let bytes = data.len();
+            self.parts.metrics.bytes_in.inc_by(bytes as u64);
             upload.write(data).await.map_err(status::of_blobs)?;
+            pace.moved(bytes);
             if let (Member::Site(site), Some(round)) = (&caller.member, round) {
                 let (here, size) = (upload.committed_size(), blob.size);
                 self.parts.driver.arriving(site, round, Upload { here, size });
@@ -178,13 +189,17 @@ impl Service {
         Ok(committed_size)
     }
 
-    /// The next part of an upload, unless nothing comes for too long or the server stops.
-    async fn next(&self, parts: &mut Streaming<UploadRequest>) -> Result<Option<Part>, Status> {
+    /// The next part of an upload, unless too little comes for too long or the server stops.
+    async fn next(
+        &self,
+        parts: &mut Streaming<UploadRequest>,
+        pace: &mut Pace,
+    ) -> Result<Option<Part>, Status> {
         let message = tokio::select! {
             () = self.parts.stop.cancelled() => return Err(draining()),
-            message = tokio::time::timeout(TRANSFER_STALL_TIMEOUT, parts.message()) => message,
+            message = pace.keep(parts.message()) => message,
         };
-        match message.map_err(|_| stalled())?? {
+        match message.map_err(|slow| Status::deadline_exceeded(slow.to_string()))?? {
             None => Ok(None),
             Some(UploadRequest { part: Some(part) }) => Ok(Some(part)),
             Some(UploadRequest { part: None }) => {
@@ -194,36 +209,49 @@ impl Service {
     }
 }
 
-/// Sends a blob's bytes until it ends, or until nobody takes them.
+/// Sends a blob's bytes until it ends and all of them are taken, or until nobody takes them.
 async fn give(
-    parts: Parts,
-    caller: Caller,
+    parts: &Parts,
+    caller: &Caller,
     mut download: Download,
-    chunks: mpsc::Sender<Result<DownloadResponse, Status>>,
-) {
+    mut pace: Pace,
+    chunks: &mpsc::Sender<Result<DownloadResponse, Status>>,
+) -> Result<(), TooSlow> {
     loop {
-        let chunk = next_chunk(&parts, &caller, &mut download).await;
-        let (chunk, last) = match chunk {
-            Ok(data) if data.is_empty() => return,
+        let (chunk, bytes) = match next_chunk(parts, caller, &mut download).await {
             Ok(data) => {
                 parts.metrics.bytes_out.inc_by(data.len() as u64);
-                (Ok(DownloadResponse { data }), false)
+                let bytes = data.len();
+                (Ok(DownloadResponse { data }), bytes)
             }
-            Err(status) => (Err(status), true),
+            Err(status) => (Err(status), 0),
         };
-        let sent = tokio::select! {
-            () = parts.stop.cancelled() => return end_draining(&chunks).await,
-            sent = tokio::time::timeout(TRANSFER_STALL_TIMEOUT, chunks.send(chunk)) => sent,
-        };
-        match sent {
-            Ok(Ok(())) if !last => {}
-            Ok(_) => return,
-            Err(_) => {
-                info!(%caller, "a download stalled and is broken off");
-                return;
-            }
+        if chunk.is_ok() && bytes == 0 {
+            break;
         }
+        let sent = tokio::select! {
+            () = parts.stop.cancelled() => {
+                end_draining(chunks).await;
+                return Ok(());
+            }
+            sent = pace.keep(chunks.send(chunk)) => sent?,
+        };
+        // The reader is gone, or has heard why there is no more.
+        if sent.is_err() || bytes == 0 {
+            return Ok(());
+        }
+        pace.moved(bytes);
     }
+    // What waits to be taken is given up as what waits to be sent is.
+    for free in chunks.capacity() + 1..=CHUNKS_AHEAD {
+        tokio::select! {
+            () = parts.stop.cancelled() => return Ok(()),
+            // Either there is more room, or the reader is gone and nothing is waited for.
+            room = pace.keep(chunks.reserve_many(free)) => drop(room?),
+        }
+        pace.moved(PIECE_BYTES);
+    }
+    Ok(())
 }
 
 /// The next piece; nothing at the end.
@@ -234,9 +262,4 @@ async fn next_chunk(
 ) -> Result<Bytes, Status> {
     caller.still_may(&parts.driver)?;
     download.next(PIECE_BYTES).await.map_err(status::of_blobs)
-}
-
-fn stalled() -> Status {
-    let seconds = TRANSFER_STALL_TIMEOUT.as_secs();
-    Status::deadline_exceeded(format!("no byte has come for {seconds} s"))
 }

@@ -6,6 +6,7 @@ mod blob;
 mod enrolment;
 mod federation;
 mod identity;
+mod pace;
 mod page;
 mod parse;
 mod status;

@@ -32,7 +32,7 @@ pub(crate) async fn upload(
     Ok(())
 }
 
-async fn committed(
+pub(crate) async fn committed(
     client: &mut Client,
     purpose: &UploadPurpose,
     bytes: &[u8],

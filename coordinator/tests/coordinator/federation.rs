@@ -1,6 +1,9 @@
-//! A coordinator in this process with its own certificate authority, and clients of it over real TLS.
+//! A coordinator in this process, or as the program, with its own certificate authority, and clients of it
+//! over real TLS.
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use fedpaint_coordinator::clock::{Clock, SystemClock};
@@ -28,9 +31,30 @@ pub(crate) struct Federation {
     pub(crate) authority: Authority,
     pub(crate) address: SocketAddr,
     pub(crate) status_address: SocketAddr,
-    stop: CancellationToken,
-    serving: JoinHandle<()>,
+    serving: Serving,
 }
+
+/// What serves.
+enum Serving {
+    Here(CancellationToken, JoinHandle<()>),
+    Program(Program),
+}
+
+/// The program, which does not outlive a test.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It has ended already, or is killed now.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The coordinator's configuration in every federation.
+const CONFIG: &str = "federation = \"brain\"\nlisten = \"127.0.0.1:0\"\n\
+                      status_listen = \"127.0.0.1:0\"\ndata = \"data\"\nheartbeat_ms = 50\n\
+                      [tls]\nca = \"ca.pem\"\ncertificate = \"own.pem\"\nkey = \"own.key\"\n";
 
 /// A client with one certificate.
 #[derive(Clone, Debug)]
@@ -60,22 +84,59 @@ impl Federation {
         authority: Authority,
         clock: Arc<dyn Clock>,
     ) -> Federation {
-        let text = "federation = \"brain\"\nlisten = \"127.0.0.1:0\"\n\
-                    status_listen = \"127.0.0.1:0\"\ndata = \"data\"\nheartbeat_ms = 50\n\
-                    [tls]\nca = \"ca.pem\"\ncertificate = \"own.pem\"\nkey = \"own.key\"\n";
-        let config = Config::parse(text, &folder.path().join("c.toml")).unwrap();
+        let config = Config::parse(CONFIG, &folder.path().join("c.toml")).unwrap();
         let server = Server::start(config, clock).await.unwrap();
         let (address, status_address) = (server.address(), server.status_address());
         let stop = CancellationToken::new();
         let serving = server.serve(stop.clone());
         let serving = tokio::spawn(async move { serving.await.unwrap() });
-        Federation { folder, authority, address, status_address, stop, serving }
+        let serving = Serving::Here(stop, serving);
+        Federation { folder, authority, address, status_address, serving }
+    }
+
+    /// A new coordinator as the program, in a process of its own; its log is the file `log`.
+    pub(crate) fn program() -> Federation {
+        let folder = TempDir::new().unwrap();
+        let authority = Authority::new();
+        authority.issue(folder.path(), "own", &Leaf::server("spiffe://brain/coordinator/main"));
+        std::fs::write(folder.path().join("c.toml"), CONFIG).unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fedpaint-coordinator"))
+            .args(["serve", "--config"])
+            .arg(folder.path().join("c.toml"))
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let serving = Serving::Program(Program(child));
+        let line = BufReader::new(stdout).lines().next().unwrap().unwrap();
+        let places = line.strip_prefix("listening on https://").unwrap();
+        let (address, status) = places.split_once(", status on http://").unwrap();
+        let (address, status_address) = (address.parse().unwrap(), status.parse().unwrap());
+        Federation { folder, authority, address, status_address, serving }
+    }
+
+    /// The memory that the program holds now, in bytes.
+    pub(crate) fn rss_bytes(&self) -> u64 {
+        let Serving::Program(Program(child)) = &self.serving else {
+            panic!("no process of its own")
+        };
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix("kB").unwrap().trim().parse::<u64>().unwrap() * 1024
     }
 
     /// Stops the coordinator and gives back its state.
     pub(crate) async fn stop(self) -> (TempDir, Authority) {
-        self.stop.cancel();
-        self.serving.await.unwrap();
+        match self.serving {
+            Serving::Here(stop, serving) => {
+                stop.cancel();
+                serving.await.unwrap();
+            }
+            Serving::Program(program) => drop(program),
+        }
         (self.folder, self.authority)
     }
 

@@ -5,9 +5,12 @@
 
 mod access;
 mod blobs;
+mod bounds;
 mod cli;
 mod fedctl;
 mod federation;
+mod floods;
 mod idempotence;
 mod pki;
+mod raw;
 mod rounds;
