@@ -10,6 +10,7 @@ mod aggregation;
 mod bench;
 mod chaos;
 mod disk;
+mod hostile;
 mod house;
 mod joining;
 mod proxy;

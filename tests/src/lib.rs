@@ -7,12 +7,14 @@
 //! - [`failpoints`]: the rules that end a program, or fail its disk, at a named place.
 //! - [`evidence`]: what the rows and the audit log say of a run, checked.
 //! - [`outcome`]: figures by name, and what must not be.
+//! - [`hostile`]: what must hold of any bytes, as the fuzz targets and a test have it.
 //! - [`models`]: small model files with known weights.
 //! - [`sim`]: a whole federation in one thread on virtual time.
 
 pub mod evidence;
 pub mod failpoints;
 pub mod fake_site;
+pub mod hostile;
 pub mod lab;
 pub mod models;
 pub mod outcome;

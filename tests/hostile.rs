@@ -1,0 +1,260 @@
+//! What the fuzz targets hold any bytes to, in every run of the tests: over the committed corpora and over
+//! some thousand mutations of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fedpaint_proto::enrolment::{Pin, SECRET_BYTES, Token};
+use fedpaint_tests::hostile::{csr, plan, policy, tensors, token};
+use fedpaint_tests::lab::OPEN_POLICY;
+use fedpaint_tests::models;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// How many mutations of its corpus each part is shown.
+const MUTATIONS: usize = 4_000;
+
+/// The longest input, as of the fuzzers.
+const BYTES_MAX: usize = 8_192;
+
+type Any = fn(&[u8]) -> bool;
+
+/// The parts by the names of their fuzz targets.
+const PARTS: [(&str, Any); 5] = [
+    ("token", token::any),
+    ("csr", csr::any),
+    ("policy", policy::any),
+    ("plan", plan::any),
+    ("tensors", tensors::any),
+];
+
+fn folder(part: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(part)
+}
+
+/// The committed seeds of a part, by name.
+fn corpus(part: &str) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(folder(part)).unwrap().flatten();
+    let named = files.map(|file| (file.file_name().into_string().unwrap(), file.path()));
+    let seeds = named.filter(|(name, _)| name.starts_with("seed-"));
+    seeds.map(|(name, path)| (name, std::fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn each_seed_of_the_fuzzers_is_taken_or_refused_as_its_name_says() {
+    for (part, any) in PARTS {
+        let seeds = corpus(part);
+        assert!(seeds.len() >= 4, "{part}");
+        for (name, bytes) in seeds {
+            assert_eq!(any(&bytes), name.starts_with("seed-good-"), "{part}/{name}");
+        }
+    }
+}
+
+#[test]
+fn thousands_of_mutations_are_taken_or_refused_and_nothing_panics() {
+    for (part, any) in PARTS {
+        let seeds: Vec<Vec<u8>> = corpus(part).into_values().collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(0x5EED);
+        let mut taken = 0;
+        for _ in 0..MUTATIONS {
+            let mut bytes = seeds[rng.random_range(0..seeds.len())].clone();
+            for _ in 0..rng.random_range(0..5) {
+                let other = &seeds[rng.random_range(0..seeds.len())];
+                mutate(&mut bytes, other, &mut rng);
+            }
+            taken += usize::from(any(&bytes));
+        }
+        // Both ways through a reader were gone.
+        assert!(taken > MUTATIONS / 100 && taken < MUTATIONS, "{part}: {taken}");
+    }
+}
+
+/// Numbers at which readers go wrong.
+const NUMBERS: [&str; 12] = [
+    "0",
+    "-1",
+    "4294967296",
+    "9223372036854775807",
+    "9223372036854775808",
+    "18446744073709551615",
+    "1e400",
+    "-0.0",
+    "1e-400",
+    "nan",
+    "inf",
+    "0x10",
+];
+
+/// Changes some bytes at one place.
+fn mutate(bytes: &mut Vec<u8>, other: &[u8], rng: &mut ChaCha8Rng) {
+    let at = rng.random_range(0..=bytes.len());
+    let end = (at + rng.random_range(0..16)).min(bytes.len());
+    match rng.random_range(0..8) {
+        0 if at < bytes.len() => bytes[at] ^= 1 << rng.random_range(0..8),
+        1 if at < bytes.len() => {
+            bytes[at] = [0, 1, 0x7f, 0x80, 0xff, b'\n'][rng.random_range(0..6)]
+        }
+        2 => drop(bytes.drain(at..end)),
+        3 => {
+            let piece = bytes[at..end].to_vec();
+            bytes.splice(at..at, piece);
+        }
+        4 => {
+            let mut noise = [0; 8];
+            rng.fill_bytes(&mut noise);
+            bytes.splice(at..at, noise);
+        }
+        5 => {
+            let from = rng.random_range(0..=other.len());
+            let to = (from + rng.random_range(0..64)).min(other.len());
+            bytes.splice(at..end, other[from..to].iter().copied());
+        }
+        6 => {
+            let digits = |byte: &u8| byte.is_ascii_digit();
+            if let Some(from) = bytes[at..].iter().position(digits).map(|skip| at + skip) {
+                let length = bytes[from..].iter().take_while(|b| digits(b)).count();
+                let number = NUMBERS[rng.random_range(0..NUMBERS.len())];
+                bytes.splice(from..from + length, number.bytes());
+            }
+        }
+        _ => bytes.truncate(at),
+    }
+    bytes.truncate(BYTES_MAX);
+}
+
+/// What the corpora are made of, by part and name.
+fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let mut made = Vec::new();
+    made.extend(of_token().map(|(name, text)| ("token", name, text.into_bytes())));
+    made.extend(of_plan().map(|(name, text)| ("plan", name, text.into_bytes())));
+    made.extend(of_policy().map(|(name, text)| ("policy", name, text.into_bytes())));
+    made.extend(of_tensors().map(|(name, bytes)| ("tensors", name, bytes)));
+    made.extend(of_csr().map(|(name, bytes)| ("csr", name, bytes)));
+    made
+}
+
+fn of_token() -> [(&'static str, String); 6] {
+    let token = Token {
+        site: "mayo".parse().unwrap(),
+        root: Pin::of_public_key(b"root"),
+        secret: [0xa5; SECRET_BYTES],
+    };
+    let text = token.to_string();
+    [
+        ("seed-good-token", text.clone()),
+        ("seed-good-pasted", format!("  {text}\r\n")),
+        ("seed-bad-version", text.replace("fedjoin1", "fedjoin2")),
+        ("seed-bad-site", text.replace("mayo", "Mayo")),
+        ("seed-bad-cut", text[..text.len() - 1].to_owned()),
+        ("seed-bad-longer", format!("{text}.AAAA")),
+    ]
+}
+
+/// A sample without its comments, of which a fuzzer learns nothing.
+fn bare(sample: &str) -> String {
+    let lines = sample.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+fn of_plan() -> [(&'static str, String); 6] {
+    let short = "version = 1\nrounds = 5\n";
+    [
+        ("seed-good-sample", bare(include_str!("../deploy/run.toml"))),
+        ("seed-good-short", short.to_owned()),
+        (
+            "seed-good-late",
+            format!(
+                "{short}[round]\nlate = \"fold\"\nlate_rounds_max = 2\n[training]\nprecision = \
+                 \"bf16\"\nmicro_batch = 4\n[aggregation]\noptimizer = \"adam\"\nlearning_rate = 1e-3\n"
+            ),
+        ),
+        ("seed-bad-version", short.replace("= 1", "= 2")),
+        ("seed-bad-number", format!("{short}[training]\nlearning_rate = nan\n")),
+        ("seed-bad-field", format!("{short}[training]\nlearningrate = 1\n")),
+    ]
+}
+
+fn of_policy() -> [(&'static str, String); 7] {
+    let sample = bare(include_str!("../deploy/policy.toml"));
+    let plan = bare(include_str!("../deploy/run.toml"));
+    [
+        ("seed-good-sample", sample),
+        ("seed-good-nothing", String::new()),
+        ("seed-good-open", format!("{OPEN_POLICY}\0{plan}")),
+        ("seed-good-human", format!("{}\0{plan}", OPEN_POLICY.replace("none", "each_plan"))),
+        ("seed-bad-field", "[egres]\nbytes_per_round_max = 1\n".to_owned()),
+        ("seed-bad-hours", "[run]\nhours = [\"19:00\"]\n".to_owned()),
+        ("seed-bad-metric", "[egress]\nmetrics = [\"patients\"]\n".to_owned()),
+    ]
+}
+
+fn of_tensors() -> [(&'static str, Vec<u8>); 7] {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    models::write(&path, models::specs(), |tensor, element| (tensor + element) as f32).unwrap();
+    let model = std::fs::read(&path).unwrap();
+    models::write(&path, models::specs(), |_, _| f32::NAN).unwrap();
+    let nan = std::fs::read(&path).unwrap();
+    let header = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let half = r#"{"w":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]}}"#;
+    let endless = r#"{"w":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}"#;
+    let mixed = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"I32","shape":[1],"data_offsets":[4,8]}}"#;
+    [
+        ("seed-good-mixed", [header(mixed), vec![0xff; 8]].concat()),
+        ("seed-good-model", model.clone()),
+        ("seed-good-nan", nan),
+        ("seed-good-half", [header(half), vec![0; 12]].concat()),
+        ("seed-bad-cut", model[..model.len() - 1].to_vec()),
+        ("seed-bad-endless", header(endless)),
+        ("seed-bad-header", [u64::MAX.to_le_bytes().to_vec(), model].concat()),
+    ]
+}
+
+fn of_csr() -> [(&'static str, Vec<u8>); 4] {
+    let made = |algorithm, names: &[&str]| {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let request = rcgen::CertificateParams::new(names).unwrap().serialize_request(&key);
+        request.unwrap().der().to_vec()
+    };
+    let p256 = made(&rcgen::PKCS_ECDSA_P256_SHA256, &[]);
+    let mut forged = p256.clone();
+    // Within the signature, which is last.
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    [
+        ("seed-good-p256", p256),
+        ("seed-good-named", made(&rcgen::PKCS_ECDSA_P256_SHA256, &["coordinator.example"])),
+        ("seed-bad-ed25519", made(&rcgen::PKCS_ED25519, &[])),
+        ("seed-bad-forged", forged),
+    ]
+}
+
+#[test]
+fn the_committed_seeds_are_those_that_the_builders_make() {
+    let made = seeds();
+    let anew = tempfile::tempdir().unwrap();
+    for (part, name, bytes) in &made {
+        std::fs::create_dir_all(anew.path().join(part)).unwrap();
+        std::fs::write(anew.path().join(part).join(name), bytes).unwrap();
+    }
+    let differ: Vec<String> = made
+        .iter()
+        // A request has a fresh key, and a signature that is never the same.
+        .filter(|(part, ..)| *part != "csr")
+        .filter(|(part, name, bytes)| corpus(part).get(*name) != Some(bytes))
+        .map(|(part, name, _)| format!("{part}/{name}"))
+        .collect();
+    if !differ.is_empty() {
+        let anew = anew.keep();
+        panic!("{differ:?} are others in {}: copy them to fuzz/corpus", anew.display());
+    }
+    for (part, any) in PARTS {
+        for (_, name, bytes) in made.iter().filter(|(of, ..)| *of == part) {
+            assert_eq!(any(bytes), name.starts_with("seed-good-"), "{part}/{name}");
+        }
+        let names = made.iter().filter(|(of, ..)| *of == part).count();
+        assert!(corpus(part).len() >= names, "{part}");
+    }
+}
