@@ -8,6 +8,7 @@
 mod agents;
 mod aggregation;
 mod bench;
+mod canaries;
 mod chaos;
 mod disk;
 mod hostile;

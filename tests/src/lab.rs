@@ -61,6 +61,8 @@ pub struct AgentOptions {
     pub programs: Option<PathBuf>,
     /// Variables in its environment.
     pub environment: Vec<(String, PathBuf)>,
+    /// Where strace is to write what the agent and its trainer do with the network, if it is to run under it.
+    pub trace: Option<PathBuf>,
 }
 
 impl Default for AgentOptions {
@@ -73,6 +75,7 @@ impl Default for AgentOptions {
             coordinator: None,
             programs: None,
             environment: Vec::new(),
+            trace: None,
         }
     }
 }
@@ -90,6 +93,7 @@ pub struct Lab {
     folder: PathBuf,
     options: LabOptions,
     address: Option<String>,
+    status_address: String,
     coordinator: Option<Process>,
 }
 
@@ -118,7 +122,8 @@ impl Lab {
             )
         });
         let issuing = issuing.unwrap_or_default();
-        let lab = Lab { folder: folder.to_owned(), options, address: None, coordinator: None };
+        let (folder, status_address) = (folder.to_owned(), String::new());
+        let lab = Lab { folder, options, address: None, status_address, coordinator: None };
         let ca = lab.path("ca");
         run("fedctl", &["ca", "init", "--federation", FEDERATION, "--out", &ca])?;
         lab.issue("coordinator", "main", &["--host", "127.0.0.1", "--host", "localhost"])?;
@@ -182,6 +187,8 @@ impl Lab {
     fn serves_at(&mut self, line: &str) -> anyhow::Result<()> {
         let address = line.strip_prefix("listening on ").and_then(|l| l.split(',').next());
         self.address = Some(address.with_context(|| format!("unexpected: {line}"))?.to_owned());
+        let status = line.split_once("status on http://").map(|(_, status)| status);
+        self.status_address = status.unwrap_or_default().to_owned();
         Ok(())
     }
 
@@ -196,6 +203,11 @@ impl Lab {
     /// The coordinator's address, `https://127.0.0.1:port`.
     pub fn address(&self) -> &str {
         self.address.as_deref().unwrap_or_default()
+    }
+
+    /// Where the coordinator's `/metrics` is, `127.0.0.1:port`.
+    pub fn status_address(&self) -> &str {
+        &self.status_address
     }
 
     /// A path in the lab's folder, as text for a command line.
@@ -359,7 +371,14 @@ impl Lab {
         fs::write(&path, config)?;
         let log = self.folder.join(format!("{site}.log"));
         let program = program_in(options.programs.as_deref(), "fedpaint-site-agent")?;
-        Process::start_with(&program, &["run", "--config", &path], &log, &options.environment)
+        let own = ["run", "--config", &path];
+        let Some(trace) = &options.trace else {
+            return Process::start_with(&program, &own, &log, &options.environment);
+        };
+        let (trace, program) = (trace.display().to_string(), program.display().to_string());
+        let traced = ["-f", "-qq", "--seccomp-bpf", "-e", "trace=network", "-o", &trace, &program];
+        let all = [&traced[..], &own].concat();
+        Process::start_with(Path::new("strace"), &all, &log, &options.environment)
     }
 
     /// What the coordinator has logged.

@@ -4,6 +4,9 @@
 //! - [`lab`]: a federation on loopback: a CA, a coordinator, agents, an operator.
 //! - [`fake_site`]: a site of the test's own making, which can say what no honest agent would.
 //! - [`proxy`]: a TCP proxy that breaks connections on purpose.
+//! - [`tap`]: a tap that keeps what goes between a site and the coordinator, opened.
+//! - [`canary`]: a secret, and every form in which it is looked for.
+//! - [`syscalls`]: what a program did with the network, from strace.
 //! - [`failpoints`]: the rules that end a program, or fail its disk, at a named place.
 //! - [`evidence`]: what the rows and the audit log say of a run, checked.
 //! - [`outcome`]: figures by name, and what must not be.
@@ -11,6 +14,7 @@
 //! - [`models`]: small model files with known weights.
 //! - [`sim`]: a whole federation in one thread on virtual time.
 
+pub mod canary;
 pub mod evidence;
 pub mod failpoints;
 pub mod fake_site;
@@ -21,3 +25,5 @@ pub mod outcome;
 pub mod process;
 pub mod proxy;
 pub mod sim;
+pub mod syscalls;
+pub mod tap;

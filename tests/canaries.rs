@@ -1,0 +1,251 @@
+//! What leaves a hospital, and what does not: secrets planted in scans, in their names and in the folders that
+//! they lie in are looked for in everything that comes out of the site, while it trains and where it fails.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fedpaint_proto::v1;
+use fedpaint_tests::canary::Canary;
+use fedpaint_tests::lab::{AgentOptions, Lab};
+use fedpaint_tests::process::{Process, children, pid, run};
+use fedpaint_tests::syscalls::{self, inet};
+use fedpaint_tests::tap::Tap;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+
+use crate::agents::{cohort, initial_model};
+use crate::plan;
+
+/// Few steps, with everything that a training says.
+const TRAINING: &str = "\n[training]\nsteps = 3\nbatch = 2\nseed = 7\n";
+
+/// If it is set, the test fails where there is no strace.
+const STRACE_REQUIRED: &str = "TEST_STRACE_REQUIRED";
+
+/// The secrets: ours, and those that the DICOM fixtures have in their headers.
+fn canaries() -> Vec<Canary> {
+    [
+        ("a patient's name", "ostacio2tacit10esice"),
+        ("a folder's name", "tacosicate02eciotas"),
+        ("a NIfTI file's description", "coate1o2sitisectaces"),
+        ("a NIfTI file's auxiliary name", "iscotea2tosiec0ta"),
+        ("a broken scan's name", "sitotec0asico2ties"),
+        ("a patient's name in DICOM", "geheim"),
+        ("an institution's or a referrer's name in DICOM", "berweiser"),
+        ("the root of every UID in DICOM", "1.2.826"),
+        ("a birth date in DICOM", "19991231"),
+    ]
+    .map(|(what, text)| Canary::new(what, text))
+    .into()
+}
+
+fn canary(what: &str) -> String {
+    canaries().iter().find(|canary| canary.what == what).unwrap().text().to_owned()
+}
+
+/// A hospital's scans: two NIfTI patients with secrets in their names and headers, one that is broken, and an
+/// imported DICOM export.
+fn scans(folder: &Path) -> PathBuf {
+    cohort(folder, "phantoms", 2, "A");
+    let scans = folder.join(canary("a folder's name")).join("scans");
+    std::fs::create_dir_all(&scans).unwrap();
+    let patient = canary("a patient's name");
+    for entry in std::fs::read_dir(folder.join("phantoms")).unwrap().flatten() {
+        let (name, to) = (entry.file_name().into_string().unwrap(), scans.clone());
+        if !entry.path().is_dir() {
+            continue;
+        }
+        let case = name.replace("Phantom-A", &patient);
+        std::fs::create_dir_all(to.join(&case)).unwrap();
+        let files = std::fs::read_dir(entry.path()).unwrap().flatten();
+        for file in files.filter(|file| file.path().is_file()) {
+            let named = file.file_name().into_string().unwrap().replace(&name, &case);
+            mark(&file.path(), &to.join(&case).join(named));
+        }
+    }
+    let broken = canary("a broken scan's name");
+    std::fs::create_dir_all(scans.join(&broken)).unwrap();
+    let gzip = [0x1f, 0x8b, 8, 0, 0];
+    std::fs::write(scans.join(&broken).join(format!("{broken}-t1n.nii.gz")), gzip).unwrap();
+    let export = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../site-agent/tests/fixtures/dicom/study")
+        .display()
+        .to_string();
+    let out = scans.display().to_string();
+    run("fedpaint-site-agent", &["data", "import", &export, "--out", &out, "--assign", "9=t1c"])
+        .unwrap();
+    scans
+}
+
+/// Writes secrets into the header of a NIfTI-1 file: its description and its auxiliary file's name.
+fn mark(from: &Path, to: &Path) {
+    let mut bytes = Vec::new();
+    GzDecoder::new(std::fs::File::open(from).unwrap()).read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes[..4], 348_i32.to_le_bytes(), "{}", from.display());
+    for (at, what) in [(148, "a NIfTI file's description"), (228, "a NIfTI file's auxiliary name")]
+    {
+        let text = canary(what);
+        bytes[at..at + text.len()].copy_from_slice(text.as_bytes());
+    }
+    let mut file = GzEncoder::new(std::fs::File::create(to).unwrap(), Compression::fast());
+    file.write_all(&bytes).unwrap();
+    file.finish().unwrap();
+}
+
+/// Everything that has come out of the site, by where it was found.
+fn outside(lab: &Lab, tap: &Tap, metrics: &str) -> Vec<(String, Vec<u8>)> {
+    let mut found: Vec<(String, Vec<u8>)> = Vec::new();
+    for (n, bytes) in tap.said().into_iter().enumerate() {
+        found.push((format!("what was said, way {n}"), bytes));
+    }
+    for (n, bytes) in tap.wire().into_iter().enumerate() {
+        found.push((format!("the wire, way {n}"), bytes));
+    }
+    // The database with its journal, blobs, parts of uploads: their names are looked at too.
+    let mut folders = vec![PathBuf::from(lab.path("coordinator"))];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            found.push(("a file's name".into(), entry.file_name().into_encoded_bytes()));
+            match entry.path().is_dir() {
+                true => folders.push(entry.path()),
+                false => {
+                    let bytes = std::fs::read(entry.path()).unwrap();
+                    found.push((entry.path().display().to_string(), bytes));
+                }
+            }
+        }
+    }
+    found.push(("coordinator.log".into(), lab.log().into_bytes()));
+    for page in ["/metrics", "/healthz"] {
+        found.push((page.into(), get(metrics, page)));
+    }
+    for args in [
+        &["status"][..],
+        &["run", "list"],
+        &["run", "show", "good"],
+        &["run", "show", "bad"],
+        &["round", "list", "good"],
+        &["round", "list", "bad"],
+        &["model", "list", "good"],
+        &["events"],
+        &["site", "list"],
+    ] {
+        for output in ["table", "json"] {
+            let all = [&["--output", output], args].concat();
+            found.push((format!("fedctl {all:?}"), lab.fedctl(&all).unwrap().into_bytes()));
+        }
+    }
+    found
+}
+
+fn get(address: &str, page: &str) -> Vec<u8> {
+    let mut tcp = TcpStream::connect(address).unwrap();
+    let request = format!("GET {page} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    tcp.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    tcp.read_to_end(&mut answer).unwrap();
+    answer
+}
+
+/// Whether there is a strace that may look at our processes.
+fn has_strace() -> bool {
+    let works = Command::new("strace")
+        .args(["-f", "-qq", "--seccomp-bpf", "-e", "trace=network", "-o", "/dev/null", "true"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    assert!(works || std::env::var_os(STRACE_REQUIRED).is_none(), "strace is absent");
+    if !works {
+        eprintln!("strace is absent: what the agent's calls reach is not tested");
+    }
+    works
+}
+
+/// Has the agent end as an operator does, and waits for it; under strace it is the tracer's child.
+fn stop(mut agent: Process, traced: bool) {
+    let ended = match traced {
+        true => {
+            let own = pid(children(agent.id())[0]).unwrap();
+            rustix::process::kill_process(own, rustix::process::Signal::TERM).unwrap();
+            agent.stop()
+        }
+        false => agent.stop(),
+    };
+    assert!(ended.unwrap().success(), "{}", agent.log().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_of_a_scan_leaves_the_site_and_the_agent_reaches_the_coordinator_and_nobody_else()
+{
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let lab = Lab::start(&folder.join("lab")).unwrap();
+    let status = lab.status_address().to_owned();
+    let scans = scans(folder);
+    let base = initial_model(folder);
+    let model = folder.join("initial.safetensors");
+    lab.enroll("mayo").unwrap();
+    let tap = Tap::start(&lab, "mayo").await.unwrap();
+    lab.create_run("good", &plan(1, 1, 1, TRAINING), &model, base).await.unwrap();
+
+    let traced = has_strace();
+    let trace = folder.join("trace");
+    let options = AgentOptions {
+        coordinator: Some(tap.address()),
+        trace: traced.then(|| trace.clone()),
+        ..AgentOptions::default()
+    };
+    let agent = lab.start_agent("mayo", &scans, &options).unwrap();
+    let finished = lab.watch("good", |run, _| run.state() == v1::RunState::Finished).await;
+    let (_, round) = finished.unwrap_or_else(|e| panic!("{e}\n{}", agent.log().unwrap()));
+    assert_eq!(round.members[0].examples, 6, "it has trained");
+
+    // Once more, while the scans are gone: what fails must not tell where they were.
+    let away = scans.with_file_name("away");
+    std::fs::rename(&scans, &away).unwrap();
+    lab.create_run("bad", &plan(1, 1, 1, TRAINING), &model, base).await.unwrap();
+    let paused = lab.watch("bad", |run, _| run.state() == v1::RunState::Paused).await;
+    paused.unwrap_or_else(|e| panic!("{e}\n{}", agent.log().unwrap()));
+
+    let found = outside(&lab, &tap, &status);
+    for (place, bytes) in &found {
+        for canary in canaries() {
+            let form = canary.found_in(bytes);
+            assert!(
+                form.is_none(),
+                "{} is in {place} as {}: {}",
+                canary.what,
+                form.unwrap_or_default(),
+                String::from_utf8_lossy(&bytes[..bytes.len().min(20_000)])
+            );
+        }
+    }
+    // What was looked at is what there is to look at: the same eyes find what does leave.
+    for (text, there) in [
+        ("mayo", "coordinator.db"),
+        ("mayo", "coordinator.log"),
+        ("mayo", "/metrics"),
+        ("mayo", "fedctl"),
+        ("good", "what was said"),
+        ("0.1.0", "what was said"),
+    ] {
+        let places = found.iter().filter(|(place, _)| place.contains(there));
+        let known = Canary::new("what may be known", text);
+        let seen = places.filter(|(_, bytes)| known.found_in(bytes).is_some()).count();
+        assert!(seen > 0, "{text} is nowhere in {there}");
+    }
+    let wire = found.iter().filter(|(place, _)| place.contains("the wire"));
+    assert!(wire.map(|(_, bytes)| bytes.len()).sum::<usize>() > 10_000, "an update went by");
+    let update = found.iter().filter(|(place, _)| place.contains("/blobs/"));
+    assert!(update.filter(|(_, bytes)| bytes.len() > 10_000).count() >= 3, "base, update, model");
+    stop(agent, traced);
+    if traced {
+        let text = std::fs::read_to_string(&trace).unwrap();
+        let used = syscalls::read(&text).unwrap();
+        let only = [inet("127.0.0.1", tap.port())];
+        assert!(used.reached.iter().eq(&only), "{:?}", used.reached);
+        assert!(used.reachable.is_empty(), "{:?}", used.reachable);
+    }
+}
