@@ -1,5 +1,6 @@
 //! What leaves a hospital, and what does not: secrets planted in scans, in their names and in the folders that
-//! they lie in are looked for in everything that comes out of the site, while it trains and where it fails.
+//! they lie in are looked for in everything that comes out of the site, while it trains and where it fails, and
+//! in the site's own log, which people send to others.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -118,7 +119,9 @@ fn outside(lab: &Lab, tap: &Tap, metrics: &str) -> Vec<(String, Vec<u8>)> {
             }
         }
     }
-    found.push(("coordinator.log".into(), lab.log().into_bytes()));
+    for log in ["coordinator.log", "mayo.log"] {
+        found.push((log.into(), std::fs::read(lab.path(log)).unwrap()));
+    }
     for page in ["/metrics", "/healthz"] {
         found.push((page.into(), get(metrics, page)));
     }
@@ -226,6 +229,8 @@ async fn no_secret_of_a_scan_leaves_the_site_and_the_agent_reaches_the_coordinat
     for (text, there) in [
         ("mayo", "coordinator.db"),
         ("mayo", "coordinator.log"),
+        ("a case is set aside", "mayo.log"),
+        ("data check", "mayo.log"),
         ("mayo", "/metrics"),
         ("mayo", "fedctl"),
         ("good", "what was said"),

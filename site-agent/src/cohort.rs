@@ -245,11 +245,13 @@ impl Cohort {
         Error::NoneSound { path: self.settings.path.clone(), cases: aside.len(), reasons }
     }
 
-    /// Sets a case aside. Each reason is logged once.
+    /// Sets a case aside. Each reason is logged once, by its kind: a log may be sent to others, and names and
+    /// paths may be a patient's.
     fn set_case_aside(&self, case: &str, problem: Problem) {
         let before = self.aside().insert(case.to_owned(), problem.clone());
         if before.as_ref() != Some(&problem) {
-            tracing::warn!(case, kind = problem.kind.name(), "set aside: {problem}");
+            let kind = problem.kind.name();
+            tracing::warn!(kind, "a case is set aside: `data check` says which, and why");
         }
     }
 

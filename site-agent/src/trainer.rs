@@ -33,6 +33,7 @@ use crate::pipe::{
 };
 use crate::rehearsal::{self, Rehearsal};
 use crate::settings::{ComputeSettings, RehearsalSettings};
+use crate::train::TrainError;
 use crate::train::journal::Journal;
 use crate::train::snapshot::{Key, Snapshot};
 use crate::workspace::{blob_of, model_path, trained, update_path};
@@ -47,6 +48,10 @@ const UPDATE: Places = Places {
     rename: "train.update_rename",
     folder: "train.update_folder",
 };
+
+/// What the agent hears of scans that cannot be trained on.
+const SCANS_AT_FAULT: &str = "none of the scans can be used, or one has changed since it was looked at: \
+                              `fedpaint-site-agent data check` says which, and why";
 
 /// Why the trainer cannot do what it was told. Texts may name files of the site.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +97,15 @@ impl Error {
             Error::Stopped => Failure::Cancelled,
             Error::Rotten | Error::Update(_) | Error::Disk { .. } => Failure::Disk,
         }
+    }
+
+    /// Whether its text may name a scan or the place of one, which may be a patient's name.
+    fn may_name_scans(&self) -> bool {
+        let reads = |error: &TrainError| {
+            matches!(error, TrainError::Examples { .. } | TrainError::Example { .. })
+        };
+        self.failure() == Failure::NoData
+            || matches!(self, Error::Round(local_round::Error::Train(error)) if reads(error))
     }
 }
 
@@ -169,7 +183,12 @@ fn serve(stdin: io::Stdin, out: &mut File) -> Result<(), pipe::Error> {
 }
 
 fn answer_failure(out: &mut File, error: &Error) -> Result<(), pipe::Error> {
-    let (failure, detail) = (error.failure(), pipe::detail(error));
+    let failure = error.failure();
+    // The agent logs it, and a log may be sent to others.
+    let detail = match error.may_name_scans() {
+        true => SCANS_AT_FAULT.to_owned(),
+        false => pipe::detail(error),
+    };
     pipe::write(out, &FromTrainer::Failed { failure, detail })
 }
 
