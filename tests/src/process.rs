@@ -56,15 +56,54 @@ pub fn run<S: AsRef<OsStr>>(name: &str, args: &[S]) -> anyhow::Result<String> {
 /// If it does not start.
 pub fn output<S: AsRef<OsStr>>(name: &str, args: &[S]) -> anyhow::Result<Output> {
     let mut command = Command::new(program(name)?);
-    command.args(args).stdin(Stdio::null());
-    command.output().with_context(|| format!("cannot start {name}"))
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (child, _leash) = Leash::start(&mut command)?;
+    Ok(child.wait_with_output()?)
 }
 
-/// A program that is running. Dropping it kills it.
+/// Ends a program when whoever started it has ended, however that was: a shell that waits for the end of
+/// a pipe whose other end nobody else has. A test that is killed drops nothing.
+#[derive(Debug)]
+struct Leash(Child);
+
+impl Leash {
+    /// Puts the program of this id on a leash.
+    fn on(id: u32) -> anyhow::Result<Leash> {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "read -r _; kill -9 \"$1\"", "leash", &id.to_string()]);
+        shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Leash(shell.spawn().context("cannot start /bin/sh")?))
+    }
+
+    /// Starts a program on a leash.
+    fn start(command: &mut Command) -> anyhow::Result<(Child, Leash)> {
+        let program = command.get_program().display().to_string();
+        let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
+        match Leash::on(child.id()) {
+            Ok(leash) => Ok((child, leash)),
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        // It kills nothing any more, whosever the program's id is from now on.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A program that is running. Dropping it kills it, and so does the end of the one that started it.
 #[derive(Debug)]
 pub struct Process {
     name: String,
     child: Child,
+    leash: Option<Leash>,
     stdout: Receiver<String>,
     log: PathBuf,
 }
@@ -90,14 +129,10 @@ impl Process {
     ) -> anyhow::Result<Process> {
         let name = program.file_name().unwrap_or(program.as_os_str()).display().to_string();
         let file = File::options().create(true).append(true).open(log)?;
-        let mut child = Command::new(program)
-            .args(args)
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(file)
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
+        let mut command = Command::new(program);
+        command.args(args).envs(environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
+        let (mut child, leash) = Leash::start(&mut command)?;
         let pipe = child.stdout.take().context("stdout is piped")?;
         let (sender, stdout) = channel();
         // The reader ends with the program, whose end closes the pipe.
@@ -108,7 +143,7 @@ impl Process {
                 }
             }
         });
-        Ok(Process { name, child, stdout, log: log.into() })
+        Ok(Process { name, child, leash: Some(leash), stdout, log: log.into() })
     }
 
     /// The process id.
@@ -146,7 +181,7 @@ impl Process {
     /// # Errors
     /// If the system does not say.
     pub fn is_running(&mut self) -> anyhow::Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
+        Ok(self.ended()?.is_none())
     }
 
     /// How the program ended, if it has.
@@ -154,7 +189,9 @@ impl Process {
     /// # Errors
     /// If the system does not say.
     pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        Ok(self.child.try_wait()?)
+        let ended = self.child.try_wait()?;
+        self.leash = self.leash.take().filter(|_| ended.is_none());
+        Ok(ended)
     }
 
     /// Asks the program to end and waits until it has.
@@ -163,7 +200,7 @@ impl Process {
     /// If the system does not say how it ended.
     pub fn stop(&mut self) -> anyhow::Result<ExitStatus> {
         self.signal(rustix::process::Signal::TERM);
-        Ok(self.child.wait()?)
+        self.wait()
     }
 
     /// Kills the program at once, as a power cut would.
@@ -172,7 +209,13 @@ impl Process {
     /// If the system does not say how it ended.
     pub fn kill(&mut self) -> anyhow::Result<ExitStatus> {
         self.child.kill()?;
-        Ok(self.child.wait()?)
+        self.wait()
+    }
+
+    fn wait(&mut self) -> anyhow::Result<ExitStatus> {
+        let ended = self.child.wait()?;
+        self.leash = None;
+        Ok(ended)
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
@@ -235,5 +278,32 @@ pub fn kill(id: u32) {
     if let Some(pid) = pid(id) {
         // A process that is gone already needs no signal.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_killed_when_the_end_of_who_started_it_closes_the_leash() {
+        let mut command = Command::new("sleep");
+        let (mut child, mut leash) = Leash::start(command.arg("600")).unwrap();
+        assert_eq!(child.try_wait().unwrap(), None);
+        // What the kernel does for a process that was killed.
+        drop(leash.0.stdin.take());
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+
+    #[test]
+    fn a_leash_that_is_taken_off_kills_nothing() {
+        let mut command = Command::new("sleep");
+        let (mut child, leash) = Leash::start(command.arg("600")).unwrap();
+        drop(leash);
+        assert_eq!(child.try_wait().unwrap(), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }
