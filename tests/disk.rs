@@ -36,19 +36,25 @@ fn set_rules(folder: &Path, rules: &[String]) {
 
 /// Reports like an agent, which calls again whatever may succeed later.
 async fn report_patiently(folder: &Path, site: &mut FakeSite) {
+    let taken = report(folder, site, CALLS_MAX).await;
+    assert!(taken, "the update of {} was not taken in {CALLS_MAX} calls", site.name());
+}
+
+/// Reports in at most so many calls; whether one of them said that the update was taken.
+async fn report(folder: &Path, site: &mut FakeSite, calls: u32) -> bool {
     let train = site.task().await.unwrap();
     let (base, round) = (Blob::try_from(&train.base_model.unwrap()).unwrap(), train.round.unwrap());
     let file = folder.join(format!("update-{}", site.name()));
     let value = site.name().len() as f32;
     let update = models::write(&file, models::specs(), |t, i| value + (t + i) as f32).unwrap();
     site.upload(&round, update, &file).await.unwrap();
-    for _ in 0..CALLS_MAX {
+    for _ in 0..calls {
         match site.submit(&round, base.digest, update, 8).await {
-            Ok(_) => return,
+            Ok(_) => return true,
             Err(status) => assert!(reason::is_transient(&status), "{status}"),
         }
     }
-    panic!("the update of {} was not taken in {CALLS_MAX} calls", site.name());
+    false
 }
 
 async fn finished(lab: &Lab) -> Blob {
@@ -145,9 +151,9 @@ async fn a_failed_sync_of_an_average_stops_the_process_and_the_next_start_makes_
     let folder = tempfile::tempdir().unwrap();
     let (mut lab, mut members) = training(folder.path()).await;
     set_rules(folder.path(), &["model.sync eio@1".to_owned()]);
-    for site in &mut members {
-        report_patiently(folder.path(), site).await;
-    }
+    report_patiently(folder.path(), &mut members[0]).await;
+    // The average begins with the last update, and its end may come before the answer and the receipt in it.
+    report(folder.path(), &mut members[1], 1).await;
     stopped(&mut lab, "cannot sync the model file");
     set_rules(folder.path(), &[]);
     lab.start_coordinator().unwrap();

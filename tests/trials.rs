@@ -56,3 +56,26 @@ fn a_plan_that_a_hospitals_policy_does_not_allow_is_refused_by_its_rule_in_both_
     }
     assert_eq!((&found["updates_that_left"], &found["allowed_trained"]), (&0.into(), &true.into()));
 }
+
+#[test]
+fn a_log_that_is_edited_cut_reordered_forked_truncated_or_back_dated_is_found_by_everybody() {
+    let found = trials(&["log", "--count", "200"]);
+    for (tried, caught) in [
+        ("offline_attacks", "offline_found"),
+        ("offline_attacks", "offline_named"),
+        ("site_attacks", "site_found"),
+        ("real_attacks", "real_caught_by_agent"),
+        ("real_attacks", "real_found_by_fedctl"),
+    ] {
+        assert!(found[tried].as_u64().unwrap() >= 6, "{found}");
+        assert_eq!(found[tried], found[caught], "{found}");
+    }
+}
+
+#[test]
+fn twelve_attacks_of_a_hostile_coordinator_are_refused_with_a_reason_and_an_honest_one_is_not() {
+    let found = trials(&["hostile-coordinator"]);
+    assert_eq!((&found["attacks"], &found["refused"]), (&12.into(), &12.into()), "{found}");
+    assert_eq!(found["reasons"].as_object().unwrap().len(), 12, "{found}");
+    assert!(found["honest_rounds"].as_u64().unwrap() >= 2, "{found}");
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use fedpaint_proto::identity::{Identity, Role};
 use fedpaint_proto::names::FederationName;
+use fedpaint_proto::signing;
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -204,10 +205,6 @@ fn sign(
     key: &impl PublicKeyData,
     validity: Validity,
 ) -> Result<String, Error> {
-    let (federation, until) = inspect(authority)?;
-    if validity.not_after > until {
-        return Err(Error::BeyondRoot { until });
-    }
     let usage = match role {
         Role::Coordinator(_) if hosts.is_empty() => {
             return Err(Error::Hosts("a coordinator needs at least one host: a DNS name or an IP"));
@@ -221,10 +218,59 @@ fn sign(
         Role::Coordinator(_) => ExtendedKeyUsagePurpose::ServerAuth,
         Role::Site(_) | Role::Operator(_) => ExtendedKeyUsagePurpose::ClientAuth,
     };
+    let hosts = hosts.iter().map(host).collect::<Result<Vec<_>, _>>()?;
+    leaf(authority, role, (hosts, usage), key, validity)
+}
+
+/// Issues the certificate by which `role` signs what outlives a connection, and its Ed25519 key. It is good
+/// for no TLS, and one for TLS is good for no signature.
+///
+/// # Errors
+/// If the authority is none of ours or does not fit its key, or if the certificate would outlast it.
+pub fn issue_signing(authority: &Issued, role: &Role, validity: Validity) -> Result<Issued, Error> {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ED25519)?;
+    let certificate_pem = leaf(authority, role, (Vec::new(), to_sign()), &key, validity)?;
+    Ok(Issued { certificate_pem, key_pem: key.serialize_pem() })
+}
+
+/// The same for somebody's key: the 32 bytes of an Ed25519 one.
+///
+/// # Errors
+/// As [`issue_signing`].
+pub fn certify_signing(
+    authority: &Issued,
+    role: &Role,
+    key: &[u8; 32],
+    validity: Validity,
+) -> Result<String, Error> {
+    let key = SubjectPublicKeyInfo::from_der(&[ED25519_PREFIX, &key[..]].concat())?;
+    leaf(authority, role, (Vec::new(), to_sign()), &key, validity)
+}
+
+/// What stands before the key in the `SubjectPublicKeyInfo` of an Ed25519 one (RFC 8410).
+const ED25519_PREFIX: &[u8] =
+    &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+fn to_sign() -> ExtendedKeyUsagePurpose {
+    ExtendedKeyUsagePurpose::Other(signing::PURPOSE.to_vec())
+}
+
+/// Certifies that `key` is that of `role`, for one purpose.
+fn leaf(
+    authority: &Issued,
+    role: &Role,
+    (hosts, usage): (Vec<SanType>, ExtendedKeyUsagePurpose),
+    key: &impl PublicKeyData,
+    validity: Validity,
+) -> Result<String, Error> {
+    let (federation, until) = inspect(authority)?;
+    if validity.not_after > until {
+        return Err(Error::BeyondRoot { until });
+    }
     let mut params = params(role.to_string(), &federation, validity)?;
     let identity = Identity { federation, role: role.clone() };
     params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
-    params.subject_alt_names.extend(hosts.iter().map(host).collect::<Result<Vec<_>, _>>()?);
+    params.subject_alt_names.extend(hosts);
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![usage];

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fedpaint_proto::names::FederationName;
+use fedpaint_proto::signing::SigningFiles;
 use fedpaint_proto::tls::TlsFiles;
 use serde::Deserialize;
 
@@ -50,6 +51,14 @@ pub struct Config {
     pub retention: Retention,
     /// The coordinator's certificate.
     pub tls: TlsFiles,
+    /// What the coordinator signs with. Without it, it signs nothing, and sites that have a signing key
+    /// of their own do not work for it.
+    #[serde(default)]
+    pub signing: Option<SigningFiles>,
+    /// Whether an update that its site has not signed counts, where the coordinator signs. Only while
+    /// there are agents from before updates were signed.
+    #[serde(default)]
+    pub unsigned_updates: UnsignedUpdates,
     /// The authority that it issues certificates with; without one, sites cannot join by a token and
     /// nobody's certificate is renewed.
     #[serde(default)]
@@ -57,6 +66,17 @@ pub struct Config {
     /// What takes two persons.
     #[serde(default)]
     pub two_persons: TwoPersons,
+}
+
+/// What becomes of an update that its site has not signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnsignedUpdates {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It counts.
+    Accept,
 }
 
 /// The authority that the coordinator issues certificates with, as `fedctl ca init` makes it.
@@ -212,6 +232,7 @@ impl Config {
         }
         self.data = folder.join(&self.data);
         self.tls = self.tls.relative_to(folder);
+        self.signing = self.signing.map(|files| files.relative_to(folder));
         if let Some(issuing) = &mut self.issuing {
             issuing.certificate = folder.join(&issuing.certificate);
             issuing.key = folder.join(&issuing.key);
@@ -270,6 +291,8 @@ mod tests {
         let config = parse(text).unwrap();
         assert_eq!(config.status_listen, status_listen());
         assert_eq!(config.heartbeat_ms, heartbeat_ms());
+        let signing = config.signing.unwrap();
+        assert_eq!(signing.key, Path::new("/srv/fed/pki/coordinator.signing.key"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod core;
 mod error;
 mod handle;
 mod members;
+mod proofs;
 mod rounds;
 mod submit;
 mod uploads;
@@ -31,6 +32,7 @@ pub use self::core::{
 pub use self::error::{Error, JoinRefusal};
 pub use self::handle::{AGENT_VERSION_BYTES_MAX, EVENTS_MAX, Handle};
 pub use self::members::Joining;
+pub use self::proofs::{Export, Taken};
 pub use self::rounds::{MODELS_MAX, ROUNDS_MAX};
 pub use self::uploads::UPLOADS_MAX;
 use self::uploads::Uploads;
@@ -41,6 +43,7 @@ pub use self::view::{
 pub use self::watch::Watch;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
+use crate::evidence::Notary;
 use crate::roster::TwoPersons;
 use crate::store::{self, Store};
 
@@ -57,12 +60,14 @@ const SILENT_BEATS: u32 = 3;
 const SILENT_MIN: Duration = Duration::from_secs(5);
 
 /// What the driver is told from outside.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How soon a site is told to ask again.
     pub heartbeat: Duration,
     /// What takes two persons.
     pub rules: TwoPersons,
+    /// Who signs for the coordinator, if anybody does.
+    pub notary: Option<Arc<Notary>>,
 }
 
 /// Loads what the store holds and starts the driver; it ends when `shutdown` is cancelled.
@@ -78,11 +83,13 @@ pub async fn start(
 ) -> Result<(Handle, JoinHandle<()>), store::Error> {
     let (mailbox, messages) = mpsc::channel(MAILBOX_MAX);
     let parts = (store.clone(), blobs.clone(), Arc::clone(&clock));
+    let silent_after = (options.heartbeat * SILENT_BEATS).max(SILENT_MIN);
+    let notary = options.notary.clone();
     let (driver, state) = work::Driver::load(options, parts).await?;
     let checks = Arc::new(Semaphore::new(CHECKS_MAX));
-    let silent_after = (options.heartbeat * SILENT_BEATS).max(SILENT_MIN);
     let uploads = Uploads::default();
-    let handle = Handle { mailbox, state, store, blobs, clock, checks, uploads, silent_after };
+    let handle =
+        Handle { mailbox, state, store, blobs, clock, notary, checks, uploads, silent_after };
     let task = tokio::spawn(driver.run(messages, shutdown));
     Ok((handle, task))
 }

@@ -131,6 +131,20 @@ impl Issuer {
         ca::certify(&self.authority, role, &[], key, Validity::until(now, until.min(self.until)))
     }
 
+    /// The certificate by which `role` signs with an Ed25519 key, with those between it and the root, PEM. What
+    /// is signed has to be believed for long, so it ends with the authority.
+    ///
+    /// # Errors
+    /// If the authority has ended, or cryptography fails.
+    pub(crate) fn certify_signing(
+        &self,
+        role: &Role,
+        key: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<String, ca::Error> {
+        ca::certify_signing(&self.authority, role, key, Validity::until(now, self.until))
+    }
+
     /// How long a certificate of `role` lasts that is issued `now`: not longer than the authority.
     pub(crate) fn life(&self, role: &Role, now: Timestamp) -> Duration {
         let left = Duration::try_from(now.duration_until(self.until)).unwrap_or_default();

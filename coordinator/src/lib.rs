@@ -4,6 +4,7 @@
 //! - [`roster`]: who is invited, which keys certificates were issued for, what operators may do.
 //! - `credentials`, `issuer`: the coordinator's certificate, and the authority that it issues others with.
 //! - [`audit`]: a change in words; [`records`]: what is kept of it.
+//! - [`evidence`]: what the coordinator signs, the audit log as a file that proves itself, and the check.
 //! - [`fedavg`], [`check`]: arithmetic and checks on model files; nothing here knows burn.
 //! - [`sealed`], [`aggregate`]: what an aggregation is made from, and what it makes, by name.
 //! - [`blobs`], [`store`], [`clock`], [`halt`]: the disk, the database, the time, and the end that a
@@ -29,6 +30,7 @@ pub mod config;
 mod connections;
 mod credentials;
 pub mod driver;
+pub mod evidence;
 pub mod fedavg;
 pub mod folder;
 pub mod halt;

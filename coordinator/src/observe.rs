@@ -135,7 +135,8 @@ mod tests {
         for (seq, (kind, detail, second)) in (91..).zip(events) {
             let at = Timestamp::from_second(second).unwrap();
             let (kind, detail) = (kind.to_owned(), detail.to_owned());
-            let event = EventRow { seq, at, actor: "coordinator".into(), kind, detail };
+            let actor = "coordinator".into();
+            let event = EventRow { seq, at, actor, kind, detail, document: None };
             read.count(&event, &book.metrics);
         }
         assert_eq!(read.seq, 96);

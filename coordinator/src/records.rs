@@ -1,8 +1,14 @@
 //! What is kept of a federation, as plain values: what a database is given and what it gives back.
 //! Nothing here knows how, so that what decides can speak of it and stay pure.
 
+use fedpaint_proto::log::SignedHead;
+use fedpaint_proto::merkle::{Frontier, Hash, Node};
 use fedpaint_proto::names::{Digest, SiteName};
+use fedpaint_proto::signing::{Signed, Statement};
 use jiff::Timestamp;
+use serde::Serialize;
+
+pub use fedpaint_proto::log::Entry as EventRow;
 
 use crate::roster::Roster;
 use crate::round::Member;
@@ -31,19 +37,22 @@ impl SiteRow {
     }
 }
 
-/// An entry of the audit log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventRow {
-    /// From 1 on, without a gap.
-    pub seq: u64,
-    /// When.
-    pub at: Timestamp,
-    /// Who caused it: `site/mayo`, `operator/ada`, or `coordinator`.
-    pub actor: String,
-    /// What happened, one word.
-    pub kind: String,
-    /// The same for people.
-    pub detail: String,
+/// The audit log, as its newest entry leaves it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// The tree over its entries.
+    pub tree: Frontier,
+    /// When the newest entry was made; none in an empty log.
+    pub at: Option<Timestamp>,
+}
+
+impl Log {
+    /// Adds an entry, whose number must be the next one. The nodes that are full with it.
+    pub fn push(&mut self, entry: &EventRow) -> Vec<(Node, Hash)> {
+        debug_assert_eq!(entry.seq, self.tree.size() + 1, "an entry is missing or there twice");
+        self.at = Some(entry.at);
+        self.tree.push(entry.leaf())
+    }
 }
 
 /// Everything a coordinator needs when it starts.
@@ -55,8 +64,48 @@ pub struct Loaded {
     pub roster: Roster,
     /// Every run with its newest round, in the order of creation.
     pub runs: Vec<Run>,
-    /// The newest audit entry; 0 if there is none.
-    pub seq: u64,
+    /// The audit log.
+    pub log: Log,
+}
+
+/// What an entry of the log vouches for: a signed statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// The digest of the bytes that were signed.
+    pub digest: Digest,
+    /// What it is.
+    pub kind: DocumentKind,
+    /// The statement and its signature, as JSON.
+    pub signed: String,
+}
+
+/// What a document is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DocumentKind {
+    /// An update's envelope.
+    Update,
+    /// A model's manifest.
+    Manifest,
+}
+
+impl DocumentKind {
+    /// Whether an entry of this kind is about such a document.
+    pub fn is_of(self, entry: &str) -> bool {
+        match self {
+            DocumentKind::Update => matches!(entry, "update_accepted" | "late_update_accepted"),
+            DocumentKind::Manifest => matches!(entry, "run_created" | "round_committed"),
+        }
+    }
+}
+
+impl Document {
+    /// A signed statement as a document.
+    pub fn of<S: Statement + Serialize>(kind: DocumentKind, signed: &Signed<S>) -> Document {
+        let digest = Digest::of(&signed.statement.to_bytes());
+        // Nothing in a statement fails to be JSON: its keys are texts and it holds no floats.
+        let signed = serde_json::to_string(signed).unwrap_or_default();
+        Document { digest, kind, signed }
+    }
 }
 
 /// What is to be saved together or not at all.
@@ -70,6 +119,12 @@ pub struct Change<'a> {
     pub runs: Vec<(Option<&'a Run>, &'a Run)>,
     /// The audit entries.
     pub events: Vec<EventRow>,
+    /// The nodes of the log's tree that are full with them.
+    pub nodes: Vec<(Node, Hash)>,
+    /// What the entries vouch for.
+    pub documents: Vec<Document>,
+    /// The head over the log with them, where the coordinator signs.
+    pub head: Option<SignedHead>,
 }
 
 impl Change<'_> {

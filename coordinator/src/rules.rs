@@ -68,6 +68,7 @@ pub const TABLE: &[Rule] = &[
     rule("/fedpaint.v1.BlobService/GetUploadStatus", true, RUN),
     long(rule("/fedpaint.v1.BlobService/Upload", true, RUN)),
     rule("/fedpaint.v1.BlobService/Download", true, RUN),
+    rule("/fedpaint.v1.BlobService/GetManifest", true, RUN),
     desk("/fedpaint.v1.AdminService/GetStatus", ALL),
     desk("/fedpaint.v1.AdminService/EnrollSite", MANAGE),
     desk("/fedpaint.v1.AdminService/ListSites", ALL),
@@ -92,6 +93,8 @@ pub const TABLE: &[Rule] = &[
     desk("/fedpaint.v1.AdminService/AbandonRound", RUN),
     desk("/fedpaint.v1.AdminService/ListModels", ALL),
     desk("/fedpaint.v1.AdminService/ListEvents", AUDIT),
+    desk("/fedpaint.v1.AdminService/GetLogHead", AUDIT),
+    desk("/fedpaint.v1.AdminService/ExportLog", AUDIT),
 ];
 
 // Every method of the .proto files has one row, and every row is that of a method.

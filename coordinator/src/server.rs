@@ -4,13 +4,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fedpaint_proto::identity::{Identity, KeyId};
+use fedpaint_proto::identity::{Identity, KeyId, Role};
 use fedpaint_proto::limits;
 use fedpaint_proto::names::FederationName;
+use fedpaint_proto::signing::{self, Authority};
 use fedpaint_proto::tls::Judge;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
@@ -22,10 +23,11 @@ use tracing::{error, info, warn};
 use crate::accept::{Door, accept};
 use crate::blobs::{self, Blobs};
 use crate::clock::Clock;
-use crate::config::{Config, Retention};
+use crate::config::{Config, Retention, UnsignedUpdates};
 use crate::connections::{Connections, keep_out};
 use crate::credentials::{self, Credentials, Files, keep_fresh};
 use crate::driver::{self, Handle, Options};
+use crate::evidence::Notary;
 use crate::folder::{self, Folder};
 use crate::halt::Halt;
 use crate::http::{self, Pages};
@@ -64,6 +66,17 @@ pub enum Error {
     /// The certificates or keys cannot be used.
     #[error(transparent)]
     Credentials(#[from] credentials::Error),
+    /// The key that the coordinator signs with, or its certificate, cannot be used.
+    #[error("{0}; see `signing` in the config, `fedctl ca issue` makes both")]
+    Signing(#[from] signing::Error),
+    /// The signing certificate is another's.
+    #[error("{} is the signing certificate of {found}, it must be the coordinator's", path.display())]
+    NotTheCoordinators {
+        /// The certificate.
+        path: PathBuf,
+        /// Whose it is.
+        found: Identity,
+    },
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {source}; free it or set another `{field}` in the config")]
     Bind {
@@ -135,6 +148,7 @@ impl Server {
         let files = Files::of(&config);
         // Nobody is judged yet: this finds out whether the files will do.
         files.load(Arc::new(|_| true), clock.now())?;
+        let notary = notary(&config, clock.now())?;
         let (listener, address) = bind("listen", config.listen).await?;
         let (status_listener, status_address) = bind("status_listen", config.status_listen).await?;
         let mut folder = take_folder(&config.data).await?;
@@ -152,12 +166,16 @@ impl Server {
         let taken = tokio::time::timeout(DATABASE_TIMEOUT, store.take_lease(&holder, &dead, now));
         let store = taken.await.map_err(silent)?.map_err(failed)?;
         let outcomes = store.outcomes().await.map_err(failed)?;
-        let options = Options { heartbeat: config.heartbeat(), rules: config.two_persons };
+        let (heartbeat, rules) = (config.heartbeat(), config.two_persons);
+        let options = Options { heartbeat, rules, notary };
         let stop_driver = CancellationToken::new();
         let (own, time, stop) = (blobs.clone(), Arc::clone(&clock), stop_driver.clone());
         let started = driver::start(options, store.clone(), own, time, stop).await;
         let (driver, driving) = started.map_err(failed)?;
         let credentials = files.load(judge(driver.clone()), clock.now())?;
+        if config.signing.is_none() {
+            warn!("nothing is signed: the config has no `signing`");
+        }
         Ok(Server {
             federation: config.federation.clone(),
             files,
@@ -358,6 +376,22 @@ fn tonic_server() -> tonic::transport::Server {
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
+}
+
+/// Who signs, if the config names a key: the coordinator itself, by a certificate that holds.
+fn notary(config: &Config, now: Timestamp) -> Result<Option<Arc<Notary>>, Error> {
+    let Some(files) = &config.signing else { return Ok(None) };
+    let signer = files.load()?;
+    let authority = Authority::load(config.federation.clone(), &config.tls.ca)?;
+    let (path, found) = (files.certificate.clone(), signer.identity().clone());
+    match authority.holder(signer.certificate(), now)?.role {
+        Role::Coordinator(_) => Ok(Some(Arc::new(Notary::new(
+            authority,
+            signer,
+            config.unsigned_updates == UnsignedUpdates::Accept,
+        )))),
+        _ => Err(Error::NotTheCoordinators { path, found }),
+    }
 }
 
 async fn bind(

@@ -7,6 +7,7 @@
 mod error;
 mod late;
 mod lease;
+mod log;
 mod named;
 mod past;
 mod roster;
@@ -25,12 +26,12 @@ use sqlx::{AnyConnection, AnyPool, Connection, SqlSafeStr};
 
 pub use self::error::Error;
 pub use self::lease::{Holder, LEASE, LEASE_RENEWAL, Lease};
+pub use self::log::Vouched;
 pub use self::named::Named;
 pub use self::past::{ModelRow, Outcomes};
-use self::rows::Columns;
 pub use self::snapshot::{integrity, restore, snapshot, sqlite_url};
 use crate::halt::Halt;
-pub use crate::records::{Change, EventRow, Loaded, SiteRow};
+pub use crate::records::{Change, Document, DocumentKind, EventRow, Loaded, Log, SiteRow};
 use crate::run::Run;
 
 /// How long a statement waits for a database that another process has locked.
@@ -58,6 +59,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (5, "identity", include_str!("../migrations/0005_identity.sql")),
     (8, "late_index", include_str!("../migrations/0008_late_index.sql")),
     (9, "proposal", include_str!("../migrations/0009_proposal.sql")),
+    (10, "log", include_str!("../migrations/0010_log.sql")),
 ];
 
 /// The database. Clones share its connections.
@@ -170,10 +172,9 @@ impl Store {
             saved.tally = late::tally(&self.pool, &saved.name).await?;
             runs.push(Run::restore(saved, round));
         }
-        let seq = sqlx::query("SELECT COALESCE(MAX(seq), 0) AS seq FROM event");
-        let seq = seq.fetch_one(&self.pool).await?.number("seq")?;
         let roster = roster::load(&self.pool).await?;
-        Ok(Loaded { sites, roster, runs, seq })
+        let log = self.log().await?;
+        Ok(Loaded { sites, roster, runs, log })
     }
 
     /// Writes a change and its audit entries, all or nothing; it is on the disk when this returns.
@@ -223,6 +224,16 @@ impl Store {
         for event in &change.events {
             reach("db.event")?;
             write::event(&mut transaction, event).await?;
+        }
+        if !change.events.is_empty() {
+            reach("db.log")?;
+            log::write_nodes(&mut transaction, &change.nodes).await?;
+        }
+        for document in &change.documents {
+            log::write_document(&mut transaction, document).await?;
+        }
+        if let Some(head) = &change.head {
+            log::write_head(&mut transaction, head).await?;
         }
         reach("db.commit")?;
         transaction.commit().await.map_err(Error::Uncertain)?;

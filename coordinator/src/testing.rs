@@ -3,13 +3,51 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use fedpaint_proto::identity::Identity;
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::plan::{RoundPlan, RunPlan};
+use fedpaint_proto::signing::{Authority, Signer};
 use fedpaint_proto::weights::{Dtype, ModelWriter, TensorSpec};
 use jiff::Timestamp;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+
+use crate::ca;
 
 /// When every test begins.
 pub(crate) const START: Timestamp = Timestamp::UNIX_EPOCH;
+
+/// Federation `brain`'s root, and who signs under it.
+pub(crate) struct Pki {
+    root: ca::Issued,
+    validity: ca::Validity,
+}
+
+impl Pki {
+    pub(crate) fn new() -> Pki {
+        let validity = ca::Validity::days(LATER, 30).unwrap();
+        Pki { root: ca::create(&"brain".parse().unwrap(), validity).unwrap(), validity }
+    }
+
+    pub(crate) fn authority(&self) -> Authority {
+        Authority::new("brain".parse().unwrap(), &[der(&self.root.certificate_pem)]).unwrap()
+    }
+
+    /// Who is named by a URI such as `spiffe://brain/coordinator/main`.
+    pub(crate) fn signer(&self, uri: &str) -> Signer {
+        let identity: Identity = uri.parse().unwrap();
+        let issued = ca::issue_signing(&self.root, &identity.role, self.validity).unwrap();
+        let key = PrivatePkcs8KeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap();
+        Signer::new(&[der(&issued.certificate_pem)], &key).unwrap()
+    }
+}
+
+fn der(pem: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+}
+
+/// When the certificates of [`Pki`] hold.
+pub(crate) const LATER: Timestamp = Timestamp::constant(1_795_000_000, 0);
 
 /// A blob that is not on any disk.
 pub(crate) fn blob(text: &str) -> Blob {

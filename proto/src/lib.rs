@@ -9,6 +9,9 @@
 //! - [`tls`], [`channel`]: TLS 1.3 with a certificate on both ends, and the gRPC channel over it.
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
 //! - [`transfer`]: uploads and downloads that resume.
+//! - [`signing`]: Ed25519 signatures by keys that the federation's root has certified.
+//! - [`statement`]: what is signed: updates, receipts, manifests of models.
+//! - [`merkle`], [`log`]: the audit log as a tree whose heads are signed, and proofs over it.
 //! - [`wire`]: the protocol's version, and which versions can be served.
 //! - [`text`]: text from outside, made fit to be kept and shown.
 //! - [`failpoint`]: where a test may end a program or have its disk fail.
@@ -24,6 +27,8 @@ pub mod enrolment;
 pub mod failpoint;
 pub mod identity;
 pub mod limits;
+pub mod log;
+pub mod merkle;
 pub mod names;
 pub mod note;
 pub mod passphrase;
@@ -32,6 +37,8 @@ pub mod proxy;
 pub mod reason;
 pub mod renewal;
 pub mod rule;
+pub mod signing;
+pub mod statement;
 pub mod text;
 pub mod tls;
 pub mod transfer;

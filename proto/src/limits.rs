@@ -73,6 +73,9 @@ pub const DECLINED_MAX: usize = 64;
 /// How long a call that moves no blob may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// By how much the coordinator's clock may differ from a site's in what it signs.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
+
 /// How soon a caller comes again whom the coordinator could not serve because its disk or database is
 /// full or fails: half of the time in which work is to go on once there is room.
 pub const STORAGE_RETRY: Duration = Duration::from_secs(5);

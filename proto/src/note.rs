@@ -50,6 +50,13 @@ impl ModelNote {
         PathBuf::from(name)
     }
 
+    /// The path of the manifest beside the model at `model`: `.manifest.json` is added to the whole name.
+    pub fn manifest_beside(model: &Path) -> PathBuf {
+        let mut name = OsString::from(model);
+        name.push(".manifest.json");
+        PathBuf::from(name)
+    }
+
     /// The note beside the model at `model` if there is one and it is about the model of `digest`.
     pub fn beside(model: &Path, digest: Digest) -> Option<ModelNote> {
         let mut text = Vec::new();

@@ -127,6 +127,10 @@ reasons! {
     BlobRotten = "BLOB_ROTTEN", DataLoss;
     /// The caller speaks a version of the protocol that the coordinator cannot serve.
     WireVersion = "WIRE_VERSION", FailedPrecondition;
+    /// What was said or asked for needs a signature, and there is none.
+    Unsigned = "UNSIGNED", FailedPrecondition;
+    /// A signature is not the caller's over what it says.
+    BadSignature = "BAD_SIGNATURE", FailedPrecondition;
     /// The coordinator is about to stop.
     Draining = "DRAINING", Unavailable;
     /// The coordinator's disk or database is full or fails; it goes on when that is over.

@@ -58,8 +58,7 @@ mod tests {
         let rest = HeartbeatResponse {
             next_after: Some(prost_types::Duration { seconds: 0, nanos: 50_000_000 }),
             directive: Some(Directive::Rest(Rest {})),
-            wire_version: 0,
-            coordinator_version: String::new(),
+            ..HeartbeatResponse::default()
         };
         assert_eq!(HeartbeatResponse::decode(OLD_REST).unwrap(), rest);
         assert_eq!(rest.encode_to_vec(), OLD_REST);

@@ -5,8 +5,13 @@
 use std::time::Duration;
 
 use fedpaint_proto::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX, PLAN_BYTES_MAX};
-use fedpaint_proto::names::{Blob, RoundId, RunName};
+use fedpaint_proto::log;
+use fedpaint_proto::merkle::{HASHES_MAX, Hash, NotAHash};
+use fedpaint_proto::names::{Blob, FederationName, RoundId, RunName};
 use fedpaint_proto::rule::Rule;
+use fedpaint_proto::signing::Signed;
+use fedpaint_proto::statement::{Manifest, manifest_from_wire};
+use fedpaint_proto::v1::blob_service_client::BlobServiceClient;
 use fedpaint_proto::v1::federation_service_client::FederationServiceClient;
 use fedpaint_proto::v1::heartbeat_request::Activity as WireActivity;
 use fedpaint_proto::v1::heartbeat_response::Directive as WireDirective;
@@ -16,6 +21,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::pipe::{Progress, Report, Trained};
+use crate::witness::Told;
 
 /// The shortest time between two heartbeats, whatever the coordinator says.
 pub const HEARTBEAT_MIN: Duration = Duration::from_millis(20);
@@ -60,6 +66,8 @@ pub struct Answer {
     pub directive: Directive,
     /// What answers.
     pub coordinator: Coordinator,
+    /// What it says of its log.
+    pub log: Told,
 }
 
 /// Which coordinator answers.
@@ -69,6 +77,15 @@ pub struct Coordinator {
     pub version: String,
     /// The protocol's version that it speaks.
     pub wire_version: u32,
+}
+
+/// What a site wants to hear of the coordinator's log.
+#[derive(Clone, Copy, Debug)]
+pub struct LogAsked<'a> {
+    /// Whose log it must be.
+    pub federation: &'a FederationName,
+    /// How many entries it had when the site last believed it; 0 if it never did.
+    pub size: u64,
 }
 
 /// The longest version that a coordinator may tell.
@@ -82,6 +99,7 @@ pub async fn heartbeat(
     channel: &Channel,
     activity: &Activity,
     declined: &[(RoundId, Rule)],
+    log: Option<LogAsked<'_>>,
 ) -> Result<Answer, Status> {
     let declined = declined.iter().map(|(round, rule)| v1::Declined {
         round: Some(round.into()),
@@ -92,9 +110,11 @@ pub async fn heartbeat(
         activity: Some(to_wire(activity)),
         wire_version: WIRE_VERSION,
         declined: declined.collect(),
+        log_size: log.map_or(0, |log| log.size),
     };
     let answer = service(channel).heartbeat(in_time(request)).await?.into_inner();
-    from_wire(&answer)
+    let told = log.map(|log| told(log.federation, &answer)).transpose()?;
+    Ok(Answer { log: told.unwrap_or_default(), ..from_wire(&answer)? })
 }
 
 /// The plan of a run, as TOML.
@@ -110,7 +130,25 @@ pub async fn run_plan(channel: &Channel, run: &RunName) -> Result<String, Status
     }
 }
 
-/// Says that the update, which is uploaded, is the site's.
+/// What the model of a version of a run is made of, not yet believed; version 0 is what it started from.
+///
+/// # Errors
+/// The coordinator's refusal, the network's failure, or an answer that does not parse.
+pub async fn manifest(
+    channel: &Channel,
+    federation: &FederationName,
+    run: &RunName,
+    version: u32,
+) -> Result<Signed<Manifest>, Status> {
+    let request = in_time(v1::GetManifestRequest { run: run.to_string(), version });
+    let mut blobs =
+        BlobServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let manifest = blobs.get_manifest(request).await?.into_inner().manifest;
+    let manifest = manifest.ok_or_else(|| malformed("no manifest"))?;
+    manifest_from_wire(federation, manifest).map_err(|e| malformed(&format!("the manifest: {e}")))
+}
+
+/// Says that the update, which is uploaded, is the site's. What it is given for it, not yet believed.
 ///
 /// # Errors
 /// The coordinator's refusal or the network's failure.
@@ -119,19 +157,20 @@ pub async fn submit_update(
     round: &RoundId,
     base: Blob,
     trained: &Trained,
-) -> Result<(), Status> {
+    signature: Option<v1::Signature>,
+) -> Result<Option<v1::Receipt>, Status> {
     let request = v1::SubmitUpdateRequest {
         round: Some(round.into()),
         base_model_digest: base.digest.as_bytes().to_vec(),
         weights: Some(trained.update.into()),
         examples: trained.examples,
         report: Some(report(&trained.report)),
+        signature,
     };
     // The coordinator reads the whole update before it answers.
     let mut request = Request::new(request);
     request.set_timeout(SUBMIT_TIMEOUT);
-    service(channel).submit_update(request).await?;
-    Ok(())
+    Ok(service(channel).submit_update(request).await?.into_inner().receipt)
 }
 
 /// How long the coordinator may take to check an update of the greatest size.
@@ -200,7 +239,18 @@ fn from_wire(answer: &v1::HeartbeatResponse) -> Result<Answer, Status> {
     let fits = answer.coordinator_version.chars().filter(char::is_ascii_graphic);
     let version = fits.take(COORDINATOR_VERSION_CHARS_MAX).collect();
     let coordinator = Coordinator { version, wire_version: answer.wire_version };
-    Ok(Answer { next_after, directive, coordinator })
+    Ok(Answer { next_after, directive, coordinator, log: Told::default() })
+}
+
+/// What the answer says of the coordinator's log.
+fn told(federation: &FederationName, answer: &v1::HeartbeatResponse) -> Result<Told, Status> {
+    let head = answer.log_head.clone().map(|head| log::from_wire(federation, head)).transpose();
+    let head = head.map_err(|e| malformed(&format!("the head of its log: {e}")))?;
+    let hash = |bytes: &Vec<u8>| Hash::try_from(&bytes[..]);
+    // One more than there may be is enough to be refused.
+    let proof = answer.log_consistency.iter().take(HASHES_MAX + 1).map(hash);
+    let proof = proof.collect::<Result<_, _>>();
+    Ok(Told { head, proof: proof.map_err(|e: NotAHash| malformed(&e.to_string()))? })
 }
 
 fn report(report: &Report) -> v1::TrainingReport {

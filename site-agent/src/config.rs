@@ -10,6 +10,7 @@ use fedpaint_proto::credential;
 use fedpaint_proto::identity::{self, Identity, Role, Validity};
 use fedpaint_proto::names::{FederationName, SiteName};
 use fedpaint_proto::proxy::{self, Proxy};
+use fedpaint_proto::signing::{self, Authority, Signer, SigningFiles};
 use fedpaint_proto::tls::{self, TlsFiles};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -34,6 +35,8 @@ pub struct Config {
     pub policy: Option<PathBuf>,
     /// This site's certificate, its key and the federation's root.
     pub tls: TlsFiles,
+    /// What this site signs with. Without it, it signs nothing and asks for no signature.
+    pub signing: Option<SigningFiles>,
     /// The scans.
     pub data: DataSettings,
     /// How the trainer computes.
@@ -95,6 +98,12 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The signing key or its certificate cannot be used.
+    #[error("{0}; see `signing` in the configuration")]
+    Signing(#[from] signing::Error),
+    /// There is no signing key.
+    #[error("the configuration has no `signing`: `fedctl ca issue site` makes the key")]
+    NoSigning,
     /// The certificate names nobody.
     #[error("{}: {source}", path.display())]
     Identity {
@@ -137,6 +146,7 @@ struct File {
     workspace: PathBuf,
     policy: Option<PathBuf>,
     tls: TlsFiles,
+    signing: Option<SigningFiles>,
     data: DataSettings,
     #[serde(default)]
     trainer: ComputeSettings,
@@ -187,6 +197,7 @@ impl Config {
             policy: file.policy.map(|policy| folder.join(policy)),
             tls: file.tls.relative_to(folder),
             data,
+            signing: file.signing.map(|files| files.relative_to(folder)),
             trainer: file.trainer,
             rehearsal: file.rehearsal,
         })
@@ -245,7 +256,24 @@ impl Config {
             return Err(Error::Expired { path, validity: site.validity, now });
         }
         self.tls.client()?;
+        self.signer(&site, now)?;
         Ok(site)
+    }
+
+    /// What this site signs with, if it does, by a certificate that is its own and valid `now`.
+    ///
+    /// # Errors
+    /// If a file does not read, does not fit the others, is not this site's, or is not valid now.
+    pub fn signer(&self, site: &Site, now: Timestamp) -> Result<Option<Signer>, Error> {
+        let Some(files) = &self.signing else { return Ok(None) };
+        let signer = files.load()?;
+        let authority = Authority::load(site.federation.clone(), &self.tls.ca)?;
+        authority.holder(signer.certificate(), now)?;
+        let identity = signer.identity().clone();
+        if identity.role == Role::Site(site.name.clone()) {
+            return Ok(Some(signer));
+        }
+        Err(Error::NotASite { path: files.certificate.clone(), identity })
     }
 }
 

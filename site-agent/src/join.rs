@@ -40,6 +40,8 @@ pub struct Files {
     pub tls: TlsFiles,
     /// The key that the site signs with.
     pub signing_key: PathBuf,
+    /// Its certificate.
+    pub signing_certificate: PathBuf,
 }
 
 /// Why a site cannot join.
@@ -97,6 +99,7 @@ impl Files {
                 key: folder.join(format!("{site}.key")),
             },
             signing_key: folder.join(format!("{site}.signing.key")),
+            signing_certificate: folder.join(format!("{site}.signing.pem")),
         }
     }
 }
@@ -217,10 +220,14 @@ fn receive(token: &Token, files: &Files, answer: &JoinResponse) -> Result<(), Er
     if !roots.iter().any(|root| tls::pin(root) == Some(token.root)) {
         return Err(Error::Roots);
     }
-    for (place, path, text) in [
+    let signing = ("join.signing", &files.signing_certificate, &answer.signing_certificate_pem);
+    let rest = [
         ("join.roots", &files.tls.ca, &answer.roots_pem),
         ("join.certificate", &files.tls.certificate, &answer.certificate_pem),
-    ] {
+    ];
+    // A coordinator from before updates were signed sends none.
+    let signing = Some(signing).filter(|(.., text)| !text.is_empty());
+    for (place, path, text) in signing.into_iter().chain(rest) {
         let written = reach(place).and_then(|()| credential::write_certificate(path, text));
         written.map_err(|source| Error::Write { path: path.clone(), source })?;
     }

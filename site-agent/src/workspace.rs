@@ -12,10 +12,16 @@
 //!   trained.json      which update answers which round, and what data it learnt from
 //!   split.json        which scans trained and which are held out: the trainer's alone
 //!   scans-cache/      prepared scans: the trainer's alone, the agent never opens it
+//!   head.json         the coordinator's log, as it was last believed, see `heads`
+//!   history.json      what was trained last, and receipts/, see `ledger`
+//!   evidence/         what proves that the log was changed
 //! ```
 //! A file has its name only when it is whole and on the disk. But for what the trainer prepares of scans
 //! none is ever put here, and beside that the folder never holds more than the newest base model, the
 //! newest update, the newest checkpoint and a transfer under way.
+
+mod heads;
+mod ledger;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -49,6 +55,15 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// What must not be forgotten does not read.
+    #[error(
+        "the workspace's {} does not read: ask the coordinator's operator for a head (`fedctl audit head`) \
+         and take it with `fedpaint-site-agent head accept`", path.display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
     },
     /// Another agent runs here.
     #[error(

@@ -4,7 +4,10 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use fedpaint_proto::names::{Blob, Digest};
+use fedpaint_proto::identity::Role;
+use fedpaint_proto::names::{Blob, Digest, RoundId};
+use fedpaint_proto::signing::{Signed, Signer};
+use fedpaint_proto::statement::Envelope;
 use fedpaint_proto::transfer;
 use fedpaint_proto::v1::federation_service_client::FederationServiceClient;
 use fedpaint_proto::v1::heartbeat_request::Activity;
@@ -22,6 +25,7 @@ pub struct FakeSite {
     name: String,
     channel: Channel,
     client: FederationServiceClient<Channel>,
+    signer: Signer,
 }
 
 impl FakeSite {
@@ -33,7 +37,8 @@ impl FakeSite {
         lab.enroll(name)?;
         let channel = lab.channel(name).await?;
         let client = FederationServiceClient::new(channel.clone());
-        Ok(FakeSite { name: name.into(), channel, client })
+        let signer = lab.signing(name).load()?;
+        Ok(FakeSite { name: name.into(), channel, client, signer })
     }
 
     /// The site's name.
@@ -111,6 +116,32 @@ impl FakeSite {
         transfer::download(&self.channel, blob, file, &mut |_, _| ()).await
     }
 
+    /// Signs what it says of an update; nothing if it says what cannot be said.
+    async fn sign(
+        &mut self,
+        round: &v1::RoundRef,
+        base: Digest,
+        update: Blob,
+        examples: u64,
+    ) -> Result<Option<v1::Signature>, Status> {
+        let request = v1::GetRunPlanRequest { run: round.run.clone() };
+        let plan = self.client.get_run_plan(request).await?.into_inner().plan_toml;
+        let identity = self.signer.identity();
+        let (Ok(round), Role::Site(site)) = (RoundId::try_from(round), &identity.role) else {
+            return Ok(None);
+        };
+        let envelope = Envelope {
+            federation: identity.federation.clone(),
+            round,
+            site: site.clone(),
+            base,
+            plan: Digest::of(plan.as_bytes()),
+            update,
+            examples,
+        };
+        Ok(Some(Signed::by(&self.signer, envelope).signature_to_wire()))
+    }
+
     /// Submits an update that was uploaded.
     ///
     /// # Errors
@@ -122,7 +153,9 @@ impl FakeSite {
         weights: Blob,
         examples: u64,
     ) -> Result<Response<v1::SubmitUpdateResponse>, Status> {
+        let signature = self.sign(round, base, weights, examples).await?;
         let request = v1::SubmitUpdateRequest {
+            signature,
             round: Some(round.clone()),
             base_model_digest: base.as_bytes().to_vec(),
             weights: Some(weights.into()),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use fedpaint_proto::channel::{self, Address};
 use fedpaint_proto::names::{Blob, FederationName};
+use fedpaint_proto::signing::SigningFiles;
 use fedpaint_proto::tls::TlsFiles;
 use fedpaint_proto::transfer;
 use fedpaint_proto::v1::admin_service_client::AdminServiceClient;
@@ -31,6 +32,8 @@ pub struct LabOptions {
     pub environment: Vec<(String, PathBuf)>,
     /// How long certificates last that the coordinator issues, in seconds; without it, it issues none.
     pub leaf_s: Option<u32>,
+    /// Whether updates count that their sites have not signed, for agents of before.
+    pub unsigned: bool,
 }
 
 impl Default for LabOptions {
@@ -40,6 +43,7 @@ impl Default for LabOptions {
             programs: None,
             environment: Vec::new(),
             leaf_s: None,
+            unsigned: false,
         }
     }
 }
@@ -92,6 +96,8 @@ pub const OPEN_POLICY: &str = "[plan]\napproval = \"none\"\nrounds_max = 100_000
 pub struct Lab {
     folder: PathBuf,
     options: LabOptions,
+    /// Whether the coordinator has a key to sign with; one of an older version knows none.
+    signs: bool,
     address: Option<String>,
     status_address: String,
     coordinator: Option<Process>,
@@ -122,17 +128,30 @@ impl Lab {
             )
         });
         let issuing = issuing.unwrap_or_default();
+        let unsigned = match options.unsigned {
+            true => "unsigned_updates = \"accept\"\n",
+            false => "",
+        };
+        let signs = options.programs.is_none();
         let (folder, status_address) = (folder.to_owned(), String::new());
-        let lab = Lab { folder, options, address: None, status_address, coordinator: None };
+        let (address, coordinator) = (None, None);
+        let lab = Lab { folder, options, signs, address, status_address, coordinator };
         let ca = lab.path("ca");
         run("fedctl", &["ca", "init", "--federation", FEDERATION, "--out", &ca])?;
         lab.issue("coordinator", "main", &["--host", "127.0.0.1", "--host", "localhost"])?;
         lab.issue("operator", "ada", &[])?;
+        let signing = match signs {
+            true => {
+                "\n[signing]\ncertificate = \"certificates/main.signing.pem\"\n\
+                 key = \"certificates/main.signing.key\"\n"
+            }
+            false => "",
+        };
         let config = format!(
             "federation = \"{FEDERATION}\"\nlisten = \"127.0.0.1:0\"\n\
              status_listen = \"127.0.0.1:0\"\ndata = \"coordinator\"\n\
-             heartbeat_ms = {heartbeat_ms}\n\n[tls]\nca = \"certificates/ca.pem\"\n\
-             certificate = \"certificates/main.pem\"\nkey = \"certificates/main.key\"\n{issuing}"
+             heartbeat_ms = {heartbeat_ms}\n{unsigned}\n[tls]\nca = \"certificates/ca.pem\"\n\
+             certificate = \"certificates/main.pem\"\nkey = \"certificates/main.key\"\n{signing}{issuing}"
         );
         fs::write(lab.folder.join("coordinator.toml"), config)?;
         Ok(lab)
@@ -235,6 +254,13 @@ impl Lab {
             certificate: file(format!("{name}.pem")),
             key: file(format!("{name}.key")),
         }
+    }
+
+    /// The files that the holder of a certificate signs with.
+    pub fn signing(&self, name: &str) -> SigningFiles {
+        let file =
+            |end: &str| self.folder.join("certificates").join(format!("{name}.signing.{end}"));
+        SigningFiles { certificate: file("pem"), key: file("key") }
     }
 
     /// A channel to the coordinator for the holder of a certificate.
@@ -360,10 +386,17 @@ impl Lab {
             policy = format!("policy = \"{site}-policy.toml\"\n");
             fs::write(self.path(&format!("{site}-policy.toml")), &options.policy)?;
         }
+        let signing = match (self.signs, &options.programs) {
+            (true, None) => format!(
+                "[signing]\ncertificate = \"certificates/{site}.signing.pem\"\n\
+                 key = \"certificates/{site}.signing.key\"\n\n"
+            ),
+            _ => String::new(),
+        };
         let config = format!(
             "coordinator = \"{coordinator}\"\nworkspace = \"workspace-{site}\"\n{policy}\n[tls]\n\
              ca = \"certificates/ca.pem\"\ncertificate = \"certificates/{site}.pem\"\n\
-             key = \"certificates/{site}.key\"\n\n[data]\npath = \"{data}\"\n\
+             key = \"certificates/{site}.key\"\n\n{signing}[data]\npath = \"{data}\"\n\
              {more_data}\n\
              [trainer]\ndevice = \"cpu\"\nthreads = 1\n{trainer}\n{more}"
         );

@@ -317,3 +317,63 @@ fn the_key_is_pkcs8_that_rustls_reads() {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     provider.key_provider.load_private_key(key).unwrap();
 }
+
+#[test]
+fn a_signing_certificate_is_good_for_signing_alone_and_one_for_tls_for_no_signature() {
+    use fedpaint_proto::signing::{Authority, Error as Refused, Signed, Signer};
+    use fedpaint_proto::statement::Receipt;
+    use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+
+    let root = root("brain");
+    let ten_years = Validity::days(now(), 3650).unwrap();
+    let issuing = create_issuing(&root, ten_years).unwrap();
+    let chain = |pem: &str| -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_slice_iter(pem.as_bytes()).map(|one| one.unwrap()).collect()
+    };
+    let authority = |root: &Issued| {
+        let roots = chain(&root.certificate_pem);
+        Authority::new("brain".parse().unwrap(), &roots).unwrap()
+    };
+    let signer = |issued: &Issued| {
+        let key = PrivatePkcs8KeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap();
+        Signer::new(&chain(&issued.certificate_pem), &key)
+    };
+    let statement = || Receipt {
+        federation: "brain".parse().unwrap(),
+        envelope: fedpaint_proto::names::Digest::of(b"x"),
+        entry: 1,
+        at: now(),
+    };
+    // Under the root itself, and under an authority between.
+    for by in [&root, &issuing] {
+        let issued = issue_signing(by, &role("coordinator/main"), ten_years).unwrap();
+        let signed = Signed::by(&signer(&issued).unwrap(), statement());
+        assert!(signed.by_coordinator(&authority(&root), now()).is_ok());
+        let later = now().checked_add(jiff::SignedDuration::from_hours(24 * 3651)).unwrap();
+        assert!(matches!(
+            signed.by_coordinator(&authority(&root), later),
+            Err(Refused::Certificate(_))
+        ));
+        let other = super::create(&"brain".parse().unwrap(), ten_years).unwrap();
+        assert!(signed.by_coordinator(&authority(&other), now()).is_err());
+    }
+    let site = signer(&issue_signing(&issuing, &role("site/mayo"), ten_years).unwrap()).unwrap();
+    let signed = Signed::by(&site, statement());
+    assert!(matches!(
+        signed.by_coordinator(&authority(&root), now()),
+        Err(Refused::Signer { must: "coordinator", .. })
+    ));
+    // One for TLS has another purpose, whatever its key is.
+    let tls = leaf(&issuing, "site/mayo", ten_years);
+    let tls = chain(&tls.certificate_pem);
+    let tls: Vec<u8> = tls.iter().flat_map(|one| one.iter().copied()).collect();
+    let refused = authority(&root).holder(&tls, now()).unwrap_err().to_string();
+    assert!(refused.contains("another purpose"), "{refused}");
+    // And what signs is refused by TLS, which wants a purpose of its own.
+    let issued = issue_signing(&issuing, &role("site/mayo"), ten_years).unwrap();
+    with(&issued, |c| {
+        let usage = c.extended_key_usage().unwrap().unwrap().value;
+        assert!(!usage.client_auth && !usage.server_auth && !usage.any);
+        assert_eq!(usage.other.len(), 1);
+    });
+}

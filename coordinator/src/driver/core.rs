@@ -24,6 +24,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fedpaint_proto::merkle::{Hash, Node};
 use fedpaint_proto::names::{RunName, SiteName};
 use jiff::Timestamp;
 
@@ -37,7 +38,7 @@ pub use self::review::{Review, Submission, review};
 pub use self::state::{Standing, State, UPDATE_SLACK_BYTES};
 use super::error::Error;
 use crate::audit::Entry;
-use crate::records::{Change, EventRow, Loaded};
+use crate::records::{Change, Document, EventRow, Loaded, Log};
 use crate::roster::TwoPersons;
 use crate::round::Update;
 use crate::run::{Duty, Run};
@@ -54,8 +55,8 @@ pub struct Core {
     rules: TwoPersons,
     /// What is on the disk, and what sites last told.
     state: Arc<State>,
-    /// The newest audit entry.
-    seq: u64,
+    /// The audit log.
+    log: Log,
     refusals: Refusals,
 }
 
@@ -66,6 +67,11 @@ pub struct Step {
     before: Arc<State>,
     next: Arc<State>,
     events: Vec<EventRow>,
+    /// The audit log with these.
+    log: Log,
+    nodes: Vec<(Node, Hash)>,
+    /// What the entries vouch for.
+    documents: Vec<Document>,
     /// What the core remembers of a site's refusals from then on.
     noted: Option<Noted>,
     /// Why part of what was told no longer applies, which is no error to who told it.
@@ -77,9 +83,9 @@ pub struct Step {
 impl Core {
     /// What a coordinator knows that starts over what was saved.
     pub fn load(loaded: Loaded, heartbeat: Duration) -> Core {
-        let (seq, state) = (loaded.seq, Arc::new(State::from(loaded)));
+        let (log, state) = (loaded.log.clone(), Arc::new(State::from(loaded)));
         let rules = TwoPersons::default();
-        Core { heartbeat, rules, state, seq, refusals: Refusals::default() }
+        Core { heartbeat, rules, state, log, refusals: Refusals::default() }
     }
 
     /// The same where some things take two persons.
@@ -90,8 +96,13 @@ impl Core {
     /// Takes what the database holds for the truth, after a save of which nobody knows whether it
     /// happened. What sites last told stays.
     pub fn reload(&mut self, loaded: Loaded) {
-        self.seq = loaded.seq;
+        self.log = loaded.log.clone();
         self.state = Arc::new(State::from(loaded).with_seen_of(&self.state));
+    }
+
+    /// The audit log.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// What is on the disk, and what sites last told.
@@ -134,7 +145,7 @@ impl Core {
     /// Makes a step that was saved the truth.
     pub fn install(&mut self, step: Step) {
         debug_assert!(Arc::ptr_eq(&step.before, &self.state), "steps do not overlap");
-        self.seq += step.events.len() as u64;
+        self.log = step.log;
         self.state = step.next;
         if let Some(noted) = step.noted {
             self.refusals.remember(noted, &self.state);
@@ -143,7 +154,8 @@ impl Core {
 
     /// What a site should be doing, and when to ask again.
     pub fn answer(&self, site: &SiteName) -> Answer {
-        Answer { directive: self.state.directive(site), next_after: self.heartbeat }
+        let (directive, next_after) = (self.state.directive(site), self.heartbeat);
+        Answer { directive, next_after, log: self.log.clone() }
     }
 
     /// The aggregation that is owed first: of which run's round in hand, and of which updates, in
@@ -167,29 +179,53 @@ impl Core {
     /// The step from here to `next`. `extra` tells the audit log what no run shows.
     fn step(&self, next: State, actor: &str, at: Timestamp, extra: Vec<Entry>) -> Step {
         let entries = next.entries_since(&self.state, extra);
-        let event = |(seq, Entry { kind, detail })| EventRow {
-            seq,
-            at,
-            actor: actor.to_owned(),
-            kind: kind.to_owned(),
-            detail,
-        };
-        let events = (self.seq + 1..).zip(entries).map(event).collect();
+        let mut log = self.log.clone();
+        // A clock may be set back; the log's time is not.
+        let at = log.at.map_or(at, |newest| newest.max(at));
+        let (mut events, mut nodes) = (Vec::new(), Vec::new());
+        for Entry { kind, detail } in entries {
+            let (actor, kind) = (actor.to_owned(), kind.to_owned());
+            let seq = log.tree.size() + 1;
+            let event = EventRow { seq, at, actor, kind, detail, document: None };
+            nodes.extend(log.push(&event));
+            events.push(event);
+        }
         let (before, next) = (Arc::clone(&self.state), Arc::new(next));
-        Step { before, next, events, noted: None, late: None, refused: None }
+        let (documents, noted, late, refused) = (Vec::new(), None, None, None);
+        Step { before, next, events, log, nodes, documents, noted, late, refused }
     }
 
     /// The step that changes nothing.
     fn nothing(&self) -> Step {
         let (before, next) = (Arc::clone(&self.state), Arc::clone(&self.state));
-        Step { before, next, events: Vec::new(), noted: None, late: None, refused: None }
+        let (events, nodes) = (Vec::new(), Vec::new());
+        let (log, documents) = (self.log.clone(), Vec::new());
+        let (noted, late, refused) = (None, None, None);
+        Step { before, next, events, log, nodes, documents, noted, late, refused }
+    }
+
+    /// The same step, whose entry of the fitting kind vouches for a document.
+    fn vouch(&self, mut step: Step, document: Document) -> Step {
+        let fits = |event: &&mut EventRow| document.kind.is_of(&event.kind);
+        let Some(event) = step.events.iter_mut().find(fits) else { return step };
+        event.document = Some(document.digest);
+        let mut log = self.log.clone();
+        let nodes = step.events.iter().flat_map(|event| log.push(event)).collect();
+        Step { log, nodes, documents: vec![document], ..step }
     }
 }
 
 impl Step {
     /// What is to be saved before the step is installed.
     pub fn change(&self) -> Change<'_> {
-        self.next.change_since(&self.before, self.events.clone())
+        let change = self.next.change_since(&self.before, self.events.clone());
+        let (nodes, documents) = (self.nodes.clone(), self.documents.clone());
+        Change { nodes, documents, ..change }
+    }
+
+    /// The audit log once the step is installed.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// Why what was asked for is refused, once the step is saved.

@@ -5,6 +5,7 @@ use fedpaint_proto::names::{Digest, OperatorName, RoundId, RunName, SiteName};
 use fedpaint_proto::reason::Reason;
 
 use crate::check::Rejection;
+use crate::evidence::Unsigned;
 use crate::round::Refusal;
 use crate::{blobs, store};
 
@@ -118,6 +119,14 @@ pub enum Error {
         /// Why.
         rejection: Rejection,
     },
+    /// The update is not signed by its site.
+    #[error("round {round}: the update does not count: {why}")]
+    Unsigned {
+        /// Which round.
+        round: RoundId,
+        /// Why.
+        why: Unsigned,
+    },
     /// The file is refused as an initial model.
     #[error("the initial model is refused: {0}")]
     InitialModel(Rejection),
@@ -149,6 +158,9 @@ pub enum Error {
     /// Work in the background ended without an answer.
     #[error("a check in the background ended without an answer")]
     Background,
+    /// The coordinator has no key to sign with.
+    #[error("this coordinator signs nothing; give it a key: `signing` in its config")]
+    SignsNothing,
     /// The coordinator is about to stop.
     #[error("the coordinator is stopping")]
     Draining,
@@ -205,11 +217,14 @@ impl Error {
             Error::WrongBaseModel { .. } => Reason::WrongBaseModel,
             Error::WrongExamples { .. } => Reason::WrongExamples,
             Error::Update { rejection, .. } | Error::InitialModel(rejection) => rejection.reason(),
+            Error::Unsigned { why: Unsigned::Absent, .. } => Reason::Unsigned,
+            Error::Unsigned { .. } => Reason::BadSignature,
             Error::BlobUnknown(_) => Reason::BlobUnknown,
             Error::Invalid { .. } | Error::TooMany { .. } => Reason::InvalidRequest,
             Error::Blobs(error) => error.reason(),
             Error::Store(error) => error.reason(),
             Error::Background => Reason::Internal,
+            Error::SignsNothing => Reason::Unsigned,
             Error::Draining => Reason::Draining,
         }
     }

@@ -22,6 +22,7 @@ use super::work::{Message, Reply};
 use crate::blobs::Blobs;
 use crate::check;
 use crate::clock::Clock;
+use crate::evidence::Notary;
 use crate::store::{EventRow, Store};
 
 /// The longest version an agent may call itself.
@@ -38,6 +39,7 @@ pub struct Handle {
     pub(super) store: Store,
     pub(super) blobs: Blobs,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) notary: Option<Arc<Notary>>,
     /// How many models are checked at once.
     pub(super) checks: Arc<Semaphore>,
     /// How far updates have come.
@@ -66,11 +68,16 @@ impl Handle {
         self.ask(|reply| Message::Beat(site.clone(), beat, reply)).await
     }
 
-    /// Checks a site's update and takes it into its round. Repeating it is no error.
+    /// Checks a site's update and takes it into its round. Repeating it is no error. The digest of its
+    /// envelope, where it is signed: for the receipt.
     ///
     /// # Errors
     /// Why the update is refused; the audit log says it too.
-    pub async fn submit(&self, site: &SiteName, submission: Submission) -> Result<(), Error> {
+    pub async fn submit(
+        &self,
+        site: &SiteName,
+        submission: Submission,
+    ) -> Result<Option<Digest>, Error> {
         submit::submit(self, site, submission).await
     }
 
@@ -134,7 +141,9 @@ impl Handle {
         let path = self.blobs.path(&initial.digest);
         let checked = self.in_background(move || check::check_model(&path)).await?;
         checked.map_err(Error::InitialModel)?;
-        self.change(Request::Create(actor.clone(), name.clone(), Box::new(plan), initial)).await?;
+        let document = self.first_manifest(name, &plan, initial);
+        let create = Request::Create(actor.clone(), name.clone(), Box::new(plan), initial);
+        self.change(submit::vouched(create, document)).await?;
         self.run(name)
     }
 
@@ -219,7 +228,10 @@ impl Handle {
         self.ask(|reply| Message::Change(request, reply)).await
     }
 
-    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Error> {
+    pub(super) async fn ask<T>(
+        &self,
+        message: impl FnOnce(Reply<T>) -> Message,
+    ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.mailbox.send(message(reply)).await.map_err(|_| Error::Draining)?;
         answer.await.map_err(|_| Error::Draining)?

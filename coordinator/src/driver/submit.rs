@@ -2,7 +2,8 @@
 //! driver; what can be decided without them is decided in `core/review.rs`.
 
 use fedpaint_proto::limits::DETAIL_BYTES_MAX;
-use fedpaint_proto::names::SiteName;
+use fedpaint_proto::names::{Digest, SiteName};
+use fedpaint_proto::statement::Envelope;
 use fedpaint_proto::text;
 
 use super::core::{Request, Review, Submission, review};
@@ -10,6 +11,8 @@ use super::error::Error;
 use super::handle::Handle;
 use crate::blobs;
 use crate::check::check_update;
+use crate::evidence::plan_digest;
+use crate::records::Document;
 use crate::round::{Member, Refusal, Update};
 
 /// Checks and applies a submission; a refusal is noted in the audit log.
@@ -17,15 +20,9 @@ pub(super) async fn submit(
     handle: &Handle,
     site: &SiteName,
     submission: Submission,
-) -> Result<(), Error> {
+) -> Result<Option<Digest>, Error> {
     let round = submission.round.clone();
-    let outcome = match check(handle, site, submission).await {
-        Ok(None) => return Ok(()),
-        Ok(Some(update)) => {
-            handle.change(Request::Report(site.clone(), round.clone(), update)).await
-        }
-        Err(error) => Err(error),
-    };
+    let outcome = take(handle, site, submission).await;
     if let Err(error) = &outcome
         // Where the coordinator itself failed, the update may yet be accepted.
         && !error.reason().is_the_coordinators()
@@ -36,6 +33,51 @@ pub(super) async fn submit(
         handle.change(Request::Refused(site.clone(), round, detail)).await?;
     }
     outcome
+}
+
+/// The digest of the envelope of an update that is taken, or was before, where it is signed.
+async fn take(
+    handle: &Handle,
+    site: &SiteName,
+    submission: Submission,
+) -> Result<Option<Digest>, Error> {
+    let round = submission.round.clone();
+    let document = envelope(handle, site, &submission)?;
+    let digest = document.as_ref().map(|document| document.digest);
+    let Some(update) = check(handle, site, submission).await? else { return Ok(digest) };
+    let report = Request::Report(site.clone(), round, update);
+    handle.change(vouched(report, document)).await?;
+    Ok(digest)
+}
+
+/// A request, with the document that its entry vouches for.
+pub(super) fn vouched(request: Request, document: Option<Document>) -> Request {
+    match document {
+        None => request,
+        Some(document) => Request::Vouched(Box::new(request), document),
+    }
+}
+
+/// The envelope of a submission as a document, if its site has signed it.
+fn envelope(
+    handle: &Handle,
+    site: &SiteName,
+    submission: &Submission,
+) -> Result<Option<Document>, Error> {
+    let Some(notary) = &handle.notary else { return Ok(None) };
+    let Submission { round, base, weights, examples, signature, .. } = submission;
+    let envelope = Envelope {
+        federation: notary.federation().clone(),
+        round: round.clone(),
+        site: site.clone(),
+        base: *base,
+        plan: plan_digest(&handle.plan(&round.run)?),
+        update: *weights,
+        examples: *examples,
+    };
+    let key = handle.state.borrow().site(site).and_then(|site| site.signing_key);
+    let judged = notary.judge((site, key), envelope, signature.as_ref(), handle.clock.now());
+    judged.map_err(|why| Error::Unsigned { round: round.clone(), why })
 }
 
 /// None if the round holds this very update already: the reply to an earlier call was lost.

@@ -1,11 +1,13 @@
 //! The driver over a real database and a real directory, with a clock that is moved by hand.
 
+mod created;
 mod declined;
 mod doubt;
 mod growth;
 mod kept;
 mod late;
 mod members;
+mod signed;
 mod updates;
 
 use std::path::Path;
@@ -30,6 +32,7 @@ const BASE: f32 = 1.0;
 struct Coordinator {
     folder: TempDir,
     clock: ManualClock,
+    notary: Option<Arc<Notary>>,
     handle: Handle,
     store: Store,
     blobs: Blobs,
@@ -55,11 +58,12 @@ fn round(number: u32, attempt: u32) -> RoundId {
 
 type Running = (Handle, Store, Blobs, CancellationToken, JoinHandle<()>);
 
-async fn serve(folder: &Path, clock: &ManualClock) -> Running {
+async fn serve(folder: &Path, clock: &ManualClock, notary: Option<Arc<Notary>>) -> Running {
     let store = Store::open(&format!("sqlite:{}/db", folder.display())).await.unwrap();
     let blobs = Blobs::open(folder, clock.now()).await.unwrap();
     let shutdown = CancellationToken::new();
-    let options = Options { heartbeat: Duration::from_secs(5), rules: TwoPersons::default() };
+    let rules = TwoPersons::default();
+    let options = Options { heartbeat: Duration::from_secs(5), rules, notary };
     let started =
         start(options, store.clone(), blobs.clone(), Arc::new(clock.clone()), shutdown.clone());
     let (handle, task) = started.await.unwrap();
@@ -74,10 +78,17 @@ impl Coordinator {
 
     /// The same with another plan.
     async fn start_with(plan: RunPlan) -> Coordinator {
+        Coordinator::start_at(START, plan, None).await
+    }
+
+    /// The same at another time, and with somebody who signs.
+    async fn start_at(now: Timestamp, plan: RunPlan, notary: Option<Arc<Notary>>) -> Coordinator {
         let folder = tempfile::tempdir().unwrap();
-        let clock = ManualClock::new(START);
-        let (handle, store, blobs, shutdown, task) = serve(folder.path(), &clock).await;
-        let coordinator = Coordinator { folder, clock, handle, store, blobs, shutdown, task };
+        let clock = ManualClock::new(now);
+        let (handle, store, blobs, shutdown, task) =
+            serve(folder.path(), &clock, notary.clone()).await;
+        let coordinator =
+            Coordinator { folder, clock, notary, handle, store, blobs, shutdown, task };
         for name in ["aachen", "kyoto", "mayo"] {
             coordinator.handle.enroll_site(&ada(), &site(name), None).await.unwrap();
         }
@@ -88,13 +99,14 @@ impl Coordinator {
     }
 
     async fn restart(self) -> Coordinator {
-        let Coordinator { folder, clock, handle, store, shutdown, task, .. } = self;
+        let Coordinator { folder, clock, notary, handle, store, shutdown, task, .. } = self;
         shutdown.cancel();
         task.await.unwrap();
         drop(handle);
         store.close().await;
-        let (handle, store, blobs, shutdown, task) = serve(folder.path(), &clock).await;
-        Coordinator { folder, clock, handle, store, blobs, shutdown, task }
+        let (handle, store, blobs, shutdown, task) =
+            serve(folder.path(), &clock, notary.clone()).await;
+        Coordinator { folder, clock, notary, handle, store, blobs, shutdown, task }
     }
 
     /// A model of one value among the blobs, as if it had been uploaded.
@@ -123,7 +135,14 @@ impl Coordinator {
     fn submission(&self, id: RoundId, name: &str, value: f32, examples: u64) -> Submission {
         let weights = self.put(name, value);
         let base = self.handle.run(&brain()).unwrap().model.digest;
-        Submission { round: id, base, weights, examples, report: Report::default() }
+        Submission {
+            round: id,
+            base,
+            weights,
+            examples,
+            report: Report::default(),
+            signature: None,
+        }
     }
 
     async fn submit(&self, id: RoundId, name: &str, value: f32, examples: u64) {
@@ -340,26 +359,6 @@ async fn an_operator_pauses_resumes_closes_abandons_and_stops() {
 }
 
 #[tokio::test]
-async fn a_run_is_created_once_and_only_from_a_model_that_can_be_used() {
-    let coordinator = Coordinator::start(2).await;
-    let handle = &coordinator.handle;
-    let base = coordinator.put("base", BASE);
-    let create = async |plan, blob| {
-        handle.create_run(&ada(), &brain(), plan, blob).await.map_err(|error| error.reason())
-    };
-    assert!(create(plan(2, 2), base).await.is_ok(), "the same again is no error");
-    assert_eq!(create(plan(3, 2), base).await, Err(Reason::RunExists));
-    let other = coordinator.put("other", 7.0);
-    assert_eq!(create(plan(2, 2), other).await, Err(Reason::RunExists));
-    let bad = coordinator.put("bad", f32::NAN);
-    assert_eq!(create(plan(2, 2), bad).await, Err(Reason::NotFinite));
-    let absent = crate::testing::blob("absent");
-    assert_eq!(create(plan(2, 2), absent).await, Err(Reason::BlobUnknown));
-    let lie = Blob { size: 1, ..base };
-    assert_eq!(create(plan(2, 2), lie).await, Err(Reason::BlobUnknown));
-}
-
-#[tokio::test]
 async fn a_site_that_is_not_enrolled_or_revoked_gets_in_nowhere_and_counts_as_withdrawn() {
     let coordinator = Coordinator::start(1).await;
     let handle = &coordinator.handle;
@@ -378,7 +377,10 @@ async fn a_site_that_is_not_enrolled_or_revoked_gets_in_nowhere_and_counts_as_wi
     let refused = [
         handle.heartbeat(&site("mayo"), beat).await.map(|_| ()),
         handle.may_upload(&site("mayo"), &round(1, 1)).map(|_| ()),
-        handle.submit(&site("mayo"), coordinator.submission(round(1, 1), "m", 1.5, 1)).await,
+        handle
+            .submit(&site("mayo"), coordinator.submission(round(1, 1), "m", 1.5, 1))
+            .await
+            .map(drop),
         handle.site_access(&site("mayo")),
     ];
     for outcome in refused {

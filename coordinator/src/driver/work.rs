@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fedpaint_proto::failpoint::reach;
-use fedpaint_proto::names::{RoundId, SiteName};
+use fedpaint_proto::names::{Blob, RoundId, SiteName};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -16,8 +16,12 @@ use super::Options;
 use super::aggregation::{Aggregation, Ended, Failure, Unread};
 use super::core::{Answer, Beat, Core, Request, State, Step};
 use super::error::Error;
+use super::submit::vouched;
+use crate::aggregate::Aggregate;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
+use crate::evidence::{Notary, made};
+use crate::records::{Document, DocumentKind, Log};
 use crate::store::{self, Store};
 
 /// How long the driver waits before it tries again what the database has failed to save.
@@ -35,6 +39,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 pub(super) enum Message {
     /// A site says what it is doing and hears what it should do.
     Beat(SiteName, Beat, Reply<Answer>),
+    /// What the audit log is now.
+    Log(Reply<Log>),
     /// Any other change.
     Change(Request, Reply<()>),
 }
@@ -44,6 +50,7 @@ pub(super) struct Driver {
     store: Store,
     blobs: Blobs,
     clock: Arc<dyn Clock>,
+    notary: Option<Arc<Notary>>,
     shown: watch::Sender<Arc<State>>,
     /// One at a time, so that their memory does not add up.
     aggregation: Option<Aggregation>,
@@ -69,6 +76,7 @@ impl Driver {
             store,
             blobs,
             clock,
+            notary: options.notary,
             shown,
             aggregation: None,
             aggregate_at: None,
@@ -149,7 +157,11 @@ impl Driver {
 
     /// Saves a step, and only then makes it the truth and shows it.
     async fn save(&mut self, step: Step) -> Result<(), Error> {
-        let change = step.change();
+        let mut change = step.change();
+        if !change.events.is_empty() {
+            let head = |notary: &Arc<Notary>| notary.head(step.log(), self.clock.now());
+            change.head = self.notary.as_ref().map(head);
+        }
         if !change.is_empty() {
             self.in_doubt = true;
             self.store.save(&change).await?;
@@ -191,13 +203,23 @@ impl Driver {
         if let Err(error) = reach("publish.save") {
             return self.retry_later(&store::Error::from(error).into());
         }
-        match self.apply(Request::Aggregated(round.clone(), outcome)).await {
+        let document = outcome.as_ref().ok().and_then(|made| self.manifest(&round, made));
+        let aggregated = Request::Aggregated(round.clone(), outcome);
+        match self.apply(vouched(aggregated, document)).await {
             Ok(()) => drop(reach("publish.saved")),
             // If this is not saved the round aggregates still, and the same average is made again.
             Err(error @ Error::Store(_)) => self.retry_later(&error),
             // A round that an operator gave up meanwhile needs no model.
             Err(error) => info!(%round, %error, "an aggregation is not wanted any more"),
         }
+    }
+
+    /// The manifest of the model that a round is about to commit, where the coordinator signs.
+    fn manifest(&self, id: &RoundId, made: &Aggregate<Blob>) -> Option<Document> {
+        let notary = self.notary.as_ref()?;
+        let run = self.core.state().find_run(&id.run)?;
+        let manifest = made::by(notary.federation(), run.plan(), run.round(), made);
+        Some(Document::of(DocumentKind::Manifest, &notary.manifest(manifest)))
     }
 
     /// What the disk failed to read or write is owed still.
@@ -213,6 +235,7 @@ impl Driver {
             let doubt = || Error::from(store::Error::Doubt);
             return match message {
                 Message::Beat(_, _, reply) => drop(reply.send(Err(doubt()))),
+                Message::Log(reply) => drop(reply.send(Err(doubt()))),
                 Message::Change(_, reply) => drop(reply.send(Err(doubt()))),
             };
         }
@@ -224,8 +247,14 @@ impl Driver {
         // A caller that has gone away needs no answer: what it asked for is done all the same.
         match message {
             Message::Beat(site, beat, reply) => drop(reply.send(self.beat(site, beat).await)),
+            Message::Log(reply) => drop(reply.send(self.log().await)),
             Message::Change(request, reply) => drop(reply.send(self.apply(request).await)),
         }
+    }
+
+    async fn log(&mut self) -> Result<Log, Error> {
+        self.be_certain().await?;
+        Ok(self.core.log().clone())
     }
 
     async fn beat(&mut self, site: SiteName, beat: Beat) -> Result<Answer, Error> {

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 
-use fedpaint_proto::names::{Blob, Digest};
+use fedpaint_proto::merkle::Frontier;
+use fedpaint_proto::names::{Blob, Digest, FederationName};
 use fedpaint_proto::weights::ModelFile;
 use serde::Serialize;
 
@@ -14,6 +15,9 @@ use super::{Error, Moment, bar, lost, rows};
 use crate::blobs::{Blobs, digest_of};
 use crate::config::Config;
 use crate::store::{self, Named};
+
+/// How many entries of the audit log are read at a time.
+const LOG_PAGE: u32 = 1_000;
 
 /// What a check has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -63,6 +67,7 @@ pub async fn fsck(config: &Config) -> Result<Fsck, Error> {
     }
     let moment = Moment::of(config).await?;
     check_rows(&moment, &mut found).await?;
+    check_log(&moment, &config.federation, &mut found).await?;
     let named = moment.store.named().await?;
     let mut by_digest: BTreeMap<Digest, Vec<&Named>> = BTreeMap::new();
     for one in &named {
@@ -109,6 +114,38 @@ async fn check_runs(moment: &Moment, found: &mut Fsck) -> Result<(), Error> {
         found.damage.extend(rows::check(run, &rounds));
     }
     Ok(())
+}
+
+/// Whether the entries of the log are those that were hashed and signed. Whose the signatures are is for
+/// `fedctl audit verify` to say, which has the root.
+async fn check_log(
+    moment: &Moment,
+    federation: &FederationName,
+    found: &mut Fsck,
+) -> Result<(), Error> {
+    const WHAT: &str = "the audit log";
+    const TODO: &str = "restore a backup, or sites will refuse the log; see `fedctl audit verify`";
+    let mut tree = Frontier::default();
+    loop {
+        let page = moment.store.vouched(federation, (tree.size(), u64::MAX >> 1), LOG_PAGE).await?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        for vouched in page {
+            let seq = vouched.entry.seq;
+            if seq != tree.size() + 1 || vouched.entry.leaf() != vouched.leaf {
+                let changed = format!("entry {seq} is not the one that was hashed");
+                found.damaged(WHAT, changed, TODO);
+                return Ok(());
+            }
+            tree.push(vouched.leaf);
+            if vouched.head.is_some_and(|head| head.statement.root != tree.root()) {
+                let changed = format!("entries up to {seq} are not those that were signed");
+                found.damaged(WHAT, changed, TODO);
+                return Ok(());
+            }
+        }
+    }
 }
 
 /// Checks every file that rows name; gives those that are not there.

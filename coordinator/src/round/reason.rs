@@ -124,6 +124,12 @@ pub enum Withdrawal {
     /// The site trained it to see what would leave.
     #[error("the site only rehearsed the round")]
     DryRun,
+    /// What the coordinator had signed does not fit what it had signed before.
+    #[error("the site was shown two logs that do not fit together, and has stopped")]
+    Log,
+    /// The base model's manifest does not fit, or is not what the site knows.
+    #[error("the site does not believe the model or the plan; its own log says why")]
+    Model,
     /// An operator revoked the site.
     #[error("the site was revoked")]
     Revoked,

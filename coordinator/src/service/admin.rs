@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use fedpaint_proto::log;
 use fedpaint_proto::names::{Digest, OperatorName, RoundId};
 use fedpaint_proto::plan::RunPlan;
 use fedpaint_proto::reason::Reason;
@@ -9,15 +10,16 @@ use fedpaint_proto::v1::admin_service_server::AdminService;
 use fedpaint_proto::v1::{
     AbandonRoundRequest, AbandonRoundResponse, ApproveProposalRequest, ApproveProposalResponse,
     ApproveSiteRequest, ApproveSiteResponse, CloseRoundRequest, CloseRoundResponse,
-    CreateRunRequest, CreateRunResponse, EnrollSiteRequest, EnrollSiteResponse, GetRoundRequest,
-    GetRoundResponse, GetRunRequest, GetRunResponse, GetStatusRequest, GetStatusResponse,
-    InviteSiteRequest, InviteSiteResponse, ListEventsRequest, ListEventsResponse,
-    ListModelsRequest, ListModelsResponse, ListOperatorsRequest, ListOperatorsResponse,
-    ListProposalsRequest, ListProposalsResponse, ListRoundsRequest, ListRoundsResponse,
-    ListRunsRequest, ListRunsResponse, ListSitesRequest, ListSitesResponse, PauseRunRequest,
-    PauseRunResponse, RejectSiteRequest, RejectSiteResponse, ResumeRunRequest, ResumeRunResponse,
-    RevokeSiteRequest, RevokeSiteResponse, SetOperatorRequest, SetOperatorResponse, StopRunRequest,
-    StopRunResponse, WatchRunRequest, WatchRunResponse,
+    CreateRunRequest, CreateRunResponse, EnrollSiteRequest, EnrollSiteResponse, ExportLogRequest,
+    ExportLogResponse, GetLogHeadRequest, GetLogHeadResponse, GetRoundRequest, GetRoundResponse,
+    GetRunRequest, GetRunResponse, GetStatusRequest, GetStatusResponse, InviteSiteRequest,
+    InviteSiteResponse, ListEventsRequest, ListEventsResponse, ListModelsRequest,
+    ListModelsResponse, ListOperatorsRequest, ListOperatorsResponse, ListProposalsRequest,
+    ListProposalsResponse, ListRoundsRequest, ListRoundsResponse, ListRunsRequest,
+    ListRunsResponse, ListSitesRequest, ListSitesResponse, PauseRunRequest, PauseRunResponse,
+    RejectSiteRequest, RejectSiteResponse, ResumeRunRequest, ResumeRunResponse, RevokeSiteRequest,
+    RevokeSiteResponse, SetOperatorRequest, SetOperatorResponse, StopRunRequest, StopRunResponse,
+    WatchRunRequest, WatchRunResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -25,7 +27,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::driver::Watch;
+use crate::driver::{Export, Handle, Watch};
+use crate::evidence::export::Line;
 use crate::service::access::{Caller, Member};
 use crate::service::enrolment::no_issuer;
 use crate::service::{Parts, end_draining, page, parse, status, wire};
@@ -35,6 +38,8 @@ pub(crate) struct Service {
     /// What the service is made from.
     pub(crate) parts: Parts,
 }
+
+type Exporting = Pin<Box<dyn Stream<Item = Result<ExportLogResponse, Status>> + Send>>;
 
 type Watching = Pin<Box<dyn Stream<Item = Result<WatchRunResponse, Status>> + Send>>;
 
@@ -237,6 +242,27 @@ impl AdminService for Service {
         Ok(Response::new(StopRunResponse { run: Some(wire::run(&run)) }))
     }
 
+    async fn get_log_head(
+        &self,
+        _: Request<GetLogHeadRequest>,
+    ) -> Result<Response<GetLogHeadResponse>, Status> {
+        let head = self.parts.driver.log_head().await.map_err(status::of_driver)?;
+        Ok(Response::new(GetLogHeadResponse { head: Some(log::to_wire(&head)) }))
+    }
+
+    type ExportLogStream = Exporting;
+
+    async fn export_log(
+        &self,
+        _: Request<ExportLogRequest>,
+    ) -> Result<Response<Exporting>, Status> {
+        let driver = self.parts.driver.clone();
+        let export = driver.export().await.map_err(status::of_driver)?;
+        let (sender, lines) = mpsc::channel(1);
+        tokio::spawn(send_export(driver, export, self.parts.stop.clone(), sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(lines))))
+    }
+
     type WatchRunStream = Watching;
 
     async fn watch_run(
@@ -325,6 +351,33 @@ fn actor<T>(request: &Request<T>) -> Result<OperatorName, Status> {
     match Caller::of(request.extensions())?.member {
         Member::Operator(name) => Ok(name),
         Member::Site(_) => Err(Reason::WrongRole.status("only an operator may call this")),
+    }
+}
+
+/// Sends an export to its end, unless the server stops or nobody reads it any more.
+async fn send_export(
+    driver: Handle,
+    mut export: Export,
+    stop: CancellationToken,
+    sender: mpsc::Sender<Result<ExportLogResponse, Status>>,
+) {
+    loop {
+        let more = tokio::select! {
+            () = stop.cancelled() => return end_draining(&sender).await,
+            () = sender.closed() => return,
+            more = driver.export_more(&mut export) => more,
+        };
+        let message = match more {
+            Ok(None) => return,
+            Ok(Some(lines)) => {
+                Ok(ExportLogResponse { lines: lines.iter().map(Line::to_text).collect() })
+            }
+            Err(error) => Err(status::of_driver(error)),
+        };
+        let last = message.is_err();
+        if sender.send(message).await.is_err() || last {
+            return;
+        }
     }
 }
 

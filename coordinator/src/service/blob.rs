@@ -9,14 +9,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::limits::{CHUNK_BYTES_MAX, MODEL_BYTES_MAX, PIECE_BYTES};
-use fedpaint_proto::names::{Blob, Digest, RoundId};
+use fedpaint_proto::names::{Blob, Digest, RoundId, RunName};
 use fedpaint_proto::reason::Reason;
+use fedpaint_proto::statement::manifest_to_wire;
 use fedpaint_proto::v1::blob_service_server::BlobService;
 use fedpaint_proto::v1::upload_purpose::Purpose;
 use fedpaint_proto::v1::upload_request::Part;
 use fedpaint_proto::v1::{
-    DownloadRequest, DownloadResponse, GetUploadStatusRequest, GetUploadStatusResponse,
-    UploadHeader, UploadPurpose, UploadRequest, UploadResponse,
+    DownloadRequest, DownloadResponse, GetManifestRequest, GetManifestResponse,
+    GetUploadStatusRequest, GetUploadStatusResponse, UploadHeader, UploadPurpose, UploadRequest,
+    UploadResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -44,6 +46,17 @@ type Downloads = Pin<Box<dyn Stream<Item = Result<DownloadResponse, Status>> + S
 #[tonic::async_trait]
 impl BlobService for Service {
     type DownloadStream = Downloads;
+
+    async fn get_manifest(
+        &self,
+        request: Request<GetManifestRequest>,
+    ) -> Result<Response<GetManifestResponse>, Status> {
+        let run: RunName = parse::name(&request.get_ref().run)?;
+        let version = request.get_ref().version;
+        let manifest = self.parts.driver.manifest(&run, version).await;
+        let manifest = manifest_to_wire(&manifest.map_err(status::of_driver)?);
+        Ok(Response::new(GetManifestResponse { manifest: Some(manifest) }))
+    }
 
     async fn get_upload_status(
         &self,

@@ -125,6 +125,9 @@ impl EnrolmentService for Service {
         if let Joining::Admitted(until) = joining {
             let certified = issuer.certify(&Role::Site(site.clone()), &key, (now, until));
             response.certificate_pem = certified.map_err(|error| status::of_issuer(&error))?;
+            let certified = issuer.certify_signing(&Role::Site(site.clone()), &signing, now);
+            response.signing_certificate_pem =
+                certified.map_err(|error| status::of_issuer(&error))?;
             response.roots_pem = issuer.roots_pem.clone();
             info!(%site, %address, %until, "a certificate is issued to a site that joins");
         }

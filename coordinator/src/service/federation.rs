@@ -1,9 +1,12 @@
 //! What a site says and hears.
 
 use fedpaint_proto::failpoint::reach;
+use fedpaint_proto::log;
+use fedpaint_proto::merkle::Hash;
 use fedpaint_proto::names::{Digest, RunName, SiteName};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::rule::Rule;
+use fedpaint_proto::signing::Unbound;
 use fedpaint_proto::v1::federation_service_server::FederationService;
 use fedpaint_proto::v1::heartbeat_request::Activity as WireActivity;
 use fedpaint_proto::v1::heartbeat_response::Directive as WireDirective;
@@ -21,7 +24,7 @@ use crate::round::{Report, Withdrawal};
 use crate::run::Directive;
 use crate::service::access::{Caller, Member};
 use crate::service::wire::timestamp;
-use crate::service::{Parts, parse, status};
+use crate::service::{Parts, parse, status, wire};
 
 /// The federation, as a site sees it.
 pub(crate) struct Service {
@@ -36,7 +39,7 @@ impl FederationService for Service {
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
         let site = site(&request)?;
-        let HeartbeatRequest { agent_version, activity, wire_version, declined } =
+        let HeartbeatRequest { agent_version, activity, wire_version, log_size, declined } =
             request.into_inner();
         let beat = Beat {
             agent_version: parse::agent_version(agent_version)?,
@@ -45,6 +48,11 @@ impl FederationService for Service {
             declined: parse::declined(&declined)?,
         };
         let answer = self.parts.driver.heartbeat(&site, beat).await.map_err(status::of_driver)?;
+        let proven = self.parts.driver.proven(&answer.log, log_size).await;
+        let (log_head, log_consistency) = match proven.map_err(status::of_driver)? {
+            Some((head, proof)) => (Some(log::to_wire(&head)), bytes_of(&proof)),
+            None => (None, Vec::new()),
+        };
         self.parts.metrics.heartbeats.inc();
         let _ = reach("reply.heartbeat");
         // A span beyond what the wire can hold is as good as the longest it can.
@@ -57,6 +65,8 @@ impl FederationService for Service {
             directive: Some(directive(answer.directive)),
             wire_version: WIRE_VERSION,
             coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
+            log_head,
+            log_consistency,
         }))
     }
 
@@ -77,12 +87,14 @@ impl FederationService for Service {
         let submission = submission(request.into_inner())?;
         let round = submission.round.clone();
         match self.parts.driver.submit(&site, submission).await {
-            Ok(()) => {
+            Ok(envelope) => {
                 info!(%site, %round, "update accepted");
                 self.parts.metrics.updates_accepted.inc();
                 // From here on only a reply can be lost.
                 let _ = reach("reply.submit");
-                Ok(Response::new(SubmitUpdateResponse {}))
+                let taken = self.parts.driver.receipt(envelope).await;
+                let receipt = taken.map_err(status::of_driver)?.map(wire::receipt);
+                Ok(Response::new(SubmitUpdateResponse { receipt }))
             }
             Err(error) => {
                 info!(%site, %round, %error, "update refused");
@@ -91,6 +103,11 @@ impl FederationService for Service {
             }
         }
     }
+}
+
+/// A proof as it travels.
+pub(super) fn bytes_of(proof: &[Hash]) -> Vec<Vec<u8>> {
+    proof.iter().map(|hash| hash.as_bytes().to_vec()).collect()
 }
 
 fn site<T>(request: &Request<T>) -> Result<SiteName, Status> {
@@ -138,6 +155,8 @@ fn withdrawal(reason: WithdrawalReason, rule: Rule) -> Withdrawal {
         WithdrawalReason::UpdateRefused => Withdrawal::UpdateRefused,
         WithdrawalReason::Policy => Withdrawal::Policy(rule),
         WithdrawalReason::DryRun => Withdrawal::DryRun,
+        WithdrawalReason::Log => Withdrawal::Log,
+        WithdrawalReason::Model => Withdrawal::Model,
         WithdrawalReason::Internal | WithdrawalReason::Unspecified => Withdrawal::Internal,
     }
 }
@@ -159,13 +178,16 @@ fn directive(directive: Directive) -> WireDirective {
 }
 
 fn submission(request: SubmitUpdateRequest) -> Result<Submission, Status> {
-    let SubmitUpdateRequest { round, base_model_digest, weights, examples, report } = request;
+    let SubmitUpdateRequest { round, base_model_digest, weights, examples, report, signature } =
+        request;
+    let signature = signature.map(Unbound::from_wire).transpose();
     Ok(Submission {
         round: parse::round(round.as_ref())?,
         base: Digest::try_from(&base_model_digest[..]).map_err(parse::invalid)?,
         weights: parse::blob(weights.as_ref())?,
         examples,
         report: self::report(parse::present("report", report)?)?,
+        signature: signature.map_err(parse::invalid)?,
     })
 }
 
@@ -197,6 +219,7 @@ mod tests {
             weights: Some(BlobRef { digest: vec![2; 32], size: 9 }),
             examples: 5,
             report: Some(TrainingReport { steps: 3, ..TrainingReport::default() }),
+            signature: None,
         }
     }
 

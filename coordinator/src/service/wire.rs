@@ -1,16 +1,19 @@
 //! What the driver says, as messages. Everything is copied and nothing is decided.
 
+use fedpaint_proto::log;
 use fedpaint_proto::names::{Digest, OperatorName, SiteName};
 use fedpaint_proto::v1;
 use jiff::Timestamp;
 use prost_types::Timestamp as WireTimestamp;
 
 use crate::driver::{
-    LateView, MemberView, MissingView, ModelView, Progress, RoundView, RunView, SiteView, Why,
+    LateView, MemberView, MissingView, ModelView, Progress, RoundView, RunView, SiteView, Taken,
+    Why,
 };
 use crate::roster::{Invite, OperatorRole, OperatorRow, Proposal};
 use crate::round::{Counts, Member, Phase, Report};
 use crate::run::{Absence, State};
+use crate::service::federation::bytes_of;
 use crate::store::EventRow;
 
 const NANOS_PER_SECOND: i128 = 1_000_000_000;
@@ -244,6 +247,20 @@ pub(crate) fn event(event: EventRow) -> v1::Event {
         actor: event.actor,
         kind: event.kind,
         detail: event.detail,
+        document: event.document.map(|digest| digest.as_bytes().to_vec()).unwrap_or_default(),
+    }
+}
+
+/// A receipt for an update.
+pub(crate) fn receipt(taken: Taken) -> v1::Receipt {
+    let Taken { receipt, entry, head, inclusion } = taken;
+    v1::Receipt {
+        entry: receipt.statement.entry,
+        at_micros: receipt.statement.at.as_microsecond(),
+        signature: Some(receipt.signature_to_wire()),
+        event: Some(event(entry)),
+        head: Some(log::to_wire(&head)),
+        inclusion: bytes_of(&inclusion),
     }
 }
 

@@ -191,7 +191,8 @@ impl Store {
         // Behind the largest number a column holds there is no entry.
         let after_seq = i64::try_from(after_seq).unwrap_or(i64::MAX);
         let events = sqlx::query(
-            "SELECT seq, at, actor, kind, detail FROM event WHERE seq > $1 ORDER BY seq LIMIT $2",
+            "SELECT seq, at, actor, kind, detail, document FROM event WHERE seq > $1 \
+             ORDER BY seq LIMIT $2",
         )
         .bind(after_seq)
         .bind(i64::from(limit));

@@ -23,6 +23,7 @@ pub(super) trait Columns {
     fn time(&self, column: &'static str) -> Result<Timestamp, Error>;
     fn time_or_none(&self, column: &'static str) -> Result<Option<Timestamp>, Error>;
     fn parsed<T: FromStr>(&self, column: &'static str) -> Result<T, Error>;
+    fn parsed_or_none<T: FromStr>(&self, column: &'static str) -> Result<Option<T>, Error>;
     fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Error>;
     fn blob(&self, digest: &'static str, size: &'static str) -> Result<Blob, Error>;
     fn blob_or_none(&self, digest: &'static str, size: &'static str)
@@ -53,6 +54,11 @@ impl Columns for AnyRow {
     fn parsed<T: FromStr>(&self, column: &'static str) -> Result<T, Error> {
         let value = self.text(column)?;
         value.parse().map_err(|_| Error::Row { column, value })
+    }
+
+    fn parsed_or_none<T: FromStr>(&self, column: &'static str) -> Result<Option<T>, Error> {
+        let held: Option<String> = self.try_get(column)?;
+        held.map(|_| self.parsed(column)).transpose()
     }
 
     fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Error> {
@@ -119,6 +125,7 @@ pub(super) fn event(row: &AnyRow) -> Result<EventRow, Error> {
         actor: row.text("actor")?,
         kind: row.text("kind")?,
         detail: row.text("detail")?,
+        document: row.parsed_or_none("document")?,
     })
 }
 

@@ -15,7 +15,7 @@ use super::error::is_no_table;
 use super::{BUSY_TIMEOUT, Error, MIGRATIONS, Store};
 
 /// The tables, in an order in which no row comes before one that it refers to.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 14] = [
     "site",
     "invite",
     "certificate",
@@ -26,6 +26,10 @@ const TABLES: [&str; 10] = [
     "member",
     "straggler",
     "event",
+    "log_node",
+    "signer",
+    "log_head",
+    "document",
 ];
 
 /// Writes the database at `url`, as it is at one moment, to the new SQLite file `to`. Nothing is

@@ -8,6 +8,7 @@ mod roster;
 use fedpaint_proto::names::{Blob, SiteName};
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::rows::Columns;
 use super::*;
 use crate::aggregate::Aggregate;
 use crate::round::{Event, Report, Update, Withdrawal};
@@ -24,7 +25,8 @@ fn row(name: &str) -> SiteRow {
 
 fn event(seq: u64) -> EventRow {
     let (actor, kind) = ("operator/ada".to_owned(), "run_created".to_owned());
-    EventRow { seq, at: START, actor, kind, detail: "run brain: it's \"quoted\"".to_owned() }
+    let detail = "run brain: it's \"quoted\"".to_owned();
+    EventRow { seq, at: START, actor, kind, detail, document: None }
 }
 
 fn update(text: &str) -> Update {
@@ -81,7 +83,7 @@ async fn save(store: &Store, before: Option<&Run>, after: Run) -> Run {
 async fn every_query(store: &Store) {
     let policy = plan(5, 1).round;
     let loaded = store.load().await.unwrap();
-    assert_eq!((loaded.sites.len(), loaded.runs.len(), loaded.seq), (0, 0, 0));
+    assert_eq!((loaded.sites.len(), loaded.runs.len(), loaded.log.tree.size()), (0, 0, 0));
 
     let mut sites = [row("kyoto"), row("mayo"), row("oslo")];
     let events = vec![event(1), event(2), event(3)];
@@ -136,7 +138,7 @@ async fn every_query(store: &Store) {
     let loaded = store.load().await.unwrap();
     assert!(matches!(loaded.runs[0].state(), State::Paused { .. }));
     assert_eq!(loaded.runs, std::slice::from_ref(&run));
-    assert_eq!(loaded.seq, 3);
+    assert_eq!(loaded.log.tree.size(), 3);
     for (name, is_model) in [
         ("base", true),
         ("m1", true),
@@ -187,7 +189,11 @@ async fn every_query_runs_on_sqlite_and_what_is_loaded_is_what_was_saved() {
     all_or_nothing(&store).await;
     store.close().await;
     let store = sqlite(&folder).await;
-    assert_eq!(store.load().await.unwrap().seq, 3, "a second opening finds what the first left");
+    assert_eq!(
+        store.load().await.unwrap().log.tree.size(),
+        3,
+        "a second opening finds what the first left"
+    );
 }
 
 #[tokio::test]

@@ -144,13 +144,17 @@ pub(super) async fn members(
 }
 
 pub(super) async fn event(connection: &mut AnyConnection, event: &EventRow) -> Result<(), Error> {
-    sqlx::query("INSERT INTO event (seq, at, actor, kind, detail) VALUES ($1, $2, $3, $4, $5)")
-        .bind(rows::bigint("the count of audit entries", event.seq)?)
-        .bind(micros(event.at))
-        .bind(event.actor.as_str())
-        .bind(event.kind.as_str())
-        .bind(event.detail.as_str())
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "INSERT INTO event (seq, at, actor, kind, detail, document) \
+         VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(rows::bigint("the count of audit entries", event.seq)?)
+    .bind(micros(event.at))
+    .bind(event.actor.as_str())
+    .bind(event.kind.as_str())
+    .bind(event.detail.as_str())
+    .bind(event.document.map(|digest| digest.to_string()))
+    .execute(connection)
+    .await?;
     Ok(())
 }

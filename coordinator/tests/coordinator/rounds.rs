@@ -126,6 +126,7 @@ impl Client {
             weights: Some(blob(&model(values))),
             examples,
             report: Some(report),
+            signature: None,
         };
         self.federation.submit_update(request).await.map(drop)
     }

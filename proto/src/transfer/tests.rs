@@ -84,6 +84,13 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl BlobService for Fake {
+    async fn get_manifest(
+        &self,
+        _: Request<v1::GetManifestRequest>,
+    ) -> Answer<v1::GetManifestResponse> {
+        Err(Status::unimplemented("nothing is signed here"))
+    }
+
     async fn get_upload_status(
         &self,
         _: Request<v1::GetUploadStatusRequest>,

@@ -6,6 +6,7 @@
 
 mod leaving;
 mod patience;
+mod signed;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use fedpaint_proto::budget::Budget;
 use fedpaint_proto::failpoint::reach;
-use fedpaint_proto::names::{Blob, RoundId, SiteName};
+use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
 use fedpaint_proto::plan::RunPlan;
 use fedpaint_proto::reason::{self, Reason};
 use fedpaint_proto::transfer;
@@ -26,12 +27,14 @@ use tonic::Status;
 
 use self::leaving::{leaving, rehearsed};
 use self::patience::Patience;
+use super::Trust;
 use super::dry_run;
 use super::line::Line;
 use crate::backoff;
 use crate::client::{self, Activity};
 use crate::disk;
 use crate::gate::Gate;
+use crate::lineage;
 use crate::pipe::{Assignment, Failure, Progress, Trained};
 use crate::policy::Refusal;
 use crate::policy::judge;
@@ -64,6 +67,8 @@ pub struct Bench {
     pub gate: Arc<Gate>,
     /// Where an update goes instead, if it is not to leave.
     pub dry_run: Option<PathBuf>,
+    /// What is signed, and believed; none at a site without a signing key.
+    pub trust: Option<Arc<Trust>>,
 }
 
 /// A round to do.
@@ -94,6 +99,9 @@ pub enum Error {
     /// The plan is not one that this version reads.
     #[error(transparent)]
     Plan(#[from] fedpaint_proto::plan::Error),
+    /// What the coordinator has signed does not fit what this site knows.
+    #[error("this site does not train that: {0}")]
+    Disbelieved(#[from] lineage::Refusal),
     /// The base model does not arrive.
     #[error("cannot download the base model: {0}")]
     Download(transfer::Error),
@@ -130,13 +138,16 @@ impl Error {
             | Error::Upload(transfer::Error::File { .. })
             | Error::Workspace(_)
             | Error::Model(weights::Error::Io { .. }) => WithdrawalReason::Disk,
-            Error::Model(_) => WithdrawalReason::BaseModel,
+            Error::Model(_) | Error::Download(transfer::Error::Digest { .. }) => {
+                WithdrawalReason::BaseModel
+            }
             Error::Refused(_) => WithdrawalReason::Policy,
             Error::DryRun(_) | Error::Rehearsed(_) => WithdrawalReason::DryRun,
             Error::Call { .. } | Error::Download(_) | Error::Upload(_) => {
                 WithdrawalReason::Internal
             }
             Error::Plan(_) => WithdrawalReason::Plan,
+            Error::Disbelieved(_) => WithdrawalReason::Model,
             Error::Trainer(error) => trainer_withdrawal(error)?,
         })
     }
@@ -279,8 +290,12 @@ async fn prepare(bench: &Bench, task: &Task) -> Result<Assignment, Error> {
     let Task { round, base, cohort } = task;
     let plan = || async { client::run_plan(&bench.line.now(), &round.run).await };
     let plan_toml = again(bench, "the plan", plan).await?;
+    let plan = RunPlan::from_toml(&plan_toml)?;
     // The plan that is followed is judged, whatever was shown before the round was joined.
-    bench.gate.plan(&RunPlan::from_toml(&plan_toml)?)?;
+    bench.gate.plan(&plan)?;
+    // An update is as large as its base model, which need not be here to see that it is too large.
+    judge::all(judge::round(bench.gate.policy(), *cohort, base.size, []))?;
+    signed::agree(bench, task, Digest::of(plan_toml.as_bytes())).await?;
     bench.workspace.keep_model(base.digest)?;
     let path = model_path(bench.workspace.folder(), base.digest);
     transfer::download(&bench.line.now(), *base, &path, &mut |_, _| {})
@@ -357,14 +372,19 @@ async fn deliver(
     transfer::upload(&bench.line.now(), purpose, trained.update, &path, &mut |_, _| {})
         .await
         .map_err(Error::Upload)?;
+    let envelope = signed::envelope(bench, task, assignment, trained);
+    let signature = || signed::signature(bench, envelope.as_ref());
     let submit = || async {
         // A rule can only end the process here: a submission touches no disk of this side.
         let _ = reach("submit.send");
-        let submitted = client::submit_update(&bench.line.now(), round, *base, trained).await;
+        let submitted =
+            client::submit_update(&bench.line.now(), round, *base, trained, signature()).await;
         let _ = reach("submit.reply");
         submitted
     };
-    again(bench, SUBMISSION, submit).await
+    let told = again(bench, SUBMISSION, submit).await?;
+    signed::keep_receipt(bench, round, envelope.as_ref(), told);
+    Ok(())
 }
 
 /// Makes a call until it succeeds, is refused for good, or has failed too often in a row.

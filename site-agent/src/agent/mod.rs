@@ -9,6 +9,7 @@ pub mod decide;
 pub mod dry_run;
 pub mod job;
 pub mod line;
+mod log;
 mod takes_part;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use fedpaint_proto::budget::Budget;
 use fedpaint_proto::channel::{self, Route};
+use fedpaint_proto::log::SignedHead;
 use fedpaint_proto::names::RoundId;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::WithdrawalReason;
@@ -32,9 +34,10 @@ use self::consent::Consent;
 use self::decide::Next;
 use self::job::{Bench, Task};
 use self::line::Line;
+pub use self::log::Trust;
 use self::takes_part::{Inquiry, shown};
 use crate::backoff;
-use crate::client::{self, Activity, Answer, Coordinator};
+use crate::client::{self, Activity, Answer, Coordinator, LogAsked};
 use crate::config::{self, Config, Site};
 use crate::disk;
 use crate::gate::Gate;
@@ -42,6 +45,7 @@ use crate::pipe::Progress;
 use crate::policy::{self, Policy};
 use crate::renewal;
 use crate::supervisor::{self, Death, Hello, Supervisor};
+use crate::witness::Doubt;
 use crate::workspace::{self, Workspace};
 
 /// The wait after the first failed attempt to reach the coordinator.
@@ -52,9 +56,6 @@ const RECONNECT_MAX: Duration = Duration::from_secs(60);
 
 /// How many trainers may die before one is ready until the agent gives up.
 const FIRST_DEATHS_MAX: u32 = 4;
-
-/// How long the coordinator may take to hear that this site stops.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why the agent does not run.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,17 @@ pub enum Error {
     /// The coordinator and this site do not trust each other's certificates.
     #[error(transparent)]
     Channel(#[from] channel::Error),
+    /// This site's signing key cannot be used.
+    #[error(transparent)]
+    Signing(#[from] fedpaint_proto::signing::Error),
+    /// The coordinator's log was changed where it must not be.
+    #[error("the coordinator is not to be trusted any more: {doubt}; the proof is in {proof}")]
+    Log {
+        /// What is wrong with it.
+        doubt: Doubt,
+        /// Where both heads lie, or why they could not be kept.
+        proof: String,
+    },
     /// The coordinator does not know this certificate's role.
     #[error("the coordinator refuses this certificate: {0}")]
     Refused(String),
@@ -97,7 +109,7 @@ pub struct Stop {
 pub struct Start {
     /// This program, to start the trainer with.
     pub program: PathBuf,
-    /// The time, by which certificates are renewed and the policy's hours kept.
+    /// The time, by which certificates are renewed, the policy's hours kept and the coordinator's word judged.
     pub now: fn() -> Timestamp,
     /// Where a round's update goes instead of the coordinator; the agent ends with it.
     pub dry_run: Option<PathBuf>,
@@ -106,8 +118,9 @@ pub struct Start {
 /// Runs the agent until `stop` fires.
 ///
 /// # Errors
-/// Only at the start, for what does not heal by itself: a bad configuration, workspace, setup of the
-/// trainer or certificate. After that the agent goes on whatever happens.
+/// For what does not heal by itself: at the start a bad configuration, workspace, setup of the trainer or
+/// certificate, and at any time a log of the coordinator's that was changed. Beside that the agent goes on
+/// whatever happens.
 pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Result<(), Error> {
     let Start { program, now, dry_run } = start;
     let gate = gate(config, now)?;
@@ -116,6 +129,7 @@ pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Resul
         return Ok(());
     };
     let workspace = Arc::new(workspace?);
+    let trust = config.signing.as_ref().map(|_| Trust::load(config, &site, now)).transpose()?;
     let mut supervisor = Supervisor::new(program, config.setup());
     let Some(hello) = stop.now.run_until_cancelled(first_hello(&mut supervisor)).await else {
         return Ok(());
@@ -143,7 +157,8 @@ pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Resul
             let renewing = renewal::keep(config.clone(), route, site.clone(), replaced, now);
             let renewing = tokio::spawn(renewing);
             let (site, budget) = (site.name.clone(), Budget::default());
-            let bench = Bench { line, site, workspace, supervisor, budget, gate, dry_run };
+            let trust = trust.map(Arc::new);
+            let bench = Bench { line, site, workspace, supervisor, budget, gate, dry_run, trust };
             let served = serve(bench, &stop).await;
             renewing.abort();
             served
@@ -194,9 +209,10 @@ async fn first_hello(supervisor: &mut Supervisor) -> Result<Hello, supervisor::E
 /// Serves the coordinator at the other end of the bench's channel until `stop` fires.
 ///
 /// # Errors
-/// [`Error::Refused`] if the coordinator refuses this certificate the first time it is asked.
+/// [`Error::Refused`] if the coordinator refuses this certificate the first time it is asked, and
+/// [`Error::Log`] if its log was changed.
 pub async fn serve(bench: Bench, stop: &Stop) -> Result<(), Error> {
-    Agent::new(bench).serve(stop).await
+    Agent::new(bench)?.serve(stop).await
 }
 
 /// Takes the workspace, as soon as its disk lets it.
@@ -291,20 +307,24 @@ struct Agent {
     failures: Failures,
     /// Which coordinator last answered, if one ever has.
     known: Option<Coordinator>,
+    /// The coordinator's log, as it was last believed.
+    kept: Option<SignedHead>,
 }
 
 impl Agent {
-    fn new(bench: Bench) -> Agent {
-        Agent {
+    fn new(bench: Bench) -> Result<Agent, Error> {
+        let kept = bench.workspace.head()?;
+        Ok(Agent {
             consent: Consent::new(Arc::clone(&bench.gate)),
             bench,
+            kept,
             activity: watch::Sender::new(Activity::Idle),
             hurry: Arc::new(Notify::new()),
             job: None,
             inquiry: None,
             failures: Failures::default(),
             known: None,
-        }
+        })
     }
 
     async fn serve(mut self, stop: &Stop) -> Result<(), Error> {
@@ -322,7 +342,7 @@ impl Agent {
                 (round, plan) = shown(&mut self.inquiry) => self.plan_shown(&round, plan),
                 answer = &mut beat => {
                     let wait = match answer {
-                        Ok(answer) => self.heard(answer),
+                        Ok(answer) => self.weigh(answer).await?,
                         Err(status) => self.not_heard(&status)?,
                     };
                     beat = self.beat_after(wait);
@@ -333,7 +353,7 @@ impl Agent {
         self.give_up();
         // Nobody comes back for the round of a dry run.
         if stop.withdraw.is_cancelled() || self.bench.dry_run.is_some() {
-            self.say_goodbye().await;
+            self.leave(WithdrawalReason::Stopping).await;
         }
         Ok(())
     }
@@ -344,17 +364,23 @@ impl Agent {
         let (line, hurry) = (self.bench.line.clone(), Arc::clone(&self.hurry));
         let activity = self.activity.subscribe();
         let (gate, declined) = (Arc::clone(&self.bench.gate), self.consent.declined());
+        let trust = self.bench.trust.clone();
+        let size = self.kept.as_ref().map_or(0, |kept| kept.statement.size);
         Box::pin(async move {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = hurry.notified() => {}
             }
             let activity = gate.told(activity.borrow().clone());
-            client::heartbeat(&line.now(), &activity, &declined).await
+            let asked = trust
+                .as_ref()
+                .map(|trust| LogAsked { federation: trust.authority.federation(), size });
+            client::heartbeat(&line.now(), &activity, &declined, asked).await
         })
     }
 
-    fn heard(&mut self, Answer { next_after, directive, coordinator }: Answer) -> Duration {
+    fn heard(&mut self, answer: Answer) -> Duration {
+        let Answer { next_after, directive, coordinator, .. } = answer;
         self.failures.over();
         self.meet(coordinator);
         self.consent.review();
@@ -447,22 +473,6 @@ impl Agent {
             cancel.cancel();
             tracing::info!(%round, "the round is given up");
         }
-    }
-
-    /// Withdraws, so that the round need not wait for this site.
-    async fn say_goodbye(self) {
-        let leaving = match self.activity.borrow().clone() {
-            Activity::Idle => return,
-            Activity::Joining(round)
-            | Activity::Training(round, _)
-            | Activity::Uploading(round) => {
-                Activity::Withdrawing(round, WithdrawalReason::Stopping)
-            }
-            told @ (Activity::Withdrawing(..) | Activity::Refusing(..)) => told,
-        };
-        let said = async { client::heartbeat(&self.bench.line.now(), &leaving, &[]).await };
-        // The coordinator will find out by itself if it is not told.
-        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, said).await;
     }
 }
 

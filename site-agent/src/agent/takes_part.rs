@@ -1,15 +1,20 @@
 //! How the agent acts on what its policy says: asks for plans, joins, declines, and gives up.
 
 use std::future::pending;
+use std::time::Duration;
 
 use fedpaint_proto::names::RoundId;
 use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::v1::WithdrawalReason;
 use tokio::task::JoinHandle;
 use tonic::Status;
 
 use super::Agent;
 use super::consent::Considered;
 use crate::client::{self, Activity};
+
+/// How long the coordinator may take to hear that this site stops.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The question for a run's plan that is under way.
 pub(super) type Inquiry = (RoundId, JoinHandle<Result<String, Status>>);
@@ -72,6 +77,20 @@ impl Agent {
             self.consent.refused(&round, refusal);
             self.hurry.notify_one();
         }
+    }
+
+    /// Withdraws, so that the round need not wait for this site.
+    pub(super) async fn leave(&self, why: WithdrawalReason) {
+        let leaving = match self.activity.borrow().clone() {
+            Activity::Idle => return,
+            Activity::Joining(round)
+            | Activity::Training(round, _)
+            | Activity::Uploading(round) => Activity::Withdrawing(round, why),
+            told @ (Activity::Withdrawing(..) | Activity::Refusing(..)) => told,
+        };
+        let said = async { client::heartbeat(&self.bench.line.now(), &leaving, &[], None).await };
+        // The coordinator will find out by itself if it is not told.
+        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, said).await;
     }
 }
 

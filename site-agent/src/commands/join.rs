@@ -94,10 +94,16 @@ fn configure(args: &Args, token: &Token, path: &Path) -> Result<()> {
     let text = |value: &str| toml::Value::String(value.to_owned()).to_string();
     let proxy = args.proxy.as_ref().map(|proxy| format!("proxy = {}\n", text(proxy)));
     let scheme = args.label_scheme.as_ref().map(|s| format!("label_scheme = {}\n", text(s)));
+    let signing = match args.out.join(format!("{site}.signing.pem")).exists() {
+        true => format!(
+            "[signing]\ncertificate = \"{site}.signing.pem\"\nkey = \"{site}.signing.key\"\n\n"
+        ),
+        false => String::new(),
+    };
     let config = format!(
         "# Written by `fedpaint-site-agent join`; what else there is says deploy/site-agent.toml.\n\
          coordinator = {}\n{}workspace = \"workspace\"\n\n[tls]\nca = \"ca.pem\"\n\
-         certificate = \"{site}.pem\"\nkey = \"{site}.key\"\n\n[data]\npath = {}\n{}",
+         certificate = \"{site}.pem\"\nkey = \"{site}.key\"\n\n{signing}[data]\npath = {}\n{}",
         text(&args.coordinator.to_string()),
         proxy.unwrap_or_default(),
         text(&data.display().to_string()),

@@ -7,6 +7,7 @@ pub mod data;
 pub mod devices;
 pub mod doctor;
 pub mod evaluate;
+pub mod head;
 pub mod init_model;
 pub mod inpaint;
 pub mod join;
@@ -58,6 +59,8 @@ enum Verb {
     Plan(plan::Args),
     /// Check certificate, coordinator, clock, device, data and disk, one line each.
     Doctor(doctor::Args),
+    /// The coordinator's log, as this site was last shown it.
+    Head(head::Args),
     /// List what this build can compute on here, with memory.
     Devices,
     /// Write a new model with random weights.
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
         Verb::Join(args) => join::run(&args),
         Verb::Plan(args) => plan::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Head(args) => head::run(&args),
         Verb::Devices => devices::run(),
         Verb::InitModel(args) => init_model::run(&args),
         Verb::Model(args) => model::run(&args),

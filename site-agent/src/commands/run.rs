@@ -14,6 +14,10 @@ use crate::config::Config;
 /// Threads of the runtime: it only moves bytes.
 const RUNTIME_THREADS: usize = 2;
 
+/// The exit code of an agent that the coordinator has shown two logs which do not fit together. Starting
+/// it again does not help.
+pub const EXIT_LOG: u8 = 70;
+
 /// Threads for work on files, of which an agent has one or two at a time. Every thread costs an
 /// allocator's arena, which is never given back, so that more of them let memory creep up for hours.
 const FILE_THREADS: usize = 2;
@@ -44,7 +48,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     runtime()?.block_on(async {
         let stop = stop_on_signal()?;
         let start = Start { program, now, dry_run: args.dry_run.clone() };
-        agent::run(&config, site, start, stop).await?;
+        match agent::run(&config, site, start, stop).await {
+            Err(error @ agent::Error::Log { .. }) => {
+                output::failed(&error.into());
+                return Ok(ExitCode::from(EXIT_LOG));
+            }
+            ended => ended?,
+        }
         if let Some(folder) = &args.dry_run {
             let path = folder.join(dry_run::TEXT);
             let text = std::fs::read_to_string(&path);

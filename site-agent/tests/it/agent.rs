@@ -63,6 +63,7 @@ impl Site {
             budget: Budget::default(),
             gate: Arc::new(gate),
             dry_run,
+            trust: None,
         };
         let stop = Stop::default();
         let stopped = stop.clone();

@@ -201,12 +201,19 @@ impl FederationService for Fake {
         }
         state.round = None;
         self.changed.notify_waiters();
-        Ok(Response::new(SubmitUpdateResponse {}))
+        Ok(Response::new(SubmitUpdateResponse { receipt: None }))
     }
 }
 
 #[tonic::async_trait]
 impl BlobService for Fake {
+    async fn get_manifest(
+        &self,
+        _: Request<GetManifestRequest>,
+    ) -> Result<Response<GetManifestResponse>, Status> {
+        Err(Status::unimplemented("the made-up coordinator signs nothing"))
+    }
+
     type DownloadStream = Pin<Box<dyn Stream<Item = Result<DownloadResponse, Status>> + Send>>;
 
     async fn get_upload_status(

@@ -12,10 +12,13 @@ const AGENT: &[&str] = &[
     "gate",
     "join",
     "keys",
+    "lineage",
     "plans",
     "policy",
+    "receipt",
     "renewal",
     "supervisor",
+    "witness",
 ];
 const SHARED: &[&str] = &["backoff", "disk", "pipe", "settings", "workspace"];
 

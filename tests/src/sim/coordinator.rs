@@ -204,6 +204,10 @@ impl World {
                     let detail = format!("audit entry {found} after {newest}");
                     self.ledger.broke(Invariant::Heads, detail);
                 }
+                Err(Fault::Nodes { size }) => {
+                    let detail = format!("the log's tree is not that over its {size} entries");
+                    self.ledger.broke(Invariant::Heads, detail);
+                }
             }
             for event in &change.events {
                 self.note(format_args!("{} {}: {}", event.actor, event.kind, event.detail));

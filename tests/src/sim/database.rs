@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use fedpaint_coordinator::aggregate::Aggregate;
-use fedpaint_coordinator::records::{Change, Loaded, SiteRow};
+use fedpaint_coordinator::records::{Change, Loaded, Log, SiteRow};
 use fedpaint_coordinator::roster::Roster;
 use fedpaint_coordinator::round::{Phase, Round};
 use fedpaint_coordinator::run::{Late, Run, Saved, Straggler};
@@ -25,7 +25,7 @@ pub struct Database {
     runs: BTreeMap<RunName, Saved>,
     rounds: BTreeMap<(RunName, u32, u32), Round>,
     stragglers: BTreeMap<(RoundId, SiteName), Straggler>,
-    seq: u64,
+    log: Log,
 }
 
 /// Why nothing was saved.
@@ -41,6 +41,11 @@ pub enum Fault {
         newest: u64,
         /// The entry that was to be written.
         found: u64,
+    },
+    /// The nodes of the log's tree are not those over its entries.
+    Nodes {
+        /// How many entries it was to have.
+        size: u64,
     },
 }
 
@@ -59,12 +64,19 @@ impl Database {
             self.failing -= 1;
             return Err(Fault::Failed);
         }
-        for (newest, event) in (self.seq..).zip(&change.events) {
+        let mut log = self.log.clone();
+        let mut nodes = Vec::new();
+        for event in &change.events {
+            let newest = log.tree.size();
             if event.seq != newest + 1 {
                 return Err(Fault::Gap { newest, found: event.seq });
             }
+            nodes.extend(log.push(event));
         }
-        self.seq += change.events.len() as u64;
+        if nodes != change.nodes {
+            return Err(Fault::Nodes { size: log.tree.size() });
+        }
+        self.log = log;
         for site in &change.sites {
             self.sites.insert(site.name.clone(), (*site).clone());
         }
@@ -106,7 +118,12 @@ impl Database {
         if self.bug == Some(Bug::ForgetRevoked) {
             sites.iter_mut().for_each(|site| site.revoked_at = None);
         }
-        Loaded { sites, roster: Roster::default(), runs, seq: self.seq }
+        Loaded { sites, roster: Roster::default(), runs, log: self.log.clone() }
+    }
+
+    /// The audit log.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// When a site was revoked, if it is.

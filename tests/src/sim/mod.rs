@@ -26,7 +26,8 @@
 //! - *one chain*: model n is made from model n-1, no number is left out, and the run's model is the
 //!   newest. Every model can be made again from the rows.
 //! - *heads*: round, attempt and committed rounds never go back, over any crash; nothing is shown that
-//!   was not saved. The audit log has no gap.
+//!   was not saved. The audit log has no gap, its tree is that over its entries, and what a site is told of it
+//!   is what was saved.
 //! - *time first*: nothing of a site happens in a phase whose deadline has come.
 //! - *let in*: nothing of a site that is revoked is in a set that is sealed then.
 //! - *named blobs*: a row never names a blob that is not on the disk, whole; not after a power loss

@@ -54,6 +54,12 @@ impl World {
         self.settle()?;
         let answer = self.process()?.core.answer(&name);
         self.ledger.told(&name, &answer.directive, &self.coordinator.database);
+        if answer.log != *self.coordinator.database.log() {
+            let size = answer.log.tree.size();
+            let detail =
+                format!("site {site} is told of a log of {size} entries that was not saved");
+            self.ledger.broke(Invariant::Heads, detail);
+        }
         Ok(Heard::Directive(site::from_coordinator(answer.directive), answer.next_after))
     }
 

@@ -65,7 +65,7 @@ fn make(verb: CaVerb, settings: &Connection, now: Timestamp) -> anyhow::Result<C
             write_new(&files, &certificate, &root)?;
             let ca = certificate.clone();
             let identity = format!("spiffe://{federation}");
-            written(identity, &certificate, &key, &ca, validity)
+            written(identity, (&certificate, &key), None, &ca, validity)
         }
         CaVerb::Issuing { out, days } => {
             let root = read_root(authority(settings)?)?;
@@ -76,8 +76,8 @@ fn make(verb: CaVerb, settings: &Connection, now: Timestamp) -> anyhow::Result<C
             let identity = format!("spiffe://{}", ca::federation(&root)?);
             written(
                 identity,
-                &certificate,
-                &key,
+                (&certificate, &key),
+                None,
                 &folder_of(authority(settings)?).join(ROOT),
                 validity,
             )
@@ -88,24 +88,39 @@ fn make(verb: CaVerb, settings: &Connection, now: Timestamp) -> anyhow::Result<C
             let validity = Validity::days(now, days.unwrap_or(usual))?;
             let role = role_of(role, &name)?;
             let issued = ca::issue(&issuing, &role, &hosts, validity)?;
-            let certificate = out.join(format!("{name}.pem"));
-            let key = out.join(format!("{name}.key"));
-            let copy = out.join(ROOT);
+            let signing = match role {
+                Role::Operator(_) => None,
+                Role::Site(_) | Role::Coordinator(_) => {
+                    // What was signed has to be believed for longer than a connection lasts, so this one
+                    // is not renewed and ends with its authority, unless less is asked for.
+                    let until = Validity::until(now, ca::inspect(&issuing)?.1);
+                    let validity = days.map_or(until, |_| validity);
+                    Some(ca::issue_signing(&issuing, &role, validity)?)
+                }
+            };
+            let file = |end: &str| out.join(format!("{name}{end}"));
+            let (certificate, key, copy) = (file(".pem"), file(".key"), out.join(ROOT));
+            let (signing_certificate, signing_key) = (file(".signing.pem"), file(".signing.key"));
             let mut files = vec![(key.as_path(), issued.key_pem.as_str(), OWNER_READS)];
+            if let Some(Issued { certificate_pem, key_pem }) = &signing {
+                files.push((&signing_key, key_pem, OWNER_READS));
+                files.push((&signing_certificate, certificate_pem, EVERYBODY_READS));
+            }
             if !is_copy(&copy, &root)? {
                 files.push((&copy, &root, EVERYBODY_READS));
             }
             write_new(&files, &certificate, &issued)?;
             let identity = Identity { federation: ca::federation(&issuing)?, role };
-            written(identity.to_string(), &certificate, &key, &copy, validity)
+            let signing = signing.map(|_| (signing_certificate.as_path(), signing_key.as_path()));
+            written(identity.to_string(), (&certificate, &key), signing, &copy, validity)
         }
     })
 }
 
 fn written(
     identity: String,
-    certificate: &Path,
-    key: &Path,
+    (certificate, key): (&Path, &Path),
+    signing: Option<(&Path, &Path)>,
     ca: &Path,
     validity: Validity,
 ) -> Certificate {
@@ -114,6 +129,8 @@ fn written(
         identity,
         certificate: shown(certificate),
         key: shown(key),
+        signing_certificate: signing.map(|(certificate, _)| shown(certificate)),
+        signing_key: signing.map(|(_, key)| shown(key)),
         ca: shown(ca),
         not_before: validity.not_before,
         not_after: validity.not_after,
@@ -262,8 +279,21 @@ mod tests {
         let mut names: Vec<_> =
             std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, ["ada.key", "ada.pem", "ca.pem", "mayo.key", "mayo.pem"]);
-        assert_eq!((mode(&out.join("mayo.pem")), mode(&out.join("mayo.key"))), (0o644, 0o600));
+        let signing = ["mayo.signing.key", "mayo.signing.pem"];
+        let rest = ["ada.key", "ada.pem", "ca.pem", "mayo.key", "mayo.pem"];
+        assert_eq!(names, [&rest[..], &signing].concat());
+        for name in ["mayo", "mayo.signing"] {
+            let file = |end: &str| out.join(format!("{name}.{end}"));
+            assert_eq!((mode(&file("pem")), mode(&file("key"))), (0o644, 0o600), "{name}");
+        }
+        let signing = fedpaint_proto::signing::SigningFiles {
+            certificate: out.join("mayo.signing.pem"),
+            key: out.join("mayo.signing.key"),
+        };
+        assert_eq!(signing.load().unwrap().identity().to_string(), "spiffe://brain/site/mayo");
+        let (certificate, key) = (out.join("mayo.pem"), out.join("mayo.key"));
+        let tls = fedpaint_proto::signing::SigningFiles { certificate, key };
+        assert!(tls.load().unwrap_err().to_string().contains("mayo.key"));
         let same =
             |name| std::fs::read(ca.join(name)).unwrap() == std::fs::read(out.join(name)).unwrap();
         assert!(same(ROOT));

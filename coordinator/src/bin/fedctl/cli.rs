@@ -1,5 +1,6 @@
 //! What can be asked of fedctl, as clap reads it. The help text is what is written here.
 
+mod audit;
 mod members;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use fedpaint_proto::limits::REASON_BYTES_MAX;
 use fedpaint_proto::names::{FederationName, RunName, SiteName};
 use rustls::pki_types::ServerName;
 
+pub(crate) use self::audit::{AuditVerb, EventsAsked};
 pub(crate) use self::members::{DeskRole, OperatorVerb, ProposalVerb};
 use crate::output::{Format, Output};
 
@@ -118,6 +120,11 @@ pub(crate) enum Command {
     },
     /// The audit log: who did what, and when
     Events(EventsAsked),
+    /// The audit log as evidence: every entry is in a tree that the coordinator signs
+    Audit {
+        #[command(subcommand)]
+        verb: AuditVerb,
+    },
     /// Sites, runs and the rounds in hand, on one page
     Status,
     /// Renew the operator's certificate with a fresh key, if two thirds of its life are over
@@ -164,7 +171,8 @@ pub(crate) enum CaVerb {
         #[arg(long, default_value_t = 366, value_parser = days())]
         days: u32,
     },
-    /// Issue a certificate: writes NAME.pem, NAME.key and a copy of `ca.pem`
+    /// Issue a certificate: writes NAME.pem, NAME.key and a copy of `ca.pem`; for who signs, a site and
+    /// the coordinator, also NAME.signing.pem and NAME.signing.key
     #[command(after_help = "\
 Examples:
   fedctl ca issue coordinator main --ca pki/ca --out pki --host fed.example.org --host 10.0.0.7
@@ -362,16 +370,6 @@ same form, and the note says which one a file is.")]
         #[arg(long)]
         force: bool,
     },
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct EventsAsked {
-    /// Only entries after the one with this number
-    #[arg(long, default_value_t = 0, value_name = "SEQ")]
-    pub(crate) after: u64,
-    /// Keep showing what comes
-    #[arg(long)]
-    pub(crate) follow: bool,
 }
 
 /// Prints the completions of `shell`.

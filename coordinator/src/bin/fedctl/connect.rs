@@ -9,6 +9,7 @@ use fedpaint_proto::channel::{self, Address, Route};
 use fedpaint_proto::credential;
 use fedpaint_proto::identity::{Identity, Role, Validity};
 use fedpaint_proto::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX};
+use fedpaint_proto::names::FederationName;
 use fedpaint_proto::proxy;
 use fedpaint_proto::tls::TlsFiles;
 use fedpaint_proto::v1::admin_service_client::AdminServiceClient;
@@ -26,6 +27,8 @@ const CONFIG_BYTES_MAX: u64 = 64 << 10;
 
 /// A connection to the coordinator.
 pub(crate) struct Session {
+    /// Whose coordinator it is.
+    pub(crate) federation: FederationName,
     /// For blobs.
     pub(crate) channel: Channel,
     /// For everything else.
@@ -67,10 +70,10 @@ pub(crate) struct Line {
 pub(crate) async fn connect(given: &Connection, now: Timestamp) -> anyhow::Result<Session> {
     let line = open(given, now).await?;
     renewal::when_due(&line, now).await;
-    let channel = line.channel;
+    let (channel, federation) = (line.channel, line.identity.federation);
     let admin =
         AdminServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    Ok(Session { channel, admin })
+    Ok(Session { federation, channel, admin })
 }
 
 /// Connects as the settings say.

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use jiff::Timestamp;
 
+mod audit;
 mod ca;
 mod cli;
 mod connect;
@@ -63,6 +64,7 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
         Command::Round { verb } => runtime.block_on(round::run(verb, settings, output)),
         Command::Model { verb } => runtime.block_on(model::run(verb, settings, output)),
         Command::Events(asked) => runtime.block_on(event::run(asked, settings, output)),
+        Command::Audit { verb } => runtime.block_on(audit::run(verb, settings, output)),
         Command::Status => runtime.block_on(status::run(settings, output)),
         Command::Renew { now } => runtime.block_on(renewal::run(now, settings, output)),
     }

@@ -4,10 +4,16 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use fedpaint_proto::limits::MESSAGE_BYTES_MAX;
 use fedpaint_proto::names::{Blob, RunName};
 use fedpaint_proto::note::{ModelKind, ModelNote};
+use fedpaint_proto::reason::Reason;
+use fedpaint_proto::signing::Signed;
+use fedpaint_proto::statement::{Manifest, manifest_from_wire};
+use fedpaint_proto::v1::blob_service_client::BlobServiceClient;
 use fedpaint_proto::weights::sync_folder;
 use fedpaint_proto::{transfer, v1};
+use tonic::{Code, Status};
 
 use crate::cli::{Connection, ModelVerb};
 use crate::connect::{Session, ask, connect};
@@ -46,24 +52,66 @@ pub(crate) async fn run(
             moved?;
             let note = ModelNote { run, round: model.round, kind, digest: blob.digest };
             write_note(&out, &note)?;
+            let manifest = manifest(&mut session, &note).await?;
+            let manifest = manifest.map(|manifest| write_manifest(&out, &manifest)).transpose()?;
             let file = out.display().to_string();
             let Model { run, round, created_at, .. } = Model::from(model);
             let blob = Some(view::Blob::from(blob));
-            output.show(&Exported { run, round, kind, blob, created_at, file })
+            output.show(&Exported { run, round, kind, blob, created_at, file, manifest })
         }
     }
 }
 
+/// What the coordinator says that a model is made of; nothing from one that signs nothing.
+async fn manifest(
+    session: &mut Session,
+    note: &ModelNote,
+) -> anyhow::Result<Option<Signed<Manifest>>> {
+    let mut blobs = BlobServiceClient::new(session.channel.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let request = v1::GetManifestRequest { run: note.run.to_string(), version: note.round };
+    let manifest = match blobs.get_manifest(ask(request)).await {
+        Ok(reply) => reply.into_inner().manifest.context("the coordinator gave no manifest")?,
+        Err(status) if unsigned(&status) => return Ok(None),
+        Err(status) => return Err(of_status(&status)),
+    };
+    let manifest = manifest_from_wire(&session.federation, manifest)?;
+    let Manifest { model, ema, .. } = &manifest.statement;
+    let digest = match note.kind {
+        ModelKind::Raw => Some(model.digest),
+        ModelKind::Ema => ema.map(|ema| ema.digest),
+    };
+    if digest != Some(note.digest) {
+        bail!("the coordinator's manifest is of another model than the one that it gave");
+    }
+    Ok(Some(manifest))
+}
+
+/// Whether a coordinator makes no manifests: it has no key, or is from before there were any.
+fn unsigned(status: &Status) -> bool {
+    Reason::of(status) == Some(Reason::Unsigned) || status.code() == Code::Unimplemented
+}
+
+/// Writes the manifest beside the model at `model`. Where it lies.
+fn write_manifest(model: &Path, manifest: &Signed<Manifest>) -> anyhow::Result<String> {
+    let path = ModelNote::manifest_beside(model);
+    write_beside(&path, &serde_json::to_vec_pretty(manifest)?)?;
+    Ok(path.display().to_string())
+}
+
 /// Writes the note beside the model at `model`; it appears whole or not.
 fn write_note(model: &Path, note: &ModelNote) -> anyhow::Result<()> {
-    let path = ModelNote::path_beside(model);
+    write_beside(&ModelNote::path_beside(model), &serde_json::to_vec_pretty(note)?)
+}
+
+fn write_beside(path: &Path, text: &[u8]) -> anyhow::Result<()> {
     let written = || -> std::io::Result<()> {
-        let folder = model.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
-        file.write_all(&serde_json::to_vec_pretty(note)?)?;
+        file.write_all(text)?;
         file.as_file().sync_all()?;
-        file.persist(&path)?;
-        sync_folder(&path)
+        file.persist(path)?;
+        sync_folder(path)
     };
     written().with_context(|| path.display().to_string())
 }

@@ -46,6 +46,8 @@ pub(crate) async fn run(now: bool, settings: &Connection, output: &Output) -> an
         identity: line.identity.to_string(),
         certificate: shown(&line.tls.certificate),
         key: shown(&line.tls.key),
+        signing_certificate: None,
+        signing_key: None,
         ca: shown(&line.tls.ca),
         not_before,
         not_after,

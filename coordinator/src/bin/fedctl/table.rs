@@ -2,14 +2,15 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
+use fedpaint_coordinator::evidence::verify::Verified;
 use fedpaint_proto::note::ModelKind;
 use jiff::Timestamp;
 
 use crate::human::{NONE, ago, bytes, count, loss};
 use crate::output::Show;
 use crate::view::{
-    Blob, Certificate, Exported, Late, Member, Missing, Model, Models, Round, Rounds, Run, RunNow,
-    Runs, Site, Status,
+    Blob, Certificate, Exported, Late, LogExported, LogHead, Member, Missing, Model, Models, Round,
+    Rounds, Run, RunNow, Runs, Site, Status,
 };
 
 mod members;
@@ -297,6 +298,40 @@ impl Show for Exported {
             ("size", size(self.blob.as_ref())),
             ("created", ago(now, self.created_at)),
             ("file", self.file.clone()),
+            ("manifest", or_none(self.manifest.as_deref())),
+        ])
+    }
+}
+
+impl Show for LogHead {
+    fn table(&self, _: Timestamp) -> String {
+        facts(&[
+            ("file", self.file.clone()),
+            ("entries", self.size.to_string()),
+            ("root", self.root.clone()),
+            ("signed", self.at.to_string()),
+        ])
+    }
+}
+
+impl Show for LogExported {
+    fn table(&self, _: Timestamp) -> String {
+        let LogExported { file, entries, bytes } = self;
+        format!("{entries} entries, {bytes} bytes in {file}")
+    }
+}
+
+impl Show for Verified {
+    fn table(&self, now: Timestamp) -> String {
+        facts(&[
+            ("federation", self.federation.to_string()),
+            ("entries", self.entries.to_string()),
+            ("heads", self.heads.to_string()),
+            ("updates", self.updates.to_string()),
+            ("models", self.models.to_string()),
+            ("root", self.root.to_string()),
+            ("signed", format!("{}, {}", ago(now, Some(self.at)), self.at)),
+            ("outcome", "whole: every entry is the one that was logged".to_owned()),
         ])
     }
 }

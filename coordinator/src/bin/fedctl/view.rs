@@ -239,6 +239,26 @@ pub(crate) struct Exported {
     pub(crate) blob: Option<Blob>,
     pub(crate) created_at: Option<Timestamp>,
     pub(crate) file: String,
+    /// Where the manifest is; null from a coordinator that signs nothing.
+    pub(crate) manifest: Option<String>,
+}
+
+/// A head over the audit log.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct LogHead {
+    pub(crate) file: String,
+    /// How many entries it is over.
+    pub(crate) size: u64,
+    pub(crate) root: String,
+    pub(crate) at: Timestamp,
+}
+
+/// Where the audit log was written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct LogExported {
+    pub(crate) file: String,
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
 }
 
 /// A certificate that was written.
@@ -248,6 +268,9 @@ pub(crate) struct Certificate {
     pub(crate) identity: String,
     pub(crate) certificate: String,
     pub(crate) key: String,
+    /// What the holder signs with; null for who signs nothing.
+    pub(crate) signing_certificate: Option<String>,
+    pub(crate) signing_key: Option<String>,
     pub(crate) ca: String,
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,

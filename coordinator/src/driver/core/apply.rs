@@ -29,6 +29,10 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
             core.happen(&by_site(&site), &round, Event::Arriving(site), now)
         }
         Request::Report(site, round, update) => core.report(site, &round, update, now),
+        Request::Vouched(request, document) => {
+            let step = apply(core, *request, now)?;
+            Ok(core.vouch(step, document))
+        }
         Request::Refused(site, round, detail) => Ok(core.refused(&site, &round, detail, now)),
         Request::Enroll(actor, site, revoked) => core.enroll(actor, site, revoked, now),
         Request::Revoke(actor, site) => core.revoke(actor, site, now),

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::members::{Asking, Renewal};
 use crate::aggregate::Aggregate;
 use crate::driver::view::Progress;
+use crate::records::{Document, Log};
 use crate::roster::Roles;
 use crate::round::{Update, Withdrawal};
 use crate::run::Directive;
@@ -51,6 +52,8 @@ pub enum Request {
     Command(OperatorName, RunName, Command),
     /// An operator changes a round.
     Verdict(OperatorName, RoundId, Verdict),
+    /// A request whose entry in the log vouches for a document.
+    Vouched(Box<Request>, Document),
     /// The aggregation that was owed has ended: with files that have their names, or with the
     /// reason why there are none.
     Aggregated(RoundId, Result<Aggregate<Blob>, String>),
@@ -91,6 +94,8 @@ pub struct Answer {
     pub directive: Directive,
     /// When to ask again.
     pub next_after: std::time::Duration,
+    /// The audit log as it is now.
+    pub log: Log,
 }
 
 /// What an operator does to a run.

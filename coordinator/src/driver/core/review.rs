@@ -3,6 +3,7 @@
 
 use fedpaint_proto::limits::EXAMPLES_MAX;
 use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
+use fedpaint_proto::signing::Unbound;
 use jiff::Timestamp;
 
 use super::state::State;
@@ -22,6 +23,8 @@ pub struct Submission {
     pub examples: u64,
     /// What the site tells of its training.
     pub report: Report,
+    /// The site's signature over the envelope; who may leave it out is decided by the shell.
+    pub signature: Option<Unbound>,
 }
 
 impl Submission {

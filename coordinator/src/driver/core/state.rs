@@ -382,6 +382,7 @@ impl State {
             roster: changed.then_some((held, roster)),
             runs: self.runs_since(before).collect(),
             events,
+            ..Change::default()
         }
     }
 

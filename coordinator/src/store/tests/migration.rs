@@ -31,7 +31,7 @@ async fn from_the_first_schema(url: &str) {
 
     let store = Store::open(url).await.unwrap();
     let mut loaded = store.load().await.unwrap();
-    assert_eq!((loaded.sites.len(), loaded.seq), (1, 1));
+    assert_eq!((loaded.sites.len(), loaded.log.tree.size()), (1, 1));
     let run = loaded.runs.remove(0);
     assert_eq!(run.newest(), Aggregate::of(blob("one")), "nothing was kept beside it");
     assert_eq!((run.initial(), run.committed()), (blob("base"), 1));

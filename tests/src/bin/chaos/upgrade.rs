@@ -106,7 +106,10 @@ impl Material {
 
 /// The models that a federation of `cast` makes, by round.
 async fn train(folder: &Path, material: &Material, cast: &Cast) -> anyhow::Result<Vec<Digest>> {
-    let options = LabOptions { programs: cast.coordinator.clone(), ..LabOptions::default() };
+    // A coordinator that signs has to be told of agents which do not.
+    let unsigned = cast.coordinator.is_none() && cast.agents.iter().any(Option::is_some);
+    let programs = cast.coordinator.clone();
+    let options = LabOptions { programs, unsigned, ..LabOptions::default() };
     let mut lab = Lab::prepare(folder, options)?;
     lab.start_coordinator()?;
     for (site, _) in SITES {

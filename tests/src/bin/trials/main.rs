@@ -4,6 +4,8 @@
 mod access;
 mod csr;
 mod forge;
+mod hostile;
+mod log;
 mod plans;
 mod renew;
 mod revoke;
@@ -42,6 +44,10 @@ enum Mode {
     Access,
     /// Hostile requests for certificates, and join tokens that are guessed, reused, burnt.
     Csr,
+    /// A coordinator that turns on a site in twelve ways.
+    HostileCoordinator,
+    /// An audit log that is edited, cut, reordered, forked, truncated and back-dated.
+    Log,
     /// Certificates of a minute renewed under running rounds, and a root that takes over from another.
     Renew,
     /// Sites that are revoked in the middle of a transfer, and that try to come back.
@@ -86,8 +92,15 @@ async fn run(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     match args.mode {
         Mode::Access => access::access(work).await,
         Mode::Csr => csr::csr(args, work).await,
+        Mode::HostileCoordinator => hostile::hostile(work).await,
+        Mode::Log => log::log(args, work).await,
         Mode::Renew => renew::renew(args, work).await,
         Mode::Revoke => revoke::revoke(args, work).await,
         Mode::Plans => plans::plans(args, work).await,
     }
+}
+
+/// A line for who watches.
+fn say(text: &str) {
+    eprintln!("{text}");
 }

@@ -248,6 +248,7 @@ fn json_has_stable_names_and_plain_values() {
     assert_eq!(serde_json::to_value(Model::from(model)).unwrap(), expected);
 
     let event = v1::Event {
+        document: Vec::new(),
         seq: 1,
         at: at(0),
         actor: "operator/ada".into(),

@@ -1,0 +1,147 @@
+//! What sites and the coordinator put their names to, from the update to the export of the log.
+
+use fedpaint_proto::merkle::verify_inclusion;
+use fedpaint_proto::signing::{Signed, Unbound};
+use fedpaint_proto::statement::Envelope;
+
+use super::*;
+use crate::evidence::export::Line;
+use crate::evidence::plan_digest;
+use crate::evidence::verify::{Broken, Check, Verified};
+use crate::testing::{LATER, Pki};
+
+/// A coordinator that signs, and who its sites are.
+async fn signing(rounds: u32) -> (Coordinator, Pki) {
+    let pki = Pki::new();
+    let signer = pki.signer("spiffe://brain/coordinator/main");
+    let notary = Some(Arc::new(Notary::new(pki.authority(), signer, false)));
+    (Coordinator::start_at(LATER, plan(rounds, 2), notary).await, pki)
+}
+
+impl Coordinator {
+    /// A submission of `name`, signed as one of `said` with `examples`.
+    fn signed(&self, pki: &Pki, id: RoundId, name: &str, said: (&str, u64)) -> Submission {
+        let submission = self.submission(id.clone(), name, 2.0, 8);
+        let envelope = Envelope {
+            federation: "brain".parse().unwrap(),
+            round: id,
+            site: site(said.0),
+            base: submission.base,
+            plan: plan_digest(&self.handle.plan(&brain()).unwrap()),
+            update: submission.weights,
+            examples: said.1,
+        };
+        let signed = Signed::by(&pki.signer(&format!("spiffe://brain/site/{}", said.0)), envelope);
+        let signature = Some(Unbound::from_wire(signed.signature_to_wire()).unwrap());
+        Submission { signature, ..submission }
+    }
+
+    async fn report_all(&self, pki: &Pki, number: u32) {
+        self.until(|_, round| round.id.number == number).await;
+        self.join(&["aachen", "kyoto", "mayo"]).await;
+        for name in ["aachen", "kyoto", "mayo"] {
+            let signed = self.signed(pki, round(number, 1), name, (name, 8));
+            self.handle.submit(&site(name), signed).await.unwrap();
+        }
+        self.until_committed(number).await;
+    }
+
+    async fn exported(&self) -> Vec<Line> {
+        let (mut export, mut lines) = (self.handle.export().await.unwrap(), Vec::new());
+        while let Some(more) = self.handle.export_more(&mut export).await.unwrap() {
+            lines.extend(more);
+        }
+        lines
+    }
+}
+
+fn check(pki: &Pki, lines: &[Line]) -> Result<Verified, Broken> {
+    let authority = pki.authority();
+    let mut check = Check::new(&authority, &[])?;
+    for line in lines {
+        check.text(&line.to_text())?;
+    }
+    check.done()
+}
+
+#[tokio::test]
+async fn an_update_counts_only_with_its_sites_own_signature_over_what_it_says() {
+    let (coordinator, pki) = signing(1).await;
+    coordinator.join(&["aachen", "kyoto", "mayo"]).await;
+    let handle = &coordinator.handle;
+    let unsigned = coordinator.submission(round(1, 1), "mayo", 2.0, 8);
+    let others = coordinator.signed(&pki, round(1, 1), "mayo", ("kyoto", 8));
+    let other_examples = coordinator.signed(&pki, round(1, 1), "mayo", ("mayo", 9));
+    let foreign = coordinator.signed(&Pki::new(), round(1, 1), "mayo", ("mayo", 8));
+    for (submission, reason) in [
+        (unsigned, Reason::Unsigned),
+        (others, Reason::BadSignature),
+        (other_examples, Reason::BadSignature),
+        (foreign, Reason::BadSignature),
+    ] {
+        let error = handle.submit(&site("mayo"), submission).await.unwrap_err();
+        assert_eq!(error.reason(), reason, "{error}");
+    }
+    let good = coordinator.signed(&pki, round(1, 1), "mayo", ("mayo", 8));
+    assert!(handle.submit(&site("mayo"), good).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_update_that_is_taken_earns_the_same_receipt_however_often_it_is_asked_for() {
+    let (coordinator, pki) = signing(1).await;
+    coordinator.join(&["aachen", "kyoto", "mayo"]).await;
+    let good = coordinator.signed(&pki, round(1, 1), "mayo", ("mayo", 8));
+    let mut receipts = Vec::new();
+    for _ in 0..2 {
+        let envelope = coordinator.handle.submit(&site("mayo"), good.clone()).await.unwrap();
+        let taken = coordinator.handle.receipt(envelope).await.unwrap().unwrap();
+        taken.receipt.by_coordinator(&pki.authority(), LATER).unwrap();
+        assert_eq!(
+            (taken.entry.kind.as_str(), taken.entry.document),
+            ("update_accepted", envelope)
+        );
+        let head = (taken.head.statement.size, taken.head.statement.root);
+        let leaf = (taken.entry.seq - 1, taken.entry.leaf());
+        assert!(verify_inclusion(leaf, head, &taken.inclusion));
+        receipts.push(taken.receipt);
+    }
+    assert_eq!(receipts[0], receipts[1]);
+}
+
+#[tokio::test]
+async fn the_exported_log_of_a_run_is_whole_and_holds_every_update_and_model() {
+    let (coordinator, pki) = signing(2).await;
+    coordinator.report_all(&pki, 1).await;
+    let coordinator = coordinator.restart().await;
+    coordinator.report_all(&pki, 2).await;
+    let lines = coordinator.exported().await;
+    let whole = check(&pki, &lines).unwrap();
+    assert_eq!((whole.updates, whole.models), (6, 3));
+    let models = coordinator.handle.models(&brain(), None, 0).await.unwrap();
+    for (version, parent) in [(0, None), (1, Some(0)), (2, Some(1))] {
+        let manifest = coordinator.handle.manifest(&brain(), version).await.unwrap().statement;
+        assert_eq!(manifest.model, models[version as usize].blob);
+        assert_eq!(manifest.parent, parent.map(|parent: usize| models[parent].blob.digest));
+        assert_eq!(manifest.contributors.len(), if version == 0 { 0 } else { 3 });
+    }
+    let round_unknown = coordinator.handle.manifest(&brain(), 3).await.unwrap_err();
+    assert_eq!(round_unknown.reason(), Reason::RoundUnknown);
+
+    // Whoever leaves out or changes what an entry vouches for is found.
+    let documents = lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| matches!(line, Line::Update { .. } | Line::Manifest { .. }));
+    for (place, _) in documents {
+        let mut less = lines.clone();
+        less.remove(place);
+        assert!(matches!(check(&pki, &less), Err(Broken::DocumentMissing { .. })), "{place}");
+        let mut other = lines.clone();
+        match &mut other[place] {
+            Line::Update { signed } => signed.statement.examples += 1,
+            Line::Manifest { signed } => signed.statement.version += 1,
+            line => panic!("{line:?}"),
+        }
+        assert!(matches!(check(&pki, &other), Err(Broken::Document { .. })), "{place}");
+    }
+}

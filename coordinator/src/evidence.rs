@@ -1,0 +1,100 @@
+//! What the coordinator proves and what it demands: the heads that it signs over its audit log, receipts,
+//! manifests ([`made`]), whether an update is signed by its site, the log as lines that can be checked
+//! anywhere ([`export`]), and the check ([`verify`]). Pure but for the key.
+
+pub mod export;
+pub mod made;
+pub mod verify;
+
+use fedpaint_proto::identity::Role;
+use fedpaint_proto::log::{SignedHead, TreeHead};
+use fedpaint_proto::names::{Digest, FederationName, SiteName};
+use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::signing::{self, Authority, Signed, Signer};
+use fedpaint_proto::statement::{Envelope, Manifest, Receipt};
+use jiff::Timestamp;
+
+use crate::records::{Document, DocumentKind, EventRow, Log};
+
+/// Who signs for the coordinator, and judges what sites have signed.
+#[derive(Debug)]
+pub struct Notary {
+    authority: Authority,
+    signer: Signer,
+    accept_unsigned: bool,
+}
+
+/// Why an update does not count.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsigned {
+    /// Nobody has signed it.
+    #[error("it is not signed; give the agent a key: `signing` in its configuration")]
+    Absent,
+    /// The site has not signed it.
+    #[error(transparent)]
+    Signature(#[from] signing::Error),
+}
+
+/// The digest of a plan, as it is signed: that of its text.
+pub fn plan_digest(plan: &RunPlan) -> Digest {
+    Digest::of(plan.to_toml().as_bytes())
+}
+
+impl Notary {
+    /// A notary under a federation's root. With `accept_unsigned`, updates need no signature.
+    pub fn new(authority: Authority, signer: Signer, accept_unsigned: bool) -> Notary {
+        Notary { authority, signer, accept_unsigned }
+    }
+
+    /// Whose log it signs.
+    pub fn federation(&self) -> &FederationName {
+        self.authority.federation()
+    }
+
+    /// Vouches for the log as it is at `now`. The head is never older than the newest entry, whatever
+    /// the clock says.
+    pub fn head(&self, log: &Log, now: Timestamp) -> SignedHead {
+        let at = log.at.map_or(now, |newest| newest.max(now));
+        let (size, root) = (log.tree.size(), log.tree.root());
+        Signed::by(&self.signer, TreeHead { federation: self.federation().clone(), size, root, at })
+    }
+
+    /// Vouches for what a model is made of.
+    pub fn manifest(&self, manifest: Manifest) -> Signed<Manifest> {
+        Signed::by(&self.signer, manifest)
+    }
+
+    /// The receipt for the update whose envelope `entry` vouches for.
+    pub fn receipt(&self, envelope: Digest, entry: &EventRow) -> Signed<Receipt> {
+        let (federation, at) = (self.federation().clone(), entry.at);
+        Signed::by(&self.signer, Receipt { federation, envelope, entry: entry.seq, at })
+    }
+
+    /// Judges the signature of an update at `now`, which must be by the site's `key` where that is known.
+    /// The envelope as a document; none where it is not signed and need not be.
+    ///
+    /// # Errors
+    /// Why the update does not count.
+    pub fn judge(
+        &self,
+        (site, key): (&SiteName, Option<[u8; 32]>),
+        envelope: Envelope,
+        signature: Option<&signing::Unbound>,
+        now: Timestamp,
+    ) -> Result<Option<Document>, Unsigned> {
+        let Some(signature) = signature else {
+            return if self.accept_unsigned { Ok(None) } else { Err(Unsigned::Absent) };
+        };
+        let signed = signature.clone().over(envelope);
+        let holder = signed.signer(&self.authority, now)?;
+        if holder.role != Role::Site(site.clone()) {
+            let (found, must) = (holder.role, "site that it is the update of");
+            return Err(signing::Error::Signer { found, must }.into());
+        }
+        if key.is_some_and(|key| !holder.has_key(&key)) {
+            let why = "its key is another than the site joined with".to_owned();
+            return Err(signing::Error::Certificate(why).into());
+        }
+        Ok(Some(Document::of(DocumentKind::Update, &signed)))
+    }
+}

@@ -1,0 +1,434 @@
+//! Whether an exported audit log is what was logged and signed: from the export, the federation's root, and
+//! heads that somebody kept. It stops at the first thing that is wrong and names it.
+//!
+//! An export that lacks its newest part, and was signed when it ended there, is a log as it once was. That
+//! is found by whoever has a later head, and every site has one.
+
+mod models;
+
+use std::collections::BTreeMap;
+
+use fedpaint_proto::identity::Role;
+use fedpaint_proto::log::{Entry, SignedHead};
+use fedpaint_proto::merkle::{Frontier, Hash};
+use fedpaint_proto::names::{Digest, FederationName};
+use fedpaint_proto::signing::{self, Authority, Holder, Statement};
+use fedpaint_proto::statement::Manifest;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use self::models::Models;
+use super::export::{Line, VERSION};
+
+/// What is wrong with an exported log.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// A line is not one of an export.
+    #[error("line {number} is no line of an exported log: {reason}")]
+    Line {
+        /// Which line, from 1 on.
+        number: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The log is another federation's.
+    #[error("the log is that of federation {found}, the root is that of {wanted}")]
+    Federation {
+        /// Whose it is.
+        found: FederationName,
+        /// Whose it must be.
+        wanted: FederationName,
+    },
+    /// Entries are not there.
+    #[error("entry {missing} is missing: entry {found} is in its place")]
+    Missing {
+        /// The first one that is missing.
+        missing: u64,
+        /// What comes instead.
+        found: u64,
+    },
+    /// An entry is there again, or late.
+    #[error("entry {found} is out of its order: entry {expected} belongs there")]
+    Order {
+        /// What is there.
+        found: u64,
+        /// What belongs there.
+        expected: u64,
+    },
+    /// An entry is not what was logged.
+    #[error("entry {seq} was changed: it does not have the hash that was saved with it")]
+    Changed {
+        /// Which one.
+        seq: u64,
+    },
+    /// An entry is older than the one before.
+    #[error("entry {seq} is back-dated: it says {at}, the entry before {before}")]
+    BackDated {
+        /// Which one.
+        seq: u64,
+        /// When it says that it happened.
+        at: Timestamp,
+        /// When the entry before did.
+        before: Timestamp,
+    },
+    /// A root that was signed is not that of the entries.
+    #[error(
+        "entries {first} to {last} are not those that were signed: one of them was changed, and its hash with it"
+    )]
+    Root {
+        /// The first one after the last head that was right.
+        first: u64,
+        /// The newest one under the head that is not.
+        last: u64,
+    },
+    /// What an entry vouches for is not there.
+    #[error("entry {seq} vouches for a document that is not there: {document}")]
+    DocumentMissing {
+        /// Which entry.
+        seq: u64,
+        /// The document.
+        document: Digest,
+    },
+    /// A document is not what an entry vouches for.
+    #[error("after entry {seq} there is a document that it does not vouch for")]
+    Document {
+        /// Which entry.
+        seq: u64,
+    },
+    /// A document is not signed by who must have signed it.
+    #[error("what entry {seq} vouches for does not count: {source}")]
+    DocumentSignature {
+        /// Which entry.
+        seq: u64,
+        /// Why.
+        source: signing::Error,
+    },
+    /// A model does not follow from those before it and the updates that were taken.
+    #[error("the model of entry {seq} does not follow from the log: {reason}")]
+    Model {
+        /// Which entry.
+        seq: u64,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A head is not where it belongs.
+    #[error("after entry {seq} there is a head over {size} entries")]
+    Place {
+        /// The newest entry.
+        seq: u64,
+        /// How many the head is over.
+        size: u64,
+    },
+    /// A head is older than what it is over.
+    #[error(
+        "the head over {size} entries is back-dated: it says {at}, an entry under it or a head before it {before}"
+    )]
+    HeadBackDated {
+        /// How many entries it is over.
+        size: u64,
+        /// When it says that it was signed.
+        at: Timestamp,
+        /// What is newer.
+        before: Timestamp,
+    },
+    /// A head is not signed by the coordinator.
+    #[error("the head over {size} entries does not count: {source}")]
+    Head {
+        /// How many entries it is over.
+        size: u64,
+        /// Why.
+        source: signing::Error,
+    },
+    /// The log is not the one that somebody was shown.
+    #[error(
+        "the log is a fork: entries 1 to {size} are not those of the head that was kept, signed at {at}"
+    )]
+    Fork {
+        /// How many entries the head is over.
+        size: u64,
+        /// When it was signed.
+        at: Timestamp,
+    },
+    /// The log ends before one that somebody was shown.
+    #[error(
+        "the log is cut short: it has {size} entries, the head that was kept {kept}, signed at {at}"
+    )]
+    Short {
+        /// How many entries it has.
+        size: u64,
+        /// How many it had.
+        kept: u64,
+        /// When that was signed.
+        at: Timestamp,
+    },
+    /// There is nothing after this.
+    #[error("the export is cut short: it has no end after entry {seq}")]
+    NoEnd {
+        /// The newest entry.
+        seq: u64,
+    },
+}
+
+impl Broken {
+    /// The first entry that is not what was logged, where that is known.
+    pub fn entry(&self) -> Option<u64> {
+        match self {
+            Broken::Missing { missing, .. } => Some(*missing),
+            Broken::Order { expected, .. } => Some(*expected),
+            Broken::Changed { seq } | Broken::BackDated { seq, .. } => Some(*seq),
+            Broken::Root { first, .. } => Some(*first),
+            Broken::DocumentMissing { seq, .. }
+            | Broken::Document { seq }
+            | Broken::DocumentSignature { seq, .. }
+            | Broken::Model { seq, .. } => Some(*seq),
+            _ => None,
+        }
+    }
+}
+
+/// What a log that is whole comes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Whose log it is.
+    pub federation: FederationName,
+    /// How many entries it has.
+    pub entries: u64,
+    /// How many signed heads are in it, the last one included.
+    pub heads: u64,
+    /// How many updates it vouches for that their sites have signed.
+    pub updates: u64,
+    /// How many models, each made of those updates.
+    pub models: u64,
+    /// The root over it.
+    pub root: Hash,
+    /// When that was signed.
+    pub at: Timestamp,
+}
+
+/// A check under way. Lines are given to it in their order, so that a log of any length is checked in
+/// little memory.
+#[derive(Debug)]
+pub struct Check<'a> {
+    authority: &'a Authority,
+    /// Heads that were kept, by size.
+    kept: BTreeMap<u64, Vec<&'a SignedHead>>,
+    tree: Frontier,
+    newest_at: Timestamp,
+    /// How many entries are under a head that was right.
+    certain: u64,
+    head_at: Timestamp,
+    heads: u64,
+    lines: u64,
+    /// What the newest entry vouches for, until it comes.
+    owed: Option<(Entry, Digest)>,
+    models: Models,
+    end: Option<SignedHead>,
+    /// Who signed last; hardly ever anybody else than who signs next.
+    signer: Option<(Vec<u8>, Holder)>,
+}
+
+impl<'a> Check<'a> {
+    /// A check against the federation's root and heads that were kept.
+    ///
+    /// # Errors
+    /// If a head that was kept is not signed by the coordinator, so that it says nothing.
+    pub fn new(authority: &'a Authority, kept: &'a [SignedHead]) -> Result<Check<'a>, Broken> {
+        let mut by_size: BTreeMap<u64, Vec<&SignedHead>> = BTreeMap::new();
+        for head in kept {
+            let size = head.statement.size;
+            head_signer(authority, head).map_err(|source| Broken::Head { size, source })?;
+            by_size.entry(size).or_default().push(head);
+        }
+        Ok(Check {
+            authority,
+            kept: by_size,
+            tree: Frontier::default(),
+            newest_at: Timestamp::MIN,
+            certain: 0,
+            head_at: Timestamp::MIN,
+            heads: 0,
+            lines: 0,
+            owed: None,
+            models: Models::default(),
+            end: None,
+            signer: None,
+        })
+    }
+
+    /// Takes the next line, as text.
+    ///
+    /// # Errors
+    /// What is wrong with the log.
+    pub fn text(&mut self, text: &str) -> Result<(), Broken> {
+        let number = self.lines + 1;
+        let line = serde_json::from_str(text);
+        let line = line.map_err(|error| Broken::Line { number, reason: error.to_string() })?;
+        self.line(line)
+    }
+
+    /// Takes the next line.
+    ///
+    /// # Errors
+    /// What is wrong with the log.
+    pub fn line(&mut self, line: Line) -> Result<(), Broken> {
+        self.lines += 1;
+        let wrong = |reason: &str| Broken::Line { number: self.lines, reason: reason.to_owned() };
+        match line {
+            Line::Begin { version, .. } if version != VERSION => {
+                Err(wrong("it is of a version that this program does not read"))
+            }
+            Line::Begin { federation, .. } if self.lines == 1 => {
+                let wanted = self.authority.federation().clone();
+                if federation == wanted {
+                    return Ok(());
+                }
+                Err(Broken::Federation { found: federation, wanted })
+            }
+            _ if self.lines == 1 => Err(wrong("the first one says whose log it is")),
+            Line::Begin { .. } => Err(wrong("it is the first one, a second time")),
+            _ if self.end.is_some() => Err(wrong("it comes after the end")),
+            Line::Update { signed } => {
+                let entry = self.document(&signed.statement)?;
+                let who = |source| Broken::DocumentSignature { seq: entry.seq, source };
+                let role = signed.signer(self.authority, entry.at).map_err(who)?.role;
+                if entry.actor != role.to_string()
+                    || role != Role::Site(signed.statement.site.clone())
+                {
+                    let must = "site that the entry names";
+                    return Err(who(signing::Error::Signer { found: role, must }));
+                }
+                self.models.update(signed.statement);
+                Ok(())
+            }
+            Line::Manifest { signed } => {
+                let entry = self.document(&signed.statement)?;
+                let who = |source| Broken::DocumentSignature { seq: entry.seq, source };
+                signed.by_coordinator(self.authority, entry.at).map_err(who)?;
+                let model = self.models.manifest(signed.statement);
+                model.map_err(|reason| Broken::Model { seq: entry.seq, reason })
+            }
+            Line::Entry { entry, leaf } => {
+                self.nothing_owed()?;
+                self.entry(&entry, leaf)
+            }
+            Line::Head { head } => self.head(&head),
+            Line::End { head } => {
+                self.head(&head)?;
+                self.end = Some(head);
+                Ok(())
+            }
+        }
+    }
+
+    fn entry(&mut self, entry: &Entry, leaf: Hash) -> Result<(), Broken> {
+        let (seq, expected) = (entry.seq, self.tree.size() + 1);
+        match seq.cmp(&expected) {
+            std::cmp::Ordering::Less => return Err(Broken::Order { found: seq, expected }),
+            std::cmp::Ordering::Greater => {
+                return Err(Broken::Missing { missing: expected, found: seq });
+            }
+            std::cmp::Ordering::Equal => {}
+        }
+        if entry.leaf() != leaf {
+            return Err(Broken::Changed { seq });
+        }
+        let (at, before) = (entry.at, self.newest_at);
+        if at < before {
+            return Err(Broken::BackDated { seq, at, before });
+        }
+        self.newest_at = at;
+        self.owed = entry.document.map(|document| (entry.clone(), document));
+        self.tree.push(leaf);
+        let size = self.tree.size();
+        for kept in self.kept.remove(&size).unwrap_or_default() {
+            if kept.statement.root != self.tree.root() {
+                return Err(Broken::Fork { size, at: kept.statement.at });
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry that vouches for a statement, which must be the newest one.
+    fn document(&mut self, statement: &impl Statement) -> Result<Entry, Broken> {
+        let seq = self.tree.size();
+        let (entry, digest) = self.owed.take().ok_or(Broken::Document { seq })?;
+        let fits = Digest::of(&statement.to_bytes()) == digest;
+        if fits { Ok(entry) } else { Err(Broken::Document { seq }) }
+    }
+
+    fn nothing_owed(&self) -> Result<(), Broken> {
+        match &self.owed {
+            None => Ok(()),
+            Some((Entry { seq, .. }, document)) => {
+                Err(Broken::DocumentMissing { seq: *seq, document: *document })
+            }
+        }
+    }
+
+    fn head(&mut self, head: &SignedHead) -> Result<(), Broken> {
+        self.nothing_owed()?;
+        let (statement, seq) = (&head.statement, self.tree.size());
+        let (size, at) = (statement.size, statement.at);
+        if size != seq {
+            return Err(Broken::Place { seq, size });
+        }
+        if statement.root != self.tree.root() {
+            return Err(Broken::Root { first: self.certain + 1, last: size });
+        }
+        let before = self.head_at.max(self.newest_at);
+        if at < before {
+            return Err(Broken::HeadBackDated { size, at, before });
+        }
+        self.signed(head).map_err(|source| Broken::Head { size, source })?;
+        (self.certain, self.head_at) = (size, at);
+        self.heads += 1;
+        Ok(())
+    }
+
+    /// That the coordinator signed a head. A certificate that was believed is not looked into again.
+    fn signed(&mut self, head: &SignedHead) -> Result<(), signing::Error> {
+        if let Some((certificate, holder)) = &self.signer
+            && *certificate == head.certificate
+            && holder.validity.contains(head.statement.at)
+            && head.statement.federation == *self.authority.federation()
+        {
+            return holder.check(&head.statement.to_bytes(), &head.signature);
+        }
+        let holder = head_signer(self.authority, head)?;
+        self.signer = Some((head.certificate.clone(), holder));
+        Ok(())
+    }
+
+    /// Whether a model's manifest was among what the log vouches for.
+    pub fn holds(&self, manifest: &Manifest) -> bool {
+        self.models.holds(manifest)
+    }
+
+    /// Ends the check.
+    ///
+    /// # Errors
+    /// If the log ends before its end, or before that of a head that was kept.
+    pub fn done(self) -> Result<Verified, Broken> {
+        let size = self.tree.size();
+        let Some(end) = self.end else { return Err(Broken::NoEnd { seq: size }) };
+        if let Some(kept) = self.kept.into_values().flatten().find(|k| k.statement.size > size) {
+            let (kept, at) = (kept.statement.size, kept.statement.at);
+            return Err(Broken::Short { size, kept, at });
+        }
+        let federation = self.authority.federation().clone();
+        let (root, at) = (end.statement.root, end.statement.at);
+        let (heads, updates, models) = (self.heads, self.models.updates(), self.models.count());
+        Ok(Verified { federation, entries: size, heads, updates, models, root, at })
+    }
+}
+
+/// The coordinator that signed a head, with a certificate that held when it says so.
+fn head_signer(authority: &Authority, head: &SignedHead) -> Result<Holder, signing::Error> {
+    if head.statement.federation != *authority.federation() {
+        return Err(signing::Error::Foreign(head.statement.federation.clone()));
+    }
+    head.by_coordinator(authority, head.statement.at)
+}
+
+#[cfg(test)]
+mod tests;

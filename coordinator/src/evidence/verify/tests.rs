@@ -1,0 +1,168 @@
+//! Everything that somebody may do to a log, and what the check says of it.
+
+use super::*;
+use crate::evidence::Notary;
+use crate::records::Log;
+use crate::testing::{LATER, Pki};
+
+/// A log of `size` entries as its lines, with the head that was signed after each, and every head.
+struct Logged {
+    pki: Pki,
+    authority: Authority,
+    notary: Notary,
+    log: Log,
+    lines: Vec<Line>,
+    heads: Vec<SignedHead>,
+}
+
+fn entry(seq: u64) -> Entry {
+    let (actor, kind) = ("operator/ada".to_owned(), "site_enrolled".to_owned());
+    let (at, detail) = (later(seq), format!("site number-{seq}"));
+    Entry { seq, at, actor, kind, detail, document: None }
+}
+
+fn later(seconds: u64) -> Timestamp {
+    Timestamp::from_second(LATER.as_second() + seconds as i64).unwrap()
+}
+
+fn logged(size: u64) -> Logged {
+    let pki = Pki::new();
+    let notary = notary(&pki, "spiffe://brain/coordinator/main");
+    let authority = pki.authority();
+    let lines = vec![Line::Begin { version: VERSION, federation: authority.federation().clone() }];
+    let (log, heads) = (Log::default(), Vec::new());
+    let mut logged = Logged { pki, authority, notary, log, lines, heads };
+    (1..=size).for_each(|seq| logged.add(entry(seq)));
+    let head = logged.heads.last().unwrap().clone();
+    logged.lines.push(Line::End { head });
+    logged
+}
+
+fn notary(pki: &Pki, uri: &str) -> Notary {
+    Notary::new(pki.authority(), pki.signer(uri), false)
+}
+
+impl Logged {
+    fn add(&mut self, entry: Entry) {
+        self.log.push(&entry);
+        let head = self.notary.head(&self.log, entry.at);
+        let leaf = entry.leaf();
+        self.lines.push(Line::Entry { entry, leaf });
+        self.lines.push(Line::Head { head: head.clone() });
+        self.heads.push(head);
+    }
+
+    fn check(&self, lines: &[Line], kept: &[SignedHead]) -> Result<Verified, Broken> {
+        let mut check = Check::new(&self.authority, kept)?;
+        for line in lines {
+            check.text(&line.to_text())?;
+        }
+        check.done()
+    }
+
+    /// What the check says after `change` was done to the lines.
+    fn told(&self, change: impl FnOnce(&mut Vec<Line>)) -> String {
+        let mut lines = self.lines.clone();
+        change(&mut lines);
+        self.check(&lines, &self.heads[..1]).unwrap_err().to_string()
+    }
+}
+
+/// Where the entry of a number is among the lines.
+fn at(seq: usize) -> usize {
+    2 * seq - 1
+}
+
+#[test]
+fn a_log_that_nobody_touched_is_whole_and_says_how_much_of_it_there_is() {
+    let logged = logged(20);
+    let whole = logged.check(&logged.lines, &logged.heads).unwrap();
+    assert_eq!((whole.entries, whole.heads, whole.at), (20, 21, later(20)));
+    assert_eq!(whole.root, logged.log.tree.root());
+}
+
+#[test]
+fn an_entry_that_was_changed_left_out_doubled_or_moved_is_named() {
+    let logged = logged(20);
+    let edit = |lines: &mut Vec<Line>, with_leaf: bool| {
+        let Line::Entry { entry, leaf } = &mut lines[at(7)] else { panic!("no entry") };
+        entry.detail = "site nobody".into();
+        if with_leaf {
+            *leaf = entry.leaf();
+        }
+    };
+    assert!(logged.told(|lines| edit(lines, false)).contains("entry 7 was changed"));
+    assert!(logged.told(|lines| edit(lines, true)).contains("entries 7 to 7 are not"));
+    let gone = logged.told(|lines| drop(lines.drain(at(7)..at(8))));
+    assert!(gone.contains("entry 7 is missing"), "{gone}");
+    let twice = logged.told(|lines| lines.insert(at(8), lines[at(7)].clone()));
+    assert!(twice.contains("entry 7 is out of its order"), "{twice}");
+    let moved = logged.told(|lines| lines.swap(at(7), at(9)));
+    assert!(moved.contains("entry 7 is missing: entry 9"), "{moved}");
+    let back = logged.told(|lines| {
+        let Line::Entry { entry, leaf } = &mut lines[at(7)] else { panic!("no entry") };
+        entry.at = later(1);
+        *leaf = entry.leaf();
+    });
+    assert!(back.contains("entry 7 is back-dated"), "{back}");
+}
+
+#[test]
+fn a_head_that_was_not_signed_for_these_entries_by_the_coordinator_is_named() {
+    let logged = logged(20);
+    let mut under_7 = Log::default();
+    (1..=7).for_each(|seq| drop(under_7.push(&entry(seq))));
+    for (by, word) in [
+        (notary(&Pki::new(), "spiffe://brain/coordinator/main"), "not one of this federation's"),
+        (notary(&logged.pki, "spiffe://brain/site/mayo"), "only a coordinator may sign"),
+    ] {
+        let head = by.head(&under_7, later(7));
+        let told = logged.told(|lines| lines[at(7) + 1] = Line::Head { head });
+        assert!(told.contains("head over 7 entries") && told.contains(word), "{told}");
+    }
+    let mut forged = logged.heads[6].clone();
+    forged.statement.at = later(8);
+    let told = logged.told(|lines| lines[at(7) + 1] = Line::Head { head: forged });
+    assert!(told.contains("is not over this"), "{told}");
+    let told = logged.told(|lines| lines.swap(at(7) + 1, at(8) + 1));
+    assert!(told.contains("after entry 7 there is a head over 8"), "{told}");
+    // The coordinator's own, of a time before the entry.
+    let early = Log { at: None, ..logged.log.clone() };
+    let head = logged.notary.head(&early, later(2));
+    let told = logged.told(|lines| *lines.last_mut().unwrap() = Line::End { head });
+    assert!(told.contains("head over 20 entries is back-dated"), "{told}");
+}
+
+#[test]
+fn an_export_without_its_end_and_a_log_without_what_was_shown_are_cut_short() {
+    let logged = logged(20);
+    let told = logged.told(|lines| lines.truncate(at(15)));
+    assert!(told.contains("no end after entry 14"), "{told}");
+    // Whoever holds the key can end it earlier; a head that somebody kept shows it.
+    let mut earlier: Vec<Line> = logged.lines[..at(15)].to_vec();
+    earlier.push(Line::End { head: logged.heads[13].clone() });
+    assert_eq!(logged.check(&earlier, &logged.heads[..14]).unwrap().entries, 14);
+    let told = logged.check(&earlier, &logged.heads[14..15]).unwrap_err().to_string();
+    assert!(told.contains("14 entries, the head that was kept 15"), "{told}");
+}
+
+#[test]
+fn a_log_that_was_made_anew_by_who_has_the_key_differs_from_a_head_that_was_kept() {
+    let Logged { pki, authority, notary, lines, heads, .. } = logged(20);
+    let log = Log::default();
+    let lines = lines[..1].to_vec();
+    let mut forged = Logged { pki, authority, notary, log, lines, heads: Vec::new() };
+    for seq in 1..=25 {
+        let detail = if seq == 7 { "site nobody".into() } else { entry(seq).detail };
+        forged.add(Entry { detail, ..entry(seq) });
+    }
+    let head = forged.heads.last().unwrap().clone();
+    forged.lines.push(Line::End { head });
+    let check = |kept: &[SignedHead]| forged.check(&forged.lines, kept);
+    assert!(check(&heads[..6]).is_ok(), "before the entry both are the same");
+    let told = check(&heads[9..10]).unwrap_err().to_string();
+    assert!(told.contains("fork: entries 1 to 10"), "{told}");
+    let mut false_head = heads[9].clone();
+    false_head.statement.root = Hash::of_nothing();
+    assert!(matches!(check(&[false_head]), Err(Broken::Head { size: 10, .. })));
+}

@@ -1,0 +1,234 @@
+//! The audit log's tree, the heads that were signed over it, and what its entries vouch for.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use fedpaint_proto::log::{SignedHead, TreeHead};
+use fedpaint_proto::merkle::{Frontier, Hash, Node, Part};
+use fedpaint_proto::names::{Digest, FederationName};
+use fedpaint_proto::signing::{Signature, Signed};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, AnyPool, Row};
+
+use super::rows::{self, Columns, micros};
+use super::{Document, DocumentKind, Error, EventRow, Log, Store, lease};
+
+/// How many entries are hashed in one transaction, where the tree is behind them.
+const CATCH_UP: u32 = 1_000;
+
+/// An entry with everything that speaks for it.
+#[derive(Clone, Debug)]
+pub struct Vouched {
+    /// The entry.
+    pub entry: EventRow,
+    /// Its hash, as it was saved with it.
+    pub leaf: Hash,
+    /// What it vouches for.
+    pub document: Option<Document>,
+    /// The head that was signed when this was the newest entry.
+    pub head: Option<SignedHead>,
+}
+
+impl Store {
+    /// The log as it is now. Entries that have no place in the tree, as those of older versions, are
+    /// given one first.
+    pub(super) async fn log(&self) -> Result<Log, Error> {
+        let row =
+            sqlx::query("SELECT COALESCE(MAX(idx) + 1, 0) AS size FROM log_node WHERE level = 0");
+        let mut size = row.fetch_one(&self.pool).await?.number("size")?;
+        let mut tree = self.frontier(size).await?;
+        loop {
+            let mut transaction = self.pool.begin().await?;
+            let entries = sqlx::query(
+                "SELECT seq, at, actor, kind, detail, document FROM event WHERE seq > $1 \
+                 ORDER BY seq LIMIT $2",
+            );
+            let entries = entries.bind(rows::bigint("the log", size)?).bind(i64::from(CATCH_UP));
+            let entries = entries.fetch_all(&mut *transaction).await?;
+            if entries.is_empty() {
+                break;
+            }
+            if let Some(epoch) = self.epoch {
+                lease::fence(&mut transaction, epoch).await?;
+            }
+            for row in &entries {
+                let entry = rows::event(row)?;
+                if entry.seq != size + 1 {
+                    return Err(Error::Row { column: "seq", value: entry.seq.to_string() });
+                }
+                write_nodes(&mut transaction, &tree.push(entry.leaf())).await?;
+                size = entry.seq;
+            }
+            transaction.commit().await?;
+        }
+        let newest = sqlx::query("SELECT at FROM event ORDER BY seq DESC LIMIT 1");
+        let newest = newest.fetch_optional(&self.pool).await?;
+        Ok(Log { tree, at: newest.as_ref().map(|row| row.time("at")).transpose()? })
+    }
+
+    async fn frontier(&self, size: u64) -> Result<Frontier, Error> {
+        let peaks = hashes(&self.pool, &Node::peaks(size)).await?;
+        let behind = || Error::Row { column: "idx", value: size.to_string() };
+        Frontier::restore(size, peaks).ok_or_else(behind)
+    }
+
+    /// A proof over the log's tree, by its parts: a few reads each, however long the log is.
+    ///
+    /// # Errors
+    /// If the database fails or a node is missing.
+    pub async fn proof(&self, parts: &[Part]) -> Result<Vec<Hash>, Error> {
+        let mut proof = Vec::with_capacity(parts.len());
+        for part in parts {
+            proof.push(Part::hash(&hashes(&self.reads, &part.nodes()).await?));
+        }
+        Ok(proof)
+    }
+
+    /// The entry that vouches for a document, if there is one.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn entry_about(&self, document: &Digest) -> Result<Option<EventRow>, Error> {
+        let row = sqlx::query(
+            "SELECT seq, at, actor, kind, detail, document FROM event WHERE document = $1 \
+             ORDER BY seq LIMIT 1",
+        );
+        let row = row.bind(document.to_string()).fetch_optional(&self.reads).await?;
+        row.as_ref().map(rows::event).transpose()
+    }
+
+    /// Entries after `after_seq` and up to `last_seq`, oldest first, with what speaks for them.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn vouched(
+        &self,
+        federation: &FederationName,
+        (after_seq, last_seq): (u64, u64),
+        limit: u32,
+    ) -> Result<Vec<Vouched>, Error> {
+        let rows = sqlx::query(
+            "SELECT event.seq, event.at, event.actor, event.kind, event.detail, event.document, \
+             document.kind AS document_kind, document.signed, log_node.hash, log_head.root, \
+             log_head.at AS signed_at, log_head.signature, signer.certificate FROM event \
+             JOIN log_node ON log_node.level = 0 AND log_node.idx = event.seq - 1 \
+             LEFT JOIN log_head ON log_head.size = event.seq \
+             LEFT JOIN signer ON signer.fingerprint = log_head.signer \
+             LEFT JOIN document ON document.fingerprint = event.document \
+             WHERE event.seq > $1 AND event.seq <= $2 ORDER BY event.seq LIMIT $3",
+        )
+        .bind(rows::bigint("an entry's number", after_seq)?)
+        .bind(rows::bigint("an entry's number", last_seq)?)
+        .bind(i64::from(limit));
+        let vouched = |row: &AnyRow| {
+            let entry = rows::event(row)?;
+            let head = head(row, federation, entry.seq)?;
+            let document = document(row, entry.document)?;
+            Ok(Vouched { entry, leaf: row.parsed("hash")?, document, head })
+        };
+        rows.fetch_all(&self.reads).await?.iter().map(vouched).collect()
+    }
+}
+
+/// The hashes of full subtrees.
+async fn hashes(pool: &AnyPool, nodes: &[Node]) -> Result<Vec<Hash>, Error> {
+    let mut hashes = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        let row = sqlx::query("SELECT hash FROM log_node WHERE level = $1 AND idx = $2");
+        let row = row.bind(i64::from(node.level)).bind(rows::bigint("a node", node.index)?);
+        let row = row.fetch_optional(pool).await?;
+        let missing = || Error::Row { column: "level", value: node.level.to_string() };
+        hashes.push(row.ok_or_else(missing)?.parsed("hash")?);
+    }
+    Ok(hashes)
+}
+
+/// The document in a row, if there is one in it.
+fn document(row: &AnyRow, digest: Option<Digest>) -> Result<Option<Document>, Error> {
+    let held: Option<String> = row.try_get("document_kind")?;
+    let (Some(digest), Some(value)) = (digest, held) else { return Ok(None) };
+    let kind = match value.as_str() {
+        "update" => DocumentKind::Update,
+        "manifest" => DocumentKind::Manifest,
+        _ => return Err(Error::Row { column: "kind", value }),
+    };
+    Ok(Some(Document { digest, kind, signed: row.text("signed")? }))
+}
+
+/// The head in a row, if there is one in it.
+fn head(row: &AnyRow, federation: &FederationName, size: u64) -> Result<Option<SignedHead>, Error> {
+    let Some(root) = row.parsed_or_none("root")? else { return Ok(None) };
+    let (federation, at) = (federation.clone(), row.time("signed_at")?);
+    let statement = TreeHead { federation, size, root, at };
+    let signature = bytes(row, "signature")?;
+    let signature = Signature::try_from(&signature[..]);
+    let signature =
+        signature.map_err(|error| Error::Row { column: "signature", value: error.to_string() })?;
+    Ok(Some(Signed { statement, signature, certificate: bytes(row, "certificate")? }))
+}
+
+fn bytes(row: &AnyRow, column: &'static str) -> Result<Vec<u8>, Error> {
+    let value = row.text(column)?;
+    BASE64_STANDARD.decode(&value).map_err(|_| Error::Row { column, value })
+}
+
+pub(super) async fn write_nodes(
+    connection: &mut AnyConnection,
+    nodes: &[(Node, Hash)],
+) -> Result<(), Error> {
+    for (Node { level, index }, hash) in nodes {
+        sqlx::query("INSERT INTO log_node (level, idx, hash) VALUES ($1, $2, $3)")
+            .bind(i64::from(*level))
+            .bind(rows::bigint("a node", *index)?)
+            .bind(hash.to_string())
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn write_document(
+    connection: &mut AnyConnection,
+    document: &Document,
+) -> Result<(), Error> {
+    let kind = match document.kind {
+        DocumentKind::Update => "update",
+        DocumentKind::Manifest => "manifest",
+    };
+    sqlx::query(
+        "INSERT INTO document (fingerprint, kind, signed) VALUES ($1, $2, $3) \
+         ON CONFLICT (fingerprint) DO NOTHING",
+    )
+    .bind(document.digest.to_string())
+    .bind(kind)
+    .bind(document.signed.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn write_head(
+    connection: &mut AnyConnection,
+    head: &SignedHead,
+) -> Result<(), Error> {
+    let Signed { statement: TreeHead { size, root, at, .. }, signature, certificate } = head;
+    let signer = Digest::of(certificate).to_string();
+    sqlx::query(
+        "INSERT INTO signer (fingerprint, certificate) VALUES ($1, $2) \
+         ON CONFLICT (fingerprint) DO NOTHING",
+    )
+    .bind(signer.as_str())
+    .bind(BASE64_STANDARD.encode(certificate))
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "INSERT INTO log_head (size, root, at, signature, signer) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(rows::bigint("the log", *size)?)
+    .bind(root.to_string())
+    .bind(micros(*at))
+    .bind(BASE64_STANDARD.encode(signature.as_bytes()))
+    .bind(signer.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! What is signed round a job: the base model's manifest before it, the update's envelope and receipt after.
+
+use std::sync::Arc;
+
+use fedpaint_proto::names::{Digest, RoundId};
+use fedpaint_proto::signing::{Signed, Statement};
+use fedpaint_proto::statement::Envelope;
+use fedpaint_proto::v1;
+
+use super::{Bench, Error, Task, again};
+use crate::agent::Trust;
+use crate::client;
+use crate::lineage::{self, Asked, Last};
+use crate::pipe::{Assignment, Trained};
+use crate::receipt;
+
+/// Has this site believe what it is asked to train, by the base model's manifest and what it trained
+/// before.
+pub(super) async fn agree(bench: &Bench, task: &Task, plan: Digest) -> Result<(), Error> {
+    let Some(trust) = &bench.trust else { return Ok(()) };
+    let Task { round, base, .. } = task;
+    let (run, version) = (&round.run, round.number.saturating_sub(1));
+    let federation = trust.authority.federation();
+    let manifest = || async { client::manifest(&bench.line.now(), federation, run, version).await };
+    let manifest = again(bench, "the base model's manifest", manifest).await?;
+    let last = bench.workspace.history()?.remove(run);
+    let asked = Asked { round, base: *base, plan };
+    lineage::judge(&trust.authority, last.as_ref(), &asked, &manifest, (trust.now)())?;
+    let last = Last { number: round.number, base: base.digest, plan };
+    Ok(bench.workspace.note(round, last)?)
+}
+
+/// What this site says of its update, where it signs.
+pub(super) fn envelope(
+    bench: &Bench,
+    task: &Task,
+    assignment: &Assignment,
+    trained: &Trained,
+) -> Option<Envelope> {
+    let trust = bench.trust.as_ref()?;
+    Some(Envelope {
+        federation: trust.authority.federation().clone(),
+        round: task.round.clone(),
+        site: bench.site.clone(),
+        base: task.base.digest,
+        plan: Digest::of(assignment.plan_toml.as_bytes()),
+        update: trained.update,
+        examples: trained.examples,
+    })
+}
+
+/// The signature over it.
+pub(super) fn signature(bench: &Bench, envelope: Option<&Envelope>) -> Option<v1::Signature> {
+    let trust: &Arc<Trust> = bench.trust.as_ref()?;
+    Some(Signed::by(&trust.signer, envelope?.clone()).signature_to_wire())
+}
+
+/// Keeps the receipt for an update. The update is taken with or without one, so what is wrong with it is
+/// told to the site's people and changes nothing.
+pub(super) fn keep_receipt(
+    bench: &Bench,
+    round: &RoundId,
+    envelope: Option<&Envelope>,
+    told: Option<v1::Receipt>,
+) {
+    let (Some(trust), Some(envelope)) = (&bench.trust, envelope) else { return };
+    let digest = Digest::of(&envelope.to_bytes());
+    match receipt::judge(&trust.authority, digest, told, (trust.now)()) {
+        Err(refusal) => tracing::warn!(%round, "the update has no receipt: {refusal}"),
+        Ok(kept) => {
+            if let Err(error) = bench.workspace.keep_receipt(round, &kept) {
+                tracing::warn!(%round, "the receipt is not kept: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The agent as a witness of the coordinator's log: it keeps the last head that it believed, and ends with
+//! the proof in its hands where the next one does not fit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fedpaint_proto::signing::{Authority, Signer};
+use fedpaint_proto::v1::WithdrawalReason;
+use jiff::Timestamp;
+
+use super::{Agent, Error};
+use crate::client::Answer;
+use crate::config::{self, Config, Site};
+use crate::witness::{self, Doubt, Proof, Told};
+
+/// What a site signs with, and by what it judges what others have signed.
+#[derive(Debug)]
+pub struct Trust {
+    /// The federation's root.
+    pub authority: Authority,
+    /// This site's key.
+    pub signer: Signer,
+    /// The site's clock.
+    pub now: fn() -> Timestamp,
+}
+
+impl Trust {
+    /// What the configuration names.
+    ///
+    /// # Errors
+    /// If a file does not read, or the signing certificate is not this site's or does not hold.
+    pub fn load(config: &Config, site: &Site, now: fn() -> Timestamp) -> Result<Trust, Error> {
+        let signer = config.signer(site, now())?.ok_or(config::Error::NoSigning)?;
+        let authority = Authority::load(site.federation.clone(), &config.tls.ca)?;
+        Ok(Trust { authority, signer, now })
+    }
+}
+
+impl Agent {
+    /// An answer is heard if the log it tells of is the one this site knows.
+    ///
+    /// # Errors
+    /// [`Error::Log`] if the log was changed.
+    pub(super) async fn weigh(&mut self, answer: Answer) -> Result<Duration, Error> {
+        match self.witness(&answer.log).await {
+            Ok(()) => Ok(self.heard(answer)),
+            Err(doubt) if doubt.is_proof() => Err(self.accuse(doubt, answer.log).await),
+            Err(doubt) => Ok(self.doubted(&doubt)),
+        }
+    }
+
+    /// Judges what the coordinator says of its log, and keeps it. Where this site has no signing key
+    /// nothing is asked of the coordinator either.
+    async fn witness(&mut self, told: &Told) -> Result<(), Doubt> {
+        let Some(trust) = &self.bench.trust else { return Ok(()) };
+        let head =
+            witness::judge(&trust.authority, self.kept.as_ref(), told, (trust.now)())?.clone();
+        let grown = self.kept.as_ref().is_none_or(|k| k.statement.size < head.statement.size);
+        if grown {
+            let (workspace, new) = (Arc::clone(&self.bench.workspace), head.clone());
+            let kept = tokio::task::spawn_blocking(move || workspace.keep_head(&new)).await;
+            // Until the disk takes one, an older one is on it, which does as well for a later start.
+            match kept {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!("the head of the log is not kept: {error}"),
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            }
+        }
+        self.kept = Some(head);
+        Ok(())
+    }
+
+    /// An answer that does not count: it is asked for again.
+    fn doubted(&mut self, doubt: &Doubt) -> Duration {
+        let what = format!("the coordinator's answer does not count: {doubt}");
+        self.failures.count(what, self.bench.site.as_str())
+    }
+
+    /// Ends with the coordinator: keeps the proof and leaves the round in hand.
+    async fn accuse(&mut self, doubt: Doubt, told: Told) -> Error {
+        self.leave(WithdrawalReason::Log).await;
+        let proof = match (self.kept.clone(), told.head) {
+            (Some(kept), Some(head)) => {
+                let (why, consistency) = (doubt.to_string(), told.proof);
+                let proof = Proof { why, kept, told: head, consistency };
+                match self.bench.workspace.keep_proof(&proof) {
+                    Ok(path) => path.display().to_string(),
+                    Err(error) => format!("no file: {error}"),
+                }
+            }
+            _ => "no file".to_owned(),
+        };
+        Error::Log { doubt, proof }
+    }
+}

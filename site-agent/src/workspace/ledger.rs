@@ -1,0 +1,81 @@
+//! What a site keeps of what it has trained, on the disk: what each run's last round began from, and the
+//! receipts.
+//!
+//! ```text
+//! workspace/
+//!   history.json                         what was trained last, by run
+//!   receipts/<run>-<number>-<attempt>.json
+//! ```
+
+use std::fs;
+use std::io;
+
+use fedpaint_proto::failpoint::reach;
+use fedpaint_proto::names::RoundId;
+
+use super::heads::write;
+use super::{Error, Workspace};
+use crate::disk::Places;
+use crate::lineage::{History, Last};
+use crate::receipt::Kept;
+
+/// The longest history that is read: thousands of runs.
+const HISTORY_BYTES_MAX: u64 = 4 << 20;
+
+const HISTORY: Places = Places {
+    create: "workspace.history_create",
+    write: "workspace.history_write",
+    sync: "workspace.history_sync",
+    rename: "workspace.history_rename",
+    folder: "workspace.history_folder",
+};
+
+const RECEIPT: Places = Places {
+    create: "workspace.receipt_create",
+    write: "workspace.receipt_write",
+    sync: "workspace.receipt_sync",
+    rename: "workspace.receipt_rename",
+    folder: "workspace.receipt_folder",
+};
+
+impl Workspace {
+    /// What was trained last, by run.
+    ///
+    /// # Errors
+    /// If the file is there and does not read: what was trained must not be forgotten.
+    pub fn history(&self) -> Result<History, Error> {
+        let path = self.folder.join("history.json");
+        match reach("workspace.history_read").and_then(|()| fs::metadata(&path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(History::new()),
+            Err(source) => return Err(Error::Io { path, source }),
+            Ok(found) if found.len() > HISTORY_BYTES_MAX => return Err(Error::Damaged { path }),
+            Ok(_) => {}
+        }
+        let text = fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        serde_json::from_slice(&text).map_err(|_| Error::Damaged { path })
+    }
+
+    /// Notes what is about to be trained in a run.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn note(&self, round: &RoundId, last: Last) -> Result<(), Error> {
+        let mut history = self.history()?;
+        if history.get(&round.run) == Some(&last) {
+            return Ok(());
+        }
+        history.insert(round.run.clone(), last);
+        write(self.folder.join("history.json"), &HISTORY, &history)
+    }
+
+    /// Keeps a receipt.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn keep_receipt(&self, round: &RoundId, receipt: &Kept) -> Result<(), Error> {
+        let folder = self.folder.join("receipts");
+        fs::create_dir_all(&folder).map_err(|source| Error::Io { path: folder.clone(), source })?;
+        let RoundId { run, number, attempt } = round;
+        write(folder.join(format!("{run}-{number}-{attempt}.json")), &RECEIPT, receipt)
+    }
+}

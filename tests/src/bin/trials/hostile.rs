@@ -1,0 +1,174 @@
+//! `hostile-coordinator`: a coordinator that has the federation's certificates and its own key, and turns on
+//! one site in twelve ways. The site runs the real agent and trainer. Every attack must be refused, and the
+//! agent must say why; a coordinator that does nothing wrong must not be.
+
+mod server;
+mod tls;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use fedpaint_tests::lab::{AgentOptions, Lab, LabOptions, OPEN_POLICY};
+use fedpaint_tests::outcome::{Outcome, rounded};
+use serde_json::{Map, Value};
+
+use self::server::{Attack, Hostile};
+use crate::say;
+
+/// The site that is turned on.
+const SITE: &str = "mayo";
+
+/// The site makes its updates up, so that an attack takes no time.
+const REHEARSAL: &str = "[rehearsal]\nsteps_ms = 1\n";
+
+/// How long an attack may go unnoticed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often the agent is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The exit code of an agent that has caught the coordinator.
+const CAUGHT: i32 = 70;
+
+/// What a site tells of its own accord where what the coordinator says of a model does not fit.
+const MODEL: Option<&str> = Some("WITHDRAWAL_REASON_MODEL");
+
+/// Every attack, the words by which the agent's log must refuse it, and the reason or rule that the
+/// coordinator is told. An answer that does not count is not answered: it is asked for again.
+const ATTACKS: [(Attack, &str, Option<&str>); 12] = [
+    (Attack::OtherModel, "other bytes than those of blob", Some("WITHDRAWAL_REASON_BASE_MODEL")),
+    (Attack::ReplayedRound, "this site has trained round 2", MODEL),
+    (Attack::SkippedVersion, "the manifest is of version", MODEL),
+    (Attack::OtherPlan, "not the one that the base model was made by", MODEL),
+    (Attack::Oversize, "2097152 bytes a round, at most 1048576", Some("POLICY_RULE_BYTES")),
+    (Attack::ForkedLog, "is a fork", None),
+    (Attack::PolicyChange, "not the one that this site has trained the run by", MODEL),
+    (Attack::MoreRounds, "6 rounds, at most 5", Some("POLICY_RULE_ROUNDS")),
+    (Attack::Unsigned, "signs no head", None),
+    (Attack::OtherBase, "its manifest is of model", MODEL),
+    (Attack::SmallCohort, "1 sites, at least 2", Some("POLICY_RULE_COHORT")),
+    (Attack::Clock, "one of the two clocks is wrong", None),
+];
+
+/// Runs the mode.
+///
+/// # Errors
+/// If a program does not start.
+pub(crate) async fn hostile(work: &Path) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let lab = Lab::prepare(&work.join("federation"), LabOptions::default())?;
+    lab.issue("site", SITE, &[])?;
+    let trained = honest(&lab, work).await?;
+    outcome
+        .require(trained >= 2, || format!("with an honest coordinator {trained} rounds are done"));
+    outcome.set("honest_rounds", trained);
+    let (mut refused, mut told, mut reasons, mut seconds_max) = (0, 0, Map::new(), 0.0_f64);
+    for (attack, words, rule) in ATTACKS {
+        let name = format!("{attack:?}");
+        let started = Instant::now();
+        let ended = attacked(&lab, work, attack, (words, rule)).await;
+        let seconds = started.elapsed().as_secs_f64();
+        match ended {
+            Ok(reason) => {
+                refused += 1;
+                told += u32::from(rule.is_some());
+                say(&format!("{name}: refused after {seconds:.1} s: {reason}"));
+                reasons.insert(name, Value::from(reason));
+            }
+            Err(error) => outcome.broken.push(format!("{name}: {error:#}")),
+        }
+        seconds_max = seconds_max.max(seconds);
+    }
+    outcome.set("attacks", ATTACKS.len());
+    outcome.set("refused", refused);
+    outcome.set("told_to_the_coordinator", told);
+    outcome.set("seconds_max", rounded(seconds_max, 1));
+    outcome.set("reasons", Value::Object(reasons));
+    Ok(outcome)
+}
+
+/// How many rounds the agent trains for a coordinator that does nothing wrong.
+async fn honest(lab: &Lab, work: &Path) -> anyhow::Result<u32> {
+    let hostile = Hostile::start(lab, &work.join("honest"), None).await?;
+    let mut agent = start(lab, &hostile)?;
+    let started = Instant::now();
+    while hostile.submitted() < 2 {
+        anyhow::ensure!(agent.is_running()?, "the agent has ended: {}", agent.log()?);
+        anyhow::ensure!(started.elapsed() < PATIENCE, "nothing happens: {}", agent.log()?);
+        tokio::time::sleep(LOOK).await;
+    }
+    agent.stop()?;
+    Ok(hostile.submitted())
+}
+
+/// The line by which the agent refuses an attack.
+async fn attacked(
+    lab: &Lab,
+    work: &Path,
+    attack: Attack,
+    (words, rule): (&str, Option<&str>),
+) -> anyhow::Result<String> {
+    let hostile = Hostile::start(lab, &work.join(format!("{attack:?}")), Some(attack)).await?;
+    let mut agent = start(lab, &hostile)?;
+    let started = Instant::now();
+    let line = loop {
+        let log = agent.log()?;
+        if let Some(line) = log.lines().find(|line| line.contains(words)) {
+            break line.to_owned();
+        }
+        anyhow::ensure!(started.elapsed() < PATIENCE, "it is not refused: {log}");
+        tokio::time::sleep(LOOK).await;
+    };
+    while let Some(rule) = rule
+        && !hostile.was_told(rule)
+    {
+        anyhow::ensure!(started.elapsed() < PATIENCE, "the coordinator is not told of {rule}");
+        tokio::time::sleep(LOOK).await;
+    }
+    if attack == Attack::ForkedLog {
+        while agent.is_running()? {
+            anyhow::ensure!(started.elapsed() < PATIENCE, "the agent goes on: {}", agent.log()?);
+            tokio::time::sleep(LOOK).await;
+        }
+        let code = agent.ended()?.and_then(|status| status.code());
+        anyhow::ensure!(code == Some(CAUGHT), "the agent ended with {code:?}");
+    }
+    let done = hostile.submitted_for_attack();
+    anyhow::ensure!(done == 0, "the agent has trained what it refused");
+    agent.stop().ok();
+    let said = line.split("WARN").last().unwrap_or(&line);
+    Ok(said.trim().to_owned())
+}
+
+/// What the site lets a federation do: everything, but for runs of more than 5 rounds, rounds of fewer than
+/// 2 sites, and updates of more than 1 MiB.
+fn policy() -> String {
+    OPEN_POLICY
+        .replace("rounds_max = 100_000", "rounds_max = 5")
+        .replace("sites_min = 1", "sites_min = 2")
+        .replace("bytes_per_round_max = 1_000_000_000_000", "bytes_per_round_max = 1_048_576")
+}
+
+/// Starts the agent in a workspace of its own.
+fn start(lab: &Lab, hostile: &Hostile) -> anyhow::Result<fedpaint_tests::process::Process> {
+    let workspace = lab.path(&format!("workspace-{SITE}"));
+    match std::fs::remove_dir_all(&workspace) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).context(workspace);
+        }
+        _ => {}
+    }
+    // What it says of this attack is looked for, and nothing that it said of another one.
+    match std::fs::remove_file(lab.path(&format!("{SITE}.log"))) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let options = AgentOptions {
+        coordinator: Some(hostile.address()),
+        more: REHEARSAL.into(),
+        policy: policy(),
+        ..AgentOptions::default()
+    };
+    lab.start_agent(SITE, Path::new(&lab.path("")), &options)
+}

@@ -1,0 +1,425 @@
+//! A coordinator of one run for one site. It signs whatever it says, and does wrong in one way.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fedpaint_coordinator::clock::{Clock, SystemClock};
+use fedpaint_coordinator::evidence::Notary;
+use fedpaint_coordinator::records::Log;
+use fedpaint_proto::log::{self, Entry};
+use fedpaint_proto::merkle::{Hash, Node, Part, consistency};
+use fedpaint_proto::names::{Blob, Digest, RoundId, RunName};
+use fedpaint_proto::signing::Authority;
+use fedpaint_proto::statement::{Contributor, Manifest, manifest_to_wire};
+use fedpaint_proto::v1::blob_service_server::{BlobService, BlobServiceServer};
+use fedpaint_proto::v1::federation_service_server::{FederationService, FederationServiceServer};
+use fedpaint_proto::v1::heartbeat_request::Activity;
+use fedpaint_proto::v1::heartbeat_response::Directive;
+use fedpaint_proto::v1::upload_request::Part as UploadPart;
+use fedpaint_proto::v1::*;
+use fedpaint_tests::lab::{FEDERATION, Lab};
+use fedpaint_tests::models;
+use jiff::{SignedDuration, Timestamp};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::tls;
+
+/// How the coordinator does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attack {
+    /// Sends other bytes than those of the model that it names.
+    OtherModel,
+    /// Asks for a round again that is past.
+    ReplayedRound,
+    /// Asks for round 3 from the model of round 1.
+    SkippedVersion,
+    /// Sends another plan than the one that the model was made by.
+    OtherPlan,
+    /// Names a model that is larger than the site takes.
+    Oversize,
+    /// Shows another history than before.
+    ForkedLog,
+    /// Changes the plan of a run that has begun, and signs it.
+    PolicyChange,
+    /// Has a run of more rounds than the site allows.
+    MoreRounds,
+    /// Signs nothing.
+    Unsigned,
+    /// Asks for a training from another model than it has signed.
+    OtherBase,
+    /// Has rounds with fewer sites than the site allows.
+    SmallCohort,
+    /// Says that it is tomorrow.
+    Clock,
+}
+
+impl Attack {
+    /// The round in which the coordinator turns.
+    fn round(self) -> u32 {
+        match self {
+            Attack::OtherPlan
+            | Attack::Oversize
+            | Attack::MoreRounds
+            | Attack::Unsigned
+            | Attack::SmallCohort
+            | Attack::Clock => 1,
+            Attack::OtherModel
+            | Attack::SkippedVersion
+            | Attack::ForkedLog
+            | Attack::PolicyChange
+            | Attack::OtherBase => 2,
+            Attack::ReplayedRound => 3,
+        }
+    }
+}
+
+const RUN: &str = "brain";
+
+struct State {
+    attack: Option<Attack>,
+    notary: Notary,
+    log: Log,
+    nodes: HashMap<Node, Hash>,
+    /// The model of every version, and its bytes.
+    models: Vec<(Blob, Vec<u8>)>,
+    /// The round in hand.
+    round: u32,
+    /// The rounds for which an update was submitted.
+    submitted: Vec<u32>,
+    /// Why the site has given a round up or does not join it, in its own words on the wire.
+    told: Vec<String>,
+    /// Whether the site has given the round up.
+    withdrawn: bool,
+}
+
+/// The coordinator.
+pub(crate) struct Hostile {
+    address: String,
+    state: Arc<Mutex<State>>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Hostile {
+    /// Starts it, with the certificates of the lab's coordinator.
+    ///
+    /// # Errors
+    /// If a file does not write, or no address is free.
+    pub(crate) async fn start(
+        lab: &Lab,
+        folder: &Path,
+        attack: Option<Attack>,
+    ) -> anyhow::Result<Hostile> {
+        std::fs::create_dir_all(folder)?;
+        let authority = Authority::load(FEDERATION.parse()?, &lab.tls("main").ca)?;
+        let notary = Notary::new(authority, lab.signing("main").load()?, false);
+        let mut all = Vec::new();
+        for version in 0..4 {
+            let file = folder.join(format!("{version}.safetensors"));
+            let blob =
+                models::write(&file, models::specs(), |t, i| (version * 100 + t * 10 + i) as f32)?;
+            all.push((blob, std::fs::read(&file)?));
+        }
+        let mut state = State {
+            attack,
+            notary,
+            log: Log::default(),
+            nodes: HashMap::new(),
+            models: all,
+            round: 1,
+            submitted: Vec::new(),
+            told: Vec::new(),
+            withdrawn: false,
+        };
+        for number in 0..20 {
+            state.happened(&format!("site number-{number}"));
+        }
+        let state = Arc::new(Mutex::new(state));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = format!("https://{}", listener.local_addr()?);
+        let incoming = tls::accept(listener, lab.tls("main").server(Arc::new(|_| true))?);
+        let services = Services { state: Arc::clone(&state) };
+        let router = tonic::transport::Server::builder()
+            .add_service(FederationServiceServer::new(services.clone()))
+            .add_service(BlobServiceServer::new(services));
+        let server = tokio::spawn(async move {
+            // It ends with the trial.
+            let _ = router.serve_with_incoming(incoming).await;
+        });
+        Ok(Hostile { address, state, server })
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    /// For how many rounds an update was submitted.
+    pub(crate) fn submitted(&self) -> u32 {
+        lock(&self.state).submitted.len() as u32
+    }
+
+    /// Whether the site has told the coordinator of a reason or rule of this name.
+    pub(crate) fn was_told(&self, name: &str) -> bool {
+        lock(&self.state).told.iter().any(|told| told == name)
+    }
+
+    /// For how many of them the coordinator had already turned.
+    pub(crate) fn submitted_for_attack(&self) -> usize {
+        let state = lock(&self.state);
+        let first = state.attack.map_or(u32::MAX, Attack::round) as usize;
+        state.submitted.len().saturating_sub(first - 1)
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    /// Whether the coordinator does this wrong now.
+    fn turns(&self, attack: Attack) -> bool {
+        self.attack == Some(attack) && self.submitted.len() as u32 + 1 >= attack.round()
+    }
+
+    fn happened(&mut self, detail: &str) {
+        let entry = Entry {
+            seq: self.log.tree.size() + 1,
+            at: SystemClock.now(),
+            actor: "coordinator".into(),
+            kind: "told".into(),
+            detail: detail.into(),
+            document: None,
+        };
+        self.nodes.extend(self.log.push(&entry));
+    }
+
+    /// Makes the log anew, with another beginning.
+    fn fork(&mut self) {
+        let size = self.log.tree.size();
+        self.log = Log::default();
+        self.nodes = HashMap::new();
+        for number in 0..size + 3 {
+            self.happened(&format!("site other-{number}"));
+        }
+    }
+
+    fn plan(&self) -> String {
+        let turns = |attack| self.turns(attack);
+        let rounds = if turns(Attack::MoreRounds) { 6 } else { 4 };
+        let sites_min = if turns(Attack::SmallCohort) { 1 } else { 2 };
+        let seed = if turns(Attack::OtherPlan) || turns(Attack::PolicyChange) { 2 } else { 1 };
+        format!(
+            "version = 1\nrounds = {rounds}\n\n[round]\nsites_min = {sites_min}\n\n\
+             [training]\nsteps = 3\nseed = {seed}\n"
+        )
+    }
+
+    /// The plan that manifests say: the one that is sent, unless another one is slipped in.
+    fn signed_plan(&self) -> Digest {
+        let plan = self.plan();
+        let plan =
+            if self.turns(Attack::OtherPlan) { plan.replace("seed = 2", "seed = 1") } else { plan };
+        Digest::of(plan.as_bytes())
+    }
+
+    fn model(&self, version: u32) -> Blob {
+        let (blob, _) = &self.models[version as usize % self.models.len()];
+        *blob
+    }
+
+    fn manifest(&self, run: RunName, version: u32) -> anyhow::Result<ModelManifest> {
+        let version = if self.turns(Attack::SkippedVersion) { 1 } else { version };
+        let contributor = |site: &str| -> anyhow::Result<Contributor> {
+            let (number, attempt, update) = (version, 1, Digest::of(site.as_bytes()));
+            Ok(Contributor { site: site.parse()?, number, attempt, update, examples: 4 })
+        };
+        let contributors = match version {
+            0 => Vec::new(),
+            _ => vec![contributor("kyoto")?, contributor("mayo")?],
+        };
+        let mut model = self.model(version);
+        if self.turns(Attack::Oversize) {
+            model.size = 2 << 20;
+        }
+        let manifest = Manifest {
+            federation: FEDERATION.parse()?,
+            run,
+            version,
+            attempt: u32::from(version > 0),
+            parent: version.checked_sub(1).map(|parent| self.model(parent).digest),
+            plan: self.signed_plan(),
+            model,
+            ema: None,
+            contributors,
+        };
+        Ok(manifest_to_wire(&self.notary.manifest(manifest)))
+    }
+
+    /// What the site should be doing.
+    fn directive(&self, activity: &Activity) -> Directive {
+        let number = match self.attack {
+            Some(Attack::SkippedVersion) if self.turns(Attack::SkippedVersion) => 3,
+            Some(Attack::ReplayedRound) if self.turns(Attack::ReplayedRound) => 1,
+            _ => self.round,
+        };
+        let round = RoundRef { run: RUN.into(), number, attempt: 1 };
+        let mut base = self.model(number - 1);
+        if self.turns(Attack::SkippedVersion) {
+            base = self.model(1);
+        }
+        if self.turns(Attack::OtherBase) {
+            base = self.model(3);
+        }
+        if self.turns(Attack::Oversize) {
+            base.size = 2 << 20;
+        }
+        match activity {
+            _ if self.withdrawn || self.round > 3 => Directive::Rest(Rest {}),
+            Activity::Idle(_) => Directive::Join(Join { round: Some(round), until: None }),
+            _ => {
+                let base_model = Some(base.into());
+                Directive::Train(Train { round: Some(round), base_model, until: None, cohort: 2 })
+            }
+        }
+    }
+
+    fn proof(&self, known: u64) -> Vec<Vec<u8>> {
+        let hash = |part: &Part| {
+            let nodes = part.nodes();
+            let hashes: Vec<Hash> =
+                nodes.iter().filter_map(|node| self.nodes.get(node).copied()).collect();
+            Part::hash(&hashes).as_bytes().to_vec()
+        };
+        consistency(known, self.log.tree.size()).iter().map(hash).collect()
+    }
+
+    fn now(&self) -> Timestamp {
+        let now = SystemClock.now();
+        let day = SignedDuration::from_hours(24);
+        if self.turns(Attack::Clock) { now.checked_add(day).unwrap_or(now) } else { now }
+    }
+}
+
+#[derive(Clone)]
+struct Services {
+    state: Arc<Mutex<State>>,
+}
+
+fn malformed(error: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+#[tonic::async_trait]
+impl FederationService for Services {
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatResponse>, Status> {
+        let HeartbeatRequest { activity, log_size, declined, .. } = request.into_inner();
+        let activity = activity.ok_or_else(|| malformed("no activity"))?;
+        let mut state = lock(&self.state);
+        let rules = declined.iter().map(|declined| declined.rule().as_str_name().to_owned());
+        state.told.extend(rules);
+        if let Activity::Withdrawing(withdrawing) = &activity {
+            state.withdrawn = true;
+            state.told.push(withdrawing.reason().as_str_name().to_owned());
+            state.told.push(withdrawing.rule().as_str_name().to_owned());
+        }
+        if state.turns(Attack::ForkedLog) && log_size > 0 {
+            state.fork();
+        }
+        state.happened("a heartbeat");
+        let head = state.notary.head(&state.log, state.now());
+        let signed = !state.turns(Attack::Unsigned);
+        Ok(Response::new(HeartbeatResponse {
+            next_after: Duration::from_millis(30).try_into().ok(),
+            directive: Some(state.directive(&activity)),
+            log_head: signed.then(|| log::to_wire(&head)),
+            log_consistency: state.proof(log_size),
+            ..HeartbeatResponse::default()
+        }))
+    }
+
+    async fn get_run_plan(
+        &self,
+        _: Request<GetRunPlanRequest>,
+    ) -> Result<Response<GetRunPlanResponse>, Status> {
+        Ok(Response::new(GetRunPlanResponse { plan_toml: lock(&self.state).plan() }))
+    }
+
+    async fn submit_update(
+        &self,
+        request: Request<SubmitUpdateRequest>,
+    ) -> Result<Response<SubmitUpdateResponse>, Status> {
+        let round = request.into_inner().round.ok_or_else(|| malformed("no round"))?;
+        let round = RoundId::try_from(&round).map_err(malformed)?;
+        let mut state = lock(&self.state);
+        state.submitted.push(round.number);
+        state.round = round.number + 1;
+        state.happened("an update");
+        Ok(Response::new(SubmitUpdateResponse { receipt: None }))
+    }
+}
+
+#[tonic::async_trait]
+impl BlobService for Services {
+    async fn get_manifest(
+        &self,
+        request: Request<GetManifestRequest>,
+    ) -> Result<Response<GetManifestResponse>, Status> {
+        let GetManifestRequest { run, version } = request.into_inner();
+        let run = run.parse().map_err(malformed)?;
+        let manifest = lock(&self.state).manifest(run, version).map_err(malformed)?;
+        Ok(Response::new(GetManifestResponse { manifest: Some(manifest) }))
+    }
+
+    async fn get_upload_status(
+        &self,
+        _: Request<GetUploadStatusRequest>,
+    ) -> Result<Response<GetUploadStatusResponse>, Status> {
+        Ok(Response::new(GetUploadStatusResponse { committed_size: 0, complete: false }))
+    }
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<UploadRequest>>,
+    ) -> Result<Response<UploadResponse>, Status> {
+        let (mut parts, mut committed_size) = (request.into_inner(), 0);
+        while let Some(message) = parts.message().await? {
+            if let Some(UploadPart::Data(data)) = message.part {
+                committed_size += data.len() as u64;
+            }
+        }
+        Ok(Response::new(UploadResponse { committed_size }))
+    }
+
+    type DownloadStream = Pin<Box<dyn Stream<Item = Result<DownloadResponse, Status>> + Send>>;
+
+    async fn download(
+        &self,
+        request: Request<DownloadRequest>,
+    ) -> Result<Response<Self::DownloadStream>, Status> {
+        let DownloadRequest { digest, offset } = request.into_inner();
+        let state = lock(&self.state);
+        let found = state.models.iter().find(|(blob, _)| blob.digest.as_bytes()[..] == digest);
+        let (_, bytes) = found.ok_or_else(|| Status::not_found("no such model"))?;
+        let mut bytes = bytes[(offset as usize).min(bytes.len())..].to_vec();
+        if state.turns(Attack::OtherModel)
+            && let Some(last) = bytes.last_mut()
+        {
+            *last ^= 1;
+        }
+        let message = Ok(DownloadResponse { data: bytes.into() });
+        Ok(Response::new(Box::pin(tokio_stream::once(message))))
+    }
+}

@@ -1,0 +1,153 @@
+//! `log`: an audit log of many entries and everything that may be done to it, by somebody who has the
+//! database and by somebody who has the coordinator's key as well. Each must be found offline, from an
+//! export and the root (and, against the key, a head that a site has kept), and by a site at its next
+//! heartbeat. Then the same with real programs.
+
+mod book;
+mod real;
+
+use std::path::Path;
+use std::time::Instant;
+
+use fedpaint_coordinator::evidence::verify::Broken;
+use fedpaint_site_agent::witness::{Doubt, Told, judge};
+use fedpaint_tests::outcome::{Outcome, rounded};
+use rand::RngExt;
+
+use self::book::{Book, KINDS, Kind, dice};
+use crate::{Args, say};
+
+/// Entries of the log where nobody says otherwise.
+const ENTRIES: usize = 10_000;
+
+/// The fewest entries with which every kind of attack has room.
+const ENTRIES_MIN: usize = 50;
+
+/// At how many places each kind is tried against an export: the first and the last entry among them.
+const PLACES: usize = 8;
+
+/// And against a site, which checks a proof and not the whole log.
+const PLACES_SITE: usize = 50;
+
+/// Proofs that are measured.
+const PROOFS: usize = 1_000;
+
+/// The longest proof and the longest time that checking one may take.
+const PROOF_BYTES_MAX: usize = 1_024;
+const PROOF_MS_MAX: f64 = 1.0;
+
+/// Runs the mode.
+///
+/// # Errors
+/// If a program does not start.
+pub(crate) async fn log(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
+    let entries = args.count.unwrap_or(ENTRIES).max(ENTRIES_MIN) as u64;
+    let mut outcome = Outcome::default();
+    outcome.set("entries", entries);
+    let book = Book::new(entries)?;
+    say(&format!("a log of {entries} entries"));
+    let whole = book.check(&book.lines(), &book.heads);
+    outcome.require(whole.is_ok(), || format!("the honest log is refused: {whole:?}"));
+    offline(&book, args.seed, &mut outcome);
+    at_a_site(&book, args.seed, &mut outcome)?;
+    proofs(&book, args.seed, &mut outcome);
+    real::real(work, &book, &mut outcome).await?;
+    Ok(outcome)
+}
+
+/// Attacks on an export: by whoever can write files, and by whoever has the coordinator's key.
+fn offline(book: &Book, seed: u64, outcome: &mut Outcome) {
+    let (mut tried, mut found, mut named) = (0_u64, 0_u64, 0_u64);
+    let started = Instant::now();
+    for kind in KINDS {
+        for place in book.places(kind, PLACES, seed) {
+            // The entries as the attacker wants them, with hashes that fit; signatures stay as they were.
+            tried += 1;
+            match book.check(&book.rewritten(kind, place), &[]) {
+                Ok(_) => outcome.broken.push(format!("offline: {kind:?} at {place} is not found")),
+                Err(broken) => {
+                    found += 1;
+                    let right = kind == Kind::Truncate || broken.entry() == Some(place);
+                    named += u64::from(right);
+                    outcome.require(right, || format!("{kind:?} at {place} is told as: {broken}"));
+                }
+            }
+            // Signed anew, all of it: only what somebody has kept tells. A site's head is over the place.
+            tried += 1;
+            let kept = &book.heads[book.heads.len() - 2..];
+            match book.check(&book.forged(kind, place).lines(), kept) {
+                Err(Broken::Fork { .. } | Broken::Short { .. }) => {
+                    found += 1;
+                    named += 1;
+                }
+                Err(broken) => outcome.broken.push(format!("forged {kind:?} at {place}: {broken}")),
+                Ok(_) => outcome.broken.push(format!("forged {kind:?} at {place} is not found")),
+            }
+        }
+        say(&format!("offline: {kind:?} done after {:.0} s", started.elapsed().as_secs_f64()));
+    }
+    outcome.set("offline_attacks", tried);
+    outcome.set("offline_found", found);
+    outcome.set("offline_named", named);
+}
+
+/// A coordinator that rewrote its log answers the next heartbeat of a site.
+fn at_a_site(book: &Book, seed: u64, outcome: &mut Outcome) -> anyhow::Result<()> {
+    let (mut tried, mut found) = (0_u64, 0_u64);
+    let mut dice = dice(seed, "site");
+    for kind in KINDS {
+        for place in book.places(kind, PLACES_SITE, seed) {
+            // The site's last head is over the place that is rewritten.
+            let kept = &book.heads[dice.random_range(place as usize..=book.heads.len()) - 1];
+            let forged = book.forged(kind, place).longer();
+            let size = kept.statement.size;
+            let told = Told { head: forged.heads.last().cloned(), proof: forged.proof(size) };
+            tried += 1;
+            match judge(&book.authority, Some(kept), &told, book.now()) {
+                Err(Doubt::CutShort { .. } | Doubt::Fork { .. }) => found += 1,
+                other => outcome
+                    .broken
+                    .push(format!("a site at {size} takes {kind:?} at {place}: {other:?}")),
+            }
+        }
+    }
+    outcome.set("site_attacks", tried);
+    outcome.set("site_found", found);
+    // An honest log that has grown is believed from any head.
+    let longer = Book::new(book.size() + 37)?;
+    for size in [1, 2, book.size() / 2, book.size() - 1, book.size()] {
+        let kept = longer.heads[size as usize - 1].clone();
+        let told = Told { head: longer.heads.last().cloned(), proof: longer.proof(size) };
+        let judged = judge(&longer.authority, Some(&kept), &told, longer.now());
+        outcome.require(judged.is_ok(), || {
+            format!("an honest log is doubted from {size}: {judged:?}")
+        });
+    }
+    Ok(())
+}
+
+/// How long proofs are, and how long a site takes to check one.
+fn proofs(book: &Book, seed: u64, outcome: &mut Outcome) {
+    let mut dice = dice(seed, "proofs");
+    let (mut bytes_max, mut ms) = (0, Vec::new());
+    let head = book.heads.last();
+    for _ in 0..PROOFS {
+        let old = dice.random_range(1..book.size());
+        let kept = &book.heads[old as usize - 1];
+        let proof = book.proof(old);
+        bytes_max = bytes_max.max(proof.len() * 32);
+        let told = Told { head: head.cloned(), proof };
+        let started = Instant::now();
+        let judged = judge(&book.authority, Some(kept), &told, book.now());
+        ms.push(started.elapsed().as_secs_f64() * 1e3);
+        outcome.require(judged.is_ok(), || format!("an honest proof from {old} is refused"));
+    }
+    ms.sort_by(f64::total_cmp);
+    // The head's signature and its certificate are in it.
+    let p99 = ms[ms.len() * 99 / 100];
+    outcome.set("proof_bytes_max", bytes_max);
+    outcome.set("proof_ms_p50", rounded(ms[ms.len() / 2], 3));
+    outcome.set("proof_ms_p99", rounded(p99, 3));
+    outcome.require(bytes_max <= PROOF_BYTES_MAX, || format!("a proof has {bytes_max} bytes"));
+    outcome.require(ms[ms.len() / 2] <= PROOF_MS_MAX, || format!("a check takes {p99:.3} ms"));
+}

@@ -1,0 +1,230 @@
+//! A log with its keys, honest or forged, in memory.
+
+use std::collections::HashMap;
+
+use anyhow::Context;
+use fedpaint_coordinator::ca;
+use fedpaint_coordinator::evidence::Notary;
+use fedpaint_coordinator::evidence::export::{Line, VERSION};
+use fedpaint_coordinator::evidence::verify::{Broken, Check, Verified};
+use fedpaint_coordinator::records::Log;
+use fedpaint_proto::identity::Identity;
+use fedpaint_proto::log::{Entry, SignedHead};
+use fedpaint_proto::merkle::{Hash, Node, Part, consistency};
+use fedpaint_proto::signing::{Authority, Signer};
+use jiff::Timestamp;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use std::sync::Arc;
+
+/// What is done to a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An entry is gone, and those after it have moved up.
+    Delete,
+    /// An entry says something else.
+    Edit,
+    /// Two entries have changed their places.
+    Reorder,
+    /// From an entry on, everything is another history.
+    Fork,
+    /// An entry and all after it are gone.
+    Truncate,
+    /// An entry says that it happened before.
+    BackDate,
+}
+
+/// All of it.
+pub(crate) const KINDS: [Kind; 6] =
+    [Kind::Delete, Kind::Edit, Kind::Reorder, Kind::Fork, Kind::Truncate, Kind::BackDate];
+
+/// When the log begins.
+const START: Timestamp = Timestamp::constant(1_795_000_000, 0);
+
+/// How far apart entries are, in microseconds.
+const APART_US: i64 = 1_000;
+
+/// A log, and who signs it. The head after entry n is number n - 1 of the heads.
+pub(crate) struct Book {
+    pub(crate) authority: Authority,
+    notary: Arc<Notary>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) heads: Vec<SignedHead>,
+    nodes: HashMap<Node, Hash>,
+}
+
+/// A stream of chance, one purpose each.
+pub(crate) fn dice(seed: u64, purpose: &str) -> ChaCha8Rng {
+    let seed = blake3::hash(format!("{seed} {purpose}").as_bytes());
+    ChaCha8Rng::from_seed(*seed.as_bytes())
+}
+
+/// An entry of a history of enrolments.
+pub(crate) fn entry(seq: u64) -> Entry {
+    let at = START.as_microsecond() + seq as i64 * APART_US;
+    Entry {
+        seq,
+        at: Timestamp::from_microsecond(at).unwrap_or(START),
+        actor: "operator/ada".into(),
+        kind: "site_enrolled".into(),
+        detail: format!("site number-{seq}"),
+        document: None,
+    }
+}
+
+/// What an attacker makes of the entries, numbered as they must be.
+pub(crate) fn attacked(entries: &[Entry], kind: Kind, place: u64) -> Vec<Entry> {
+    let mut entries = entries.to_vec();
+    let at = place as usize - 1;
+    match kind {
+        Kind::Delete => drop(entries.remove(at)),
+        Kind::Edit => entries[at].detail.push_str(", on second thoughts not"),
+        Kind::Reorder => {
+            // Each keeps the time of its place, so that nothing but its place tells.
+            let (first, second) = (entries[at].at, entries[at + 1].at);
+            entries.swap(at, at + 1);
+            (entries[at].at, entries[at + 1].at) = (first, second);
+        }
+        Kind::Fork => {
+            entries[at..].iter_mut().for_each(|entry| entry.actor = "operator/eve".into())
+        }
+        Kind::Truncate => entries.truncate(at),
+        Kind::BackDate => {
+            let before = entries.get(at.wrapping_sub(1)).map_or(START, |entry| entry.at);
+            entries[at].at = before;
+        }
+    }
+    for (seq, entry) in (1..).zip(&mut entries) {
+        entry.seq = seq;
+    }
+    entries
+}
+
+impl Book {
+    /// An honest log of so many entries.
+    ///
+    /// # Errors
+    /// If the cryptographic library fails.
+    pub(crate) fn new(size: u64) -> anyhow::Result<Book> {
+        let validity = ca::Validity::days(START, 30)?;
+        let identity: Identity = "spiffe://lab/coordinator/main".parse()?;
+        let root = ca::create(&identity.federation, validity)?;
+        let issued = ca::issue_signing(&root, &identity.role, validity)?;
+        let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes());
+        let authority =
+            Authority::new(identity.federation.clone(), &[der(&root.certificate_pem)?])?;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(issued.key_pem.as_bytes())?;
+        let signer = Signer::new(&[der(&issued.certificate_pem)?], &key)?;
+        let notary = Arc::new(Notary::new(authority.clone(), signer, false));
+        Ok(Book::of(authority, notary, (1..=size).map(entry).collect()))
+    }
+
+    fn of(authority: Authority, notary: Arc<Notary>, entries: Vec<Entry>) -> Book {
+        let (mut log, mut heads, mut nodes) = (Log::default(), Vec::new(), HashMap::new());
+        for entry in &entries {
+            nodes.extend(log.push(entry));
+            heads.push(notary.head(&log, entry.at));
+        }
+        Book { authority, notary, entries, heads, nodes }
+    }
+
+    /// How many entries it has.
+    pub(crate) fn size(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    /// The time of its newest entry.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.entries.last().map_or(START, |entry| entry.at)
+    }
+
+    /// Where a kind of attack is tried: at both ends and anywhere between.
+    pub(crate) fn places(&self, kind: Kind, count: usize, seed: u64) -> Vec<u64> {
+        // One of two neighbours, a time before, and what is left of a log, need an entry beside.
+        let last = self.size() - 1;
+        let first = if matches!(kind, Kind::BackDate | Kind::Truncate) { 2 } else { 1 };
+        let mut dice = dice(seed, &format!("{kind:?}"));
+        let between = (2..count).map(|_| dice.random_range(first..=last)).collect::<Vec<_>>();
+        [vec![first, last], between].concat()
+    }
+
+    /// The same keys over what an attacker made of the entries: heads and all.
+    pub(crate) fn forged(&self, kind: Kind, place: u64) -> Book {
+        let entries = attacked(&self.entries, kind, place);
+        Book::of(self.authority.clone(), Arc::clone(&self.notary), entries)
+    }
+
+    /// The same with some entries more, so that its length does not betray it.
+    pub(crate) fn longer(&self) -> Book {
+        let size = self.size();
+        let more = (size + 1..=size + 7)
+            .map(|seq| Entry { detail: format!("later number-{seq}"), ..entry(seq) });
+        let entries = self.entries.iter().cloned().chain(more).collect();
+        Book::of(self.authority.clone(), Arc::clone(&self.notary), entries)
+    }
+
+    /// The log as it is exported.
+    pub(crate) fn lines(&self) -> Vec<Line> {
+        self.with_heads(&self.heads, &self.entries)
+    }
+
+    /// What somebody without the key makes of an export: other entries, with hashes that fit, under the
+    /// heads that were signed.
+    pub(crate) fn rewritten(&self, kind: Kind, place: u64) -> Vec<Line> {
+        self.with_heads(&self.heads, &attacked(&self.entries, kind, place))
+    }
+
+    fn with_heads(&self, heads: &[SignedHead], entries: &[Entry]) -> Vec<Line> {
+        let federation = self.authority.federation().clone();
+        let begin = Line::Begin { version: VERSION, federation };
+        let body = entries.iter().zip(heads).flat_map(|(entry, head)| {
+            let leaf = entry.leaf();
+            [Line::Entry { entry: entry.clone(), leaf }, Line::Head { head: head.clone() }]
+        });
+        let end = heads.last().map(|head| Line::End { head: head.clone() });
+        [begin].into_iter().chain(body).chain(end).collect()
+    }
+
+    /// Checks an export against the root and heads that were kept.
+    pub(crate) fn check(&self, lines: &[Line], kept: &[SignedHead]) -> Result<Verified, Broken> {
+        let mut check = Check::new(&self.authority, kept)?;
+        for line in lines {
+            check.line(line.clone())?;
+        }
+        check.done()
+    }
+
+    /// The proof that the log begins with its first `old` entries; empty where it has not as many.
+    pub(crate) fn proof(&self, old: u64) -> Vec<Hash> {
+        let hash = |part: &Part| {
+            let nodes = part.nodes();
+            Part::hash(
+                &nodes.iter().filter_map(|node| self.nodes.get(node).copied()).collect::<Vec<_>>(),
+            )
+        };
+        consistency(old, self.size()).iter().map(hash).collect()
+    }
+}
+
+/// Writes a log into a new database, as the coordinator's program does.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) async fn write_database(
+    file: &std::path::Path,
+    site: &str,
+    entries: &[Entry],
+) -> anyhow::Result<()> {
+    use fedpaint_coordinator::store::{Change, SiteRow, Store, sqlite_url};
+    let store = Store::open(&sqlite_url(file)).await?;
+    let row = SiteRow::by_name(site.parse()?, START);
+    store.save(&Change { sites: vec![&row], ..Change::default() }).await?;
+    for some in entries.chunks(1_000) {
+        let change = Change { events: some.to_vec(), ..Change::default() };
+        store.save(&change).await.context("the log is not written")?;
+    }
+    store.close().await;
+    Ok(())
+}
