@@ -50,9 +50,9 @@ fn a_site_that_is_revoked_in_a_transfer_is_cut_within_a_second_and_finds_no_way_
 
 #[test]
 fn a_plan_that_a_hospitals_policy_does_not_allow_is_refused_by_its_rule_in_both_logs() {
-    let found = trials(&["plans", "--count", "10"]);
+    let found = trials(&["plans", "--count", "12"]);
     for all in ["refused", "in_site_log"] {
-        assert_eq!(found[all], 10, "{all}: {found}");
+        assert_eq!(found[all], 12, "{all}: {found}");
     }
     assert_eq!((&found["updates_that_left"], &found["allowed_trained"]), (&0.into(), &true.into()));
 }
@@ -73,9 +73,9 @@ fn a_log_that_is_edited_cut_reordered_forked_truncated_or_back_dated_is_found_by
 }
 
 #[test]
-fn twelve_attacks_of_a_hostile_coordinator_are_refused_with_a_reason_and_an_honest_one_is_not() {
+fn fourteen_attacks_of_a_hostile_coordinator_are_refused_with_a_reason_and_an_honest_one_is_not() {
     let found = trials(&["hostile-coordinator"]);
-    assert_eq!((&found["attacks"], &found["refused"]), (&12.into(), &12.into()), "{found}");
-    assert_eq!(found["reasons"].as_object().unwrap().len(), 12, "{found}");
+    assert_eq!((&found["attacks"], &found["refused"]), (&14.into(), &14.into()), "{found}");
+    assert_eq!(found["reasons"].as_object().unwrap().len(), 14, "{found}");
     assert!(found["honest_rounds"].as_u64().unwrap() >= 2, "{found}");
 }

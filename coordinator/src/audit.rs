@@ -28,7 +28,10 @@ pub fn changes(before: Option<&Run>, after: &Run) -> Vec<Entry> {
     let mut entries = Vec::new();
     if before.is_none() {
         let (name, plan, model) = (after.name(), after.plan(), after.initial().digest.short());
-        let detail = format!("run {name}: {} rounds planned, from model {model}", plan.rounds);
+        let mut detail = format!("run {name}: {} rounds planned, from model {model}", plan.rounds);
+        if let Some(signature) = &after.signed_plan().signature {
+            detail.push_str(&format!("; the plan is signed by {}", signature.key));
+        }
         entries.push(Entry::new("run_created", detail));
     }
     let round_before = before.map(Run::round).filter(|round| round.id() == after.round().id());

@@ -9,7 +9,7 @@ mod tally;
 use std::collections::BTreeMap;
 
 use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
-use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::plan::{RunPlan, SignedPlan};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ use crate::round::{self, Abandonment, Event, Phase, Refusal, Round, Update};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
     name: RunName,
-    plan: RunPlan,
+    plan: SignedPlan,
     initial: Blob,
     created_at: Timestamp,
     state: State,
@@ -116,8 +116,8 @@ pub struct RunOver;
 pub struct Saved {
     /// The run's name.
     pub name: RunName,
-    /// Its plan.
-    pub plan: RunPlan,
+    /// Its plan, and who stands behind it.
+    pub plan: SignedPlan,
     /// The model it started from.
     pub initial: Blob,
     /// When it was created.
@@ -138,9 +138,15 @@ pub struct Saved {
 
 impl Run {
     /// A new run; its first round opens at once.
-    pub fn create(name: RunName, plan: RunPlan, initial: Blob, now: Timestamp) -> Run {
+    pub fn create(
+        name: RunName,
+        plan: impl Into<SignedPlan>,
+        initial: Blob,
+        now: Timestamp,
+    ) -> Run {
+        let plan = plan.into();
         let id = RoundId { run: name.clone(), number: 1, attempt: 1 };
-        let round = Round::open(id, initial, plan.round.clone(), now);
+        let round = Round::open(id, initial, plan.plan.round.clone(), now);
         Run {
             name,
             plan,
@@ -184,6 +190,11 @@ impl Run {
 
     /// The plan. It never changes.
     pub fn plan(&self) -> &RunPlan {
+        &self.plan.plan
+    }
+
+    /// The same, and who stands behind it.
+    pub fn signed_plan(&self) -> &SignedPlan {
         &self.plan
     }
 
@@ -330,7 +341,7 @@ impl Run {
         };
         let id = RoundId { run: self.name.clone(), number, attempt };
         self.forget_settled();
-        self.round = Round::open(id, self.newest.model, self.plan.round.clone(), now);
+        self.round = Round::open(id, self.newest.model, self.plan.plan.round.clone(), now);
     }
 
     /// Begins nothing new and gives the round in hand up. Pausing a paused run changes nothing.
@@ -428,7 +439,7 @@ impl Run {
                 self.committed = self.round.id().number;
                 self.failures = 0;
                 self.tally.count(&self.round);
-                if self.committed >= self.plan.rounds {
+                if self.committed >= self.plan.plan.rounds {
                     self.state = State::Finished;
                     self.drop_stragglers(Drop::RunOver, |_| true);
                 }
@@ -437,7 +448,7 @@ impl Run {
             Phase::Abandoned { reason: Abandonment::ByOperator { .. } } => {}
             Phase::Abandoned { reason } => {
                 self.failures += 1;
-                if self.failures >= self.plan.round.failures_max {
+                if self.failures >= self.plan.plan.round.failures_max {
                     let (failures, last) = (self.failures, reason.clone());
                     self.state =
                         State::Paused { reason: Pause::TooManyFailures { failures, last } };

@@ -60,6 +60,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (8, "late_index", include_str!("../migrations/0008_late_index.sql")),
     (9, "proposal", include_str!("../migrations/0009_proposal.sql")),
     (10, "log", include_str!("../migrations/0010_log.sql")),
+    (11, "plan_signature", include_str!("../migrations/0011_plan_signature.sql")),
 ];
 
 /// The database. Clones share its connections.
@@ -157,7 +158,7 @@ impl Store {
         let rows = sqlx::query(
             "SELECT run.name, run.plan, run.initial_digest, run.initial_size, run.model_digest, \
              run.model_size, run.state, run.reason, run.committed, run.failures, run.created_at, \
-             kept.ema_digest, kept.ema_size, kept.momentum_digest, kept.momentum_size, \
+             run.plan_signature, kept.ema_digest, kept.ema_size, kept.momentum_digest, kept.momentum_size, \
              kept.second_moment_digest, kept.second_moment_size FROM run \
              LEFT JOIN round AS kept ON kept.run = run.name AND kept.number = run.committed \
              AND kept.phase = 'committed' ORDER BY run.created_at, run.name",
@@ -165,7 +166,7 @@ impl Store {
         for row in rows.fetch_all(&self.pool).await? {
             let mut saved = rows::run(&row)?;
             let id = RoundId { run: saved.name.clone(), number: 0, attempt: 0 };
-            let round = past::round(&self.pool, &id, &saved.plan.round).await?;
+            let round = past::round(&self.pool, &id, &saved.plan.plan.round).await?;
             let missing = || Error::Row { column: "round", value: saved.name.to_string() };
             let round = round.ok_or_else(missing)?;
             saved.stragglers = late::stragglers(&self.pool, round.id()).await?;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use fedpaint_proto::identity::Identity;
 use fedpaint_proto::names::{Blob, Digest};
-use fedpaint_proto::plan::{RoundPlan, RunPlan};
+use fedpaint_proto::plan::{PlanSigner, RoundPlan, RunPlan};
 use fedpaint_proto::signing::{Authority, Signer};
 use fedpaint_proto::weights::{Dtype, ModelWriter, TensorSpec};
 use jiff::Timestamp;
@@ -67,6 +67,12 @@ pub(crate) fn plan(rounds: u32, sites_min: u32) -> RunPlan {
         ..RoundPlan::default()
     };
     plan
+}
+
+/// Somebody who stands behind plans.
+pub(crate) fn plan_signer() -> PlanSigner {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    PlanSigner::new(&PrivatePkcs8KeyDer::from(key.serialize_der())).unwrap()
 }
 
 /// Writes a model of vectors.

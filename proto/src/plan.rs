@@ -5,11 +5,15 @@
 
 mod aggregation;
 mod round;
+mod signature;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::aggregation::{AggregationPlan, ServerOptimizer};
 pub use self::round::{LatePolicy, RoundPlan};
+pub use self::signature::{
+    Error as SignerError, NotAKey, PlanKey, PlanSignature, PlanSigner, SignedPlan,
+};
 use crate::limits::PLAN_BYTES_MAX;
 use crate::names::Digest;
 

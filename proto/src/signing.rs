@@ -31,7 +31,7 @@ pub const PURPOSE: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 3, 36];
 const PURPOSE_DER: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 36];
 
 /// The bytes of an Ed25519 signature.
-const SIGNATURE_BYTES: usize = 64;
+pub(crate) const SIGNATURE_BYTES: usize = 64;
 
 /// The longest certificate that is looked at.
 pub const CERTIFICATE_BYTES_MAX: usize = 8 << 10;
@@ -194,6 +194,11 @@ impl fmt::Debug for Signer {
 pub struct Signature([u8; SIGNATURE_BYTES]);
 
 impl Signature {
+    /// The signature that has these bytes.
+    pub(crate) fn of_bytes(bytes: [u8; SIGNATURE_BYTES]) -> Signature {
+        Signature(bytes)
+    }
+
     /// The signature as bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -456,17 +461,17 @@ mod base64_text {
 }
 
 /// A signature as base64 in a text.
-mod signature_text {
+pub(crate) mod signature_text {
     use serde::de::Error;
     use serde::{Deserializer, Serializer};
 
     use super::{Signature, base64_text};
 
-    pub(super) fn serialize<S: Serializer>(bytes: &Signature, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &Signature, to: S) -> Result<S::Ok, S::Error> {
         base64_text::serialize(bytes.as_bytes(), to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Signature, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Signature, D::Error> {
         Signature::try_from(&base64_text::deserialize(from)?[..]).map_err(D::Error::custom)
     }
 }

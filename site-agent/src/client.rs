@@ -8,6 +8,7 @@ use fedpaint_proto::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX, PLAN_BYTES_MAX};
 use fedpaint_proto::log;
 use fedpaint_proto::merkle::{HASHES_MAX, Hash, NotAHash};
 use fedpaint_proto::names::{Blob, FederationName, RoundId, RunName};
+use fedpaint_proto::plan::{self, PlanSignature, RunPlan, SignedPlan};
 use fedpaint_proto::rule::Rule;
 use fedpaint_proto::signing::Signed;
 use fedpaint_proto::statement::{Manifest, manifest_from_wire};
@@ -117,17 +118,40 @@ pub async fn heartbeat(
     Ok(Answer { log: told.unwrap_or_default(), ..from_wire(&answer)? })
 }
 
-/// The plan of a run, as TOML.
+/// A plan as the coordinator tells it, not yet read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanTold {
+    /// The plan, as TOML.
+    pub plan_toml: String,
+    /// Who is said to stand behind it.
+    pub signature: Option<PlanSignature>,
+}
+
+impl PlanTold {
+    /// The plan, read.
+    ///
+    /// # Errors
+    /// If it is none, or one of another version.
+    pub fn read(&self) -> Result<SignedPlan, plan::Error> {
+        let plan = RunPlan::from_toml(&self.plan_toml)?;
+        Ok(SignedPlan { plan, signature: self.signature })
+    }
+}
+
+/// The plan of a run.
 ///
 /// # Errors
 /// The coordinator's refusal, the network's failure, or a plan beyond the limit.
-pub async fn run_plan(channel: &Channel, run: &RunName) -> Result<String, Status> {
+pub async fn run_plan(channel: &Channel, run: &RunName) -> Result<PlanTold, Status> {
     let request = in_time(v1::GetRunPlanRequest { run: run.to_string() });
-    let plan = service(channel).get_run_plan(request).await?.into_inner().plan_toml;
-    match plan.len() {
-        0..=PLAN_BYTES_MAX => Ok(plan),
-        bytes => Err(malformed(&format!("a plan of {bytes} bytes"))),
+    let told = service(channel).get_run_plan(request).await?.into_inner();
+    let v1::GetRunPlanResponse { plan_toml, plan_signature } = told;
+    if plan_toml.len() > PLAN_BYTES_MAX {
+        return Err(malformed(&format!("a plan of {} bytes", plan_toml.len())));
     }
+    let signature = plan_signature.as_ref().map(PlanSignature::from_wire).transpose();
+    let signature = signature.map_err(|e| malformed(&format!("the plan's signature: {e}")))?;
+    Ok(PlanTold { plan_toml, signature })
 }
 
 /// What the model of a version of a run is made of, not yet believed; version 0 is what it started from.

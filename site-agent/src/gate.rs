@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use fedpaint_proto::names::{Blob, Digest, RunName};
-use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::plan::SignedPlan;
 use fedpaint_proto::rule::Rule;
 use fedpaint_proto::weights::{self, ModelFile};
 use jiff::Timestamp;
@@ -64,7 +64,7 @@ impl Gate {
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn keep(&self, run: &RunName, plan: &RunPlan) -> Result<Digest, plans::Error> {
+    pub fn keep(&self, run: &RunName, plan: &SignedPlan) -> Result<Digest, plans::Error> {
         self.plans.keep(run, plan, (self.now)())
     }
 
@@ -80,15 +80,15 @@ impl Gate {
     ///
     /// # Errors
     /// The rule that forbids it.
-    pub fn plan(&self, plan: &RunPlan) -> Result<(), Refusal> {
+    pub fn plan(&self, plan: &SignedPlan) -> Result<(), Refusal> {
         self.now()?;
-        let approved = self.is_rehearsal || self.is_approved(plan.digest())?;
+        let approved = self.is_rehearsal || self.is_approved(plan.plan.digest())?;
         judge::all(judge::plan(&self.policy, plan, approved))
     }
 
     /// What each rule says of this plan now.
-    pub fn verdicts(&self, plan: &RunPlan) -> Vec<Verdict> {
-        let approved = self.is_approved(plan.digest()).unwrap_or(false);
+    pub fn verdicts(&self, plan: &SignedPlan) -> Vec<Verdict> {
+        let approved = self.is_approved(plan.plan.digest()).unwrap_or(false);
         let now = judge::moment(&self.policy, self.moment());
         now.into_iter().chain(judge::plan(&self.policy, plan, approved)).collect()
     }
@@ -161,11 +161,13 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
+    use fedpaint_proto::plan::RunPlan;
+
     use super::*;
     use crate::plans::Approved;
 
-    fn plan() -> RunPlan {
-        RunPlan::from_toml("version = 1\nrounds = 1").unwrap()
+    fn plan() -> SignedPlan {
+        RunPlan::from_toml("version = 1\nrounds = 1").unwrap().into()
     }
 
     fn rule(outcome: Result<(), Refusal>) -> Option<Rule> {
@@ -183,7 +185,7 @@ mod tests {
         Plans::of(folder.path()).approve(digest, &yes).unwrap();
         assert_eq!(rule(gate.plan(&plan())), None);
         assert!(gate.verdicts(&plan()).iter().all(|verdict| verdict.passes));
-        let other = RunPlan { rounds: 2, ..plan() };
+        let other = RunPlan { rounds: 2, ..plan().plan }.into();
         assert_eq!(rule(gate.plan(&other)), Some(Rule::Approval), "another plan is new");
         assert_eq!(rule(gate.for_dry_run().plan(&other)), None);
     }

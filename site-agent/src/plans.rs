@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use fedpaint_proto::limits::PLAN_BYTES_MAX;
 use fedpaint_proto::names::{Digest, RunName};
-use fedpaint_proto::plan::{self, RunPlan};
+use fedpaint_proto::plan::{self, PlanSignature, RunPlan, SignedPlan};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,20 @@ pub struct Shown {
     pub at: Timestamp,
     /// The plan's canonical text.
     pub plan_toml: String,
+    /// Who is said to stand behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<PlanSignature>,
+}
+
+impl Shown {
+    /// The plan, read.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn read(&self) -> Result<SignedPlan, plan::Error> {
+        let plan = RunPlan::from_toml(&self.plan_toml)?;
+        Ok(SignedPlan { plan, signature: self.signature })
+    }
 }
 
 /// A human's yes.
@@ -96,11 +110,13 @@ impl Plans {
         Plans { folder: folder.join("plans") }
     }
 
-    /// Keeps a plan that was shown, if it is not kept already; its digest.
+    /// Keeps a plan that was shown, if it is not kept already; its digest. The same plan in another run may
+    /// be signed where the first was not, or by somebody else: then the newer signature is kept.
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn keep(&self, run: &RunName, plan: &RunPlan, at: Timestamp) -> Result<Digest, Error> {
+    pub fn keep(&self, run: &RunName, plan: &SignedPlan, at: Timestamp) -> Result<Digest, Error> {
+        let SignedPlan { plan, signature } = plan;
         let digest = plan.digest();
         let path = self.plan_path(digest);
         let io = |path: &Path| {
@@ -108,11 +124,15 @@ impl Plans {
             move |source| Error::Io { path, source }
         };
         fs::create_dir_all(&self.folder).map_err(io(&self.folder))?;
-        if path.exists() {
+        let kept = read::<Shown>(&path)?;
+        if kept.as_ref().is_some_and(|kept| signature.is_none() || kept.signature == *signature) {
             return Ok(digest);
         }
-        self.make_room()?;
-        let shown = Shown { run: run.clone(), at, plan_toml: plan.to_toml() };
+        if kept.is_none() {
+            self.make_room()?;
+        }
+        let (run, at) = kept.map_or_else(|| (run.clone(), at), |kept| (kept.run, kept.at));
+        let shown = Shown { run, at, plan_toml: plan.to_toml(), signature: *signature };
         write_whole(&path, &PLAN, |file| Ok(serde_json::to_writer(file, &shown)?))
             .map_err(io(&path))?;
         Ok(digest)
@@ -231,10 +251,13 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error>
 
 #[cfg(test)]
 mod tests {
+    use fedpaint_proto::plan::PlanSigner;
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+
     use super::*;
 
-    fn plan(rounds: u32) -> RunPlan {
-        RunPlan::from_toml(&format!("version = 1\nrounds = {rounds}")).unwrap()
+    fn plan(rounds: u32) -> SignedPlan {
+        RunPlan::from_toml(&format!("version = 1\nrounds = {rounds}")).unwrap().into()
     }
 
     fn at(second: i64) -> Timestamp {
@@ -262,6 +285,14 @@ mod tests {
             (plans.approved(digest).unwrap(), plans.approved(newer).unwrap()),
             (Some(yes), None)
         );
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let signer = PlanSigner::new(&PrivatePkcs8KeyDer::from(key.serialize_der())).unwrap();
+        let signature = Some(signer.sign(&plan(3).plan));
+        let signed = SignedPlan { signature, ..plan(3) };
+        assert_eq!(plans.keep(&other, &signed, at(4)).unwrap(), digest);
+        plans.keep(&other, &plan(3), at(5)).unwrap();
+        let kept = plans.list().unwrap().pop().unwrap().1;
+        assert_eq!((kept.run, kept.at, kept.signature), (first, at(1), signature));
         plans.take_back(digest).unwrap();
         plans.take_back(digest).unwrap();
         assert_eq!(plans.approved(digest).unwrap(), None);
@@ -273,7 +304,7 @@ mod tests {
         let plans = Plans::of(folder.path());
         let run: RunName = "a".parse().unwrap();
         let digest = plans.keep(&run, &plan(1), at(1)).unwrap().to_string();
-        assert_eq!(plans.find(&digest[..12]).unwrap().1, plan(1));
+        assert_eq!(plans.find(&digest[..12]).unwrap().1, plan(1).plan);
         assert!(matches!(plans.find("zz"), Err(Error::Unknown(_))));
         plans.keep(&run, &plan(2), at(1)).unwrap();
         assert!(matches!(plans.find(""), Err(Error::Ambiguous { count: 2, .. })));

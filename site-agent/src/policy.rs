@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use fedpaint_proto::limits::MODEL_BYTES_MAX;
 use fedpaint_proto::names::Digest;
+use fedpaint_proto::plan::PlanKey;
 use fedpaint_proto::rule::Rule;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,9 @@ pub struct Policy {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlanRules {
+    /// Who must stand behind a plan, one of them; without this nobody has to, and an empty list is nobody
+    /// who could.
+    pub signers: Option<Vec<PlanKey>>,
     /// Who must have looked at a plan before it is followed.
     pub approval: Approval,
     /// Rounds of a plan.
@@ -136,7 +140,14 @@ pub struct RunRules {
 impl Default for PlanRules {
     fn default() -> PlanRules {
         let approval = Approval::EachPlan;
-        PlanRules { approval, rounds_max: 0, steps_max: 0, batch_max: 0, learning_rate_max: 0.0 }
+        PlanRules {
+            signers: None,
+            approval,
+            rounds_max: 0,
+            steps_max: 0,
+            batch_max: 0,
+            learning_rate_max: 0.0,
+        }
     }
 }
 
@@ -185,6 +196,7 @@ impl Policy {
     pub fn open() -> Policy {
         Policy {
             plan: PlanRules {
+                signers: None,
                 approval: Approval::None,
                 // What a plan may say at most, see `fedpaint_proto::plan`.
                 rounds_max: 100_000,
@@ -266,6 +278,7 @@ mod tests {
             ("[run]\nhours = [\"19:00\"]", "hours"),
             ("[plan]\nlearning_rate_max = nan", "learning_rate_max"),
             ("[plan]\napproval = \"sometimes\"", "sometimes"),
+            ("[plan]\nsigners = [\"ada\"]", "64 hexadecimal digits"),
         ] {
             let error = Policy::from_toml(text).unwrap_err();
             assert!(error.contains(named) && !error.contains('\n'), "{error}");

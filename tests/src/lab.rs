@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use fedpaint_proto::channel::{self, Address};
 use fedpaint_proto::names::{Blob, FederationName};
+use fedpaint_proto::plan::PlanSignature;
 use fedpaint_proto::signing::SigningFiles;
 use fedpaint_proto::tls::TlsFiles;
 use fedpaint_proto::transfer;
@@ -333,6 +334,20 @@ impl Lab {
         model: &Path,
         blob: Blob,
     ) -> anyhow::Result<v1::Run> {
+        self.create_signed_run(name, (plan, None), model, blob).await
+    }
+
+    /// The same, with the signature of who stands behind the plan.
+    ///
+    /// # Errors
+    /// As [`Lab::create_run`].
+    pub async fn create_signed_run(
+        &self,
+        name: &str,
+        (plan, signature): (&str, Option<PlanSignature>),
+        model: &Path,
+        blob: Blob,
+    ) -> anyhow::Result<v1::Run> {
         let purpose = v1::UploadPurpose {
             purpose: Some(upload_purpose::Purpose::InitialModel(v1::InitialModel {})),
         };
@@ -342,6 +357,7 @@ impl Lab {
             name: name.into(),
             plan_toml: plan.into(),
             initial_model: Some(blob.into()),
+            plan_signature: signature.map(|signature| signature.to_wire()),
         };
         let reply = AdminServiceClient::new(channel).create_run(request).await?;
         reply.into_inner().run.context("a created run")

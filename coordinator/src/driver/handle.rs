@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fedpaint_proto::identity::Role;
 use fedpaint_proto::names::{Blob, Digest, OperatorName, RoundId, RunName, SiteName};
-use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::plan::{RunPlan, SignedPlan};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::core::{Answer, Beat, Command, Request, State, Submission};
@@ -110,26 +110,35 @@ impl Handle {
     pub fn plan(&self, run: &RunName) -> Result<RunPlan, Error> {
         Ok(self.state.borrow().run(run)?.plan().clone())
     }
+
+    /// The same, and who stands behind it.
+    ///
+    /// # Errors
+    /// If there is no such run.
+    pub fn signed_plan(&self, run: &RunName) -> Result<SignedPlan, Error> {
+        Ok(self.state.borrow().run(run)?.signed_plan().clone())
+    }
 }
 
 // What an operator asks.
 impl Handle {
     /// Creates a run from a model that was uploaded before, and opens its first round. The same
-    /// name, plan and model again is no error.
+    /// name, plan, signature and model again is no error.
     ///
     /// # Errors
-    /// If a run of that name has another plan or model, the model is not here or cannot be used, or
+    /// If a run of that name has another plan, signature or model, the model is not here or cannot be used, or
     /// the database fails.
     pub async fn create_run(
         &self,
         actor: &OperatorName,
         name: &RunName,
-        plan: RunPlan,
+        plan: impl Into<SignedPlan>,
         initial: Blob,
     ) -> Result<RunView, Error> {
+        let plan = plan.into();
         // Made before: then its model was looked at before, too.
         if let Ok(made) = self.run(name)
-            && made.plan == plan
+            && self.signed_plan(name)? == plan
             && made.initial_model == initial
         {
             return Ok(made);
@@ -141,7 +150,7 @@ impl Handle {
         let path = self.blobs.path(&initial.digest);
         let checked = self.in_background(move || check::check_model(&path)).await?;
         checked.map_err(Error::InitialModel)?;
-        let document = self.first_manifest(name, &plan, initial);
+        let document = self.first_manifest(name, &plan.plan, initial);
         let create = Request::Create(actor.clone(), name.clone(), Box::new(plan), initial);
         self.change(submit::vouched(create, document)).await?;
         self.run(name)

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
-use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::plan::{PlanSignature, RunPlan};
 use fedpaint_proto::rule::Rule;
 use jiff::Timestamp;
 
@@ -19,6 +19,8 @@ pub struct RunView {
     pub state: State,
     /// The plan; `rounds` is how many are planned.
     pub plan: RunPlan,
+    /// Who stands behind it, if anybody has signed it.
+    pub plan_signature: Option<PlanSignature>,
     /// Rounds committed.
     pub rounds_committed: u32,
     /// The model it started from.
@@ -49,6 +51,7 @@ impl From<&Run> for RunView {
             name: run.name().clone(),
             state: run.state().clone(),
             plan: run.plan().clone(),
+            plan_signature: run.signed_plan().signature,
             rounds_committed: run.committed(),
             initial_model: run.initial(),
             model: run.model(),

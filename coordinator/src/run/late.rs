@@ -134,9 +134,9 @@ impl Run {
 
     /// When at the latest, by the plan, a straggler's update can still come.
     pub(super) fn late_until(&self, straggler: &Straggler) -> Timestamp {
-        let plan = &self.plan.round;
+        let plan = &self.plan.plan.round;
         let last =
-            straggler.round.number.saturating_add(plan.late_rounds_max).min(self.plan.rounds);
+            straggler.round.number.saturating_add(plan.late_rounds_max).min(self.plan.plan.rounds);
         let rounds = last.saturating_sub(self.round.id().number) + 1;
         let span = (plan.selection() + plan.reporting()).saturating_mul(rounds);
         self.round.opened_at().checked_add(span).unwrap_or(Timestamp::MAX)
@@ -190,11 +190,12 @@ impl Run {
     /// The round in hand was sealed: what came late becomes part of it, who can come no more is let go,
     /// and its own members that have not reported are stragglers from now on.
     pub(super) fn seal(&mut self, now: Timestamp) {
-        if self.plan.round.late == LatePolicy::Drop {
+        if self.plan.plan.round.late == LatePolicy::Drop {
             return;
         }
         let (id, base) = (self.round.id().clone(), self.round.base());
-        let (max, last) = (self.plan.round.late_rounds_max, id.number >= self.plan.rounds);
+        let (max, last) =
+            (self.plan.plan.round.late_rounds_max, id.number >= self.plan.plan.rounds);
         let mut late = BTreeMap::new();
         for ((number, site), straggler) in &mut self.stragglers {
             match &straggler.late {

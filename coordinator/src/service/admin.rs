@@ -182,9 +182,11 @@ impl AdminService for Service {
         request: Request<CreateRunRequest>,
     ) -> Result<Response<CreateRunResponse>, Status> {
         let actor = actor(&request)?;
-        let CreateRunRequest { name, plan_toml, initial_model } = request.into_inner();
+        let CreateRunRequest { name, plan_toml, initial_model, plan_signature } =
+            request.into_inner();
         let name = parse::name(&name)?;
         let plan = RunPlan::from_toml(&plan_toml).map_err(|error| status::of_plan(&error))?;
+        let plan = parse::signed(plan, plan_signature.as_ref())?;
         let initial = parse::blob(initial_model.as_ref())?;
         let run = self.parts.driver.create_run(&actor, &name, plan, initial).await;
         let run = Some(wire::run(&run.map_err(status::of_driver)?));

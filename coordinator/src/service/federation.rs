@@ -4,6 +4,7 @@ use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::log;
 use fedpaint_proto::merkle::Hash;
 use fedpaint_proto::names::{Digest, RunName, SiteName};
+use fedpaint_proto::plan::{PlanSignature, SignedPlan};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::rule::Rule;
 use fedpaint_proto::signing::Unbound;
@@ -75,8 +76,10 @@ impl FederationService for Service {
         request: Request<GetRunPlanRequest>,
     ) -> Result<Response<GetRunPlanResponse>, Status> {
         let run: RunName = parse::name(&request.get_ref().run)?;
-        let plan = self.parts.driver.plan(&run).map_err(status::of_driver)?;
-        Ok(Response::new(GetRunPlanResponse { plan_toml: plan.to_toml() }))
+        let SignedPlan { plan, signature } =
+            self.parts.driver.signed_plan(&run).map_err(status::of_driver)?;
+        let plan_signature = signature.as_ref().map(PlanSignature::to_wire);
+        Ok(Response::new(GetRunPlanResponse { plan_toml: plan.to_toml(), plan_signature }))
     }
 
     async fn submit_update(

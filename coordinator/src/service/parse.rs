@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use fedpaint_proto::limits::{DECLINED_MAX, REASON_BYTES_MAX};
 use fedpaint_proto::names::{self, Blob, RoundId};
+use fedpaint_proto::plan::{PlanSignature, RunPlan, SignedPlan};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::rule::Rule;
 use fedpaint_proto::v1::{self, BlobRef, Declined, RoundPhase, RoundRef};
@@ -26,6 +27,22 @@ pub(crate) fn invalid(what: impl std::fmt::Display) -> Status {
 /// A name.
 pub(crate) fn name<N: FromStr<Err = names::Error>>(text: &str) -> Result<N, Status> {
     text.parse().map_err(invalid)
+}
+
+/// A plan with its signature, if there is one, which must be over it.
+pub(crate) fn signed(
+    plan: RunPlan,
+    signature: Option<&v1::PlanSignature>,
+) -> Result<SignedPlan, Status> {
+    let signature = signature.map(PlanSignature::from_wire).transpose().map_err(invalid)?;
+    match signature {
+        Some(signature) if !signature.is_over(&plan) => {
+            let key = signature.key;
+            let detail = format!("the signature of {key} is not over this plan: sign it anew");
+            Err(Reason::BadSignature.status(detail))
+        }
+        _ => Ok(SignedPlan { plan, signature }),
+    }
 }
 
 /// A time.

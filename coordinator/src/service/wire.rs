@@ -2,6 +2,7 @@
 
 use fedpaint_proto::log;
 use fedpaint_proto::names::{Digest, OperatorName, SiteName};
+use fedpaint_proto::plan::PlanSignature;
 use fedpaint_proto::v1;
 use jiff::Timestamp;
 use prost_types::Timestamp as WireTimestamp;
@@ -48,6 +49,7 @@ pub(crate) fn run(run: &RunView) -> v1::Run {
         plan_toml: run.plan.to_toml(),
         rounds_short: run.tally.rounds_short,
         missing: run.tally.absences.iter().map(absence).collect(),
+        plan_signature: run.plan_signature.as_ref().map(PlanSignature::to_wire),
     }
 }
 

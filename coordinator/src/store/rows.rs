@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use fedpaint_proto::names::{Blob, RoundId, SiteName};
-use fedpaint_proto::plan::{RoundPlan, RunPlan};
+use fedpaint_proto::plan::{RoundPlan, RunPlan, SignedPlan};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -149,9 +149,13 @@ pub(super) fn run(row: &AnyRow) -> Result<Saved, Error> {
     };
     let plan = row.text("plan")?;
     let plan = RunPlan::from_toml(&plan).map_err(|_| Error::Row { column: "plan", value: plan })?;
+    let signature: Option<String> = row.try_get("plan_signature")?;
+    let wrong = |value: String| Error::Row { column: "plan_signature", value };
+    let read = |text: String| serde_json::from_str(&text).map_err(|_| wrong(text));
+    let signature = signature.map(read).transpose()?;
     Ok(Saved {
         name: row.parsed("name")?,
-        plan,
+        plan: SignedPlan { plan, signature },
         initial: row.blob("initial_digest", "initial_size")?,
         created_at: row.time("created_at")?,
         state,

@@ -6,6 +6,7 @@ mod migration;
 mod roster;
 
 use fedpaint_proto::names::{Blob, SiteName};
+use fedpaint_proto::plan::SignedPlan;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::rows::Columns;
@@ -13,7 +14,7 @@ use super::*;
 use crate::aggregate::Aggregate;
 use crate::round::{Event, Report, Update, Withdrawal};
 use crate::run::State;
-use crate::testing::{START, blob, plan};
+use crate::testing::{START, blob, plan, plan_signer};
 
 fn site(name: &str) -> SiteName {
     name.parse().unwrap()
@@ -97,7 +98,9 @@ async fn every_query(store: &Store) {
     assert_eq!(store.events(0, 1).await.unwrap(), [event(1)]);
     assert_eq!(store.events(u64::MAX, 1).await.unwrap(), []);
 
-    let run = Run::create("brain".parse().unwrap(), plan(5, 1), blob("base"), START);
+    let signature = Some(plan_signer().sign(&plan(5, 1)));
+    let signed = SignedPlan { plan: plan(5, 1), signature };
+    let run = Run::create("brain".parse().unwrap(), signed, blob("base"), START);
     let mut run = save(store, None, run).await;
     let mut rounds = vec![];
     for event in [

@@ -27,10 +27,11 @@ pub(super) async fn site(connection: &mut AnyConnection, site: &SiteRow) -> Resu
 
 pub(super) async fn run(connection: &mut AnyConnection, run: &Run) -> Result<(), Error> {
     let (state, reason) = rows::run_state(run.state())?;
+    let signature = &run.signed_plan().signature;
     sqlx::query(
         "INSERT INTO run (name, plan, initial_digest, initial_size, model_digest, model_size, \
-         state, reason, committed, failures, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+         state, reason, committed, failures, created_at, plan_signature) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
          ON CONFLICT (name) DO UPDATE SET model_digest = $5, model_size = $6, state = $7, \
          reason = $8, committed = $9, failures = $10",
     )
@@ -45,6 +46,7 @@ pub(super) async fn run(connection: &mut AnyConnection, run: &Run) -> Result<(),
     .bind(i64::from(run.committed()))
     .bind(i64::from(run.failures()))
     .bind(micros(run.created_at()))
+    .bind(signature.as_ref().map(|it| rows::json("plan_signature", it)).transpose()?)
     .execute(connection)
     .await?;
     Ok(())

@@ -225,7 +225,9 @@ async fn a_message_beyond_its_limit_is_refused_by_the_limit() {
     let federation = Federation::start().await;
     let mut operator = federation.operator().await;
     let plan_toml = "#".repeat(limits::MESSAGE_BYTES_MAX + 1);
-    let request = CreateRunRequest { name: "t1".into(), plan_toml, initial_model: None };
+    let name = "t1".to_owned();
+    let (initial_model, plan_signature) = (None, None);
+    let request = CreateRunRequest { name, plan_toml, initial_model, plan_signature };
     let refused = operator.admin.create_run(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange);
     let limit = format!("limit is: {} bytes", limits::MESSAGE_BYTES_MAX);
@@ -233,7 +235,8 @@ async fn a_message_beyond_its_limit_is_refused_by_the_limit() {
     // One that fits is looked into.
     let plan_toml = "#".repeat(limits::PLAN_BYTES_MAX + 1);
     let initial_model = Some(crate::rounds::blob(b"model"));
-    let request = CreateRunRequest { name: "t1".into(), plan_toml, initial_model };
+    let name = "t1".to_owned();
+    let request = CreateRunRequest { name, plan_toml, initial_model, plan_signature: None };
     let refused = operator.admin.create_run(request).await.unwrap_err();
     assert_eq!(Reason::of(&refused), Some(Reason::InvalidPlan), "{refused}");
     assert!(refused.message().contains(&limits::PLAN_BYTES_MAX.to_string()), "{refused}");

@@ -54,8 +54,8 @@ async fn an_operators_call_that_is_repeated_gets_the_same_answer_and_happens_onc
         upload(&mut operator, initial(), &bytes).await.unwrap();
     }
     let plan_toml = "version = 1\nrounds = 2\n[round]\nsites_min = 2\nsites_goal = 3\n".to_owned();
-    let request =
-        CreateRunRequest { name: "t1".into(), plan_toml, initial_model: Some(blob(&bytes)) };
+    let (initial_model, name) = (Some(blob(&bytes)), "t1".into());
+    let request = CreateRunRequest { name, plan_toml, initial_model, plan_signature: None };
     twice!(operator, admin, create_run, request);
     let run = || "t1".to_owned();
     let reason = || "wrong plan".to_owned();
@@ -81,8 +81,8 @@ async fn closing_a_phase_twice_does_not_close_the_next_one() {
     let bytes = model(&[1.0]);
     upload(&mut operator, initial(), &bytes).await.unwrap();
     let plan_toml = "version = 1\nrounds = 1\n[round]\nsites_min = 1\nsites_goal = 3\n".to_owned();
-    let request =
-        CreateRunRequest { name: "t1".into(), plan_toml, initial_model: Some(blob(&bytes)) };
+    let (initial_model, name) = (Some(blob(&bytes)), "t1".into());
+    let request = CreateRunRequest { name, plan_toml, initial_model, plan_signature: None };
     operator.admin.create_run(request).await.unwrap();
     for site in &mut sites {
         site.join().await;

@@ -11,7 +11,7 @@ use fedpaint_proto::v1::heartbeat_response::Directive;
 use fedpaint_proto::v1::{
     BlobRef, CreateRunRequest, GetRoundRequest, GetRunPlanRequest, GetStatusRequest,
     HeartbeatRequest, Idle, InitialModel, Joining, ListEventsRequest, ListModelsRequest,
-    ListRoundsRequest, MemberState, PauseRunRequest, RoundPhase, RoundRef, RunState,
+    ListRoundsRequest, MemberState, PauseRunRequest, PlanSignature, RoundPhase, RoundRef, RunState,
     SubmitUpdateRequest, Train, Training, TrainingProgress, TrainingReport, UploadPurpose,
     WatchRunRequest, upload_purpose,
 };
@@ -59,7 +59,8 @@ pub(crate) async fn create_run(operator: &mut Client, values: &[f32]) -> Vec<u8>
     upload(operator, initial(), &bytes).await.unwrap();
     let plan_toml = "version = 1\nrounds = 2\n[round]\nsites_min = 2\nsites_goal = 2\n".to_owned();
     let initial_model = Some(blob(&bytes));
-    let request = CreateRunRequest { name: "t1".into(), plan_toml, initial_model };
+    let name = "t1".into();
+    let request = CreateRunRequest { name, plan_toml, initial_model, plan_signature: None };
     let run = operator.admin.create_run(request).await.unwrap().into_inner().run.unwrap();
     assert_eq!(run.state(), RunState::Active);
     bytes
@@ -258,14 +259,21 @@ async fn a_request_whose_fields_do_not_parse_is_refused_by_the_name_of_the_field
         name: "t1".into(),
         plan_toml: "version = 1\nrounds = 0".into(),
         initial_model: Some(blob(b"x")),
+        plan_signature: None,
     };
     let status = operator.admin.create_run(run.clone()).await.unwrap_err();
     assert_eq!(Reason::of(&status), Some(Reason::InvalidPlan));
     assert!(status.message().contains("rounds"), "{status:?}");
     let run = CreateRunRequest { plan_toml: "version = 1\nrounds = 1".into(), ..run };
     let nameless = CreateRunRequest { name: "T 1".into(), ..run.clone() };
-    let missing = CreateRunRequest { initial_model: None, ..run };
-    for request in [nameless, missing] {
+    let missing = CreateRunRequest { initial_model: None, ..run.clone() };
+    let short = Some(PlanSignature { key: vec![1; 31], signature: vec![2; 64] });
+    let no_signature = CreateRunRequest { plan_signature: short, ..run.clone() };
+    let forged = Some(PlanSignature { key: vec![1; 32], signature: vec![2; 64] });
+    let forged = CreateRunRequest { plan_signature: forged, ..run };
+    let status = operator.admin.create_run(forged).await.unwrap_err();
+    assert_eq!(Reason::of(&status), Some(Reason::BadSignature), "{status:?}");
+    for request in [nameless, missing, no_signature] {
         let status = operator.admin.create_run(request).await.unwrap_err();
         assert_eq!(Reason::of(&status), Some(Reason::InvalidRequest), "{status:?}");
     }

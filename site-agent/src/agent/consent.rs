@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use fedpaint_proto::limits::DECLINED_MAX;
 use fedpaint_proto::names::{RoundId, RunName};
-use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::plan::SignedPlan;
 use fedpaint_proto::rule::Rule;
 
 use crate::gate::Gate;
@@ -30,7 +30,7 @@ pub enum Considered {
 pub struct Consent {
     gate: Arc<Gate>,
     /// Plans never change; one that does not read is none.
-    plans: BTreeMap<RunName, Option<RunPlan>>,
+    plans: BTreeMap<RunName, Option<SignedPlan>>,
     /// The newest round of each run that is declined, and by which rule.
     declined: BTreeMap<RunName, (RoundId, Rule)>,
     /// Runs of which an update was found that may not leave.
@@ -45,7 +45,7 @@ impl Consent {
     }
 
     /// Notes a run's plan; none is one that this version does not read.
-    pub fn learn(&mut self, run: RunName, plan: Option<RunPlan>) {
+    pub fn learn(&mut self, run: RunName, plan: Option<SignedPlan>) {
         self.plans.insert(run, plan);
     }
 
@@ -122,6 +122,7 @@ impl Consent {
 
 #[cfg(test)]
 mod tests {
+    use fedpaint_proto::plan::RunPlan;
     use jiff::Timestamp;
 
     use super::*;
@@ -137,8 +138,8 @@ mod tests {
         Consent::new(Arc::new(Gate::new(policy, folder, || Timestamp::UNIX_EPOCH)))
     }
 
-    fn plan() -> RunPlan {
-        RunPlan::from_toml("version = 1\nrounds = 1").unwrap()
+    fn plan() -> SignedPlan {
+        RunPlan::from_toml("version = 1\nrounds = 1").unwrap().into()
     }
 
     #[test]
@@ -155,7 +156,7 @@ mod tests {
         let yes = Approved { by: "ada".into(), at: Timestamp::UNIX_EPOCH };
         let plans = Plans::of(folder.path());
         plans.keep(&first.run, &plan(), Timestamp::UNIX_EPOCH).unwrap();
-        plans.approve(plan().digest(), &yes).unwrap();
+        plans.approve(plan().plan.digest(), &yes).unwrap();
         consent.review();
         assert!(consent.declined().is_empty());
         assert_eq!(consent.consider(&first), Considered::Join);

@@ -15,7 +15,7 @@ use std::time::Duration;
 use fedpaint_proto::budget::Budget;
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
-use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::plan::SignedPlan;
 use fedpaint_proto::reason::{self, Reason};
 use fedpaint_proto::transfer;
 use fedpaint_proto::v1::upload_purpose::Purpose;
@@ -69,6 +69,15 @@ pub struct Bench {
     pub dry_run: Option<PathBuf>,
     /// What is signed, and believed; none at a site without a signing key.
     pub trust: Option<Arc<Trust>>,
+}
+
+/// What a round is trained by.
+#[derive(Clone, Debug)]
+struct Prepared {
+    /// The plan, and who stands behind it.
+    plan: SignedPlan,
+    /// The same for the trainer.
+    assignment: Assignment,
 }
 
 /// A round to do.
@@ -229,7 +238,7 @@ pub async fn run(
     activity: &watch::Sender<Activity>,
 ) -> Result<(), Error> {
     let mut patience = Patience::default();
-    let (assignment, trained) = loop {
+    let (prepared, trained) = loop {
         match prepare_and_train(bench, task, cancel, activity).await {
             Ok(trained) => break trained,
             Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
@@ -237,12 +246,12 @@ pub async fn run(
         }
     };
     if let Some(folder) = &bench.dry_run {
-        return Err(rehearsed(bench, task, &assignment, trained, folder).await?);
+        return Err(rehearsed(bench, task, &prepared, trained, folder).await?);
     }
     tell(activity, cancel, Activity::Uploading(task.round.clone()));
     let mut patience = Patience::default();
     let delivered = loop {
-        match until(cancel, deliver(bench, task, &assignment, &trained)).await {
+        match until(cancel, deliver(bench, task, &prepared, &trained)).await {
             Ok(()) => break Ok(()),
             Err(error) => match patience.bear(error) {
                 Ok(wait) => pause(cancel, wait).await?,
@@ -264,10 +273,10 @@ async fn prepare_and_train(
     task: &Task,
     cancel: &CancellationToken,
     activity: &watch::Sender<Activity>,
-) -> Result<(Assignment, Trained), Error> {
-    let assignment = until(cancel, prepare(bench, task)).await?;
-    let trained = train(bench, &task.round, &assignment, cancel, activity).await?;
-    Ok((assignment, trained))
+) -> Result<(Prepared, Trained), Error> {
+    let prepared = until(cancel, prepare(bench, task)).await?;
+    let trained = train(bench, &task.round, &prepared.assignment, cancel, activity).await?;
+    Ok((prepared, trained))
 }
 
 async fn until<T>(
@@ -286,29 +295,30 @@ async fn pause(cancel: &CancellationToken, wait: Duration) -> Result<(), Error> 
 }
 
 /// Fetches what the round needs, its plan and its base model, as far as the policy lets it be trained.
-async fn prepare(bench: &Bench, task: &Task) -> Result<Assignment, Error> {
+async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
     let Task { round, base, cohort } = task;
     let plan = || async { client::run_plan(&bench.line.now(), &round.run).await };
-    let plan_toml = again(bench, "the plan", plan).await?;
-    let plan = RunPlan::from_toml(&plan_toml)?;
+    let told = again(bench, "the plan", plan).await?;
+    let plan = told.read()?;
     // The plan that is followed is judged, whatever was shown before the round was joined.
     bench.gate.plan(&plan)?;
     // An update is as large as its base model, which need not be here to see that it is too large.
     judge::all(judge::round(bench.gate.policy(), *cohort, base.size, []))?;
-    signed::agree(bench, task, Digest::of(plan_toml.as_bytes())).await?;
+    signed::agree(bench, task, Digest::of(told.plan_toml.as_bytes())).await?;
     bench.workspace.keep_model(base.digest)?;
     let path = model_path(bench.workspace.folder(), base.digest);
     transfer::download(&bench.line.now(), *base, &path, &mut |_, _| {})
         .await
         .map_err(Error::Download)?;
     judge::all(bench.gate.round(*cohort, *base, &path)?)?;
-    Ok(Assignment {
+    let assignment = Assignment {
         run: round.run.clone(),
         number: round.number,
         site: bench.site.clone(),
-        plan_toml,
+        plan_toml: told.plan_toml,
         base: *base,
-    })
+    };
+    Ok(Prepared { plan, assignment })
 }
 
 /// Runs file work beside the runtime.
@@ -360,11 +370,11 @@ fn tell(activity: &watch::Sender<Activity>, cancel: &CancellationToken, now: Act
 async fn deliver(
     bench: &Bench,
     task: &Task,
-    assignment: &Assignment,
+    prepared: &Prepared,
     trained: &Trained,
 ) -> Result<(), Error> {
     let Task { round, base, .. } = task;
-    judge::all(leaving(bench, task, assignment, trained).await?)?;
+    judge::all(leaving(bench, task, prepared, trained).await?)?;
     let report = judge::report(bench.gate.policy(), trained.report);
     let trained = &Trained { report, ..*trained };
     let purpose = UploadPurpose { purpose: Some(Purpose::Update(round.into())) };
@@ -372,7 +382,7 @@ async fn deliver(
     transfer::upload(&bench.line.now(), purpose, trained.update, &path, &mut |_, _| {})
         .await
         .map_err(Error::Upload)?;
-    let envelope = signed::envelope(bench, task, assignment, trained);
+    let envelope = signed::envelope(bench, task, &prepared.assignment, trained);
     let signature = || signed::signature(bench, envelope.as_ref());
     let submit = || async {
         // A rule can only end the process here: a submission touches no disk of this side.

@@ -4,20 +4,19 @@ use std::future::pending;
 use std::time::Duration;
 
 use fedpaint_proto::names::RoundId;
-use fedpaint_proto::plan::RunPlan;
 use fedpaint_proto::v1::WithdrawalReason;
 use tokio::task::JoinHandle;
 use tonic::Status;
 
 use super::Agent;
 use super::consent::Considered;
-use crate::client::{self, Activity};
+use crate::client::{self, Activity, PlanTold};
 
 /// How long the coordinator may take to hear that this site stops.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The question for a run's plan that is under way.
-pub(super) type Inquiry = (RoundId, JoinHandle<Result<String, Status>>);
+pub(super) type Inquiry = (RoundId, JoinHandle<Result<PlanTold, Status>>);
 
 impl Agent {
     /// Joins a round, if this site's policy lets it.
@@ -44,15 +43,15 @@ impl Agent {
     }
 
     /// Keeps a plan that was asked for, for a human and for the next heartbeat.
-    pub(super) fn plan_shown(&mut self, round: &RoundId, plan: Result<String, Status>) {
-        let plan_toml = match plan {
-            Ok(plan) => plan,
+    pub(super) fn plan_shown(&mut self, round: &RoundId, plan: Result<PlanTold, Status>) {
+        let told = match plan {
+            Ok(told) => told,
             Err(status) => {
                 tracing::warn!(%round, "the plan does not come: {}", status.message());
                 return;
             }
         };
-        let plan = RunPlan::from_toml(&plan_toml).ok();
+        let plan = told.read().ok();
         if let Some(plan) = &plan
             && let Err(error) = self.bench.gate.keep(&round.run, plan)
         {
@@ -95,7 +94,7 @@ impl Agent {
 }
 
 /// The answer to the question that is under way; never, where there is none.
-pub(super) async fn shown(inquiry: &mut Option<Inquiry>) -> (RoundId, Result<String, Status>) {
+pub(super) async fn shown(inquiry: &mut Option<Inquiry>) -> (RoundId, Result<PlanTold, Status>) {
     let Some((round, task)) = inquiry else { return pending().await };
     let round = round.clone();
     let result = task.await;

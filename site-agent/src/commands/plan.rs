@@ -8,7 +8,6 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
 use fedpaint_proto::names::Digest;
-use fedpaint_proto::plan::RunPlan;
 use serde::Serialize;
 
 use super::output::{self, Format};
@@ -120,7 +119,8 @@ fn show(config: &std::path::Path, prefix: Option<&str>, output: Format) -> Resul
         if only.is_some_and(|only| only != digest) {
             continue;
         }
-        let plan = RunPlan::from_toml(&shown.plan_toml)
+        let plan = shown
+            .read()
             .with_context(|| format!("the plan {digest} that is kept in the workspace"))?;
         let rules = gate.verdicts(&plan);
         let passes = rules.iter().all(|verdict| verdict.passes);
@@ -149,8 +149,12 @@ fn in_words(view: &View) -> String {
         let says = if *passes { "pass" } else { "REFUSE" };
         table.add_row([rule.as_str(), says, detail.as_str()]);
     }
+    let signed = match &shown.signature {
+        Some(signature) => format!("by {}", signature.key),
+        None => "by nobody".to_owned(),
+    };
     format!(
-        "plan {digest}\nof run {}, shown at {}; {approved}; {passes}\n\n{}\n{table}",
+        "plan {digest}\nof run {}, shown at {}; signed {signed}; {approved}; {passes}\n\n{}\n{table}",
         shown.run,
         shown.at,
         shown.plan_toml.trim_end(),

@@ -1,6 +1,6 @@
 //! What a policy says of a moment, a plan, a round and an update: pure, one named rule a refusal.
 
-use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::plan::{PlanSignature, SignedPlan};
 use fedpaint_proto::rule::Rule;
 use jiff::civil::Time;
 use serde::Serialize;
@@ -63,7 +63,8 @@ pub fn moment(policy: &Policy, now: Moment) -> Vec<Verdict> {
 }
 
 /// Whether a plan may be followed, `approved` or not by a human here.
-pub fn plan(policy: &Policy, plan: &RunPlan, approved: bool) -> Vec<Verdict> {
+pub fn plan(policy: &Policy, signed: &SignedPlan, approved: bool) -> Vec<Verdict> {
+    let plan = &signed.plan;
     let (rules, training) = (&policy.plan, &plan.training);
     let needs_none = rules.approval == Approval::None;
     let approval = match (needs_none, approved) {
@@ -80,6 +81,7 @@ pub fn plan(policy: &Policy, plan: &RunPlan, approved: bool) -> Vec<Verdict> {
     let counts = policy.allows(Metric::Examples);
     let examples = if counts { "may leave" } else { "may not leave, so no update can count" };
     vec![
+        of_signers(policy, signed),
         at_most(Rule::Rounds, "rounds", plan.rounds, rules.rounds_max),
         at_most(Rule::Steps, "steps a round", training.steps, rules.steps_max),
         at_most(Rule::Batch, "slices a step", training.batch, rules.batch_max),
@@ -123,6 +125,21 @@ pub fn update(policy: &Policy, update: &Update<'_>) -> Vec<Verdict> {
         verdict(Rule::Tensors, same, kept),
         of_tensors(policy, update.tensors.iter().copied()),
     ]
+}
+
+fn of_signers(policy: &Policy, signed: &SignedPlan) -> Verdict {
+    let (passes, detail) = match (&policy.plan.signers, &signed.signature) {
+        (None, _) => (true, "the policy asks for no signature".to_owned()),
+        (Some(_), None) => (false, "nobody has signed it".to_owned()),
+        (Some(signers), Some(PlanSignature { key, .. })) if !signers.contains(key) => {
+            (false, format!("it is signed by {key}, whom plan.signers does not name"))
+        }
+        (Some(_), Some(signature)) if !signature.is_over(&signed.plan) => {
+            (false, format!("the signature of {} is not over this plan", signature.key))
+        }
+        (Some(_), Some(signature)) => (true, format!("{} has signed it", signature.key)),
+    };
+    verdict(Rule::Signers, passes, detail)
 }
 
 fn of_bytes(policy: &Policy, bytes: u64) -> Verdict {
@@ -174,12 +191,19 @@ pub fn report(policy: &Policy, report: Report) -> Report {
 
 #[cfg(test)]
 mod tests {
+    use fedpaint_proto::plan::{PlanSigner, RunPlan};
     use jiff::civil::time;
+    use rustls::pki_types::PrivatePkcs8KeyDer;
 
     use super::*;
 
-    fn a_plan(more: &str) -> RunPlan {
-        RunPlan::from_toml(&format!("version = 1\nrounds = 5\n{more}")).unwrap()
+    fn a_plan(more: &str) -> SignedPlan {
+        RunPlan::from_toml(&format!("version = 1\nrounds = 5\n{more}")).unwrap().into()
+    }
+
+    fn signer() -> PlanSigner {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        PlanSigner::new(&PrivatePkcs8KeyDer::from(key.serialize_der())).unwrap()
     }
 
     /// A policy that allows just what the default plan asks for.
@@ -209,8 +233,36 @@ mod tests {
         ] {
             assert_eq!(refused(plan(&policy, &a_plan(more), true)), Some(rule), "{more}");
         }
-        let longer = RunPlan { rounds: 6, ..a_plan("") };
+        let longer = RunPlan { rounds: 6, ..a_plan("").plan }.into();
         assert_eq!(refused(plan(&policy, &longer, true)), Some(Rule::Rounds));
+    }
+
+    #[test]
+    fn where_the_policy_names_signers_a_plan_is_followed_with_the_signature_of_one_and_no_other() {
+        let (ada, bob, eve) = (signer(), signer(), signer());
+        let mut policy = tight();
+        let signed = |more: &str, signature| SignedPlan { signature, ..a_plan(more) };
+        let this = &a_plan("").plan;
+        assert_eq!(refused(plan(&policy, &a_plan(""), false)), None, "nobody is asked for");
+        policy.plan.signers = Some(vec![ada.key(), bob.key()]);
+        for good in [&ada, &bob] {
+            let signed = signed("", Some(good.sign(this)));
+            assert_eq!(refused(plan(&policy, &signed, false)), None);
+        }
+        let forged = PlanSignature { key: ada.key(), ..eve.sign(this) };
+        for (hostile, word) in [
+            (a_plan(""), "nobody has signed it"),
+            (signed("", Some(eve.sign(this))), "does not name"),
+            (signed("", Some(forged)), "is not over this plan"),
+            (signed("[training]\nseed = 2", Some(ada.sign(this))), "is not over this plan"),
+        ] {
+            let refusal = all(plan(&policy, &hostile, true)).unwrap_err();
+            assert_eq!(refusal.rule, Rule::Signers);
+            assert!(refusal.detail.contains(word), "{refusal}");
+        }
+        policy.plan.signers = Some(Vec::new());
+        let signed = signed("", Some(ada.sign(this)));
+        assert_eq!(refused(plan(&policy, &signed, true)), Some(Rule::Signers), "nobody is named");
     }
 
     #[test]
@@ -221,10 +273,12 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_says_nothing_refuses_everything_by_every_rule_of_a_plan() {
+    fn a_policy_that_says_nothing_refuses_everything_by_every_rule_of_a_plan_but_its_signers() {
         let silent = Policy::default();
         let verdicts = plan(&silent, &a_plan(""), false);
-        assert!(verdicts.iter().all(|verdict| !verdict.passes), "{verdicts:?}");
+        // Who has signed is a rule for who names signers; a human's look is asked for without it.
+        let rest = verdicts.iter().filter(|verdict| verdict.rule != Rule::Signers);
+        assert!(rest.clone().count() > 6 && rest.clone().all(|v| !v.passes), "{verdicts:?}");
         let now = Moment { time: time(12, 0, 0, 0), is_stopped: false };
         assert_eq!(refused(moment(&silent, now)), Some(Rule::Hours));
         let verdicts = round(&silent, 100, 1, ["out.weight"]);

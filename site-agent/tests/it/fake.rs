@@ -183,7 +183,10 @@ impl FederationService for Fake {
         &self,
         _: Request<GetRunPlanRequest>,
     ) -> Result<Response<GetRunPlanResponse>, Status> {
-        Ok(Response::new(GetRunPlanResponse { plan_toml: self.state().plan.clone() }))
+        Ok(Response::new(GetRunPlanResponse {
+            plan_toml: self.state().plan.clone(),
+            plan_signature: None,
+        }))
     }
 
     async fn submit_update(

@@ -1,6 +1,6 @@
 //! A site's policy and a plan that is held against it: first the policy, and behind a NUL the plan.
 
-use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::plan::{RunPlan, SignedPlan};
 use fedpaint_site_agent::policy::judge::{self, Update};
 use fedpaint_site_agent::policy::{Approval, Error, Metric, POLICY_BYTES_MAX, Policy};
 
@@ -26,7 +26,7 @@ pub fn any(bytes: &[u8]) -> bool {
     assert!(bytes.len() as u64 <= POLICY_BYTES_MAX + 1 + plan.len() as u64);
     let plan = std::str::from_utf8(plan).ok().and_then(|text| RunPlan::from_toml(text).ok());
     let plan = plan.unwrap_or_else(a_plan);
-    lets_through_what_it_names(&policy, &plan);
+    lets_through_what_it_names(&policy, &plan.into());
     true
 }
 
@@ -34,13 +34,15 @@ fn a_plan() -> RunPlan {
     RunPlan::from_toml("version = 1\nrounds = 1").expect("the shortest plan")
 }
 
-fn lets_through_what_it_names(policy: &Policy, plan: &RunPlan) {
+fn lets_through_what_it_names(policy: &Policy, signed: &SignedPlan) {
+    let plan = &signed.plan;
     let passes = |verdicts| judge::all(verdicts).is_ok();
     let human = policy.plan.approval == Approval::EachPlan;
     for approved in [false, true] {
-        if passes(judge::plan(policy, plan, approved)) {
+        if passes(judge::plan(policy, signed, approved)) {
             let rules = &policy.plan;
             assert!(approved || !human);
+            assert_eq!(rules.signers, None, "nobody has signed it");
             assert!(plan.rounds <= rules.rounds_max && plan.training.steps <= rules.steps_max);
             assert!(plan.training.batch <= rules.batch_max);
             assert!(plan.training.learning_rate <= rules.learning_rate_max);

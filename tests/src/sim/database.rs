@@ -177,7 +177,7 @@ impl Database {
 fn row(run: &Run) -> Saved {
     Saved {
         name: run.name().clone(),
-        plan: run.plan().clone(),
+        plan: run.signed_plan().clone(),
         initial: run.initial(),
         created_at: run.created_at(),
         state: run.state().clone(),

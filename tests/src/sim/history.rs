@@ -93,7 +93,7 @@ impl World {
         let mut plan = RunPlan::from_toml(&format!("version = 1\nrounds = {ROUNDS}"))?;
         plan.round = round.clone();
         let initial = self.coordinator.disk.adopt(b"model 0")?;
-        let (run, plan) = (self.run.clone(), Box::new(plan));
+        let (run, plan) = (self.run.clone(), Box::new(plan.into()));
         self.operate(Request::Create(operator.clone(), run, plan, initial));
         for site in 0..SITES {
             self.start_site(site);

@@ -40,8 +40,8 @@ const OPERATOR_DAYS: u32 = 30;
 /// The longest PEM file that is read.
 const PEM_BYTES_MAX: u64 = 1 << 20;
 
-const EVERYBODY_READS: u32 = 0o644;
-const OWNER_READS: u32 = 0o600;
+pub(crate) const EVERYBODY_READS: u32 = 0o644;
+pub(crate) const OWNER_READS: u32 = 0o600;
 
 /// Carries out a verb.
 pub(crate) fn run(verb: CaVerb, settings: &Connection, output: &Output) -> anyhow::Result<()> {
@@ -219,11 +219,7 @@ fn write_new(
     }
     let mut done = Vec::new();
     for (path, text, mode) in files {
-        let sealed = match mode {
-            OWNER_READS => passphrase::seal(text).map_err(std::io::Error::other),
-            _ => Ok(text.to_owned()),
-        };
-        if let Err(error) = sealed.and_then(|text| write_one(path, &text, mode)) {
+        if let Err(error) = write_one(path, text, mode) {
             for path in done {
                 // What made us fail is what must be told; a file that stays is not replaced either.
                 let _ = std::fs::remove_file(path);
@@ -235,7 +231,13 @@ fn write_new(
     Ok(())
 }
 
-fn write_one(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+/// Writes a file that must not be there yet; what its owner alone may read is a key, encrypted where a
+/// passphrase is given.
+pub(crate) fn write_one(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+    let text = match mode {
+        OWNER_READS => passphrase::seal(text).map_err(std::io::Error::other)?,
+        _ => text.to_owned(),
+    };
     let folder = path.parent().unwrap_or(Path::new(""));
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     std::fs::create_dir_all(folder)?;

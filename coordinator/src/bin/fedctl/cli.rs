@@ -2,6 +2,7 @@
 
 mod audit;
 mod members;
+mod plan;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use rustls::pki_types::ServerName;
 
 pub(crate) use self::audit::{AuditVerb, EventsAsked};
 pub(crate) use self::members::{DeskRole, OperatorVerb, ProposalVerb};
+pub(crate) use self::plan::PlanVerb;
 use crate::output::{Format, Output};
 
 const EXAMPLES: &str = "\
@@ -102,6 +104,11 @@ pub(crate) enum Command {
     Proposal {
         #[command(subcommand)]
         verb: ProposalVerb,
+    },
+    /// Sign the plan of a run, for sites that ask who stands behind it; needs no coordinator
+    Plan {
+        #[command(subcommand)]
+        verb: PlanVerb,
     },
     /// Trainings of one model over many rounds
     Run {
@@ -267,6 +274,9 @@ A plan is TOML; what is left out has a default:
         /// The plan
         #[arg(long, value_name = "FILE")]
         plan: PathBuf,
+        /// Who stands behind the plan: what `fedctl plan sign` wrote
+        #[arg(long, value_name = "FILE")]
+        signature: Option<PathBuf>,
         /// The model to start from, a safetensors file
         #[arg(long, value_name = "FILE")]
         model: PathBuf,

@@ -19,6 +19,7 @@ mod model;
 mod operator;
 mod output;
 mod pages;
+mod plan;
 mod problem;
 mod proposal;
 mod renewal;
@@ -60,6 +61,7 @@ fn run(arguments: Arguments, output: &Output) -> anyhow::Result<()> {
         Command::Site { verb } => runtime.block_on(site::run(verb, settings, output)),
         Command::Operator { verb } => runtime.block_on(operator::run(verb, settings, output)),
         Command::Proposal { verb } => runtime.block_on(proposal::run(verb, settings, output)),
+        Command::Plan { verb } => plan::run(verb, output),
         Command::Run { verb } => runtime.block_on(run::run(verb, settings, output)),
         Command::Round { verb } => runtime.block_on(round::run(verb, settings, output)),
         Command::Model { verb } => runtime.block_on(model::run(verb, settings, output)),

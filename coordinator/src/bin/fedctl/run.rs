@@ -5,13 +5,14 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use fedpaint_proto::limits::PLAN_BYTES_MAX;
 use fedpaint_proto::names::RunName;
-use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::plan::{PlanSignature, RunPlan};
 use fedpaint_proto::weights::ModelFile;
 use fedpaint_proto::{transfer, v1};
 
 use crate::cli::{Connection, RunVerb};
 use crate::connect::{Session, ask, connect};
 use crate::output::{Output, transfer_bar};
+use crate::plan::read_signature;
 use crate::problem::of_status;
 use crate::view::{Round, Run, RunNow, Runs};
 use crate::watch;
@@ -23,19 +24,19 @@ pub(crate) async fn run(
     output: &Output,
 ) -> anyhow::Result<()> {
     // Files are looked at before the coordinator is: their mistakes are cheaper to tell.
-    let plan_toml = match &verb {
-        RunVerb::Create { plan, model, .. } => {
+    let signed = match &verb {
+        RunVerb::Create { plan, model, signature, .. } => {
             check_model(model)?;
-            read_plan(plan)?
+            let plan_toml = read_plan(plan)?;
+            let signature = signature.as_deref().map(|file| read_signature(file, &plan_toml));
+            (plan_toml, signature.transpose()?)
         }
-        _ => String::new(),
+        _ => Default::default(),
     };
     let mut session = connect(settings, output.now()).await?;
     let admin = &mut session.admin;
     let run = match verb {
-        RunVerb::Create { name, model, .. } => {
-            create(&mut session, name, plan_toml, &model).await?
-        }
+        RunVerb::Create { name, model, .. } => create(&mut session, name, signed, &model).await?,
         RunVerb::List => {
             let reply = admin.list_runs(ask(v1::ListRunsRequest {})).await;
             let runs = reply.map_err(|s| of_status(&s))?.into_inner().runs;
@@ -73,7 +74,7 @@ pub(crate) async fn run(
 async fn create(
     session: &mut Session,
     name: RunName,
-    plan_toml: String,
+    (plan_toml, signature): (String, Option<PlanSignature>),
     model: &Path,
 ) -> anyhow::Result<Option<v1::Run>> {
     let blob = transfer::blob_of(model).await?;
@@ -84,14 +85,15 @@ async fn create(
     let moved = transfer::upload(&session.channel, purpose, blob, model, &mut progress).await;
     bar.finish_and_clear();
     moved?;
-    let request =
-        v1::CreateRunRequest { name: name.into(), plan_toml, initial_model: Some(blob.into()) };
+    let (initial_model, plan_signature) = (Some(blob.into()), signature.map(|s| s.to_wire()));
+    let name = name.into();
+    let request = v1::CreateRunRequest { name, plan_toml, initial_model, plan_signature };
     let reply = session.admin.create_run(ask(request)).await;
     Ok(reply.map_err(|s| of_status(&s))?.into_inner().run)
 }
 
 /// The plan as it was written, once it is known to be one.
-fn read_plan(path: &Path) -> anyhow::Result<String> {
+pub(crate) fn read_plan(path: &Path) -> anyhow::Result<String> {
     let shown = path.display();
     let length =
         std::fs::metadata(path).with_context(|| format!("cannot read the plan {shown}"))?;

@@ -230,6 +230,7 @@ impl Show for Run {
             ("model", short(self.model.as_ref())),
             ("size", size(self.model.as_ref())),
             ("created", ago(now, self.created_at)),
+            ("plan signed by", or_none(self.plan_signer.as_deref())),
         ]);
         let indent = |line: &str| if line.is_empty() { "\n".into() } else { format!("\n  {line}") };
         let plan: String = self.plan_toml.trim_end().lines().map(indent).collect();

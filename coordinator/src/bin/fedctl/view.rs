@@ -2,6 +2,7 @@
 //! programs: they may be added to and never change their meaning.
 
 mod members;
+mod plan;
 
 use fedpaint_proto::names::{self, Digest};
 use fedpaint_proto::note::ModelKind;
@@ -10,8 +11,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 pub(crate) use self::members::{
-    Expiry, Invitation, Invite, Operator, Operators, Proposal, Proposals, Rejected, Sites,
+    Expiry, Invitation, Invite, Operator, Operators, Proposal, Proposals, Rejected, SiteTally,
+    Sites,
 };
+pub(crate) use self::plan::PlanSigned;
 
 /// A word for what this version does not know.
 const UNKNOWN: &str = "unknown";
@@ -53,19 +56,12 @@ pub(crate) struct Run {
     pub(crate) model: Option<Blob>,
     pub(crate) created_at: Option<Timestamp>,
     pub(crate) plan_toml: String,
+    /// The key of who has signed the plan.
+    pub(crate) plan_signer: Option<String>,
     /// How many of the committed rounds lacked the update of a member.
     pub(crate) rounds_short: u32,
     /// The sites that were missing in committed rounds.
     pub(crate) missing: Vec<SiteTally>,
-}
-
-/// In how many committed rounds a site was missing.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct SiteTally {
-    pub(crate) site: String,
-    pub(crate) missing: u32,
-    /// How many of its updates came late and were folded into later rounds.
-    pub(crate) folded: u32,
 }
 
 /// A run and its round in hand.
@@ -331,16 +327,10 @@ impl From<v1::Run> for Run {
             model: blob(run.model),
             created_at: time(run.created_at),
             plan_toml: run.plan_toml,
+            plan_signer: run.plan_signature.as_ref().and_then(plan::signer),
             rounds_short: run.rounds_short,
             missing: run.missing.into_iter().map(SiteTally::from).collect(),
         }
-    }
-}
-
-impl From<v1::SiteTally> for SiteTally {
-    fn from(tally: v1::SiteTally) -> SiteTally {
-        let v1::SiteTally { site, missing, folded } = tally;
-        SiteTally { site, missing, folded }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use fedpaint_proto::identity::Role;
 use fedpaint_proto::names::{Blob, OperatorName, RoundId, RunName, SiteName};
-use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::plan::SignedPlan;
 use jiff::Timestamp;
 
 use super::proposals::run_in_words;
@@ -112,16 +112,16 @@ impl Core {
         &self,
         actor: OperatorName,
         name: RunName,
-        plan: RunPlan,
+        plan: SignedPlan,
         initial: Blob,
         now: Timestamp,
     ) -> Result<Step, Error> {
         if let Some(run) = self.state.find_run(&name) {
-            let same = *run.plan() == plan && run.initial() == initial;
+            let same = *run.signed_plan() == plan && run.initial() == initial;
             return if same { Ok(self.nothing()) } else { Err(Error::RunExists(name)) };
         }
         if self.rules.planning {
-            let what = run_in_words(&name, &plan, &initial);
+            let what = run_in_words(&name, &plan.plan, &initial);
             if let Some(noted) = self.second_person(&actor, what, now)? {
                 return Ok(noted);
             }

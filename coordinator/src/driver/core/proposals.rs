@@ -129,7 +129,7 @@ mod tests {
         let mut core = core();
         let create = |rounds| {
             let name = "brain".parse().unwrap();
-            Request::Create(named("ada"), name, Box::new(plan(rounds, 2)), blob("base"))
+            Request::Create(named("ada"), name, Box::new(plan(rounds, 2).into()), blob("base"))
         };
         let id = asked(&mut core, create(1), START);
         assert_eq!(asked(&mut core, create(1), START), id, "asked again, noted once");

@@ -1,7 +1,7 @@
 //! What the driver's core is asked to change, and what a site hears: plain values.
 
 use fedpaint_proto::names::{Blob, Digest, OperatorName, RoundId, RunName, SiteName};
-use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::plan::SignedPlan;
 use fedpaint_proto::rule::Rule;
 use jiff::Timestamp;
 
@@ -47,7 +47,7 @@ pub enum Request {
     /// An operator would take a model out.
     Export(OperatorName, Digest),
     /// An operator creates a run from a model that is here and was checked.
-    Create(OperatorName, RunName, Box<RunPlan>, Blob),
+    Create(OperatorName, RunName, Box<SignedPlan>, Blob),
     /// An operator changes a run.
     Command(OperatorName, RunName, Command),
     /// An operator changes a round.

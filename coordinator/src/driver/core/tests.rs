@@ -35,7 +35,7 @@ impl Shell {
         }
         let mut plan = plan(4, 1);
         plan.round.late = LatePolicy::Fold;
-        let (run, plan) = ("brain".parse().unwrap(), Box::new(plan));
+        let (run, plan) = ("brain".parse().unwrap(), Box::new(plan.into()));
         shell.ask(Request::Create(ada(), run, plan, blob("base")));
         shell
     }

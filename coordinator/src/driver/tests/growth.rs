@@ -38,7 +38,7 @@ fn ten_thousand_rounds_leave_a_core_that_is_as_large_as_after_ten() {
     let mut plan = plan(20_000, 1);
     plan.round.sites_goal = 1;
     take(&mut core, Request::Enroll(ada(), site("mayo"), None));
-    take(&mut core, Request::Create(ada(), brain(), Box::new(plan), blob("base")));
+    take(&mut core, Request::Create(ada(), brain(), Box::new(plan.into()), blob("base")));
     // All that it holds, in words: only numbers may get longer, and the right edge of the log's tree, by a
     // hash whenever the log has doubled.
     let size = |core: &Core| format!("{core:?}").len();

@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use fedpaint_proto::plan::RunPlan;
-
-use super::{Bench, Error, Task, in_background};
+use super::{Bench, Error, Prepared, Task, in_background};
 use crate::agent::dry_run;
-use crate::pipe::{Assignment, Trained};
+use crate::pipe::Trained;
 use crate::policy::judge::Verdict;
 use crate::workspace::{model_path, update_path};
 
@@ -14,10 +12,10 @@ use crate::workspace::{model_path, update_path};
 pub(super) async fn leaving(
     bench: &Bench,
     task: &Task,
-    assignment: &Assignment,
+    prepared: &Prepared,
     trained: &Trained,
 ) -> Result<Vec<Verdict>, Error> {
-    let plan = RunPlan::from_toml(&assignment.plan_toml)?;
+    let plan = prepared.plan.clone();
     let (bench, task, trained) = (bench.clone(), task.clone(), *trained);
     in_background(move || {
         let folder = bench.workspace.folder();
@@ -37,12 +35,12 @@ pub(super) async fn leaving(
 pub(super) async fn rehearsed(
     bench: &Bench,
     task: &Task,
-    assignment: &Assignment,
+    prepared: &Prepared,
     trained: Trained,
     folder: &Path,
 ) -> Result<Error, Error> {
-    let verdicts = leaving(bench, task, assignment, &trained).await?;
-    let plan = RunPlan::from_toml(&assignment.plan_toml)?.digest();
+    let verdicts = leaving(bench, task, prepared, &trained).await?;
+    let plan = prepared.plan.plan.digest();
     let (bench, task, folder) = (bench.clone(), task.clone(), folder.to_owned());
     in_background(move || {
         let workspace = bench.workspace.folder();

@@ -1,5 +1,5 @@
 //! `hostile-coordinator`: a coordinator that has the federation's certificates and its own key, and turns on
-//! one site in twelve ways. The site runs the real agent and trainer. Every attack must be refused, and the
+//! one site in fourteen ways. The site runs the real agent and trainer. Every attack must be refused, and the
 //! agent must say why; a coordinator that does nothing wrong must not be.
 
 mod server;
@@ -9,11 +9,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use fedpaint_proto::plan::PlanSigner;
 use fedpaint_tests::lab::{AgentOptions, Lab, LabOptions, OPEN_POLICY};
 use fedpaint_tests::outcome::{Outcome, rounded};
+use fedpaint_tests::process::{Process, run};
 use serde_json::{Map, Value};
 
-use self::server::{Attack, Hostile};
+use self::server::{Attack, Hostile, PLANNER, STRANGER};
 use crate::say;
 
 /// The site that is turned on.
@@ -34,9 +36,12 @@ const CAUGHT: i32 = 70;
 /// What a site tells of its own accord where what the coordinator says of a model does not fit.
 const MODEL: Option<&str> = Some("WITHDRAWAL_REASON_MODEL");
 
+/// And where nobody whom it trusts stands behind a plan.
+const SIGNERS: Option<&str> = Some("POLICY_RULE_SIGNERS");
+
 /// Every attack, the words by which the agent's log must refuse it, and the reason or rule that the
 /// coordinator is told. An answer that does not count is not answered: it is asked for again.
-const ATTACKS: [(Attack, &str, Option<&str>); 12] = [
+const ATTACKS: [(Attack, &str, Option<&str>); 14] = [
     (Attack::OtherModel, "other bytes than those of blob", Some("WITHDRAWAL_REASON_BASE_MODEL")),
     (Attack::ReplayedRound, "this site has trained round 2", MODEL),
     (Attack::SkippedVersion, "the manifest is of version", MODEL),
@@ -49,6 +54,8 @@ const ATTACKS: [(Attack, &str, Option<&str>); 12] = [
     (Attack::OtherBase, "its manifest is of model", MODEL),
     (Attack::SmallCohort, "1 sites, at least 2", Some("POLICY_RULE_COHORT")),
     (Attack::Clock, "one of the two clocks is wrong", None),
+    (Attack::StrangersPlan, "whom plan.signers does not name", SIGNERS),
+    (Attack::BorrowedSignature, "is not over this plan", SIGNERS),
 ];
 
 /// Runs the mode.
@@ -59,6 +66,9 @@ pub(crate) async fn hostile(work: &Path) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     let lab = Lab::prepare(&work.join("federation"), LabOptions::default())?;
     lab.issue("site", SITE, &[])?;
+    for key in [PLANNER, STRANGER] {
+        run("fedctl", &["plan", "keygen", "--out", &lab.path(key)])?;
+    }
     let trained = honest(&lab, work).await?;
     outcome
         .require(trained >= 2, || format!("with an honest coordinator {trained} rounds are done"));
@@ -141,17 +151,19 @@ async fn attacked(
     Ok(said.trim().to_owned())
 }
 
-/// What the site lets a federation do: everything, but for runs of more than 5 rounds, rounds of fewer than
-/// 2 sites, and updates of more than 1 MiB.
-fn policy() -> String {
-    OPEN_POLICY
-        .replace("rounds_max = 100_000", "rounds_max = 5")
+/// What the site lets a federation do: everything, but for plans that another key has signed, runs of more
+/// than 5 rounds, rounds of fewer than 2 sites, and updates of more than 1 MiB.
+fn policy(lab: &Lab) -> anyhow::Result<String> {
+    let signer = PlanSigner::load(Path::new(&lab.path(PLANNER)))?.key();
+    let rules = format!("signers = [\"{signer}\"]\nrounds_max = 5");
+    Ok(OPEN_POLICY
+        .replace("rounds_max = 100_000", &rules)
         .replace("sites_min = 1", "sites_min = 2")
-        .replace("bytes_per_round_max = 1_000_000_000_000", "bytes_per_round_max = 1_048_576")
+        .replace("bytes_per_round_max = 1_000_000_000_000", "bytes_per_round_max = 1_048_576"))
 }
 
 /// Starts the agent in a workspace of its own.
-fn start(lab: &Lab, hostile: &Hostile) -> anyhow::Result<fedpaint_tests::process::Process> {
+fn start(lab: &Lab, hostile: &Hostile) -> anyhow::Result<Process> {
     let workspace = lab.path(&format!("workspace-{SITE}"));
     match std::fs::remove_dir_all(&workspace) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -167,7 +179,7 @@ fn start(lab: &Lab, hostile: &Hostile) -> anyhow::Result<fedpaint_tests::process
     let options = AgentOptions {
         coordinator: Some(hostile.address()),
         more: REHEARSAL.into(),
-        policy: policy(),
+        policy: policy(lab)?,
         ..AgentOptions::default()
     };
     lab.start_agent(SITE, Path::new(&lab.path("")), &options)

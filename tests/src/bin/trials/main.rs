@@ -44,7 +44,7 @@ enum Mode {
     Access,
     /// Hostile requests for certificates, and join tokens that are guessed, reused, burnt.
     Csr,
-    /// A coordinator that turns on a site in twelve ways.
+    /// A coordinator that turns on a site in fourteen ways.
     HostileCoordinator,
     /// An audit log that is edited, cut, reordered, forked, truncated and back-dated.
     Log,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use fedpaint_proto::names::Blob;
+use fedpaint_proto::plan::PlanSignature;
 use fedpaint_proto::rule::Rule;
 use fedpaint_proto::v1;
 use fedpaint_proto::weights::{Dtype, TensorSpec};
@@ -29,8 +30,8 @@ const SITE: &str = "mayo";
 /// How long a refusal may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What it allows.
-const POLICY: &str = "[plan]\nrounds_max = 20\nsteps_max = 50\nbatch_max = 16\nlearning_rate_max = 0.01\n\n\
+/// What it allows, by plans that one key has signed.
+const POLICY: &str = "[plan]\nsigners = [\"SIGNER\"]\nrounds_max = 20\nsteps_max = 50\nbatch_max = 16\nlearning_rate_max = 0.01\n\n\
     [round]\nsites_min = 2\n\n[egress]\nbytes_per_round_max = 4_000\n\
     tensors = [\"in.*\", \"out.*\", \"!*.scans\"]\nmetrics = [\"examples\", \"loss_mean\"]\n\n\
     [run]\nhours = \"always\"\n";
@@ -48,9 +49,11 @@ enum Hostility {
     NewTensor,
     ForbiddenTensor,
     WhileStopped,
+    Unsigned,
+    OtherSigner,
 }
 
-const HOSTILITIES: [Hostility; 10] = [
+const HOSTILITIES: [Hostility; 12] = [
     Hostility::ManyRounds,
     Hostility::ManySteps,
     Hostility::LargeBatch,
@@ -61,7 +64,13 @@ const HOSTILITIES: [Hostility; 10] = [
     Hostility::NewTensor,
     Hostility::ForbiddenTensor,
     Hostility::WhileStopped,
+    Hostility::Unsigned,
+    Hostility::OtherSigner,
 ];
+
+/// The key that the hospital trusts, and one that it does not.
+const SIGNER: &str = "ada.plans";
+const STRANGER: &str = "eve.plans";
 
 impl Hostility {
     /// The rule that must refuse it.
@@ -76,6 +85,16 @@ impl Hostility {
             Hostility::LargeModel => Rule::Bytes,
             Hostility::NewTensor | Hostility::ForbiddenTensor => Rule::Tensors,
             Hostility::WhileStopped => Rule::StopFile,
+            Hostility::Unsigned | Hostility::OtherSigner => Rule::Signers,
+        }
+    }
+
+    /// Whose key the plan is signed with.
+    fn signer(self) -> Option<&'static str> {
+        match self {
+            Hostility::Unsigned => None,
+            Hostility::OtherSigner => Some(STRANGER),
+            _ => Some(SIGNER),
         }
     }
 }
@@ -98,7 +117,10 @@ fn hostile(hostility: Hostility, number: usize, random: &mut ChaCha8Rng) -> Host
         Hostility::LargeBatch => plan.batch = random.random_range(17..=1_024),
         Hostility::FastLearning => plan.learning_rate = random.random_range(0.011..1.0),
         Hostility::Alone => plan.sites_min = 1,
-        Hostility::Unapproved | Hostility::WhileStopped => {}
+        Hostility::Unapproved
+        | Hostility::WhileStopped
+        | Hostility::Unsigned
+        | Hostility::OtherSigner => {}
         Hostility::LargeModel => {
             tensors.push(spec("out.wide", vec![random.random_range(1_000..50_000)]));
         }
@@ -152,8 +174,17 @@ impl Hospital {
         let companion = FakeSite::enroll(&lab, "companion").await?;
         let scans = folder.join("no-scans");
         std::fs::create_dir_all(&scans)?;
+        let mut policy = POLICY.to_owned();
+        for key in [SIGNER, STRANGER] {
+            let file = folder.join(key).display().to_string();
+            let made = run("fedctl", &["plan", "keygen", "--out", &file, "--output", "json"])?;
+            let made: serde_json::Value = serde_json::from_str(&made)?;
+            if key == SIGNER {
+                policy = policy.replace("SIGNER", made["signer"].as_str().context("a key")?);
+            }
+        }
         let options = AgentOptions {
-            policy: POLICY.into(),
+            policy,
             more: "[rehearsal]\nsteps_ms = 0\n".into(),
             ..AgentOptions::default()
         };
@@ -183,13 +214,23 @@ impl Hospital {
     async fn create(
         &self,
         name: &str,
-        plan: &str,
+        (plan, signer): (&str, Option<&str>),
         tensors: Vec<TensorSpec>,
     ) -> anyhow::Result<Blob> {
         let file = self.folder.join(format!("{name}.safetensors"));
         let model = models::write(&file, tensors, |_, _| 0.5)?;
-        self.lab.create_run(name, plan, &file, model).await?;
+        let signature = signer.map(|signer| self.sign(name, plan, signer)).transpose()?;
+        self.lab.create_signed_run(name, (plan, signature), &file, model).await?;
         Ok(model)
+    }
+
+    /// Has the key of this name sign a plan.
+    fn sign(&self, name: &str, plan: &str, key: &str) -> anyhow::Result<PlanSignature> {
+        let file = self.folder.join(format!("{name}.toml"));
+        std::fs::write(&file, plan)?;
+        let (file, key) = (file.display().to_string(), self.folder.join(key).display().to_string());
+        run("fedctl", &["plan", "sign", &file, "--with", &key])?;
+        Ok(serde_json::from_str(&std::fs::read_to_string(format!("{file}.sig"))?)?)
     }
 
     /// The audit log's entries of this site and run that tell of a refusal, once there is one by `rule`.
@@ -234,7 +275,9 @@ impl Hospital {
 
     /// Has the allowed plan trained: it is declined until it is approved, and then an update leaves.
     async fn allowed(&mut self) -> anyhow::Result<bool> {
-        let base = self.create("allowed", &Plan::default().to_toml(), models::specs()).await?;
+        let base = self
+            .create("allowed", (&Plan::default().to_toml(), Some(SIGNER)), models::specs())
+            .await?;
         tokio::time::timeout(PATIENCE, self.refused("allowed", Rule::Approval)).await??;
         self.approve_all()?;
         let train = async {
@@ -283,7 +326,7 @@ pub(crate) async fn plans(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         if matches!(hostility, Hostility::WhileStopped) {
             std::fs::write(hospital.stop_file(), "")?;
         }
-        hospital.create(&name, &plan, tensors).await?;
+        hospital.create(&name, (&plan, hostility.signer()), tensors).await?;
         // What the policy would refuse after an approval is approved, as by a human who looks at nothing.
         if matches!(rule, Rule::Bytes | Rule::Tensors) {
             tokio::time::timeout(PATIENCE, hospital.refused(&name, Rule::Approval)).await??;

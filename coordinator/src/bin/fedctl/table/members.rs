@@ -6,7 +6,8 @@ use super::{facts, or_none, sites, table};
 use crate::human::{NONE, ago};
 use crate::output::Show;
 use crate::view::{
-    Expiry, Invitation, Invite, Operator, Operators, Proposal, Proposals, Rejected, Sites,
+    Expiry, Invitation, Invite, Operator, Operators, PlanSigned, Proposal, Proposals, Rejected,
+    Sites,
 };
 
 impl Show for Sites {
@@ -54,6 +55,16 @@ impl Show for Invitation {
 impl Show for Invite {
     fn table(&self, now: Timestamp) -> String {
         invites(std::slice::from_ref(self), now)
+    }
+}
+
+impl Show for PlanSigned {
+    fn table(&self, _: Timestamp) -> String {
+        facts(&[
+            ("signer", self.signer.clone()),
+            ("plan", or_none(self.plan.as_deref())),
+            ("written", self.file.clone()),
+        ])
     }
 }
 

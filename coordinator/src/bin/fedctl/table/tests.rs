@@ -29,6 +29,7 @@ fn a_run() -> v1::Run {
         initial_model: blob(1),
         model: blob(2),
         created_at: at(-7200),
+        plan_signature: None,
         plan_toml: "version = 1\n\n[round]\nsites_min = 2\n".into(),
         rounds_short: 1,
         missing: vec![v1::SiteTally { site: "ucl".into(), missing: 1, folded: 1 }],
@@ -147,6 +148,7 @@ initial model         010101010101
 model                 020202020202
 size                  4.0 MiB
 created               2 h ago
+plan signed by        -
 plan
   version = 1
 

@@ -74,6 +74,22 @@ pub(crate) struct Proposals {
     pub(crate) proposals: Vec<Proposal>,
 }
 
+/// In how many committed rounds a site was missing.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct SiteTally {
+    pub(crate) site: String,
+    pub(crate) missing: u32,
+    /// How many of its updates came late and were folded into later rounds.
+    pub(crate) folded: u32,
+}
+
+impl From<v1::SiteTally> for SiteTally {
+    fn from(tally: v1::SiteTally) -> SiteTally {
+        let v1::SiteTally { site, missing, folded } = tally;
+        SiteTally { site, missing, folded }
+    }
+}
+
 /// When a certificate ends.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Expiry {

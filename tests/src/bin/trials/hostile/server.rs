@@ -12,6 +12,7 @@ use fedpaint_coordinator::records::Log;
 use fedpaint_proto::log::{self, Entry};
 use fedpaint_proto::merkle::{Hash, Node, Part, consistency};
 use fedpaint_proto::names::{Blob, Digest, RoundId, RunName};
+use fedpaint_proto::plan::{PlanSigner, RunPlan};
 use fedpaint_proto::signing::Authority;
 use fedpaint_proto::statement::{Contributor, Manifest, manifest_to_wire};
 use fedpaint_proto::v1::blob_service_server::{BlobService, BlobServiceServer};
@@ -55,6 +56,10 @@ pub(crate) enum Attack {
     SmallCohort,
     /// Says that it is tomorrow.
     Clock,
+    /// Has a plan that nobody has signed whom the site trusts.
+    StrangersPlan,
+    /// Has the signature of a plan that the site would follow, over another one.
+    BorrowedSignature,
 }
 
 impl Attack {
@@ -66,7 +71,9 @@ impl Attack {
             | Attack::MoreRounds
             | Attack::Unsigned
             | Attack::SmallCohort
-            | Attack::Clock => 1,
+            | Attack::Clock
+            | Attack::StrangersPlan
+            | Attack::BorrowedSignature => 1,
             Attack::OtherModel
             | Attack::SkippedVersion
             | Attack::ForkedLog
@@ -79,9 +86,16 @@ impl Attack {
 
 const RUN: &str = "brain";
 
+/// The files of the key that the site trusts to sign plans, and of one that it does not.
+pub(crate) const PLANNER: &str = "planner.key";
+pub(crate) const STRANGER: &str = "stranger.key";
+
 struct State {
     attack: Option<Attack>,
     notary: Notary,
+    /// Whose plans the site follows, and whose it does not.
+    planner: PlanSigner,
+    stranger: PlanSigner,
     log: Log,
     nodes: HashMap<Node, Hash>,
     /// The model of every version, and its bytes.
@@ -132,6 +146,8 @@ impl Hostile {
         let mut state = State {
             attack,
             notary,
+            planner: PlanSigner::load(Path::new(&lab.path(PLANNER)))?,
+            stranger: PlanSigner::load(Path::new(&lab.path(STRANGER)))?,
             log: Log::default(),
             nodes: HashMap::new(),
             models: all,
@@ -354,7 +370,18 @@ impl FederationService for Services {
         &self,
         _: Request<GetRunPlanRequest>,
     ) -> Result<Response<GetRunPlanResponse>, Status> {
-        Ok(Response::new(GetRunPlanResponse { plan_toml: lock(&self.state).plan() }))
+        let state = lock(&self.state);
+        let plan_toml = state.plan();
+        let plan = RunPlan::from_toml(&plan_toml).map_err(malformed)?;
+        let signature = match state.attack {
+            Some(Attack::StrangersPlan) => state.stranger.sign(&plan),
+            Some(Attack::BorrowedSignature) => {
+                state.planner.sign(&RunPlan { rounds: plan.rounds + 1, ..plan })
+            }
+            _ => state.planner.sign(&plan),
+        };
+        let plan_signature = Some(signature.to_wire());
+        Ok(Response::new(GetRunPlanResponse { plan_toml, plan_signature }))
     }
 
     async fn submit_update(
