@@ -12,6 +12,7 @@ use fedpaint_proto::plan::{self, PlanSignature, RunPlan, SignedPlan};
 use fedpaint_proto::rule::Rule;
 use fedpaint_proto::signing::Signed;
 use fedpaint_proto::statement::{Manifest, manifest_from_wire};
+use fedpaint_proto::v1::LogDoubt;
 use fedpaint_proto::v1::blob_service_client::BlobServiceClient;
 use fedpaint_proto::v1::federation_service_client::FederationServiceClient;
 use fedpaint_proto::v1::heartbeat_request::Activity as WireActivity;
@@ -87,6 +88,8 @@ pub struct LogAsked<'a> {
     pub federation: &'a FederationName,
     /// How many entries it had when the site last believed it; 0 if it never did.
     pub size: u64,
+    /// What the site does not believe of what it was last told of it.
+    pub doubt: LogDoubt,
 }
 
 /// The longest version that a coordinator may tell.
@@ -112,6 +115,7 @@ pub async fn heartbeat(
         wire_version: WIRE_VERSION,
         declined: declined.collect(),
         log_size: log.map_or(0, |log| log.size),
+        log_doubt: log.map_or(LogDoubt::Unspecified, |log| log.doubt).into(),
     };
     let answer = service(channel).heartbeat(in_time(request)).await?.into_inner();
     let told = log.map(|log| told(log.federation, &answer)).transpose()?;

@@ -9,6 +9,7 @@ use fedpaint_proto::limits::CLOCK_SKEW_MAX;
 use fedpaint_proto::log::{SignedHead, TreeHead};
 use fedpaint_proto::merkle::{HASHES_MAX, Hash, verify_consistency};
 use fedpaint_proto::signing::{self, Authority};
+use fedpaint_proto::v1::LogDoubt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,17 @@ pub enum Doubt {
 }
 
 impl Doubt {
+    /// What the coordinator is told.
+    pub fn to_wire(&self) -> LogDoubt {
+        match self {
+            Doubt::Unsigned => LogDoubt::Unsigned,
+            Doubt::Signature(_) => LogDoubt::Signature,
+            Doubt::Clock { .. } => LogDoubt::Clock,
+            Doubt::CutShort { .. } => LogDoubt::CutShort,
+            Doubt::Fork { .. } => LogDoubt::Fork,
+        }
+    }
+
     /// Whether it proves that the log was changed, so that nothing heals it.
     pub fn is_proof(&self) -> bool {
         matches!(self, Doubt::CutShort { .. } | Doubt::Fork { .. })

@@ -33,7 +33,7 @@ pub use self::members::{Asking, Renewal};
 pub use self::missing::Moment;
 pub use self::refusals::REFUSALS_NOTED_MAX;
 use self::refusals::{Noted, Refusals};
-pub use self::request::{Activity, Answer, Beat, Command, Request, Stage, Verdict};
+pub use self::request::{Activity, Answer, Beat, Command, Doubt, Request, Stage, Verdict};
 pub use self::review::{Review, Submission, review};
 pub use self::state::{Standing, State, UPDATE_SLACK_BYTES};
 use super::error::Error;

@@ -119,7 +119,7 @@ impl Coordinator {
 
     async fn beat(&self, name: &str, activity: Activity) -> Directive {
         let (agent_version, declined) = ("0.1.0".to_owned(), Vec::new());
-        let beat = Beat { agent_version, wire_version: 1, activity, declined };
+        let beat = Beat { agent_version, wire_version: 1, activity, declined, doubt: None };
         self.handle.heartbeat(&site(name), beat).await.unwrap().directive
     }
 
@@ -400,7 +400,8 @@ async fn a_site_that_is_not_enrolled_or_revoked_gets_in_nowhere_and_counts_as_wi
 
 /// What an agent of some version says that does nothing.
 fn idle(agent_version: String) -> Beat {
-    Beat { agent_version, wire_version: 1, activity: Activity::Idle, declined: Vec::new() }
+    let (activity, declined) = (Activity::Idle, Vec::new());
+    Beat { agent_version, wire_version: 1, activity, declined, doubt: None }
 }
 
 #[tokio::test]
@@ -461,6 +462,7 @@ async fn what_the_database_does_not_save_is_not_shown() {
         wire_version: 1,
         activity: Activity::Joining(round(1, 1)),
         declined: Vec::new(),
+        doubt: None,
     };
     for outcome in [
         handle.enroll_site(&ada(), &site("oslo"), None).await.map(|_| ()),

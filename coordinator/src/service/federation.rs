@@ -12,15 +12,15 @@ use fedpaint_proto::v1::federation_service_server::FederationService;
 use fedpaint_proto::v1::heartbeat_request::Activity as WireActivity;
 use fedpaint_proto::v1::heartbeat_response::Directive as WireDirective;
 use fedpaint_proto::v1::{
-    GetRunPlanRequest, GetRunPlanResponse, HeartbeatRequest, HeartbeatResponse, Join, Rest,
-    SubmitUpdateRequest, SubmitUpdateResponse, Train, TrainingProgress, TrainingReport,
+    GetRunPlanRequest, GetRunPlanResponse, HeartbeatRequest, HeartbeatResponse, Join, LogDoubt,
+    Rest, SubmitUpdateRequest, SubmitUpdateResponse, Train, TrainingProgress, TrainingReport,
     WithdrawalReason,
 };
 use fedpaint_proto::wire::WIRE_VERSION;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
-use crate::driver::{Activity, Beat, Progress, Submission};
+use crate::driver::{Activity, Beat, Doubt, Progress, Submission};
 use crate::round::{Report, Withdrawal};
 use crate::run::Directive;
 use crate::service::access::{Caller, Member};
@@ -40,13 +40,16 @@ impl FederationService for Service {
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
         let site = site(&request)?;
-        let HeartbeatRequest { agent_version, activity, wire_version, log_size, declined } =
-            request.into_inner();
+        let request = request.into_inner();
+        let doubt = doubt(request.log_doubt());
+        let HeartbeatRequest { agent_version, activity, wire_version, log_size, declined, .. } =
+            request;
         let beat = Beat {
             agent_version: parse::agent_version(agent_version)?,
             wire_version: parse::wire_version(wire_version)?,
             activity: self::activity(parse::present("activity", activity)?)?,
             declined: parse::declined(&declined)?,
+            doubt,
         };
         let answer = self.parts.driver.heartbeat(&site, beat).await.map_err(status::of_driver)?;
         let proven = self.parts.driver.proven(&answer.log, log_size).await;
@@ -144,6 +147,17 @@ fn activity(activity: WireActivity) -> Result<Activity, Status> {
 }
 
 /// A reason that this version does not know is one more way to fail.
+fn doubt(doubt: LogDoubt) -> Option<Doubt> {
+    match doubt {
+        LogDoubt::Unspecified => None,
+        LogDoubt::Unsigned => Some(Doubt::Unsigned),
+        LogDoubt::Signature => Some(Doubt::Signature),
+        LogDoubt::Clock => Some(Doubt::Clock),
+        LogDoubt::CutShort => Some(Doubt::CutShort),
+        LogDoubt::Fork => Some(Doubt::Fork),
+    }
+}
+
 fn withdrawal(reason: WithdrawalReason, rule: Rule) -> Withdrawal {
     match reason {
         WithdrawalReason::Stopping => Withdrawal::Stopping,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fedpaint_proto::signing::{Authority, Signer};
-use fedpaint_proto::v1::WithdrawalReason;
+use fedpaint_proto::v1::{LogDoubt, WithdrawalReason};
 use jiff::Timestamp;
 
 use super::{Agent, Error};
-use crate::client::Answer;
+use crate::client::{Answer, LogAsked};
 use crate::config::{self, Config, Site};
 use crate::witness::{self, Doubt, Proof, Told};
 
@@ -34,15 +34,28 @@ impl Trust {
         let authority = Authority::load(site.federation.clone(), &config.tls.ca)?;
         Ok(Trust { authority, signer, now })
     }
+
+    /// What the coordinator is asked of its log.
+    pub(super) fn asks(&self, size: u64, doubt: LogDoubt) -> LogAsked<'_> {
+        LogAsked { federation: self.authority.federation(), size, doubt }
+    }
 }
 
 impl Agent {
+    /// How much of the log is believed, and what of it is not.
+    pub(super) fn known_of_log(&self) -> (u64, LogDoubt) {
+        (self.kept.as_ref().map_or(0, |kept| kept.statement.size), self.doubt)
+    }
+
     /// An answer is heard if the log it tells of is the one this site knows.
     ///
     /// # Errors
     /// [`Error::Log`] if the log was changed.
     pub(super) async fn weigh(&mut self, answer: Answer) -> Result<Duration, Error> {
-        match self.witness(&answer.log).await {
+        let believed = self.witness(&answer.log).await;
+        // The next heartbeat says so, for the coordinator's people.
+        self.doubt = believed.as_ref().err().map_or(LogDoubt::Unspecified, Doubt::to_wire);
+        match believed {
             Ok(()) => Ok(self.heard(answer)),
             Err(doubt) if doubt.is_proof() => Err(self.accuse(doubt, answer.log).await),
             Err(doubt) => Ok(self.doubted(&doubt)),

@@ -22,7 +22,7 @@ use fedpaint_proto::channel::{self, Route};
 use fedpaint_proto::log::SignedHead;
 use fedpaint_proto::names::RoundId;
 use fedpaint_proto::reason::Reason;
-use fedpaint_proto::v1::WithdrawalReason;
+use fedpaint_proto::v1::{LogDoubt, WithdrawalReason};
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
@@ -37,7 +37,7 @@ use self::line::Line;
 pub use self::log::Trust;
 use self::takes_part::{Inquiry, shown};
 use crate::backoff;
-use crate::client::{self, Activity, Answer, Coordinator, LogAsked};
+use crate::client::{self, Activity, Answer, Coordinator};
 use crate::config::{self, Config, Site};
 use crate::disk;
 use crate::gate::Gate;
@@ -309,6 +309,8 @@ struct Agent {
     known: Option<Coordinator>,
     /// The coordinator's log, as it was last believed.
     kept: Option<SignedHead>,
+    /// What of its last answer was not believed.
+    doubt: LogDoubt,
 }
 
 impl Agent {
@@ -318,6 +320,7 @@ impl Agent {
             consent: Consent::new(Arc::clone(&bench.gate)),
             bench,
             kept,
+            doubt: LogDoubt::Unspecified,
             activity: watch::Sender::new(Activity::Idle),
             hurry: Arc::new(Notify::new()),
             job: None,
@@ -365,16 +368,14 @@ impl Agent {
         let activity = self.activity.subscribe();
         let (gate, declined) = (Arc::clone(&self.bench.gate), self.consent.declined());
         let trust = self.bench.trust.clone();
-        let size = self.kept.as_ref().map_or(0, |kept| kept.statement.size);
+        let (size, doubt) = self.known_of_log();
         Box::pin(async move {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = hurry.notified() => {}
             }
             let activity = gate.told(activity.borrow().clone());
-            let asked = trust
-                .as_ref()
-                .map(|trust| LogAsked { federation: trust.authority.federation(), size });
+            let asked = trust.as_deref().map(|trust| trust.asks(size, doubt));
             client::heartbeat(&line.now(), &activity, &declined, asked).await
         })
     }

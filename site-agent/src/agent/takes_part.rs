@@ -4,7 +4,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use fedpaint_proto::names::RoundId;
-use fedpaint_proto::v1::WithdrawalReason;
+use fedpaint_proto::v1::{LogDoubt, WithdrawalReason};
 use tokio::task::JoinHandle;
 use tonic::Status;
 
@@ -78,16 +78,19 @@ impl Agent {
         }
     }
 
-    /// Withdraws, so that the round need not wait for this site.
+    /// Withdraws, so that the round need not wait for this site, and says what it does not believe.
     pub(super) async fn leave(&self, why: WithdrawalReason) {
+        let (size, doubt) = self.known_of_log();
         let leaving = match self.activity.borrow().clone() {
-            Activity::Idle => return,
+            Activity::Idle if doubt == LogDoubt::Unspecified => return,
+            Activity::Idle => Activity::Idle,
             Activity::Joining(round)
             | Activity::Training(round, _)
             | Activity::Uploading(round) => Activity::Withdrawing(round, why),
             told @ (Activity::Withdrawing(..) | Activity::Refusing(..)) => told,
         };
-        let said = async { client::heartbeat(&self.bench.line.now(), &leaving, &[], None).await };
+        let asked = self.bench.trust.as_deref().map(|trust| trust.asks(size, doubt));
+        let said = async { client::heartbeat(&self.bench.line.now(), &leaving, &[], asked).await };
         // The coordinator will find out by itself if it is not told.
         let _ = tokio::time::timeout(FAREWELL_TIMEOUT, said).await;
     }

@@ -61,7 +61,7 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
 impl Core {
     fn beat(&self, site: SiteName, beat: Beat, now: Timestamp) -> Result<Step, Error> {
         self.state.access(&site)?;
-        let Beat { agent_version, wire_version, activity, declined } = beat;
+        let Beat { agent_version, wire_version, activity, declined, doubt } = beat;
         let doing = match &activity {
             Activity::Training(round, progress) => {
                 Some((round.clone(), Doing::Training(*progress)))
@@ -70,11 +70,10 @@ impl Core {
             _ => None,
         };
         let mut next = State::clone(&self.state);
-        next.put_seen(
-            site.clone(),
-            Seen { at: now, agent_version, wire_version, doing, since: now },
-        );
-        let declined = next.put_declined(&site, declined);
+        let seen = Seen { at: now, agent_version, wire_version, doing, since: now };
+        next.put_seen(site.clone(), seen);
+        let mut told = next.put_declined(&site, declined);
+        told.extend(next.put_doubt(&site, doubt));
         let event = match activity {
             Activity::Joining(round) => Some((round, Event::Joined(site.clone()))),
             Activity::Withdrawing(round, why) => Some((round, Event::Withdrew(site.clone(), why))),
@@ -82,7 +81,7 @@ impl Core {
         };
         // What no longer applies is no error: the answer says what does.
         let late = event.and_then(|(round, event)| happen(&mut next, &round, event, now).err());
-        let step = self.step(next, &by_site(&site), now, declined);
+        let step = self.step(next, &by_site(&site), now, told);
         Ok(Step { late, ..step })
     }
 

@@ -70,6 +70,28 @@ pub struct Beat {
     pub activity: Activity,
     /// The rounds that its own policy refuses now, and by which rule.
     pub declined: Vec<(RoundId, Rule)>,
+    /// What it does not believe of what it was last told of the audit log.
+    pub doubt: Option<Doubt>,
+}
+
+/// Why a site does not believe what it is told of the audit log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Doubt {
+    /// Nothing is signed.
+    #[error("the coordinator signs no head of its log")]
+    Unsigned,
+    /// Nobody signed whom it believes.
+    #[error("the head of the log is signed by nobody whom the site believes")]
+    Signature,
+    /// The clocks differ.
+    #[error("the coordinator's clock and the site's differ")]
+    Clock,
+    /// Entries are gone.
+    #[error("the log was cut short, and the site has stopped")]
+    CutShort,
+    /// Entries are others.
+    #[error("the log is a fork of what the site was shown, and the site has stopped")]
+    Fork,
 }
 
 /// What a site is doing.

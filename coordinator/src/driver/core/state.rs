@@ -2,7 +2,7 @@
 //! told. A plain value; changing one touches no disk. It grows with sites and runs and never with rounds:
 //! every change copies it, and what is past is read from the database by whoever asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fedpaint_proto::identity::{KeyId, Role};
@@ -10,6 +10,7 @@ use fedpaint_proto::names::{Blob, Digest, RoundId, RunName, SiteName};
 use fedpaint_proto::rule::Rule;
 use jiff::Timestamp;
 
+use super::request::Doubt;
 use crate::audit::{self, Entry};
 use crate::driver::error::Error;
 use crate::driver::view::{Progress, RoundView, SiteView};
@@ -34,6 +35,8 @@ pub struct State {
     seen: BTreeMap<SiteName, Seen>,
     /// What sites have declined by their own policies: the newest round of each run. Nor is this.
     declined: BTreeMap<SiteName, BTreeMap<RunName, Declined>>,
+    /// What sites have said that they do not believe. Nor is this.
+    doubts: BTreeSet<(SiteName, Doubt)>,
 }
 
 /// A round that a site's own policy refused.
@@ -85,6 +88,7 @@ impl From<Loaded> for State {
             runs: loaded.runs.into_iter().map(Arc::new).collect(),
             seen: BTreeMap::new(),
             declined: BTreeMap::new(),
+            doubts: BTreeSet::new(),
         }
     }
 }
@@ -92,7 +96,8 @@ impl From<Loaded> for State {
 impl State {
     /// The same with what sites last told `other`.
     pub(super) fn with_seen_of(self, other: &State) -> State {
-        State { seen: other.seen.clone(), declined: other.declined.clone(), ..self }
+        let (seen, declined) = (other.seen.clone(), other.declined.clone());
+        State { seen, declined, doubts: other.doubts.clone(), ..self }
     }
 
     /// Whether the site may call at all: enrolled and not revoked.
@@ -191,6 +196,14 @@ impl State {
             seen.since = before.since;
         }
         self.seen.insert(site, seen);
+    }
+
+    /// Notes what a site does not believe of the audit log, in words where it is news: each reason is once,
+    /// so that no site can fill the log.
+    pub(super) fn put_doubt(&mut self, site: &SiteName, doubt: Option<Doubt>) -> Option<Entry> {
+        let doubt = doubt.filter(|doubt| !self.doubts.contains(&(site.clone(), *doubt)))?;
+        self.doubts.insert((site.clone(), doubt));
+        Some(Entry::new("site_doubts", format!("site {site}: {doubt}")))
     }
 
     /// Notes what a site declines now: what of it is news, for the audit log. A rule that comes and goes is

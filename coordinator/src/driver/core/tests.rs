@@ -73,7 +73,7 @@ impl Shell {
         for name in names {
             let activity = Activity::Joining(self.id());
             let (agent_version, declined) = (String::new(), Vec::new());
-            let beat = Beat { agent_version, wire_version: 1, activity, declined };
+            let beat = Beat { agent_version, wire_version: 1, activity, declined, doubt: None };
             self.ask(Request::Beat(site(name), beat));
         }
         self.close();

@@ -145,3 +145,22 @@ async fn the_exported_log_of_a_run_is_whole_and_holds_every_update_and_model() {
         assert!(matches!(check(&pki, &other), Err(Broken::Document { .. })), "{place}");
     }
 }
+
+#[tokio::test]
+async fn what_a_site_does_not_believe_of_the_log_is_told_once_in_the_audit_log() {
+    let coordinator = Coordinator::start(1).await;
+    for doubt in [Doubt::Clock, Doubt::Clock, Doubt::Fork, Doubt::Clock] {
+        let beat = Beat { doubt: Some(doubt), ..idle("0.1.0".to_owned()) };
+        coordinator.handle.heartbeat(&site("mayo"), beat).await.unwrap();
+        coordinator.beat("mayo", Activity::Idle).await;
+    }
+    let events = coordinator.store.events(0, 100).await.unwrap();
+    let told: Vec<&str> = events
+        .iter()
+        .filter(|event| event.kind == "site_doubts")
+        .map(|event| event.detail.as_str())
+        .collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("site mayo") && told[0].contains("clock"), "{told:?}");
+    assert!(told[1].contains("fork"), "{told:?}");
+}

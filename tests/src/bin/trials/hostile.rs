@@ -34,26 +34,26 @@ const LOOK: Duration = Duration::from_millis(20);
 const CAUGHT: i32 = 70;
 
 /// What a site tells of its own accord where what the coordinator says of a model does not fit.
-const MODEL: Option<&str> = Some("WITHDRAWAL_REASON_MODEL");
+const MODEL: &str = "WITHDRAWAL_REASON_MODEL";
 
 /// And where nobody whom it trusts stands behind a plan.
-const SIGNERS: Option<&str> = Some("POLICY_RULE_SIGNERS");
+const SIGNERS: &str = "POLICY_RULE_SIGNERS";
 
 /// Every attack, the words by which the agent's log must refuse it, and the reason or rule that the
-/// coordinator is told. An answer that does not count is not answered: it is asked for again.
-const ATTACKS: [(Attack, &str, Option<&str>); 14] = [
-    (Attack::OtherModel, "other bytes than those of blob", Some("WITHDRAWAL_REASON_BASE_MODEL")),
+/// coordinator is told.
+const ATTACKS: [(Attack, &str, &str); 14] = [
+    (Attack::OtherModel, "other bytes than those of blob", "WITHDRAWAL_REASON_BASE_MODEL"),
     (Attack::ReplayedRound, "this site has trained round 2", MODEL),
     (Attack::SkippedVersion, "the manifest is of version", MODEL),
     (Attack::OtherPlan, "not the one that the base model was made by", MODEL),
-    (Attack::Oversize, "2097152 bytes a round, at most 1048576", Some("POLICY_RULE_BYTES")),
-    (Attack::ForkedLog, "is a fork", None),
+    (Attack::Oversize, "2097152 bytes a round, at most 1048576", "POLICY_RULE_BYTES"),
+    (Attack::ForkedLog, "is a fork", "LOG_DOUBT_FORK"),
     (Attack::PolicyChange, "not the one that this site has trained the run by", MODEL),
-    (Attack::MoreRounds, "6 rounds, at most 5", Some("POLICY_RULE_ROUNDS")),
-    (Attack::Unsigned, "signs no head", None),
+    (Attack::MoreRounds, "6 rounds, at most 5", "POLICY_RULE_ROUNDS"),
+    (Attack::Unsigned, "signs no head", "LOG_DOUBT_UNSIGNED"),
     (Attack::OtherBase, "its manifest is of model", MODEL),
-    (Attack::SmallCohort, "1 sites, at least 2", Some("POLICY_RULE_COHORT")),
-    (Attack::Clock, "one of the two clocks is wrong", None),
+    (Attack::SmallCohort, "1 sites, at least 2", "POLICY_RULE_COHORT"),
+    (Attack::Clock, "one of the two clocks is wrong", "LOG_DOUBT_CLOCK"),
     (Attack::StrangersPlan, "whom plan.signers does not name", SIGNERS),
     (Attack::BorrowedSignature, "is not over this plan", SIGNERS),
 ];
@@ -73,7 +73,7 @@ pub(crate) async fn hostile(work: &Path) -> anyhow::Result<Outcome> {
     outcome
         .require(trained >= 2, || format!("with an honest coordinator {trained} rounds are done"));
     outcome.set("honest_rounds", trained);
-    let (mut refused, mut told, mut reasons, mut seconds_max) = (0, 0, Map::new(), 0.0_f64);
+    let (mut refused, mut reasons, mut seconds_max) = (0, Map::new(), 0.0_f64);
     for (attack, words, rule) in ATTACKS {
         let name = format!("{attack:?}");
         let started = Instant::now();
@@ -82,7 +82,6 @@ pub(crate) async fn hostile(work: &Path) -> anyhow::Result<Outcome> {
         match ended {
             Ok(reason) => {
                 refused += 1;
-                told += u32::from(rule.is_some());
                 say(&format!("{name}: refused after {seconds:.1} s: {reason}"));
                 reasons.insert(name, Value::from(reason));
             }
@@ -92,7 +91,6 @@ pub(crate) async fn hostile(work: &Path) -> anyhow::Result<Outcome> {
     }
     outcome.set("attacks", ATTACKS.len());
     outcome.set("refused", refused);
-    outcome.set("told_to_the_coordinator", told);
     outcome.set("seconds_max", rounded(seconds_max, 1));
     outcome.set("reasons", Value::Object(reasons));
     Ok(outcome)
@@ -117,7 +115,7 @@ async fn attacked(
     lab: &Lab,
     work: &Path,
     attack: Attack,
-    (words, rule): (&str, Option<&str>),
+    (words, rule): (&str, &str),
 ) -> anyhow::Result<String> {
     let hostile = Hostile::start(lab, &work.join(format!("{attack:?}")), Some(attack)).await?;
     let mut agent = start(lab, &hostile)?;
@@ -130,9 +128,7 @@ async fn attacked(
         anyhow::ensure!(started.elapsed() < PATIENCE, "it is not refused: {log}");
         tokio::time::sleep(LOOK).await;
     };
-    while let Some(rule) = rule
-        && !hostile.was_told(rule)
-    {
+    while !hostile.was_told(rule) {
         anyhow::ensure!(started.elapsed() < PATIENCE, "the coordinator is not told of {rule}");
         tokio::time::sleep(LOOK).await;
     }

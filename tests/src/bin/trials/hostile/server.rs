@@ -104,7 +104,7 @@ struct State {
     round: u32,
     /// The rounds for which an update was submitted.
     submitted: Vec<u32>,
-    /// Why the site has given a round up or does not join it, in its own words on the wire.
+    /// Why the site has given a round up, does not join it or believes nothing, in the words of the wire.
     told: Vec<String>,
     /// Whether the site has given the round up.
     withdrawn: bool,
@@ -341,11 +341,14 @@ impl FederationService for Services {
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
-        let HeartbeatRequest { activity, log_size, declined, .. } = request.into_inner();
+        let request = request.into_inner();
+        let doubt = request.log_doubt().as_str_name().to_owned();
+        let HeartbeatRequest { activity, log_size, declined, .. } = request;
         let activity = activity.ok_or_else(|| malformed("no activity"))?;
         let mut state = lock(&self.state);
         let rules = declined.iter().map(|declined| declined.rule().as_str_name().to_owned());
         state.told.extend(rules);
+        state.told.push(doubt);
         if let Activity::Withdrawing(withdrawing) = &activity {
             state.withdrawn = true;
             state.told.push(withdrawing.reason().as_str_name().to_owned());
