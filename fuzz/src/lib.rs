@@ -20,9 +20,10 @@ mod site {
     pub mod pipe;
     pub mod policy;
     pub mod settings;
+    pub mod witness;
 }
 
-pub use site::{client, pipe, policy, settings};
+pub use site::{client, pipe, policy, settings, witness};
 
 #[path = "../../tests/src/hostile/mod.rs"]
 pub mod hostile;
