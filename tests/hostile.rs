@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fedpaint_proto::enrolment::{Pin, SECRET_BYTES, Token};
-use fedpaint_tests::hostile::{csr, plan, policy, tensors, token};
+use fedpaint_proto::signing::{Signed, Signer};
+use fedpaint_proto::statement::Envelope;
+use fedpaint_tests::hostile::{csr, envelope, log_proof, plan, policy, tensors, token};
 use fedpaint_tests::lab::OPEN_POLICY;
 use fedpaint_tests::models;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 /// How many mutations of its corpus each part is shown.
 const MUTATIONS: usize = 4_000;
@@ -20,9 +24,11 @@ const BYTES_MAX: usize = 8_192;
 type Any = fn(&[u8]) -> bool;
 
 /// The parts by the names of their fuzz targets.
-const PARTS: [(&str, Any); 5] = [
+const PARTS: [(&str, Any); 7] = [
     ("token", token::any),
     ("csr", csr::any),
+    ("envelope", envelope::any),
+    ("log_proof", log_proof::any),
     ("policy", policy::any),
     ("plan", plan::any),
     ("tensors", tensors::any),
@@ -130,6 +136,8 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     made.extend(of_plan().map(|(name, text)| ("plan", name, text.into_bytes())));
     made.extend(of_policy().map(|(name, text)| ("policy", name, text.into_bytes())));
     made.extend(of_tensors().map(|(name, bytes)| ("tensors", name, bytes)));
+    made.extend(of_envelope().map(|(name, bytes)| ("envelope", name, bytes)));
+    made.extend(of_log_proof().map(|(name, bytes)| ("log_proof", name, bytes)));
     made.extend(of_csr().map(|(name, bytes)| ("csr", name, bytes)));
     made
 }
@@ -208,6 +216,53 @@ fn of_tensors() -> [(&'static str, Vec<u8>); 7] {
         ("seed-bad-cut", model[..model.len() - 1].to_vec()),
         ("seed-bad-endless", header(endless)),
         ("seed-bad-header", [u64::MAX.to_le_bytes().to_vec(), model].concat()),
+    ]
+}
+
+/// Signed by a key that is good for nothing else; Ed25519 signs the same twice.
+fn of_envelope() -> [(&'static str, Vec<u8>); 6] {
+    let certificate = include_bytes!("fixtures/signing/mayo.signing.pem");
+    let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>();
+    let key = include_bytes!("fixtures/signing/mayo.signing.key");
+    let key = PrivatePkcs8KeyDer::from_pem_slice(key).unwrap();
+    let signer = Signer::new(&chain.unwrap(), &key).unwrap();
+    let good = Signed::by(&signer, envelope::signed_once());
+    let text = |signed: &Signed<Envelope>| serde_json::to_vec(signed).unwrap();
+    let other = Envelope { examples: 41, ..envelope::signed_once() };
+    let alone = Signed { certificate: chain_of_one(&good.certificate), ..good.clone() };
+    let changed = Signed { statement: other, ..good.clone() };
+    let other = Envelope { examples: u64::MAX, ..changed.statement.clone() };
+    let (field, longer) = ("\"signature\":\"", "\"signature\":\"AAAA");
+    let long = String::from_utf8(text(&good)).unwrap().replacen(field, longer, 1);
+    [
+        ("seed-good-envelope", text(&good)),
+        ("seed-good-spaced", serde_json::to_vec_pretty(&good).unwrap()),
+        ("seed-bad-changed", text(&changed)),
+        ("seed-bad-alone", text(&alone)),
+        ("seed-bad-largest", text(&Signed { statement: other, ..good.clone() })),
+        ("seed-bad-signature", long.into_bytes()),
+    ]
+}
+
+/// The first certificate of a chain, without the authority between it and the root.
+fn chain_of_one(chain: &[u8]) -> Vec<u8> {
+    // DER says how long it is: two bytes of length follow 0x30 0x82.
+    let length = usize::from(u16::from_be_bytes([chain[2], chain[3]])) + 4;
+    chain[..length].to_vec()
+}
+
+fn of_log_proof() -> [(&'static str, Vec<u8>); 5] {
+    let of = |small: u64, large: u64, hashes: usize| {
+        let mut bytes = [small.to_be_bytes(), large.to_be_bytes()].concat();
+        bytes.extend((0..hashes * 32).map(|i| (i % 251) as u8));
+        bytes
+    };
+    [
+        ("seed-good-entry", of(5, 13, 4)),
+        ("seed-good-beginning", of(8, 8, 3)),
+        ("seed-good-largest", of(u64::MAX - 1, u64::MAX, 130)),
+        ("seed-bad-nothing", of(0, 1, 0)),
+        ("seed-bad-cut", of(1, 2, 0)[..15].to_vec()),
     ]
 }
 

@@ -6,6 +6,8 @@
 //! `tests/hostile.rs` puts the fuzzers' corpora and mutations of them to the same proof.
 
 pub mod csr;
+pub mod envelope;
+pub mod log_proof;
 pub mod plan;
 pub mod policy;
 pub mod tensors;
