@@ -1,7 +1,7 @@
 //! Whether a file is a model that can be used: an operator's initial model, or a site's update
 //! against the base model it was trained from.
 //!
-//! It reads one tensor at a time and says which one is wrong. It never asks what a tensor means.
+//! It reads a part of a tensor at a time and says which one is wrong. It never asks what a tensor means.
 
 use std::path::Path;
 
@@ -81,11 +81,11 @@ impl From<weights::Error> for Rejection {
 /// # Errors
 /// The first thing that is wrong, by the name of its tensor.
 pub fn check_update(update: &Path, base: &Path) -> Result<(), Rejection> {
-    let mut update = ModelFile::open(update)?;
+    let update = ModelFile::open(update)?;
     // What is wrong with the base is never the update's fault.
     let base = ModelFile::open(base).map_err(Rejection::Disk)?;
     update.matches(&base)?;
-    finite(&mut update)
+    finite(&update)
 }
 
 /// Checks an initial model: tensors of F32, at least one, every weight finite, one entry of description
@@ -94,7 +94,7 @@ pub fn check_update(update: &Path, base: &Path) -> Result<(), Rejection> {
 /// # Errors
 /// The first thing that is wrong, by the name of its tensor.
 pub fn check_model(model: &Path) -> Result<(), Rejection> {
-    let mut model = ModelFile::open(model)?;
+    let model = ModelFile::open(model)?;
     if model.tensors().is_empty() {
         return Err(Rejection::Empty);
     }
@@ -104,10 +104,10 @@ pub fn check_model(model: &Path) -> Result<(), Rejection> {
     if let Some(wrong) = model.tensors().iter().find(|t| t.dtype != Dtype::F32) {
         return Err(Rejection::Dtype { tensor: wrong.name.clone(), dtype: wrong.dtype });
     }
-    finite(&mut model)
+    finite(&model)
 }
 
-fn finite(model: &mut ModelFile) -> Result<(), Rejection> {
+fn finite(model: &ModelFile) -> Result<(), Rejection> {
     match model.first_not_finite()? {
         None => Ok(()),
         Some(tensor) => Err(Rejection::NotFinite { tensor }),

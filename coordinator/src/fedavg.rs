@@ -6,22 +6,26 @@
 //! model, w_late + base_now - base_then, and weighs the less the later it is.
 //!
 //! What is made is a function of the files and the plan alone, so it can be made again after a crash.
-//! One tensor of one site is in memory at a time, beside that tensor's sums. The sums are in f64 and
-//! run over the sites in the order of their names, late updates last, so the result is the same to the byte whatever
-//! the order in which the updates came. It blocks on the disk and draws no conclusion from a weight.
+//! A block of every update is in memory at a time, for each thread, so that neither the size of the model nor
+//! of its largest tensor matters. The sums are in f64 and run over the sites in the order of their names, late
+//! updates last, so the result is the same to the byte whatever the order in which the updates came and the
+//! number of threads. It blocks on the disk and draws no conclusion from a weight.
 
+mod blocks;
 mod mean;
 mod optimizer;
+mod source;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fedpaint_proto::names::{Blob, SiteName};
 use fedpaint_proto::plan::{AggregationPlan, ServerOptimizer};
-use fedpaint_proto::weights::{self, ModelFile, ModelWriter};
+use fedpaint_proto::weights::{self, ModelFile, ModelWriter, TensorSpec};
 
-use self::mean::{Sites, Tensors};
+use self::blocks::Block;
 use self::optimizer::{Moments, Stepped};
+use self::source::{Rows, Tensors, Updates};
 use crate::aggregate::Aggregate;
 
 /// The description of a file that holds an optimiser's moments, so that none is taken for a model.
@@ -105,6 +109,9 @@ pub enum Error {
         /// Which tensor.
         tensor: String,
     },
+    /// There is no thread to do the work.
+    #[error("cannot begin a thread: {0}")]
+    Thread(std::io::Error),
     /// A model does not read or the average does not write.
     #[error(transparent)]
     Weights(#[from] weights::Error),
@@ -130,8 +137,13 @@ pub fn average(base: &Path, contributions: &[Contribution], out: &Path) -> Resul
 /// # Errors
 /// If there are no examples, a file does not fit the base, a number is not finite, or the disk fails.
 pub fn aggregate(job: &Job, out: &Path) -> Result<Aggregate<Written>, Error> {
+    aggregate_on(job, out, blocks::threads())
+}
+
+/// [`aggregate`] on so many threads, which nobody can tell from what is made.
+fn aggregate_on(job: &Job, out: &Path, threads: usize) -> Result<Aggregate<Written>, Error> {
     let files = files(&job.plan, out);
-    let made = write(job, &files)?.finish();
+    let made = write(job, &files, threads)?.finish();
     if made.is_err() {
         for file in files.parts() {
             // Not all of them came to be, and the disk fails: the error that is told is the first.
@@ -172,50 +184,73 @@ fn files(plan: &AggregationPlan, out: &Path) -> Aggregate<PathBuf> {
     }
 }
 
-/// Computes every tensor; no file has its name yet.
-fn write(job: &Job, files: &Aggregate<PathBuf>) -> Result<Outputs, Error> {
-    let mut base = Tensors::open(&job.previous.model, "the base model")?;
-    let mut sites = Sites::open(&job.contributions, job.plan.staleness_exponent)?;
-    let Aggregate { ema, momentum, second_moment, .. } = &job.previous;
-    // Before there is an average, the base model stands for it.
-    let ema = ema.as_ref().unwrap_or(&job.previous.model);
-    let open_ema = || Tensors::open(ema, "the moving average");
-    let mut ema = files.ema.is_some().then(open_ema).transpose()?;
-    let open = |path: &Option<PathBuf>, wanted: bool, what| {
-        let path = path.as_ref().filter(|_| wanted);
-        path.map(|path| Tensors::open(path, what)).transpose()
-    };
-    let mut momentum = open(momentum, files.momentum.is_some(), "the server's momentum")?;
-    let wanted = files.second_moment.is_some();
-    let mut second_moment = open(second_moment, wanted, "the server's second moment")?;
+/// What a round's model is made of.
+struct Inputs<'a> {
+    job: &'a Job,
+    base: Tensors,
+    updates: Updates,
+    weights: Vec<f64>,
+    ema: Option<Tensors>,
+    momentum: Option<Tensors>,
+    second_moment: Option<Tensors>,
+}
 
-    let decay = ema_decay(&job.plan, job.committed);
-    let mut outputs = Outputs::create(base.model(), files)?;
-    for spec in base.model().tensors().to_vec() {
-        let mean = sites.mean(&spec, &mut base)?;
-        let before = Moments {
-            momentum: momentum.as_mut().map(|m| m.read(&spec)).transpose()?,
-            second_moment: second_moment.as_mut().map(|m| m.read(&spec)).transpose()?,
-        };
-        let Stepped { model, moments } =
-            optimizer::step(&job.plan, || base.read(&spec), mean, before)?;
-        let average = match &mut ema {
-            Some(ema) => Some(optimizer::blend(decay, ema.read(&spec)?, &model)),
-            None => None,
-        };
-        outputs.model.write(&spec.name, &model)?;
-        let kept = [
-            (&mut outputs.ema, average),
-            (&mut outputs.momentum, moments.momentum),
-            (&mut outputs.second_moment, moments.second_moment),
-        ];
-        for (output, values) in kept {
-            if let (Some(output), Some(values)) = (output, values) {
-                output.write(&spec.name, &values)?;
-            }
-        }
-    }
+/// Computes every block; no file has its name yet.
+fn write(job: &Job, files: &Aggregate<PathBuf>, threads: usize) -> Result<Outputs, Error> {
+    let base = ModelFile::open(&job.previous.model)?;
+    let mut outputs = Outputs::create(&base, files)?;
+    let specs = base.tensors().to_vec();
+    drop(base);
+    let inputs = Inputs::open(job, files, &specs)?;
+    let blocks = blocks::cut(&specs, blocks::block_len(inputs.updates.len()));
+    let work = |block: Block, rows: &mut Rows| inputs.make(block, rows);
+    let take = |block: Block, made| outputs.write(&specs[block.tensor], made);
+    blocks::in_order(blocks, threads, || inputs.updates.rows(), work, take)?;
     Ok(outputs)
+}
+
+impl Inputs<'_> {
+    fn open<'a>(
+        job: &'a Job,
+        files: &Aggregate<PathBuf>,
+        specs: &[TensorSpec],
+    ) -> Result<Inputs<'a>, Error> {
+        let Aggregate { model, ema, momentum, second_moment } = &job.previous;
+        let open = |path: Option<&PathBuf>, wanted: bool, whose| {
+            let path = path.filter(|_| wanted);
+            path.map(|path| Tensors::open(path, whose, specs)).transpose()
+        };
+        let updates = Updates::open(&job.contributions, job.plan.staleness_exponent, specs)?;
+        Ok(Inputs {
+            job,
+            base: Tensors::open(model, "the base model", specs)?,
+            weights: updates.weights(),
+            updates,
+            // Before there is an average, the base model stands for it.
+            ema: open(ema.as_ref().or(Some(model)), files.ema.is_some(), "the moving average")?,
+            momentum: open(momentum.as_ref(), files.momentum.is_some(), "the server's momentum")?,
+            second_moment: open(
+                second_moment.as_ref(),
+                files.second_moment.is_some(),
+                "the server's second moment",
+            )?,
+        })
+    }
+
+    /// One block of every file that is made.
+    fn make(&self, block: Block, rows: &mut Rows) -> Result<Aggregate<Vec<f32>>, Error> {
+        let plan = &self.job.plan;
+        self.updates.read(&self.base, block, rows)?;
+        let mean = mean::weighted(rows, &self.weights);
+        let read = |file: &Option<Tensors>| file.as_ref().map(|f| f.values(block)).transpose();
+        let before =
+            Moments { momentum: read(&self.momentum)?, second_moment: read(&self.second_moment)? };
+        let Stepped { model, moments } = optimizer::step(plan, &rows.base, mean, before);
+        let decay = ema_decay(plan, self.job.committed);
+        let ema = read(&self.ema)?.map(|ema| optimizer::blend(decay, ema, &model));
+        let Moments { momentum, second_moment } = moments;
+        Ok(Aggregate { model, ema, momentum, second_moment })
+    }
 }
 
 /// A file in the making.
@@ -252,6 +287,21 @@ impl Outputs {
         })
     }
 
+    /// Writes the next block of every file, which is one of the tensor `spec`.
+    fn write(&mut self, spec: &TensorSpec, made: Aggregate<Vec<f32>>) -> Result<(), Error> {
+        self.model.write(&spec.name, &made.model)?;
+        for (output, values) in [
+            (&mut self.ema, made.ema),
+            (&mut self.momentum, made.momentum),
+            (&mut self.second_moment, made.second_moment),
+        ] {
+            if let (Some(output), Some(values)) = (output, values) {
+                output.write(&spec.name, &values)?;
+            }
+        }
+        Ok(())
+    }
+
     fn finish(self) -> Result<Aggregate<Written>, Error> {
         let finish = |output: Output| {
             let Output { path, writer, .. } = output;
@@ -268,10 +318,10 @@ impl Outputs {
 
 impl Output {
     fn write(&mut self, tensor: &str, values: &[f32]) -> Result<(), Error> {
-        if values.iter().any(|value| !value.is_finite()) {
+        if !values.iter().fold(true, |finite, value| finite & value.is_finite()) {
             return Err(Error::NotFinite { what: self.what, tensor: tensor.to_owned() });
         }
-        Ok(self.writer.write(values)?)
+        Ok(self.writer.write_part(values)?)
     }
 }
 

@@ -1,21 +1,27 @@
-//! A model as named tensors in a safetensors file, read and written one tensor at a time.
+//! A model as named tensors in a safetensors file, read and written in parts of a tensor, so that what is in
+//! memory does not grow with the model.
 //!
 //! Nothing here knows what the tensors mean. A file is read by position and never mapped, so a file
 //! that shrinks under a reader is an error and not a crash.
 
-use std::collections::{BTreeMap, HashMap};
+mod ranges;
+mod writer;
+
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 pub use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
+pub use self::ranges::Ranges;
+pub use self::writer::ModelWriter;
 use crate::failpoint::reach;
 use crate::limits::{
     FORMAT_BYTES_MAX, MODEL_BYTES_MAX, MODEL_HEADER_BYTES_MAX, TENSOR_NAME_BYTES_MAX, TENSORS_MAX,
 };
-use crate::names::{Blob, Digest};
 use crate::text;
 
 /// How much of a file is read or written at a time. More is no faster, and an allocator's arena that once
@@ -236,27 +242,52 @@ impl ModelFile {
     ///
     /// # Errors
     /// If the tensor is not of f32 or does not read.
-    pub fn read(&mut self, position: usize) -> Result<Vec<f32>, Error> {
+    pub fn read(&self, position: usize) -> Result<Vec<f32>, Error> {
+        let mut values = vec![0.0; self.tensors[position].len()];
+        self.read_part(position, 0, &mut values)?;
+        Ok(values)
+    }
+
+    /// Fills `values` with those of the tensor at `position` from its `first` on, in row-major order.
+    /// Several threads may do so at once.
+    ///
+    /// # Errors
+    /// If the tensor is not of f32, has fewer values, or does not read.
+    pub fn read_part(
+        &self,
+        position: usize,
+        first: usize,
+        values: &mut [f32],
+    ) -> Result<(), Error> {
         let spec = &self.tensors[position];
         if spec.dtype != Dtype::F32 {
             return Err(Error::Dtype { name: spec.name.clone(), dtype: spec.dtype });
         }
-        let mut bytes = vec![0; spec.len() * F32_BYTES];
-        reach("model.read")
-            .and_then(|()| self.file.seek(SeekFrom::Start(self.starts[position])))
-            .and_then(|_| self.file.read_exact(&mut bytes))
-            .map_err(|source| Error::Io { what: "read", path: self.path.clone(), source })?;
-        Ok(bytes.as_chunks::<F32_BYTES>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        let (found, expected) = (first.saturating_add(values.len()), spec.len());
+        if found > expected {
+            return Err(Error::Length { name: spec.name.clone(), found, expected });
+        }
+        let io = |source| Error::Io { what: "read", path: self.path.clone(), source };
+        reach("model.read").map_err(io)?;
+        let at = self.starts[position] + (first * F32_BYTES) as u64;
+        read_values(&self.file, at, values).map_err(io)
     }
 
     /// The first tensor that holds a value which is not finite, if one does.
     ///
     /// # Errors
     /// If a tensor does not read.
-    pub fn first_not_finite(&mut self) -> Result<Option<String>, Error> {
-        for position in 0..self.tensors.len() {
-            if self.read(position)?.iter().any(|v| !v.is_finite()) {
-                return Ok(Some(self.tensors[position].name.clone()));
+    pub fn first_not_finite(&self) -> Result<Option<String>, Error> {
+        let mut values = vec![0.0; BUFFER_BYTES / F32_BYTES];
+        for (position, spec) in self.tensors.iter().enumerate() {
+            // An empty tensor is asked too, for its element type.
+            for first in (0..spec.len().max(1)).step_by(values.len()) {
+                let part = values.len().min(spec.len() - first);
+                self.read_part(position, first, &mut values[..part])?;
+                // Without a branch per value, so that the compiler makes vectors of it.
+                if !values[..part].iter().fold(true, |finite, v| finite & v.is_finite()) {
+                    return Ok(Some(spec.name.clone()));
+                }
             }
         }
         Ok(None)
@@ -298,6 +329,20 @@ impl ModelFile {
     }
 }
 
+/// Fills `values` with little-endian numbers that begin `at` bytes into a file.
+fn read_values(file: &File, mut at: u64, values: &mut [f32]) -> std::io::Result<()> {
+    let mut bytes = [0; BUFFER_BYTES];
+    for part in values.chunks_mut(BUFFER_BYTES / F32_BYTES) {
+        let bytes = &mut bytes[..size_of_val(part)];
+        file.read_exact_at(bytes, at)?;
+        for (value, bytes) in part.iter_mut().zip(bytes.as_chunks().0) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+        at += bytes.len() as u64;
+    }
+    Ok(())
+}
+
 fn specs(header: &Metadata, data_start: u64) -> Result<(Vec<TensorSpec>, Vec<u64>), Error> {
     let names = header.offset_keys();
     bounded("tensors", names.len() as u64, TENSORS_MAX as u64)?;
@@ -317,144 +362,6 @@ fn specs(header: &Metadata, data_start: u64) -> Result<(Vec<TensorSpec>, Vec<u64
 
 fn bounded(what: &'static str, found: u64, max: u64) -> Result<(), Error> {
     if found <= max { Ok(()) } else { Err(Error::TooLarge { what, found, max }) }
-}
-
-/// Writes a model file tensor by tensor, hashing as it goes.
-///
-/// The file appears under its name only when it is whole and on the disk.
-#[derive(Debug)]
-pub struct ModelWriter {
-    path: PathBuf,
-    temporary: PathBuf,
-    file: BufWriter<File>,
-    hasher: blake3::Hasher,
-    size: u64,
-    tensors: std::vec::IntoIter<TensorSpec>,
-    finished: bool,
-}
-
-impl ModelWriter {
-    /// Begins a model at `path`. Tensors lie in the file in the order given, all of them f32; with
-    /// more than one entry in `description` the header would not be reproducible.
-    ///
-    /// # Errors
-    /// If the file cannot be made or the tensors are not a model.
-    pub fn create(
-        path: &Path,
-        tensors: Vec<TensorSpec>,
-        description: &BTreeMap<String, String>,
-    ) -> Result<ModelWriter, Error> {
-        let header = header(&tensors, description)?;
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".writing");
-        let temporary = PathBuf::from(temporary);
-        let file = reach("model.create").and_then(|()| File::create(&temporary));
-        let file =
-            file.map_err(|source| Error::Io { what: WRITE, path: temporary.clone(), source })?;
-        let mut writer = ModelWriter {
-            path: path.to_owned(),
-            temporary,
-            file: BufWriter::with_capacity(BUFFER_BYTES, file),
-            hasher: blake3::Hasher::new(),
-            size: 0,
-            tensors: tensors.into_iter(),
-            finished: false,
-        };
-        writer.put(&(header.len() as u64).to_le_bytes())?;
-        writer.put(&header)?;
-        Ok(writer)
-    }
-
-    /// The tensor that is due, or none when all are written.
-    pub fn due(&self) -> Option<&TensorSpec> {
-        self.tensors.as_slice().first()
-    }
-
-    /// Writes the values of the tensor that is due.
-    ///
-    /// # Errors
-    /// If there is none due, it has another length, or the disk fails.
-    pub fn write(&mut self, values: &[f32]) -> Result<(), Error> {
-        let (name, expected) =
-            self.tensors.next().map_or_else(Default::default, |t| (t.name.clone(), t.len()));
-        if values.len() != expected {
-            return Err(Error::Length { name, found: values.len(), expected });
-        }
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.put(&bytes)
-    }
-
-    /// Brings the file to the disk and under its name.
-    ///
-    /// # Errors
-    /// If a tensor is still due or the disk fails.
-    pub fn finish(mut self) -> Result<Blob, Error> {
-        if let Some(due) = self.due() {
-            let (name, expected) = (due.name.clone(), due.len());
-            return Err(Error::Length { name, found: 0, expected });
-        }
-        reach("model.flush").and_then(|()| self.file.flush()).map_err(failed(WRITE, &self.path))?;
-        reach("model.sync")
-            .and_then(|()| self.file.get_ref().sync_all())
-            .map_err(failed(SYNC, &self.path))?;
-        reach("model.rename")
-            .and_then(|()| std::fs::rename(&self.temporary, &self.path))
-            .map_err(failed(WRITE, &self.path))?;
-        let synced = reach("model.folder").and_then(|()| sync_folder(&self.path));
-        if synced.is_err() {
-            // Its name might not last, so nobody is to find it.
-            let _ = std::fs::remove_file(&self.path);
-        }
-        synced.map_err(failed(SYNC, &self.path))?;
-        self.finished = true;
-        Ok(Blob { digest: Digest::from(self.hasher.finalize()), size: self.size })
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.hasher.update(bytes);
-        self.size += bytes.len() as u64;
-        let written = reach("model.write").and_then(|()| self.file.write_all(bytes));
-        written.map_err(|source| Error::Io { what: WRITE, path: self.temporary.clone(), source })
-    }
-}
-
-impl Drop for ModelWriter {
-    fn drop(&mut self) {
-        if !self.finished {
-            // Nothing half-written is left; if even this fails there is nobody to tell.
-            let _ = std::fs::remove_file(&self.temporary);
-        }
-    }
-}
-
-/// [`Error::Io`] from an `io::Error`.
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| Error::Io { what, path: path.to_owned(), source }
-}
-
-fn header(
-    tensors: &[TensorSpec],
-    description: &BTreeMap<String, String>,
-) -> Result<Vec<u8>, Error> {
-    bounded("tensors", tensors.len() as u64, TENSORS_MAX as u64)?;
-    let mut offset = 0;
-    let mut infos = Vec::with_capacity(tensors.len());
-    for TensorSpec { name, dtype, shape } in tensors {
-        if *dtype != Dtype::F32 {
-            return Err(Error::Dtype { name: name.clone(), dtype: *dtype });
-        }
-        let end = offset + shape.iter().product::<usize>() * F32_BYTES;
-        let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (offset, end) };
-        infos.push((name.clone(), info));
-        offset = end;
-    }
-    let description: HashMap<String, String> = description.clone().into_iter().collect();
-    let description = (!description.is_empty()).then_some(description);
-    let metadata = Metadata::new(description, infos).map_err(|e| Error::format(&e))?;
-    let mut header = serde_json::to_vec(&metadata).map_err(|e| Error::format(&e))?;
-    // Weights begin at a multiple of eight bytes, as the format asks.
-    header.resize(header.len().next_multiple_of(PREFIX_BYTES as usize), b' ');
-    Ok(header)
 }
 
 /// Makes a rename last: the folder's entry is on the disk only after the folder is synced.

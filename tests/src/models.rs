@@ -40,7 +40,7 @@ pub fn write(
 /// # Errors
 /// If the file is not a model.
 pub fn read(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<f32>>> {
-    let mut model = ModelFile::open(path)?;
+    let model = ModelFile::open(path)?;
     let names: Vec<String> = model.tensors().iter().map(|t| t.name.clone()).collect();
     let mut tensors = BTreeMap::new();
     for name in names {

@@ -103,6 +103,7 @@ fn not_made(blobs: &Blobs, sealed: &Sealed, error: fedavg::Error) -> Failure {
             let whose = whose(blobs, sealed, &error).unwrap_or_else(|| "a file".to_owned());
             Failure::Read(format!("{whose} cannot be used: {error}"))
         }
+        error @ fedavg::Error::Thread(_) => Failure::Write(error.to_string()),
         error => Failure::Round(error.to_string()),
     }
 }

@@ -1,10 +1,10 @@
-//! PURE: the server's optimiser on one tensor, and the moving average. No file, no name.
+//! PURE: the server's optimiser on a block of one tensor, and the moving average. No file, no name.
 //!
 //! All arithmetic is in f64; what is kept is rounded to f32 once, when it is kept.
 
 use fedpaint_proto::plan::{AggregationPlan, ServerOptimizer};
 
-/// What an optimiser remembers of one tensor; none where it remembers nothing, or nothing yet.
+/// What an optimiser remembers of a block; none where it remembers nothing, or nothing yet.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Moments {
     /// The momentum m.
@@ -13,7 +13,7 @@ pub(super) struct Moments {
     pub(super) second_moment: Option<Vec<f32>>,
 }
 
-/// One tensor after a step.
+/// A block after a step.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Stepped {
     /// The new global model's values.
@@ -24,26 +24,21 @@ pub(super) struct Stepped {
 
 /// One step from the base model along the pseudo-gradient D, which is `mean` less the base, as
 /// [`ServerOptimizer`] has it. A momentum that is not there yet is 0, a second moment tau^2. With
-/// `average` and a learning rate of 1 the mean itself is taken, which no rounding can touch, and the
-/// base model is not asked for.
-///
-/// # Errors
-/// If the base model does not read.
-pub(super) fn step<E>(
+/// `average` and a learning rate of 1 the mean itself is taken, which no rounding can touch.
+pub(super) fn step(
     plan: &AggregationPlan,
-    base: impl FnOnce() -> Result<Vec<f32>, E>,
+    base: &[f32],
     mean: Vec<f64>,
     before: Moments,
-) -> Result<Stepped, E> {
+) -> Stepped {
     let rate = plan.learning_rate;
     if plan.optimizer == ServerOptimizer::Average && rate == 1.0 {
         let model = mean.into_iter().map(|mean| mean as f32).collect();
         let moments = Moments { momentum: None, second_moment: None };
-        return Ok(Stepped { model, moments });
+        return Stepped { model, moments };
     }
-    let base = base()?;
     let mut gradient = mean;
-    for (value, base) in gradient.iter_mut().zip(&base) {
+    for (value, base) in gradient.iter_mut().zip(base) {
         *value -= f64::from(*base);
     }
     let (move_by, moments) = match plan.optimizer {
@@ -52,7 +47,7 @@ pub(super) fn step<E>(
         ServerOptimizer::Adam => adam(plan, gradient, before),
     };
     let new = |(base, by): (&f32, &f64)| (f64::from(*base) + rate * by) as f32;
-    Ok(Stepped { model: base.iter().zip(&move_by).map(new).collect(), moments })
+    Stepped { model: base.iter().zip(&move_by).map(new).collect(), moments }
 }
 
 /// The direction of FedAvgM: m = beta m + D (Hsu et al. 2019, section 4.3).

@@ -1,5 +1,6 @@
 //! The average against an independent computation, and its independence of arrival.
 
+mod large;
 mod late;
 mod steps;
 
@@ -51,7 +52,7 @@ proptest! {
         let out = folder.path().join("out");
         let blob = average(&base, &parts, &out).unwrap();
 
-        let mut model = ModelFile::open(&out).unwrap();
+        let model = ModelFile::open(&out).unwrap();
         let (a, b) = (model.position("a").unwrap(), model.position("b").unwrap());
         let found: Vec<f32> = [model.read(b).unwrap(), model.read(a).unwrap()].concat();
         for (i, found) in found.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! Model files, good and bad.
 
 use super::*;
+use crate::names::{Blob, Digest};
 
 fn tensor(name: &str, shape: &[usize]) -> TensorSpec {
     TensorSpec { name: name.into(), dtype: Dtype::F32, shape: shape.into() }
@@ -30,7 +31,7 @@ fn a_model_reads_back_and_its_blob_is_what_was_written() {
     let bytes = std::fs::read(&path).unwrap();
     assert_eq!(blob, Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 });
 
-    let mut model = ModelFile::open(&path).unwrap();
+    let model = ModelFile::open(&path).unwrap();
     assert_eq!(model.read(0).unwrap(), [1.0, -2.0, 3.5, 0.0]);
     assert_eq!(model.read(1).unwrap(), [9.0]);
     assert_eq!(model.first_not_finite().unwrap(), None);
@@ -42,9 +43,55 @@ fn a_model_reads_back_and_its_blob_is_what_was_written() {
 #[test]
 fn a_value_that_is_not_finite_is_found_by_its_tensor() {
     let path = folder("finite").join("m.safetensors");
-    write(&path, &[1.0, 2.0, 3.0, 4.0, 0.0, f32::NAN]);
-    let mut model = ModelFile::open(&path).unwrap();
-    assert_eq!(model.first_not_finite().unwrap().as_deref(), Some("b"));
+    let found = |values: &[f32]| {
+        write(&path, values);
+        ModelFile::open(&path).unwrap().first_not_finite().unwrap()
+    };
+    assert_eq!(found(&[1.0, 2.0, 3.0, 4.0, 0.0, f32::NAN]).as_deref(), Some("b"));
+    assert_eq!(found(&[1.0, f32::INFINITY, 3.0, 4.0, 0.0]).as_deref(), Some("a"));
+    // Also where it is the last of several parts.
+    let mut long = vec![0.5; 50_000];
+    assert_eq!(found(&long), None);
+    long[49_999] = f32::NEG_INFINITY;
+    assert_eq!(found(&long).as_deref(), Some("b"));
+}
+
+#[test]
+fn a_model_that_is_written_and_read_in_parts_is_the_same_as_whole() {
+    let folder = folder("parts");
+    // More than one buffer holds, and no multiple of it.
+    let values: Vec<f32> = (0..40_000).map(|i| i as f32 * 0.1 - 7.0).collect();
+    let whole = write(&folder.join("whole"), &values);
+    let path = folder.join("parts");
+    let description = BTreeMap::from([("fedpaint.model".to_owned(), "{}".to_owned())]);
+    let specs = vec![tensor("a", &[2, 2]), tensor("b", &[values.len() - 4])];
+    let mut writer = ModelWriter::create(&path, specs, &description).unwrap();
+    for part in [&values[..1], &values[1..4], &values[4..30_000]] {
+        writer.write_part(part).unwrap();
+    }
+    let wrong = [writer.write(&[0.0; 4]), writer.write_part(&vec![0.0; 10_001])];
+    for refused in wrong {
+        let left = 10_000;
+        assert!(matches!(refused, Err(Error::Length { expected, .. }) if expected == left));
+    }
+    writer.write_part(&values[30_000..]).unwrap();
+    assert_eq!(writer.finish().unwrap(), whole);
+
+    let model = ModelFile::open(&path).unwrap();
+    let mut part = vec![0.0; 20_000];
+    model.read_part(1, 19_000, &mut part).unwrap();
+    assert_eq!(part, values[19_004..39_004]);
+    assert!(matches!(model.read_part(1, 20_000, &mut part), Err(Error::Length { .. })));
+    assert!(matches!(model.read_part(0, usize::MAX, &mut part), Err(Error::Length { .. })));
+    // Another order of tensors, and no file that stays open.
+    let ranges = Ranges::new(model, &[1, 0]).unwrap();
+    for ranges in [ranges.closed(), Ranges::new(ModelFile::open(&path).unwrap(), &[1, 0]).unwrap()]
+    {
+        ranges.read_part(0, 19_000, &mut part).unwrap();
+        assert_eq!(part, values[19_004..39_004]);
+        ranges.read_part(1, 2, &mut part[..2]).unwrap();
+        assert_eq!(part[..2], values[2..4]);
+    }
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn tell<'a>(policy: &Policy, round: &Round<'a>) -> Result<Told<'a>, Error> {
 }
 
 fn tensors(update: &Path, base: &Path) -> Result<Vec<Tensor>, Error> {
-    let (mut update, mut base) = (ModelFile::open(update)?, ModelFile::open(base)?);
+    let (update, base) = (ModelFile::open(update)?, ModelFile::open(base)?);
     let specs = update.tensors().to_vec();
     let mut tensors = Vec::with_capacity(specs.len());
     for (position, spec) in specs.into_iter().enumerate() {

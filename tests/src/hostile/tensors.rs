@@ -13,7 +13,7 @@ const REFUSAL_BYTES_MAX: usize = 1_000;
 /// If it is not so.
 pub fn any(bytes: &[u8]) -> bool {
     super::as_file(bytes, |path| {
-        let mut model = match ModelFile::open(path) {
+        let model = match ModelFile::open(path) {
             Ok(model) => model,
             Err(refusal) => {
                 super::is_a_line(&refusal.to_string(), REFUSAL_BYTES_MAX);

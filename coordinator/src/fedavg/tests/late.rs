@@ -26,7 +26,7 @@ fn job(base: &Path, exponent: f64, contributions: Vec<Contribution>) -> Job {
 
 /// The values of the tensors b and a, in the order of [`contribution`].
 fn values(path: &Path) -> Vec<f32> {
-    let mut model = ModelFile::open(path).unwrap();
+    let model = ModelFile::open(path).unwrap();
     let (a, b) = (model.position("a").unwrap(), model.position("b").unwrap());
     [model.read(b).unwrap(), model.read(a).unwrap()].concat()
 }

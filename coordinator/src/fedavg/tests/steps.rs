@@ -74,7 +74,7 @@ fn numbers(dice: &mut Dice, around: &[f64]) -> Vec<f32> {
 }
 
 fn read(path: &Path) -> Vec<f64> {
-    let mut model = ModelFile::open(path).unwrap();
+    let model = ModelFile::open(path).unwrap();
     // In the order of the names, which is not the file's.
     let (a, b) = (model.position("a").unwrap(), model.position("b").unwrap());
     let values = [model.read(b).unwrap(), model.read(a).unwrap()].concat();

@@ -1,0 +1,201 @@
+//! The files that a round's model is made of, read by runs of the base model's tensors. It writes nothing and
+//! knows no plan.
+//!
+//! Of a file no more is in memory than where its tensors lie, and of that one copy for all that lie alike;
+//! beyond [`OPEN_FILES_MAX`] files none stays open. So what is in memory grows with neither the model nor,
+//! noticeably, with the number of sites.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use fedpaint_proto::names::SiteName;
+use fedpaint_proto::weights::{ModelFile, Ranges, TensorSpec};
+
+use super::blocks::Block;
+use super::{Contribution, Error, discount};
+
+/// The most updates that are open at once; the others are opened for every block. A coordinator has a
+/// connection open for every site besides.
+const OPEN_FILES_MAX: usize = 256;
+
+/// A file whose tensors are read by the base model's order of tensors.
+pub(super) struct Tensors(Ranges);
+
+impl Tensors {
+    /// Opens the file at `path`, which people call `whose`, for the tensors that the base model describes.
+    ///
+    /// # Errors
+    /// If it lacks one of them, has another number of values or element type, or does not read.
+    pub(super) fn open(path: &Path, whose: &str, specs: &[TensorSpec]) -> Result<Tensors, Error> {
+        let model = ModelFile::open(path)?;
+        let places: HashMap<&str, usize> =
+            model.tensors().iter().enumerate().map(|(at, t)| (t.name.as_str(), at)).collect();
+        let position = |spec: &TensorSpec| {
+            let (whose, tensor, expected) = (whose.to_owned(), spec.name.clone(), spec.len());
+            let Some(position) = places.get(spec.name.as_str()) else {
+                return Err(Error::Missing { whose, tensor });
+            };
+            let found = model.tensors()[*position].len();
+            if found == expected {
+                Ok(*position)
+            } else {
+                Err(Error::Length { whose, tensor, found, expected })
+            }
+        };
+        let positions = specs.iter().map(position).collect::<Result<Vec<usize>, Error>>()?;
+        Ok(Tensors(Ranges::new(model, &positions)?))
+    }
+
+    /// Fills `values` with the block's. Whatever a file holds becomes a number here and nowhere else.
+    ///
+    /// # Errors
+    /// If the file does not read.
+    pub(super) fn read(&self, block: Block, values: &mut [f32]) -> Result<(), Error> {
+        Ok(self.0.read_part(block.tensor, block.first, values)?)
+    }
+
+    /// The block's values.
+    ///
+    /// # Errors
+    /// As [`Tensors::read`].
+    pub(super) fn values(&self, block: Block) -> Result<Vec<f32>, Error> {
+        let mut values = vec![0.0; block.len];
+        self.read(block, &mut values)?;
+        Ok(values)
+    }
+}
+
+/// The sites' updates: fresh ones in the order of the sites' names, then late ones.
+pub(super) struct Updates {
+    parts: Vec<Part>,
+    /// How many of them are fresh.
+    fresh: usize,
+}
+
+/// One update.
+struct Part {
+    model: Tensors,
+    /// The model it was trained from, if that is not the round's base model.
+    own_base: Option<Tensors>,
+    weight: f64,
+}
+
+/// One block of every update, and of the base model. An update's values are as it has them; those of a late
+/// one are where it would stand had it been trained from the base model: w_late + base_now - base_then.
+pub(super) struct Rows {
+    /// The base model's.
+    pub(super) base: Vec<f32>,
+    fresh: Vec<f32>,
+    late: Vec<f64>,
+}
+
+/// One update's values of a block.
+#[derive(Clone, Copy)]
+pub(super) enum Row<'a> {
+    /// As they were sent.
+    Fresh(&'a [f32]),
+    /// As they were moved.
+    Late(&'a [f64]),
+}
+
+impl Updates {
+    /// Opens the updates of all sites that saw an example, for the tensors that the base model describes.
+    ///
+    /// # Errors
+    /// If none did, or a file does not open or fit.
+    pub(super) fn open(
+        contributions: &[Contribution],
+        exponent: f64,
+        specs: &[TensorSpec],
+    ) -> Result<Updates, Error> {
+        let mut sorted: Vec<&Contribution> =
+            contributions.iter().filter(|c| c.examples > 0).collect();
+        sorted.sort_by(|a, b| order(a).cmp(&order(b)));
+        let mut parts: Vec<Part> = Vec::with_capacity(sorted.len());
+        for contribution in &sorted {
+            let mut part = Part::open(contribution, exponent, specs)?;
+            if let Some(last) = parts.last() {
+                part = part.map(|ranges| ranges.like(&last.model.0));
+            }
+            if parts.len() >= OPEN_FILES_MAX {
+                part = part.map(Ranges::closed);
+            }
+            parts.push(part);
+        }
+        let fresh = sorted.iter().filter(|c| c.stale.is_none()).count();
+        if parts.is_empty() { Err(Error::NoExamples) } else { Ok(Updates { parts, fresh }) }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// What each counts: its examples, less for one that is late.
+    pub(super) fn weights(&self) -> Vec<f64> {
+        self.parts.iter().map(|part| part.weight).collect()
+    }
+
+    /// Room for blocks.
+    pub(super) fn rows(&self) -> Rows {
+        Rows { base: Vec::new(), fresh: Vec::new(), late: Vec::new() }
+    }
+
+    /// Reads one block of every update.
+    ///
+    /// # Errors
+    /// If a file does not read.
+    pub(super) fn read(&self, base: &Tensors, block: Block, rows: &mut Rows) -> Result<(), Error> {
+        let len = block.len;
+        rows.base.resize(len, 0.0);
+        base.read(block, &mut rows.base)?;
+        rows.fresh.resize(self.fresh * len, 0.0);
+        let (fresh, late) = self.parts.split_at(self.fresh);
+        for (part, row) in fresh.iter().zip(rows.fresh.chunks_exact_mut(len.max(1))) {
+            part.model.read(block, row)?;
+        }
+        rows.late.clear();
+        for part in late {
+            let trained = part.model.values(block)?;
+            let then = part.own_base.as_ref().map(|then| then.values(block)).transpose()?;
+            let then = then.as_ref().unwrap_or(&rows.base);
+            let moved = trained.iter().zip(then).zip(&rows.base);
+            rows.late.extend(moved.map(|((trained, then), now)| {
+                f64::from(*trained) + f64::from(*now) - f64::from(*then)
+            }));
+        }
+        Ok(())
+    }
+}
+
+impl Rows {
+    /// Every update's values, in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+        let len = self.base.len().max(1);
+        let fresh = self.fresh.chunks_exact(len).map(Row::Fresh);
+        fresh.chain(self.late.chunks_exact(len).map(Row::Late))
+    }
+}
+
+impl Part {
+    fn open(c: &Contribution, exponent: f64, specs: &[TensorSpec]) -> Result<Part, Error> {
+        let model = Tensors::open(&c.weights, &format!("the update of site {}", c.site), specs)?;
+        let examples = c.examples as f64;
+        let Some(stale) = &c.stale else {
+            return Ok(Part { model, own_base: None, weight: examples });
+        };
+        let own_base = format!("the model that the late update of site {} began from", c.site);
+        let own_base = Some(Tensors::open(&stale.base, &own_base, specs)?);
+        Ok(Part { model, own_base, weight: examples * discount(stale.rounds, exponent) })
+    }
+
+    fn map(self, with: impl Fn(Ranges) -> Ranges) -> Part {
+        let own_base = self.own_base.map(|Tensors(ranges)| Tensors(with(ranges)));
+        Part { model: Tensors(with(self.model.0)), own_base, weight: self.weight }
+    }
+}
+
+/// Fresh updates by their sites' names, then late ones by their sites' names.
+fn order(c: &Contribution) -> (bool, &SiteName, Option<u32>) {
+    (c.stale.is_some(), &c.site, c.stale.as_ref().map(|stale| stale.rounds))
+}

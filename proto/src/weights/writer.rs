@@ -1,0 +1,187 @@
+//! A model file in the making: its tensors in their order, in parts of any length. It appears under its name
+//! only when it is whole and on the disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+
+use super::{
+    BUFFER_BYTES, Error, F32_BYTES, PREFIX_BYTES, SYNC, TensorSpec, WRITE, bounded, sync_folder,
+};
+use crate::failpoint::reach;
+use crate::limits::TENSORS_MAX;
+use crate::names::{Blob, Digest};
+
+/// Writes a model file part by part, hashing as it goes.
+///
+/// The file appears under its name only when it is whole and on the disk.
+#[derive(Debug)]
+pub struct ModelWriter {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: BufWriter<File>,
+    hasher: blake3::Hasher,
+    size: u64,
+    tensors: std::vec::IntoIter<TensorSpec>,
+    /// How many values of the tensor that is due have been written.
+    written: usize,
+    finished: bool,
+}
+
+impl ModelWriter {
+    /// Begins a model at `path`. Tensors lie in the file in the order given, all of them f32; with
+    /// more than one entry in `description` the header would not be reproducible.
+    ///
+    /// # Errors
+    /// If the file cannot be made or the tensors are not a model.
+    pub fn create(
+        path: &Path,
+        tensors: Vec<TensorSpec>,
+        description: &BTreeMap<String, String>,
+    ) -> Result<ModelWriter, Error> {
+        let header = header(&tensors, description)?;
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".writing");
+        let temporary = PathBuf::from(temporary);
+        let file = reach("model.create").and_then(|()| File::create(&temporary));
+        let file =
+            file.map_err(|source| Error::Io { what: WRITE, path: temporary.clone(), source })?;
+        let mut writer = ModelWriter {
+            path: path.to_owned(),
+            temporary,
+            file: BufWriter::with_capacity(BUFFER_BYTES, file),
+            hasher: blake3::Hasher::new(),
+            size: 0,
+            tensors: tensors.into_iter(),
+            written: 0,
+            finished: false,
+        };
+        writer.put(&(header.len() as u64).to_le_bytes())?;
+        writer.put(&header)?;
+        Ok(writer)
+    }
+
+    /// The tensor that is due, or none when all are written.
+    pub fn due(&self) -> Option<&TensorSpec> {
+        self.tensors.as_slice().first()
+    }
+
+    /// Writes the values of the tensor that is due, all of them.
+    ///
+    /// # Errors
+    /// If there is none due, it has another length, or the disk fails.
+    pub fn write(&mut self, values: &[f32]) -> Result<(), Error> {
+        if self.left() != Some(values.len()) {
+            return Err(self.wrong_length(values.len()));
+        }
+        self.write_part(values)
+    }
+
+    /// Writes the next values of the tensor that is due: as many as there are, at most all that it lacks.
+    ///
+    /// # Errors
+    /// If there is none due, it lacks fewer values, or the disk fails.
+    pub fn write_part(&mut self, values: &[f32]) -> Result<(), Error> {
+        if self.left().is_none_or(|left| left < values.len()) {
+            return Err(self.wrong_length(values.len()));
+        }
+        let mut bytes = [0; BUFFER_BYTES];
+        for part in values.chunks(BUFFER_BYTES / F32_BYTES) {
+            let bytes = &mut bytes[..size_of_val(part)];
+            for (bytes, value) in bytes.as_chunks_mut().0.iter_mut().zip(part) {
+                *bytes = value.to_le_bytes();
+            }
+            self.put(bytes)?;
+        }
+        self.written += values.len();
+        if self.left() == Some(0) {
+            self.tensors.next();
+            self.written = 0;
+        }
+        Ok(())
+    }
+
+    /// How many values the tensor that is due lacks.
+    fn left(&self) -> Option<usize> {
+        self.due().map(|due| due.len() - self.written)
+    }
+
+    fn wrong_length(&self, found: usize) -> Error {
+        let name = self.due().map_or_else(String::new, |due| due.name.clone());
+        Error::Length { name, found, expected: self.left().unwrap_or_default() }
+    }
+
+    /// Brings the file to the disk and under its name.
+    ///
+    /// # Errors
+    /// If a tensor is still due or the disk fails.
+    pub fn finish(mut self) -> Result<Blob, Error> {
+        if self.due().is_some() {
+            return Err(self.wrong_length(0));
+        }
+        reach("model.flush").and_then(|()| self.file.flush()).map_err(failed(WRITE, &self.path))?;
+        reach("model.sync")
+            .and_then(|()| self.file.get_ref().sync_all())
+            .map_err(failed(SYNC, &self.path))?;
+        reach("model.rename")
+            .and_then(|()| std::fs::rename(&self.temporary, &self.path))
+            .map_err(failed(WRITE, &self.path))?;
+        let synced = reach("model.folder").and_then(|()| sync_folder(&self.path));
+        if synced.is_err() {
+            // Its name might not last, so nobody is to find it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+        synced.map_err(failed(SYNC, &self.path))?;
+        self.finished = true;
+        Ok(Blob { digest: Digest::from(self.hasher.finalize()), size: self.size })
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        let written = reach("model.write").and_then(|()| self.file.write_all(bytes));
+        written.map_err(|source| Error::Io { what: WRITE, path: self.temporary.clone(), source })
+    }
+}
+
+impl Drop for ModelWriter {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Nothing half-written is left; if even this fails there is nobody to tell.
+            let _ = std::fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// [`Error::Io`] from an `io::Error`.
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Io { what, path: path.to_owned(), source }
+}
+
+fn header(
+    tensors: &[TensorSpec],
+    description: &BTreeMap<String, String>,
+) -> Result<Vec<u8>, Error> {
+    bounded("tensors", tensors.len() as u64, TENSORS_MAX as u64)?;
+    let mut offset = 0;
+    let mut infos = Vec::with_capacity(tensors.len());
+    for TensorSpec { name, dtype, shape } in tensors {
+        if *dtype != Dtype::F32 {
+            return Err(Error::Dtype { name: name.clone(), dtype: *dtype });
+        }
+        let end = offset + shape.iter().product::<usize>() * F32_BYTES;
+        let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (offset, end) };
+        infos.push((name.clone(), info));
+        offset = end;
+    }
+    let description: HashMap<String, String> = description.clone().into_iter().collect();
+    let description = (!description.is_empty()).then_some(description);
+    let metadata = Metadata::new(description, infos).map_err(|e| Error::format(&e))?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|e| Error::format(&e))?;
+    // Weights begin at a multiple of eight bytes, as the format asks.
+    header.resize(header.len().next_multiple_of(PREFIX_BYTES as usize), b' ');
+    Ok(header)
+}
