@@ -47,6 +47,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Connections that read from SQLite.
 const SQLITE_READERS_MAX: u32 = 2;
 
+/// How much of SQLite's file each connection keeps in memory; the system keeps the rest. So little is full
+/// within minutes, and then a coordinator takes no more memory however long it runs.
+const SQLITE_CACHE_KIB: u32 = 512;
+
 /// Connections to PostgreSQL: for the driver and the lease, and for readers.
 const POSTGRES_CONNECTIONS: (u32, u32) = (2, 3);
 
@@ -284,8 +288,11 @@ async fn prepare(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
         )
         .execute(&mut *connection)
         .await?;
-        let timeout = format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis());
-        sqlx::raw_sql(sqlx::AssertSqlSafe(timeout)).execute(connection).await?;
+        let limits = format!(
+            "PRAGMA busy_timeout = {}; PRAGMA cache_size = -{SQLITE_CACHE_KIB};",
+            BUSY_TIMEOUT.as_millis()
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(limits)).execute(connection).await?;
     }
     Ok(())
 }
