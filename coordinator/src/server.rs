@@ -366,8 +366,8 @@ async fn drain(
 
 fn tonic_server() -> tonic::transport::Server {
     tonic::transport::Server::builder()
-        .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+        // As large as the path needs: a window that is not full on its way is memory here.
+        .http2_adaptive_window(Some(true))
         .max_frame_size(limits::HTTP2_FRAME_BYTES_MAX)
         .max_concurrent_streams(limits::HTTP2_STREAMS_MAX)
         .http2_max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES_MAX)

@@ -203,8 +203,8 @@ fn endpoint(route: &Route, address: &Address) -> Result<Endpoint, Error> {
     };
     let endpoint = Endpoint::from_shared(format!("http://{host}:{}", address.port)).map_err(bad)?;
     Ok(endpoint
-        .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+        // As large as the path needs: a window that is not full on its way is memory here.
+        .http2_adaptive_window(true)
         .http2_max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES_MAX)
         .http2_keep_alive_interval(route.keepalive_interval)
         .keep_alive_timeout(route.keepalive_timeout)

@@ -42,13 +42,6 @@ pub const DETAIL_BYTES_MAX: usize = 1_000;
 /// The most examples one update may claim, so that no site's weight can drown the others' digits.
 pub const EXAMPLES_MAX: u64 = 1 << 32;
 
-/// How much of a stream may be under way before the other side has taken it.
-pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 8 << 20;
-
-/// How much of a whole connection may be under way; more than a stream's, so that heartbeats pass
-/// while a model moves.
-pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-
 /// The largest HTTP/2 frame; a chunk fits into one.
 pub const HTTP2_FRAME_BYTES_MAX: u32 = CHUNK_BYTES_MAX as u32 + (64 << 10);
 
@@ -72,6 +65,10 @@ pub const DECLINED_MAX: usize = 64;
 
 /// How long a call that moves no blob may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the answer to a heartbeat may be held back while there is nothing new to tell: well below
+/// what its call may take.
+pub const HOLD_MAX: Duration = Duration::from_secs(20);
 
 /// By how much the coordinator's clock may differ from a site's in what it signs.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);

@@ -95,7 +95,8 @@ pub struct LogAsked<'a> {
 /// The longest version that a coordinator may tell.
 const COORDINATOR_VERSION_CHARS_MAX: usize = 64;
 
-/// Says what the site does, which rounds it declines and by which rules, and hears what it should do.
+/// Says what the site does, which rounds it declines and by which rules, and hears what it should do. While
+/// that is nothing new the answer may be held back for `hold`.
 ///
 /// # Errors
 /// The coordinator's refusal, the network's failure, or an answer that does not parse.
@@ -104,6 +105,7 @@ pub async fn heartbeat(
     activity: &Activity,
     declined: &[(RoundId, Rule)],
     log: Option<LogAsked<'_>>,
+    hold: Duration,
 ) -> Result<Answer, Status> {
     let declined = declined.iter().map(|(round, rule)| v1::Declined {
         round: Some(round.into()),
@@ -116,6 +118,8 @@ pub async fn heartbeat(
         declined: declined.collect(),
         log_size: log.map_or(0, |log| log.size),
         log_doubt: log.map_or(LogDoubt::Unspecified, |log| log.doubt).into(),
+        // A span that the wire cannot hold is not asked for.
+        hold: hold.try_into().ok(),
     };
     let answer = service(channel).heartbeat(in_time(request)).await?.into_inner();
     let told = log.map(|log| told(log.federation, &answer)).transpose()?;

@@ -12,8 +12,8 @@ use fedpaint_proto::renewal;
 use fedpaint_proto::tls;
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tonic::transport::Channel;
 
+use crate::agent::line::Channels;
 use crate::config::{Config, Site};
 
 /// How often the files are looked at, and how soon what failed is tried again.
@@ -30,13 +30,13 @@ enum Error {
     Channel(#[from] channel::Error),
 }
 
-/// Renews the certificate of `config` whenever that is due, and replaces the channel whenever it, its key
-/// or the roots have changed. It never ends.
+/// Renews the certificate of `config` whenever that is due, and replaces the channels whenever it, its
+/// key or the roots have changed. It never ends.
 pub async fn keep(
     config: Config,
     route: Route,
     site: Site,
-    line: watch::Sender<Channel>,
+    line: watch::Sender<Channels>,
     now: fn() -> Timestamp,
 ) {
     let mut due = site.validity.renewal();
@@ -46,7 +46,7 @@ pub async fn keep(
         tokio::time::sleep(LOOK_EVERY).await;
         let done = async {
             if due <= now() {
-                let channel = line.borrow().clone();
+                let channel = line.borrow().calls.clone();
                 renewal::renew(channel, &config.tls).await?;
                 tracing::info!("the certificate is renewed");
             }
@@ -54,8 +54,8 @@ pub async fn keep(
             due = Validity::of_certificate(&own).map_or(due, |validity| validity.renewal());
             let found = contents(&config);
             if found != seen {
-                let channel = connect(&config, &route, &site).await?;
-                line.send_replace(channel);
+                let tls = config.tls.client()?;
+                line.send_replace(Channels::open(&config, &route, &site, tls).await?);
                 seen = found;
                 tracing::info!("a new connection is made, with the certificate as it is now");
             }
@@ -71,11 +71,6 @@ pub async fn keep(
             Err(_) => {}
         }
     }
-}
-
-async fn connect(config: &Config, route: &Route, site: &Site) -> Result<Channel, Error> {
-    let tls = config.tls.client()?;
-    Ok(channel::connect_by(route, &config.coordinator, &site.federation, tls).await?)
 }
 
 /// What the files hold, to see whether they have changed; a file that does not read is none.

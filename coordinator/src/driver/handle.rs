@@ -23,6 +23,7 @@ use crate::blobs::Blobs;
 use crate::check;
 use crate::clock::Clock;
 use crate::evidence::Notary;
+use crate::run::Directive;
 use crate::store::{EventRow, Store};
 
 /// The longest version an agent may call itself.
@@ -66,6 +67,17 @@ impl Handle {
             return Err(Error::Invalid { what: "agent_version", must: "at most 64 bytes long" });
         }
         self.ask(|reply| Message::Beat(site.clone(), beat, reply)).await
+    }
+
+    /// Waits until a site that was told `directive` should do something else; what it hears then.
+    ///
+    /// # Errors
+    /// If the database fails or the driver ends.
+    pub async fn news(&self, site: &SiteName, directive: &Directive) -> Result<Answer, Error> {
+        let mut state = self.state.clone();
+        let changed = state.wait_for(|state| state.directive(site) != *directive).await;
+        drop(changed.map_err(|_| Error::Draining)?);
+        self.ask(|reply| Message::Answer(site.clone(), reply)).await
     }
 
     /// Checks a site's update and takes it into its round. Repeating it is no error. The digest of its

@@ -39,6 +39,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 pub(super) enum Message {
     /// A site says what it is doing and hears what it should do.
     Beat(SiteName, Beat, Reply<Answer>),
+    /// A site that was heard hears what it should do now.
+    Answer(SiteName, Reply<Answer>),
     /// What the audit log is now.
     Log(Reply<Log>),
     /// Any other change.
@@ -234,7 +236,9 @@ impl Driver {
             // A database that hangs is not waited for by one caller after the other.
             let doubt = || Error::from(store::Error::Doubt);
             return match message {
-                Message::Beat(_, _, reply) => drop(reply.send(Err(doubt()))),
+                Message::Beat(_, _, reply) | Message::Answer(_, reply) => {
+                    drop(reply.send(Err(doubt())));
+                }
                 Message::Log(reply) => drop(reply.send(Err(doubt()))),
                 Message::Change(_, reply) => drop(reply.send(Err(doubt()))),
             };
@@ -247,6 +251,7 @@ impl Driver {
         // A caller that has gone away needs no answer: what it asked for is done all the same.
         match message {
             Message::Beat(site, beat, reply) => drop(reply.send(self.beat(site, beat).await)),
+            Message::Answer(site, reply) => drop(reply.send(self.news(&site).await)),
             Message::Log(reply) => drop(reply.send(self.log().await)),
             Message::Change(request, reply) => drop(reply.send(self.apply(request).await)),
         }
@@ -255,6 +260,11 @@ impl Driver {
     async fn log(&mut self) -> Result<Log, Error> {
         self.be_certain().await?;
         Ok(self.core.log().clone())
+    }
+
+    async fn news(&mut self, site: &SiteName) -> Result<Answer, Error> {
+        self.be_certain().await?;
+        Ok(self.core.answer(site))
     }
 
     async fn beat(&mut self, site: SiteName, beat: Beat) -> Result<Answer, Error> {

@@ -25,7 +25,7 @@ use crate::round::{Report, Withdrawal};
 use crate::run::Directive;
 use crate::service::access::{Caller, Member};
 use crate::service::wire::timestamp;
-use crate::service::{Parts, parse, status, wire};
+use crate::service::{Parts, hold, parse, status, wire};
 
 /// The federation, as a site sees it.
 pub(crate) struct Service {
@@ -42,8 +42,15 @@ impl FederationService for Service {
         let site = site(&request)?;
         let request = request.into_inner();
         let doubt = doubt(request.log_doubt());
-        let HeartbeatRequest { agent_version, activity, wire_version, log_size, declined, .. } =
-            request;
+        let HeartbeatRequest {
+            agent_version,
+            activity,
+            wire_version,
+            log_size,
+            declined,
+            hold,
+            ..
+        } = request;
         let beat = Beat {
             agent_version: parse::agent_version(agent_version)?,
             wire_version: parse::wire_version(wire_version)?,
@@ -51,7 +58,9 @@ impl FederationService for Service {
             declined: parse::declined(&declined)?,
             doubt,
         };
-        let answer = self.parts.driver.heartbeat(&site, beat).await.map_err(status::of_driver)?;
+        let activity = beat.activity.clone();
+        let heard = self.parts.driver.heartbeat(&site, beat).await.map_err(status::of_driver)?;
+        let answer = hold::answer(&self.parts, &site, &activity, heard, hold::asked(hold)).await?;
         let proven = self.parts.driver.proven(&answer.log, log_size).await;
         let (log_head, log_consistency) = match proven.map_err(status::of_driver)? {
             Some((head, proof)) => (Some(log::to_wire(&head)), bytes_of(&proof)),

@@ -5,6 +5,7 @@ mod admin;
 mod blob;
 mod enrolment;
 mod federation;
+mod hold;
 mod identity;
 mod pace;
 mod page;

@@ -1,31 +1,70 @@
-//! The way to the coordinator: one channel after the other, as the site's certificate is renewed.
+//! The way to the coordinator: one pair of channels after the other, as the site's certificate is renewed.
 //!
 //! A call takes the channel that is newest when it begins, and keeps it to its end; so a renewal cuts
-//! nothing that is under way.
+//! nothing that is under way. Models have a connection of their own: on a thin line what is said in a
+//! heartbeat would wait behind whatever of a model the system has taken already.
 
+use std::sync::Arc;
+
+use fedpaint_proto::channel::{self, Route};
+use rustls::ClientConfig;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
-/// The newest channel. Clones follow the same.
+use crate::config::{Config, Site};
+
+/// A connection for what is said and one for models.
 #[derive(Clone, Debug)]
-pub struct Line(watch::Receiver<Channel>);
+pub struct Channels {
+    /// For calls that are short.
+    pub calls: Channel,
+    /// For uploads and downloads.
+    pub blobs: Channel,
+}
+
+impl Channels {
+    /// Connects to the coordinator.
+    ///
+    /// # Errors
+    /// If nobody answers in time, or the answer is not from the federation's coordinator.
+    pub async fn open(
+        config: &Config,
+        route: &Route,
+        site: &Site,
+        tls: Arc<ClientConfig>,
+    ) -> Result<Channels, channel::Error> {
+        let open =
+            || channel::connect_by(route, &config.coordinator, &site.federation, tls.clone());
+        let (calls, blobs) = tokio::try_join!(open(), open())?;
+        Ok(Channels { calls, blobs })
+    }
+}
+
+/// The newest channels. Clones follow the same.
+#[derive(Clone, Debug)]
+pub struct Line(watch::Receiver<Channels>);
 
 impl Line {
-    /// A line whose channel is replaced by the sender.
-    pub fn new(channel: Channel) -> (watch::Sender<Channel>, Line) {
-        let (sender, receiver) = watch::channel(channel);
+    /// A line whose channels are replaced by the sender.
+    pub fn new(channels: Channels) -> (watch::Sender<Channels>, Line) {
+        let (sender, receiver) = watch::channel(channels);
         (sender, Line(receiver))
     }
 
-    /// The newest channel.
+    /// The newest channel for a call.
     pub fn now(&self) -> Channel {
-        self.0.borrow().clone()
+        self.0.borrow().calls.clone()
+    }
+
+    /// The newest channel for a model.
+    pub fn blobs(&self) -> Channel {
+        self.0.borrow().blobs.clone()
     }
 }
 
 impl From<Channel> for Line {
-    /// A line of one channel.
+    /// A line of one channel for everything.
     fn from(channel: Channel) -> Line {
-        Line::new(channel).1
+        Line::new(Channels { calls: channel.clone(), blobs: channel }).1
     }
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use fedpaint_proto::budget::Budget;
 use fedpaint_proto::channel::{self, Route};
+use fedpaint_proto::limits::HOLD_MAX;
 use fedpaint_proto::log::SignedHead;
 use fedpaint_proto::names::RoundId;
 use fedpaint_proto::reason::Reason;
@@ -28,12 +29,11 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Channel;
 
 use self::consent::Consent;
 use self::decide::Next;
 use self::job::{Bench, Task};
-use self::line::Line;
+use self::line::{Channels, Line};
 pub use self::log::Trust;
 use self::takes_part::{Inquiry, shown};
 use crate::backoff;
@@ -151,9 +151,9 @@ pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Resul
     let outcome = match connected {
         None => Ok(()),
         Some(Err(error)) => Err(error),
-        Some(Ok((channel, route))) => {
+        Some(Ok((channels, route))) => {
             let supervisor = Arc::clone(&supervisor);
-            let (replaced, line) = Line::new(channel);
+            let (replaced, line) = Line::new(channels);
             let renewing = renewal::keep(config.clone(), route, site.clone(), replaced, now);
             let renewing = tokio::spawn(renewing);
             let (site, budget) = (site.name.clone(), Budget::default());
@@ -233,7 +233,7 @@ async fn open(folder: &Path) -> Result<Workspace, workspace::Error> {
 }
 
 /// Reaches the coordinator, however long it takes.
-async fn connect(config: &Config, site: &Site) -> Result<(Channel, Route), Error> {
+async fn connect(config: &Config, site: &Site) -> Result<(Channels, Route), Error> {
     let mut failures = Failures::default();
     let route = config.route(|name| std::env::var(name).ok())?;
     if let Some(proxy) = &route.proxy {
@@ -241,13 +241,11 @@ async fn connect(config: &Config, site: &Site) -> Result<(Channel, Route), Error
     }
     loop {
         let tls = config.tls.client()?;
-        let connected =
-            channel::connect_by(&route, &config.coordinator, &site.federation, tls).await;
-        match connected {
-            Ok(channel) => {
+        match Channels::open(config, &route, site, tls).await {
+            Ok(channels) => {
                 let coordinator = &config.coordinator;
                 tracing::info!(%coordinator, site = %site.name, "connected");
-                return Ok((channel, route));
+                return Ok((channels, route));
             }
             Err(error @ channel::Error::Connect { .. }) => {
                 let wait = failures.count(error.to_string(), site.name.as_str());
@@ -292,7 +290,8 @@ struct Job {
     task: JoinHandle<Result<(), job::Error>>,
 }
 
-type Beat = Pin<Box<dyn Future<Output = Result<Answer, Status>> + Send>>;
+/// The next answer; none where there is something to tell before it comes.
+type Beat = Pin<Box<dyn Future<Output = Option<Result<Answer, Status>>> + Send>>;
 
 struct Agent {
     bench: Bench,
@@ -345,8 +344,9 @@ impl Agent {
                 (round, plan) = shown(&mut self.inquiry) => self.plan_shown(&round, plan),
                 answer = &mut beat => {
                     let wait = match answer {
-                        Ok(answer) => self.weigh(answer).await?,
-                        Err(status) => self.not_heard(&status)?,
+                        Some(Ok(answer)) => self.weigh(answer).await?,
+                        Some(Err(status)) => self.not_heard(&status)?,
+                        None => Duration::ZERO,
                     };
                     beat = self.beat_after(wait);
                 }
@@ -362,7 +362,8 @@ impl Agent {
     }
 
     /// A heartbeat after `wait` or when there is something to tell. It tells what is true when it is
-    /// sent.
+    /// sent. The coordinator answers when it has news, so that none waits for the next heartbeat; what this
+    /// site has to tell does not wait for the answer.
     fn beat_after(&self, wait: Duration) -> Beat {
         let (line, hurry) = (self.bench.line.clone(), Arc::clone(&self.hurry));
         let activity = self.activity.subscribe();
@@ -376,7 +377,17 @@ impl Agent {
             }
             let activity = gate.told(activity.borrow().clone());
             let asked = trust.as_deref().map(|trust| trust.asks(size, doubt));
-            client::heartbeat(&line.now(), &activity, &declined, asked).await
+            let channel = line.now();
+            tokio::select! {
+                biased;
+                answer = client::heartbeat(&channel, &activity, &declined, asked, HOLD_MAX) => {
+                    Some(answer)
+                }
+                () = hurry.notified() => {
+                    // It is sent again at once.
+                    None
+                }
+            }
         })
     }
 

@@ -90,7 +90,8 @@ impl Agent {
             told @ (Activity::Withdrawing(..) | Activity::Refusing(..)) => told,
         };
         let asked = self.bench.trust.as_deref().map(|trust| trust.asks(size, doubt));
-        let said = async { client::heartbeat(&self.bench.line.now(), &leaving, &[], asked).await };
+        let channel = self.bench.line.now();
+        let said = client::heartbeat(&channel, &leaving, &[], asked, Duration::ZERO);
         // The coordinator will find out by itself if it is not told.
         let _ = tokio::time::timeout(FAREWELL_TIMEOUT, said).await;
     }
