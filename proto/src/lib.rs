@@ -44,6 +44,7 @@ pub mod tls;
 pub mod transfer;
 pub mod weights;
 pub mod wire;
+pub mod writeback;
 
 /// The wire: `package fedpaint.v1`.
 #[expect(

@@ -3,7 +3,7 @@
 //! A transfer that breaks goes on where it broke, and gives up only after it was resumed
 //! [`TRANSFER_RETRIES_MAX`] times without a byte moving. Dropping the future at any moment leaves what
 //! has moved, and the next transfer goes on from there. Nothing here decides what is moved, and no
-//! file appears under its name before all its bytes are on the disk and their digest is right.
+//! file appears under its name before all its bytes have come and their digest is right.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::reason::{self, Reason};
 use crate::v1;
 use crate::v1::blob_service_client::BlobServiceClient;
 
+pub mod append;
 mod receive;
 mod send;
 
@@ -30,7 +31,8 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 /// the coordinator needs to see that a connection is dead, and to restart.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// Told after every piece: bytes moved so far, counted from the blob's beginning, and the blob's size.
+/// Told after every piece that came or was sent: bytes moved so far, counted from the blob's beginning, and
+/// the blob's size.
 pub type Progress<'a> = dyn FnMut(u64, u64) + Send + 'a;
 
 /// Why a transfer failed for good.
@@ -131,7 +133,23 @@ pub async fn download(
     file: &Path,
     progress: &mut Progress<'_>,
 ) -> Result<(), Error> {
-    receive::receive(&client(channel), blob, file, progress, &Patience::DEFAULT).await
+    let keep = receive::Keep::Durably;
+    receive::receive(&client(channel), blob, file, keep, progress, &Patience::DEFAULT).await
+}
+
+/// The same for what is hashed again before each use and can be had again: when it reaches the disk is left
+/// to the system, so that nobody waits for it. After a power cut the file may be there and not be right.
+///
+/// # Errors
+/// As [`download`].
+pub async fn fetch(
+    channel: &Channel,
+    blob: Blob,
+    file: &Path,
+    progress: &mut Progress<'_>,
+) -> Result<(), Error> {
+    let keep = receive::Keep::ForNow;
+    receive::receive(&client(channel), blob, file, keep, progress, &Patience::DEFAULT).await
 }
 
 /// The blob that `file` is, to say so before it is uploaded.
@@ -243,6 +261,13 @@ fn short<T>(message: T) -> Request<T> {
 fn stalled(patience: &Patience) -> Status {
     let waited = patience.stall_timeout.as_secs_f64();
     Status::new(Code::DeadlineExceeded, format!("no byte moved for {waited} s"))
+}
+
+/// Runs disk work off the runtime's own threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
 }
 
 /// [`Error::File`] from an `io::Error`.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::weights::{BUFFER_BYTES, sync_folder};
+use fedpaint_proto::writeback::Writeback;
 use rustix::io::Errno;
 
 /// How long to wait before a disk that failed is tried again: room may have been made.
@@ -61,12 +62,13 @@ fn written(
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
     reach(places.create)?;
-    let mut file = BufWriter::with_capacity(BUFFER_BYTES, File::create(temporary)?);
+    let file = Writeback::new(File::create(temporary)?, 0);
+    let mut file = BufWriter::with_capacity(BUFFER_BYTES, file);
     reach(places.write)?;
     fill(&mut file)?;
     file.flush()?;
     reach(places.sync)?;
-    file.get_ref().sync_all()?;
+    file.get_ref().file().sync_all()?;
     reach(places.rename)?;
     fs::rename(temporary, path)?;
     // The rename is durable once the folder is.

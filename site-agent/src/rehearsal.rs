@@ -4,7 +4,7 @@
 //! will do. All else is as in a training: the pipe, the workspace, checkpoints, and bytes that follow
 //! from the base model, the run, the round, the site and the steps alone. A table `[rehearsal]` in the
 //! agent's configuration begins it: `steps_ms = N` is how long a step takes (0 for no time),
-//! `checkpoint_steps = N` goes before that of `[trainer]`.
+//! `checkpoint_steps = N` goes before that of `[trainer]`, `weights_max = N` has the first N weights alone move.
 
 use std::fs;
 use std::io;
@@ -99,7 +99,7 @@ impl Rehearsal<'_> {
             Some(Snapshot { course, mut tensors, .. }) => {
                 (course, tensors.pop().unwrap_or_default())
             }
-            None => (Course::default(), floats(&bytes[data..])),
+            None => (Course::default(), floats(&bytes[data..self.end(&bytes, data)])),
         };
         let mut mean = ToldLoss::default();
         for step in course.losses.len()..steps {
@@ -120,6 +120,7 @@ impl Rehearsal<'_> {
                 return Err(Error::Stopped { steps: done });
             }
         }
+        // Those that do not move stay as they are.
         for (place, weight) in bytes[data..].chunks_exact_mut(size_of::<f32>()).zip(&weights) {
             place.copy_from_slice(&weight.to_le_bytes());
         }
@@ -138,6 +139,13 @@ impl Rehearsal<'_> {
         let prefix = bytes.first_chunk::<PREFIX_BYTES>().copied().unwrap_or_default();
         let data = PREFIX_BYTES + usize::try_from(u64::from_le_bytes(prefix)).unwrap_or(usize::MAX);
         Ok((bytes, data))
+    }
+
+    /// Where the weights end that move.
+    fn end(&self, bytes: &[u8], data: usize) -> usize {
+        let most =
+            self.settings.weights_max.map(|weights| weights.saturating_mul(size_of::<f32>()));
+        most.map_or(bytes.len(), |most| data.saturating_add(most).min(bytes.len()))
     }
 
     /// Moves the weights by what follows from the key and the step, and gives a made-up loss.

@@ -115,6 +115,9 @@ pub struct RehearsalSettings {
     /// In the place of `trainer.checkpoint_steps`.
     #[serde(default)]
     pub checkpoint_steps: Option<u32>,
+    /// How many of the model's weights move, the first ones; by default all of them.
+    #[serde(default)]
+    pub weights_max: Option<usize>,
 }
 
 fn held_out_default() -> f64 {

@@ -1,5 +1,5 @@
 //! One download under way. It hashes what it gives, from the blob's first byte whatever the offset,
-//! and keeps the last piece back until the digest is right: nobody is ever given the whole of a file
+//! and keeps the last block back until the digest is right: nobody is ever given the whole of a file
 //! that has changed on the disk.
 //!
 //! What lies before the offset is hashed beside what is given, so that a slow disk has the first byte of
@@ -16,8 +16,11 @@ use fedpaint_proto::weights::BUFFER_BYTES;
 
 use super::{Blobs, Error, blocking, length};
 
-/// How much of what lies before the offset is hashed with each piece that is given.
+/// How much of what lies before the offset is hashed with each block that is read.
 const CATCH_UP_BYTES: u64 = 8 << 20;
+
+/// How much is read at a time: several pieces, because each read is a way to another thread.
+const BLOCK_BYTES: usize = 512 << 10;
 
 /// A download that may be read from.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub struct Download {
     blobs: Blobs,
     digest: Digest,
     size: u64,
+    /// What has been read and not been given yet.
+    ahead: Bytes,
     /// None after the end, or after a read failed or was given up.
     reader: Option<Reader>,
 }
@@ -50,7 +55,7 @@ pub(super) async fn begin(blobs: Blobs, digest: Digest, offset: u64) -> Result<D
         let file = file.map_err(Error::io("open", &path))?;
         let hasher = Box::new(blake3::Hasher::new());
         let reader = Reader { file, hasher, hashed: 0, position: offset };
-        Ok(Download { blobs, digest, size, reader: Some(reader) })
+        Ok(Download { blobs, digest, size, ahead: Bytes::new(), reader: Some(reader) })
     })
     .await
 }
@@ -66,24 +71,32 @@ impl Download {
     /// # Errors
     /// If the blob has changed since it was checked, or the disk fails.
     pub async fn next(&mut self, bytes_max: usize) -> Result<Bytes, Error> {
+        if self.ahead.is_empty() {
+            self.ahead = self.block(bytes_max.max(BLOCK_BYTES)).await?;
+        }
+        Ok(self.ahead.split_to(self.ahead.len().min(bytes_max)))
+    }
+
+    /// The next bytes of the file; none at the end.
+    async fn block(&mut self, bytes_max: usize) -> Result<Bytes, Error> {
         let Some(mut reader) = self.reader.take() else { return Ok(Bytes::new()) };
         let (blobs, digest, size) = (self.blobs.clone(), self.digest, self.size);
-        let (piece, reader) = blocking(move || {
-            let piece = reader.read(bytes_max, size);
-            let piece = piece.map_err(Error::io("read", &blobs.path(&digest)))?;
+        let (block, reader) = blocking(move || {
+            let block = reader.read(bytes_max, size);
+            let block = block.map_err(Error::io("read", &blobs.path(&digest)))?;
             if reader.position >= size {
                 check(&blobs, digest, &reader)?;
             }
-            Ok((piece, reader))
+            Ok((block, reader))
         })
         .await?;
-        self.reader = (!piece.is_empty()).then_some(reader);
-        Ok(piece)
+        self.reader = (!block.is_empty()).then_some(reader);
+        Ok(block)
     }
 }
 
 impl Reader {
-    /// The next piece. Where a part before it is not hashed yet, it is as long as leaves a byte for each
+    /// The next block. Where a part before it is not hashed yet, it is as long as leaves a byte for each
     /// step of that: bytes go on moving, and the last one waits for all.
     fn read(&mut self, bytes_max: usize, size: u64) -> io::Result<Bytes> {
         reach("blob.read")?;

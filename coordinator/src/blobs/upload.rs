@@ -4,8 +4,7 @@
 //! coordinator dies, goes on where the file ends.
 
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -14,8 +13,8 @@ use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::identity::Role;
 use fedpaint_proto::limits::MODEL_BYTES_MAX;
 use fedpaint_proto::names::Blob;
+use fedpaint_proto::transfer::append::{Appender, Growing, Stopped};
 
-use super::rot::digest_of;
 use super::{Blobs, Error, blocking, length, lock, staging};
 
 /// An upload that may be written to.
@@ -24,15 +23,16 @@ pub struct Upload {
     blobs: Blobs,
     blob: Blob,
     committed: u64,
+    /// Where the part is.
+    path: PathBuf,
     /// None when the blob was here already, or a write failed.
-    part: Option<Part>,
+    part: Option<Appender<Part>>,
 }
 
-/// The file, and the right to write it. Work that blocks takes both along, so that the right cannot
-/// be given to another while a write that nobody waits for any more still runs.
+/// Where the part is, and the right to write it. The writer takes both along, so that the right cannot be
+/// given to another while a write that nobody waits for any more still runs.
 #[derive(Debug)]
 struct Part {
-    file: File,
     path: PathBuf,
     _claim: Claim,
 }
@@ -61,15 +61,18 @@ pub(super) async fn begin(
     if let Some(found) = blobs.find(&blob.digest).await? {
         let committed = found.size;
         return if offset == committed {
-            Ok(Upload { blobs, blob, committed, part: None })
+            Ok(Upload { path: blobs.path(&blob.digest), blobs, blob, committed, part: None })
         } else {
             Err(Error::WrongOffset { committed_size: committed })
         };
     }
     let (folder, path) = (blobs.sender_folder(&sender), blobs.part(&sender, &blob));
     let busy = Arc::clone(&blobs.busy);
-    let part = blocking(move || open(&folder, path, &busy, blob.size, offset)).await?;
-    Ok(Upload { blobs, blob, committed: offset, part: Some(part) })
+    let kept = path.clone();
+    let opened = blocking(move || open(&folder, path, &busy, blob.size, offset)).await;
+    let (growing, part) = opened?;
+    let part = Appender::begin(growing, part, "blob.write");
+    Ok(Upload { blobs, blob, committed: offset, path: kept, part: Some(part) })
 }
 
 fn open(
@@ -78,7 +81,7 @@ fn open(
     busy: &Arc<Mutex<HashSet<PathBuf>>>,
     size: u64,
     offset: u64,
-) -> Result<Part, Error> {
+) -> Result<(Growing, Part), Error> {
     let made = reach("blob.part").and_then(|()| fs::create_dir_all(folder));
     made.map_err(Error::io("make the folder", folder))?;
     let mut claimed = lock(busy);
@@ -96,18 +99,18 @@ fn open(
     claimed.insert(path.clone());
     drop(claimed);
     let claim = Claim { busy: Arc::clone(busy), path: path.clone() };
-    let file = OpenOptions::new().create(true).append(true).open(&path);
-    let file = file.map_err(Error::io("write", &path))?;
-    Ok(Part { file, path, _claim: claim })
+    let file = OpenOptions::new().create(true).append(true).read(true).open(&path);
+    let growing = file.and_then(Growing::of).map_err(Error::io("write", &path))?;
+    Ok((growing, Part { path, _claim: claim }))
 }
 
 impl Upload {
-    /// Bytes that are here; where the upload goes on.
+    /// Bytes that are here or about to be; where the upload goes on.
     pub fn committed_size(&self) -> u64 {
         self.committed
     }
 
-    /// Appends a piece.
+    /// Appends a piece. It may still be under way to the file when this returns.
     ///
     /// # Errors
     /// If more comes than the blob was said to have, or the disk fails. After a failed write the
@@ -117,44 +120,55 @@ impl Upload {
         if bytes > self.blob.size.saturating_sub(self.committed) {
             return Err(Error::TooLarge { max: self.blob.size });
         }
-        let Some(mut part) = self.part.take() else {
-            // An earlier write was given up or failed; only the file knows where it ends.
+        let Some(part) = &self.part else {
+            // An earlier write failed; only the file knows where it ends.
             return if bytes == 0 { Ok(()) } else { Err(Error::Busy) };
         };
-        let part = blocking(move || {
-            let written = reach("blob.write").and_then(|()| part.file.write_all(&piece));
-            written.map_err(Error::io("write", &part.path))?;
-            Ok(part)
-        });
-        self.part = Some(part.await?);
+        if let Err(Stopped) = part.push(piece).await {
+            return self.keep().await.and(Err(Error::Busy));
+        }
         self.committed += bytes;
         Ok(())
     }
 
-    /// Ends the upload. If it is whole it is hashed, synced and named; if not, it is kept to go on
-    /// with. Returns the committed size.
+    /// Waits until all that came is in the file, to go on with another time.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn keep(&mut self) -> Result<(), Error> {
+        self.settle().await.map(drop)
+    }
+
+    async fn settle(&mut self) -> Result<Option<(Growing, Part)>, Error> {
+        let Some(part) = self.part.take() else { return Ok(None) };
+        part.end().await.map(Some).map_err(Error::io("write", &self.path))
+    }
+
+    /// Ends the upload. If it is whole it is synced and named; if not, it is kept to go on with. Returns
+    /// the committed size.
     ///
     /// # Errors
     /// If the bytes are not what their digest says (they are deleted), or the disk fails.
-    pub async fn finish(self) -> Result<u64, Error> {
-        let Upload { blobs, blob, committed, part } = self;
-        let Some(part) = part else { return Ok(committed) };
-        if committed < blob.size {
+    pub async fn finish(mut self) -> Result<u64, Error> {
+        let settled = self.settle().await?;
+        let Upload { blobs, blob, committed, .. } = self;
+        let Some((mut growing, part)) = settled.filter(|_| committed == blob.size) else {
             return Ok(committed);
-        }
+        };
         blocking(move || {
-            let found = digest_of(&part.path)?;
-            if found != blob.digest {
-                fs::remove_file(&part.path).map_err(Error::io("delete", &part.path))?;
+            let path = &part.path;
+            let found = reach("blob.hash").and_then(|()| growing.digest());
+            if found.map_err(Error::io("read", path))? != blob.digest {
+                fs::remove_file(path).map_err(Error::io("delete", path))?;
                 return Err(Error::WrongDigest(blob.digest));
             }
-            let synced = reach("blob.sync").and_then(|()| part.file.sync_all());
+            let synced = reach("blob.sync").and_then(|()| growing.sync());
             synced.map_err(|source| {
                 // Syncing it again would succeed and mean nothing, so it is sent from its start again.
-                let _ = fs::remove_file(&part.path);
-                blobs.failed_sync(&part.path, source)
+                let _ = fs::remove_file(path);
+                blobs.failed_sync(path, source)
             })?;
-            blobs.adopt(&part.path, &blob)?;
+            blobs.adopt(path, &blob)?;
             Ok(committed)
         })
         .await

@@ -6,12 +6,13 @@
 //! with its digest first, and every file it writes has its name among the blobs before a row names it.
 
 use std::future::pending;
+use std::thread;
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, RoundId};
 use fedpaint_proto::weights;
 use tokio::task::JoinHandle;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::aggregate::Aggregate;
 use crate::blobs::{self, Blobs};
@@ -21,6 +22,9 @@ use crate::sealed::Sealed;
 
 /// How often an average is begun again because a file does not read; then the round is given up.
 const READ_RETRIES_MAX: u32 = 12;
+
+/// The most files that are hashed at once.
+const VERIFY_THREADS_MAX: usize = 8;
 
 /// An average in the making.
 #[derive(Debug)]
@@ -60,6 +64,7 @@ impl Aggregation {
         let Some(Aggregation { round, task }) = slot else { return pending().await };
         let outcome = task.await.unwrap_or_else(|panic| Err(Failure::Round(panic.to_string())));
         let round = round.clone();
+        debug!(%round, is_made = outcome.is_ok(), "aggregation ends");
         *slot = None;
         (round, outcome)
     }
@@ -68,9 +73,7 @@ impl Aggregation {
 fn aggregate(blobs: &Blobs, sealed: &Sealed, scratch: &str) -> Result<Aggregate<Blob>, Failure> {
     let io = |what: &str, error: std::io::Error| Failure::Write(format!("cannot {what}: {error}"));
     reach("aggregate.verify").map_err(|error| io("verify", error))?;
-    for (whose, blob) in sealed.inputs() {
-        blobs.verify(&blob).map_err(|error| unusable(&whose, error))?;
-    }
+    verify(blobs, &sealed.inputs())?;
     reach("aggregate.begin").map_err(|error| io("begin", error))?;
     let job = sealed.job(|digest| blobs.path(digest));
     let made = fedavg::aggregate(&job, &blobs.scratch(scratch));
@@ -81,6 +84,29 @@ fn aggregate(blobs: &Blobs, sealed: &Sealed, scratch: &str) -> Result<Aggregate<
         adopted.map_err(|error| Failure::Write(error.to_string()))?;
     }
     Ok(made.map(|file| file.blob))
+}
+
+/// Hashes every file that is read, several at a time; of what is wrong the first in their order is told.
+fn verify(blobs: &Blobs, inputs: &[(String, Blob)]) -> Result<(), Failure> {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(VERIFY_THREADS_MAX);
+    let each = |turn: usize| {
+        let own = inputs.iter().enumerate().skip(turn).step_by(threads);
+        let verified = own.map(|(i, (_, blob))| (i, blobs.verify(blob)));
+        verified.filter_map(|(i, verified)| Some((i, verified.err()?))).next()
+    };
+    let wrong = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|turn| scope.spawn(move || each(turn))).collect();
+        // A thread that has panicked passes it on.
+        let others = others.into_iter().filter_map(|other| match other.join() {
+            Ok(wrong) => wrong,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        each(0).into_iter().chain(others).min_by_key(|(i, _)| *i)
+    });
+    match wrong {
+        None => Ok(()),
+        Some((i, error)) => Err(unusable(&inputs[i].0, error)),
+    }
 }
 
 fn unusable(whose: &str, error: blobs::Error) -> Failure {

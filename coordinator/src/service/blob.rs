@@ -26,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, error, info};
 
-use crate::blobs::{Download, UploadStatus};
+use crate::blobs::{self, Download, UploadStatus};
 use crate::driver::Upload;
 use crate::service::access::{Caller, Member};
 use crate::service::pace::{Pace, TooSlow};
@@ -174,6 +174,27 @@ impl Service {
         let begun = self.parts.blobs.upload(&caller.role(), blob, offset).await;
         let mut upload = begun.map_err(status::of_blobs)?;
         info!(%caller, blob = %blob.digest, offset, size = blob.size, "upload");
+        let taken = self.pieces((caller, round), blob, &mut upload, (parts, pace)).await;
+        if let Err(status) = taken {
+            // Whoever asks next how much is here is to be told the whole.
+            if let Err(error) = upload.keep().await {
+                info!(%caller, blob = %blob.digest, %error, "an upload that broke is not all kept");
+            }
+            return Err(status);
+        }
+        debug!(%caller, blob = %blob.digest, here = upload.committed_size(), "upload is here");
+        let committed_size = upload.finish().await.map_err(status::of_blobs)?;
+        debug!(%caller, blob = %blob.digest, committed_size, "upload ended");
+        Ok(committed_size)
+    }
+
+    async fn pieces(
+        &self,
+        (caller, round): (&Caller, Option<&RoundId>),
+        blob: Blob,
+        upload: &mut blobs::Upload,
+        (parts, pace): (&mut Streaming<UploadRequest>, &mut Pace),
+    ) -> Result<(), Status> {
         while let Some(part) = self.next(parts, pace).await? {
             let Part::Data(data) = part else {
                 return Err(parse::invalid("an upload has one header"));
@@ -197,9 +218,7 @@ impl Service {
                 self.parts.driver.arriving(site, round, Upload { here, size });
             }
         }
-        let committed_size = upload.finish().await.map_err(status::of_blobs)?;
-        debug!(%caller, blob = %blob.digest, committed_size, "upload ended");
-        Ok(committed_size)
+        Ok(())
     }
 
     /// The next part of an upload, unless too little comes for too long or the server stops.
@@ -264,6 +283,7 @@ async fn give(
         }
         pace.moved(PIECE_BYTES);
     }
+    debug!(%caller, "download ended");
     Ok(())
 }
 

@@ -5,12 +5,11 @@ use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::fs::File;
-use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use super::{Client, Error, Patience, Progress, Retries, file_error, stalled};
+use super::append::{Appender, Growing};
+use super::{Client, Error, Patience, Progress, Retries, blocking, file_error, stalled};
 use crate::failpoint::reach;
 use crate::names::{Blob, Digest};
 use crate::v1;
@@ -21,6 +20,15 @@ const LOCK_TRIES_MAX: u32 = 100;
 
 /// How long between two looks; with the tries, longer than the slowest disk takes for one piece.
 const LOCK_WAIT: Duration = Duration::from_millis(50);
+
+/// What becomes of a file in a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// It is on the disk before it has its name.
+    Durably,
+    /// It may be lost or torn.
+    ForNow,
+}
 
 /// How one stream ended.
 enum End {
@@ -36,6 +44,7 @@ pub(super) async fn receive(
     client: &Client,
     blob: Blob,
     path: &Path,
+    keep: Keep,
     progress: &mut Progress<'_>,
     patience: &Patience,
 ) -> Result<(), Error> {
@@ -46,32 +55,45 @@ pub(super) async fn receive(
     let part = part_of(path);
     // A part may be torn by a crash or be of other bytes, so one whole download more is worth it.
     for restarted in [false, true] {
-        let mut file = open(&part, blob.size).await?;
-        let filled = fill(client, blob, &part, &mut file, progress, patience).await;
+        let growing = open(&part, blob.size).await?;
+        let filled = fill(client, blob, &part, growing, progress, patience).await;
         if filled.is_err() {
             remove_if_empty(&part).await;
         }
-        if filled? {
-            let synced = match reach("workspace.part_sync") {
-                Ok(()) => file.sync_all().await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = synced {
-                // What failed to reach the disk may read well now and not after a power cut.
-                let _ = tokio::fs::remove_file(&part).await;
-                return Err(file_error("write", &part)(error));
-            }
-            if is_blob(&part, blob).await? {
-                return publish(part, path).await;
-            }
+        if let Some(growing) = filled?
+            && digest(growing, &part, keep).await? == blob.digest
+        {
+            return publish(part, path, keep).await;
         }
-        drop(file);
         tokio::fs::remove_file(&part).await.map_err(file_error("remove", &part))?;
         if restarted {
             break;
         }
     }
     Err(Error::Digest { digest: blob.digest })
+}
+
+/// The digest of the part, once it is as safe as it is to be.
+async fn digest(growing: Growing, part: &Path, keep: Keep) -> Result<Digest, Error> {
+    let mut growing = match keep {
+        Keep::Durably => on_the_disk(growing, part).await?,
+        Keep::ForNow => growing,
+    };
+    blocking(move || growing.digest()).await.map_err(file_error("read", part))
+}
+
+async fn on_the_disk(growing: Growing, part: &Path) -> Result<Growing, Error> {
+    let synced = blocking(move || {
+        reach("download.sync")?;
+        growing.sync()?;
+        Ok(growing)
+    });
+    let synced = synced.await;
+    if synced.is_err() {
+        // What failed to reach the disk may read well now and not after a power cut.
+        let _ = tokio::fs::remove_file(part).await;
+    }
+    synced.map_err(file_error("write", part))
 }
 
 /// Where the bytes gather.
@@ -82,12 +104,12 @@ fn part_of(path: &Path) -> PathBuf {
 }
 
 /// Opens the part for appending; one that is longer than the blob cannot become it and is emptied.
-async fn open(part: &Path, size: u64) -> Result<File, Error> {
+async fn open(part: &Path, size: u64) -> Result<Growing, Error> {
     for _ in 0..LOCK_TRIES_MAX {
         let path = part.to_owned();
         let opened = blocking(move || open_locked(&path, size)).await;
-        if let Some(file) = opened.map_err(file_error("open", part))? {
-            return Ok(File::from_std(file));
+        if let Some(growing) = opened.map_err(file_error("open", part))? {
+            return Ok(growing);
         }
         tokio::time::sleep(LOCK_WAIT).await;
     }
@@ -97,9 +119,9 @@ async fn open(part: &Path, size: u64) -> Result<File, Error> {
 
 /// None while somebody else has the part open: a download that was dropped leaves its last write
 /// under way, and the part's length is not settled before it is done.
-fn open_locked(part: &Path, size: u64) -> std::io::Result<Option<std::fs::File>> {
+fn open_locked(part: &Path, size: u64) -> std::io::Result<Option<Growing>> {
     reach("workspace.part_open")?;
-    let file = std::fs::File::options().create(true).append(true).open(part)?;
+    let file = std::fs::File::options().create(true).append(true).read(true).open(part)?;
     // A file system that knows no locks gets along without.
     if let Err(TryLockError::WouldBlock) = file.try_lock() {
         return Ok(None);
@@ -107,7 +129,7 @@ fn open_locked(part: &Path, size: u64) -> std::io::Result<Option<std::fs::File>>
     if file.metadata()?.len() > size {
         file.set_len(0)?;
     }
-    Ok(Some(file))
+    Growing::of(file).map(Some)
 }
 
 /// A download that was refused leaves nothing; one that broke leaves what there is to resume.
@@ -119,36 +141,35 @@ async fn remove_if_empty(part: &Path) {
     }
 }
 
-/// Fills the part to the blob's size. False if more bytes came than that.
+/// Fills the part to the blob's size. None if more bytes came than that.
 async fn fill(
     client: &Client,
     blob: Blob,
     part: &Path,
-    file: &mut File,
+    mut growing: Growing,
     progress: &mut Progress<'_>,
     patience: &Patience,
-) -> Result<bool, Error> {
+) -> Result<Option<Growing>, Error> {
     let mut retries = Retries::new(patience, blob.digest, "give");
-    let mut done = file.metadata().await.map_err(file_error("read", part))?.len();
-    progress(done, blob.size);
-    while done < blob.size {
+    progress(growing.length(), blob.size);
+    while growing.length() < blob.size {
+        let done = growing.length();
         retries.reached(done);
         let ask = v1::DownloadRequest { digest: blob.digest.as_bytes().to_vec(), offset: done };
-        let mut written = |bytes| {
-            done += bytes;
-            progress(done, blob.size);
-        };
-        let end = append(client, ask, blob.size, file, &mut written, patience).await;
-        match end.map_err(file_error("write", part))? {
+        let appender = Appender::begin(growing, (), "workspace.part_write");
+        let end = append(client, ask, blob.size, &appender, progress, patience).await;
+        // What the stream broke on is told only after all that it brought is in the part.
+        (growing, ()) = appender.end().await.map_err(file_error("write", part))?;
+        match end {
             End::Whole => {}
-            End::TooMany => return Ok(false),
+            End::TooMany => return Ok(None),
             End::Broken(status) => {
-                retries.reached(done);
+                retries.reached(growing.length());
                 retries.wait(status).await?;
             }
         }
     }
-    Ok(true)
+    Ok(Some(growing))
 }
 
 /// Appends what one stream brings.
@@ -156,45 +177,46 @@ async fn append(
     client: &Client,
     ask: v1::DownloadRequest,
     size: u64,
-    file: &mut File,
-    written: &mut (dyn FnMut(u64) + Send),
+    part: &Appender<()>,
+    progress: &mut Progress<'_>,
     patience: &Patience,
-) -> std::io::Result<End> {
+) -> End {
     let mut done = ask.offset;
     let mut deadline = Instant::now() + patience.stall_timeout;
     let mut client = client.clone();
     let mut stream = match timeout_at(deadline, client.download(ask)).await {
         Ok(Ok(reply)) => reply.into_inner(),
-        Ok(Err(status)) => return Ok(End::Broken(status)),
-        Err(_) => return Ok(End::Broken(stalled(patience))),
+        Ok(Err(status)) => return End::Broken(status),
+        Err(_) => return End::Broken(stalled(patience)),
     };
     while done < size {
         let data = match timeout_at(deadline, stream.message()).await {
             Ok(Ok(Some(message))) => message.data,
             Ok(Ok(None)) => {
                 let text = format!("it gave {done} of {size} bytes and ended the download");
-                return Ok(End::Broken(Status::unavailable(text)));
+                return End::Broken(Status::unavailable(text));
             }
-            Ok(Err(status)) => return Ok(End::Broken(status)),
-            Err(_) => return Ok(End::Broken(stalled(patience))),
+            Ok(Err(status)) => return End::Broken(status),
+            Err(_) => return End::Broken(stalled(patience)),
         };
         if data.len() as u64 > size - done {
-            return Ok(End::TooMany);
+            return End::TooMany;
         }
-        reach("workspace.part_write")?;
-        file.write_all(&data).await?;
-        // A piece counts once it is with the system: only then does the part have it when we are dropped.
-        file.flush().await?;
-        if !data.is_empty() {
-            done += data.len() as u64;
-            deadline = Instant::now() + patience.stall_timeout;
-            written(data.len() as u64);
+        if data.is_empty() {
+            continue;
         }
+        done += data.len() as u64;
+        if part.push(data).await.is_err() {
+            // The part, not the stream, has failed, and says so when it is ended.
+            return End::Whole;
+        }
+        deadline = Instant::now() + patience.stall_timeout;
+        progress(done, size);
     }
     // The stream must end here; a further byte means that the blob's size was not the truth.
     match timeout_at(deadline, stream.message()).await {
-        Ok(Ok(Some(message))) if !message.data.is_empty() => Ok(End::TooMany),
-        _ => Ok(End::Whole),
+        Ok(Ok(Some(message))) if !message.data.is_empty() => End::TooMany,
+        _ => End::Whole,
     }
 }
 
@@ -223,21 +245,17 @@ fn blob_of(path: &Path) -> std::io::Result<Blob> {
     Ok(Blob { digest: Digest::from(hasher.finalize()), size: hasher.count() })
 }
 
-/// Gives the part, which is on the disk, the file's name.
-async fn publish(part: PathBuf, path: &Path) -> Result<(), Error> {
+/// Gives the part the file's name.
+async fn publish(part: PathBuf, path: &Path, keep: Keep) -> Result<(), Error> {
     reach("workspace.part_rename").map_err(file_error("write", path))?;
     tokio::fs::rename(&part, path).await.map_err(file_error("write", path))?;
+    if keep == Keep::ForNow {
+        return Ok(());
+    }
     let named = path.to_owned();
     let folder = move || {
-        reach("workspace.part_folder")?;
+        reach("download.folder")?;
         sync_folder(&named)
     };
     blocking(folder).await.map_err(file_error("write", path))
-}
-
-/// Runs disk work off the runtime's own threads.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
 }

@@ -1,17 +1,18 @@
 //! The upload: asks how much the coordinator has, sends the rest, and begins again where it broke.
 
-use std::io::SeekFrom;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::pin::pin;
+use std::sync::Arc;
 
-use bytes::BytesMut;
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{Client, Error, Patience, Progress, Retries, file_error, short, stalled};
+use super::{Client, Error, Patience, Progress, Retries, blocking, file_error, short, stalled};
 use crate::failpoint::reach;
 use crate::limits::PIECE_BYTES;
 use crate::names::Blob;
@@ -20,6 +21,9 @@ use crate::v1;
 
 /// How many pieces are read ahead of the network.
 const PIECES_AHEAD: usize = 8;
+
+/// How much is read from the file at a time: several pieces, because each read is a way to another thread.
+const BLOCK_BYTES: usize = 8 * PIECE_BYTES;
 
 /// How an attempt ended that did not bring the blob over.
 enum Break {
@@ -43,12 +47,12 @@ pub(super) async fn send(
     progress: &mut Progress<'_>,
     patience: &Patience,
 ) -> Result<(), Error> {
-    let mut file = open(path, blob).await?;
+    let file = open(path, blob).await?;
     let mut retries = Retries::new(patience, blob.digest, "take");
     // What the coordinator had may be torn by a crash, so one whole upload more is worth it.
     let mut restarted = false;
     loop {
-        let sent = attempt(client, purpose, blob, path, &mut file, progress, &mut retries).await;
+        let sent = attempt(client, purpose, blob, path, &file, progress, &mut retries).await;
         match sent {
             Ok(()) => return Ok(()),
             Err(Break::File(error)) => return Err(error),
@@ -63,14 +67,19 @@ pub(super) async fn send(
     }
 }
 
-async fn open(path: &Path, blob: Blob) -> Result<File, Error> {
-    reach("upload.open").map_err(file_error("open", path))?;
-    let file = File::open(path).await.map_err(file_error("open", path))?;
-    let found = file.metadata().await.map_err(file_error("read", path))?.len();
+async fn open(path: &Path, blob: Blob) -> Result<Arc<File>, Error> {
+    let opened = path.to_owned();
+    let open = move || {
+        reach("upload.open")?;
+        let file = File::open(opened)?;
+        let length = file.metadata()?.len();
+        Ok((file, length))
+    };
+    let (file, found) = blocking(open).await.map_err(file_error("open", path))?;
     if found != blob.size {
         return Err(Error::Length { path: path.to_owned(), found, expected: blob.size });
     }
-    Ok(file)
+    Ok(Arc::new(file))
 }
 
 async fn attempt(
@@ -78,7 +87,7 @@ async fn attempt(
     purpose: &v1::UploadPurpose,
     blob: Blob,
     path: &Path,
-    file: &mut File,
+    file: &Arc<File>,
     progress: &mut Progress<'_>,
     retries: &mut Retries<'_>,
 ) -> Result<(), Break> {
@@ -96,9 +105,6 @@ async fn attempt(
         return Err(Status::data_loss(text).into());
     }
     retries.reached(offset);
-    file.seek(SeekFrom::Start(offset))
-        .await
-        .map_err(|e| Break::File(file_error("read", path)(e)))?;
 
     let (pieces, stream) = mpsc::channel(PIECES_AHEAD);
     let header =
@@ -131,11 +137,12 @@ async fn feed(
     header: v1::UploadHeader,
     size: u64,
     path: &Path,
-    file: &mut File,
+    file: &Arc<File>,
     progress: &mut Progress<'_>,
     patience: &Patience,
 ) -> Result<(), Break> {
     let mut done = header.offset;
+    let mut ahead = Bytes::new();
     let mut part = v1::upload_request::Part::Header(header);
     loop {
         let message = v1::UploadRequest { part: Some(part) };
@@ -148,12 +155,22 @@ async fn feed(
         if done == size {
             return Ok(());
         }
-        let wanted = usize::try_from(size - done).unwrap_or(usize::MAX).min(PIECE_BYTES);
-        let mut piece = BytesMut::zeroed(wanted);
-        let read = |e| Break::File(file_error("read", path)(e));
-        reach("upload.read").map_err(read)?;
-        file.read_exact(&mut piece).await.map_err(read)?;
-        done += wanted as u64;
-        part = v1::upload_request::Part::Data(piece.freeze());
+        if ahead.is_empty() {
+            let (file, from) = (Arc::clone(file), done);
+            let wanted = usize::try_from(size - done).unwrap_or(usize::MAX).min(BLOCK_BYTES);
+            let block = blocking(move || read(&file, from, wanted)).await;
+            ahead = block.map_err(|e| Break::File(file_error("read", path)(e)))?;
+        }
+        let piece = ahead.split_to(ahead.len().min(PIECE_BYTES));
+        done += piece.len() as u64;
+        part = v1::upload_request::Part::Data(piece);
     }
+}
+
+/// So many bytes of the file.
+fn read(file: &File, from: u64, bytes: usize) -> io::Result<Bytes> {
+    reach("upload.read")?;
+    let mut block = BytesMut::zeroed(bytes);
+    file.read_exact_at(&mut block, from)?;
+    Ok(block.freeze())
 }

@@ -12,6 +12,7 @@ use tonic::transport::{Endpoint, Server};
 use tonic::{Response, Streaming};
 
 use super::blob_of as blob_of_file;
+use super::receive::Keep;
 use super::*;
 use crate::limits::CHUNK_BYTES_MAX;
 use crate::v1::blob_service_server::{BlobService, BlobServiceServer};
@@ -212,7 +213,8 @@ async fn put(fake: &Fake, bytes: &[u8], blob: Blob) -> Result<(), Error> {
 }
 
 async fn get(fake: &Fake, blob: Blob, path: &Path) -> Result<(), Error> {
-    receive::receive(&fake.serve().await, blob, path, &mut |_, _| {}, &HASTY).await
+    let client = fake.serve().await;
+    receive::receive(&client, blob, path, Keep::Durably, &mut |_, _| {}, &HASTY).await
 }
 
 #[tokio::test]
@@ -251,7 +253,9 @@ async fn progress_rises_from_where_the_part_ended_to_the_size() {
     let mut seen = Vec::new();
     let mut progress = |done, size| seen.push((done, size));
     let (client, size) = (fake.serve().await, bytes.len() as u64);
-    receive::receive(&client, blob_of(&bytes), &path, &mut progress, &HASTY).await.unwrap();
+    receive::receive(&client, blob_of(&bytes), &path, Keep::ForNow, &mut progress, &HASTY)
+        .await
+        .unwrap();
     assert_eq!(seen.first(), Some(&(7, size)));
     assert_eq!(seen.last(), Some(&(size, size)));
     assert!(seen.is_sorted());
@@ -393,7 +397,7 @@ async fn a_download_that_is_dropped_goes_on_where_it_was() {
         seen.send_replace(done);
     };
     tokio::select! {
-        _ = receive::receive(&client, blob, &path, &mut progress, &HASTY) => panic!("not dropped"),
+        _ = receive::receive(&client, blob, &path, Keep::ForNow, &mut progress, &HASTY) => panic!("not dropped"),
         _ = far.wait_for(|done| *done >= 2 * CHUNK_BYTES_MAX as u64) => {}
     }
     assert!(!path.exists());

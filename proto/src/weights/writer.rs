@@ -14,6 +14,7 @@ use super::{
 use crate::failpoint::reach;
 use crate::limits::TENSORS_MAX;
 use crate::names::{Blob, Digest};
+use crate::writeback::Writeback;
 
 /// Writes a model file part by part, hashing as it goes.
 ///
@@ -22,7 +23,7 @@ use crate::names::{Blob, Digest};
 pub struct ModelWriter {
     path: PathBuf,
     temporary: PathBuf,
-    file: BufWriter<File>,
+    file: BufWriter<Writeback>,
     hasher: blake3::Hasher,
     size: u64,
     tensors: std::vec::IntoIter<TensorSpec>,
@@ -52,7 +53,7 @@ impl ModelWriter {
         let mut writer = ModelWriter {
             path: path.to_owned(),
             temporary,
-            file: BufWriter::with_capacity(BUFFER_BYTES, file),
+            file: BufWriter::with_capacity(BUFFER_BYTES, Writeback::new(file, 0)),
             hasher: blake3::Hasher::new(),
             size: 0,
             tensors: tensors.into_iter(),
@@ -124,7 +125,7 @@ impl ModelWriter {
         }
         reach("model.flush").and_then(|()| self.file.flush()).map_err(failed(WRITE, &self.path))?;
         reach("model.sync")
-            .and_then(|()| self.file.get_ref().sync_all())
+            .and_then(|()| self.file.get_ref().file().sync_all())
             .map_err(failed(SYNC, &self.path))?;
         reach("model.rename")
             .and_then(|()| std::fs::rename(&self.temporary, &self.path))

@@ -307,7 +307,7 @@ async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
     signed::agree(bench, task, Digest::of(told.plan_toml.as_bytes())).await?;
     bench.workspace.keep_model(base.digest)?;
     let path = model_path(bench.workspace.folder(), base.digest);
-    transfer::download(&bench.line.now(), *base, &path, &mut |_, _| {})
+    transfer::fetch(&bench.line.blobs(), *base, &path, &mut |_, _| {})
         .await
         .map_err(Error::Download)?;
     judge::all(bench.gate.round(*cohort, *base, &path)?)?;
@@ -379,7 +379,7 @@ async fn deliver(
     let trained = &Trained { report, ..*trained };
     let purpose = UploadPurpose { purpose: Some(Purpose::Update(round.into())) };
     let path = update_path(bench.workspace.folder(), trained.update.digest);
-    transfer::upload(&bench.line.now(), purpose, trained.update, &path, &mut |_, _| {})
+    transfer::upload(&bench.line.blobs(), purpose, trained.update, &path, &mut |_, _| {})
         .await
         .map_err(Error::Upload)?;
     let envelope = signed::envelope(bench, task, &prepared.assignment, trained);

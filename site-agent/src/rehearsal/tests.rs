@@ -49,7 +49,7 @@ impl Site {
             *kept.borrow_mut() = Some(Snapshot { course, optimiser_steps, scale, tensors });
         };
         let stopped = std::sync::atomic::AtomicBool::new(false);
-        let settings = RehearsalSettings { steps_ms: 0, checkpoint_steps: None };
+        let settings = RehearsalSettings { steps_ms: 0, checkpoint_steps: None, weights_max: None };
         let base = self.folder.path().join("base");
         let rehearsal =
             Rehearsal { base: &base, key: &self.key, plan: &self.plan, settings: &settings };

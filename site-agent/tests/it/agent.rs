@@ -286,7 +286,11 @@ async fn an_agent_that_was_stopped_keeps_its_round_and_goes_on_from_its_checkpoi
     let plan = PLAN.replace("steps = 3", "steps = 40");
     let (fake, channel) = Fake::start(&plan, model()).await;
     let rehearsing = |workspace: &TempDir| Setup {
-        rehearsal: Some(RehearsalSettings { steps_ms: 50, checkpoint_steps: Some(5) }),
+        rehearsal: Some(RehearsalSettings {
+            steps_ms: 50,
+            checkpoint_steps: Some(5),
+            weights_max: None,
+        }),
         ..setup(workspace.path())
     };
     let steps = |said: &[Activity]| -> Vec<u32> {

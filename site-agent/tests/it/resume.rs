@@ -97,7 +97,8 @@ async fn a_rehearsal_opens_no_scan_and_its_update_follows_from_its_assignment() 
     let rehearsing = |folder: &Path| {
         let mut setup = setup(folder);
         setup.data.path = folder.join("nowhere");
-        setup.rehearsal = Some(RehearsalSettings { steps_ms: 0, checkpoint_steps: Some(3) });
+        setup.rehearsal =
+            Some(RehearsalSettings { steps_ms: 0, checkpoint_steps: Some(3), weights_max: None });
         setup
     };
     let folders = [0, 1].map(|_| tempfile::tempdir().unwrap());
@@ -121,7 +122,8 @@ fn rehearsed_with(rules: &str) -> Trained {
     let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut trainer = pipes.spawn().unwrap();
     let (mut stdin, mut stdout) = (trainer.stdin.take().unwrap(), trainer.stdout.take().unwrap());
-    let rehearsal = Some(RehearsalSettings { steps_ms: 0, checkpoint_steps: Some(3) });
+    let rehearsal =
+        Some(RehearsalSettings { steps_ms: 0, checkpoint_steps: Some(3), weights_max: None });
     let setup = Setup { rehearsal, ..setup(folder.path()) };
     pipe::write(&mut stdin, &ToTrainer::Hello { version: PIPE_VERSION, setup }).unwrap();
     pipe::write(&mut stdin, &ToTrainer::Train(assignment)).unwrap();

@@ -1,0 +1,191 @@
+//! A file that grows by the pieces that come: written and hashed a few pieces behind whoever brings them, so
+//! that neither the network waits for each write nor the bytes are read again. What has gathered is written at
+//! once, and nobody has a thread while nothing comes: however many files grow slowly, others are served.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::failpoint::reach;
+use crate::names::Digest;
+use crate::weights::BUFFER_BYTES;
+use crate::writeback::Writeback;
+
+/// How many pieces wait to be written.
+const PIECES_BEHIND: usize = 8;
+
+/// The file, and what is known of its bytes.
+#[derive(Debug)]
+pub struct Growing {
+    file: Writeback,
+    hasher: Box<blake3::Hasher>,
+    /// How many bytes the hasher has seen, from the first one on.
+    hashed: u64,
+}
+
+impl Growing {
+    /// A file that is open for reading and appending, as long as it is now.
+    ///
+    /// # Errors
+    /// If the system does not say how long it is.
+    pub fn of(file: File) -> io::Result<Growing> {
+        let length = file.metadata()?.len();
+        Ok(Growing { file: Writeback::new(file, length), hasher: Box::default(), hashed: 0 })
+    }
+
+    /// How many bytes it has.
+    pub fn length(&self) -> u64 {
+        self.file.length()
+    }
+
+    /// Brings it to the disk.
+    ///
+    /// # Errors
+    /// If the disk does not say that it holds it.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.file().sync_all()
+    }
+
+    /// The digest of all its bytes. What it had before it grew here is read, and with it the rest.
+    ///
+    /// # Errors
+    /// If it does not read.
+    pub fn digest(&mut self) -> io::Result<Digest> {
+        let length = self.length();
+        if self.hashed != length {
+            self.hasher.reset();
+            self.hashed = 0;
+            let mut buffer = vec![0; BUFFER_BYTES];
+            while self.hashed < length {
+                let left = usize::try_from(length - self.hashed).unwrap_or(usize::MAX);
+                let part = &mut buffer[..left.min(BUFFER_BYTES)];
+                self.file.file().read_exact_at(part, self.hashed)?;
+                self.hasher.update(part);
+                self.hashed += part.len() as u64;
+            }
+        }
+        Ok(Digest::from(self.hasher.finalize()))
+    }
+
+    fn append(&mut self, piece: &[u8]) -> io::Result<()> {
+        let is_all_hashed = self.hashed == self.length();
+        self.file.write_all(piece)?;
+        if is_all_hashed {
+            self.hasher.update(piece);
+            self.hashed += piece.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// The writer has failed; [`Appender::end`] says why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped;
+
+/// Writes pieces to a file. Dropping it has what was handed over written all the same, and then lets go of
+/// the file and of `K`, which is whatever gives the right to write it.
+#[derive(Debug)]
+pub struct Appender<K> {
+    pieces: mpsc::Sender<Bytes>,
+    writer: JoinHandle<io::Result<(Growing, K)>>,
+}
+
+impl<K: Send + 'static> Appender<K> {
+    /// Begins to write; `place` is where a test may have a write fail.
+    pub fn begin(mut growing: Growing, right: K, place: &'static str) -> Appender<K> {
+        let (pieces, mut queue) = mpsc::channel::<Bytes>(PIECES_BEHIND);
+        let writer = tokio::spawn(async move {
+            let mut gathered = Vec::with_capacity(PIECES_BEHIND);
+            while queue.recv_many(&mut gathered, PIECES_BEHIND).await > 0 {
+                let pieces = std::mem::take(&mut gathered);
+                let write = move || {
+                    for piece in &pieces {
+                        reach(place)?;
+                        growing.append(piece)?;
+                    }
+                    Ok::<_, io::Error>(growing)
+                };
+                growing = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)??;
+            }
+            Ok((growing, right))
+        });
+        Appender { pieces, writer }
+    }
+
+    /// Hands a piece over, and waits while too many wait to be written.
+    ///
+    /// # Errors
+    /// If the writer has failed.
+    pub async fn push(&self, piece: Bytes) -> Result<(), Stopped> {
+        self.pieces.send(piece).await.map_err(|_| Stopped)
+    }
+
+    /// Waits until every piece is written.
+    ///
+    /// # Errors
+    /// If one could not be; what was written before it is in the file.
+    pub async fn end(self) -> io::Result<(Growing, K)> {
+        drop(self.pieces);
+        self.writer.await.map_err(io::Error::other)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &std::path::Path) -> Growing {
+        let file = File::options().create(true).append(true).read(true).open(path).unwrap();
+        Growing::of(file).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_handed_over_is_in_the_file_with_its_digest_and_goes_on_where_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("part");
+        let bytes: Vec<u8> = (0..300_000_u32).map(|i| (i % 251) as u8).collect();
+        let mut sent = 0;
+        for end in [100_000, 200_001, 300_000] {
+            let appender = Appender::begin(open(&path), (), "workspace.part_write");
+            for piece in bytes[sent..end].chunks(7_000) {
+                appender.push(Bytes::copy_from_slice(piece)).await.unwrap();
+            }
+            sent = end;
+            let (mut growing, ()) = appender.end().await.unwrap();
+            assert_eq!(growing.length(), end as u64);
+            assert_eq!(growing.digest().unwrap(), Digest::of(&bytes[..end]));
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
+
+    #[tokio::test]
+    async fn who_drops_it_finds_every_piece_in_the_file_once_the_right_to_write_is_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("part");
+        let (right, free) = tokio::sync::oneshot::channel::<()>();
+        let appender = Appender::begin(open(&path), right, "workspace.part_write");
+        for _ in 0..PIECES_BEHIND {
+            appender.push(Bytes::from_static(&[7; 1_000])).await.unwrap();
+        }
+        drop(appender);
+        // The right is dropped with the writer.
+        free.await.unwrap_err();
+        assert_eq!(std::fs::read(&path).unwrap(), [7; 1_000 * PIECES_BEHIND]);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_stops_whoever_brings_more_and_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("part");
+        std::fs::write(&path, "x").unwrap();
+        // Open for reading alone: the first write fails.
+        let growing = Growing::of(File::open(&path).unwrap()).unwrap();
+        let appender = Appender::begin(growing, (), "workspace.part_write");
+        while appender.push(Bytes::from_static(b"y")).await.is_ok() {}
+        assert_eq!(appender.end().await.unwrap_err().raw_os_error(), Some(9));
+    }
+}

@@ -1,0 +1,75 @@
+//! A file whose bytes begin their way to the disk while more are written, so that the sync at its end has
+//! little left to wait for.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::num::NonZeroU64;
+
+use rustix::fs::{Advice, fadvise};
+
+/// How many bytes are written before the system is told to begin with them.
+const STEP_BYTES: u64 = 4 << 20;
+
+/// A file that is written from its end on.
+#[derive(Debug)]
+pub struct Writeback {
+    file: File,
+    length: u64,
+    /// Up to where the system was told.
+    begun: u64,
+}
+
+impl Writeback {
+    /// A file of `length` bytes, positioned at its end.
+    pub fn new(file: File, length: u64) -> Writeback {
+        Writeback { file, length, begun: length }
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// How many bytes it has.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+}
+
+impl Write for Writeback {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.length += written as u64;
+        if self.length - self.begun >= STEP_BYTES {
+            // Pages that are said to be of no more use are written out and, while that goes on, kept. It
+            // is a hint: a file system that does not know it writes all of it at the sync.
+            let span = NonZeroU64::new(self.length - self.begun);
+            let _ = fadvise(&self.file, self.begun, span, Advice::DontNeed);
+            self.begun = self.length;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_in_the_file_in_its_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let mut file = Writeback::new(File::create(&path).unwrap(), 0);
+        let bytes: Vec<u8> = (0..3 * STEP_BYTES + 7).map(|i| (i % 251) as u8).collect();
+        for part in bytes.chunks(1_000_003) {
+            file.write_all(part).unwrap();
+        }
+        file.file().sync_all().unwrap();
+        assert_eq!(file.length(), bytes.len() as u64);
+        assert!(std::fs::read(&path).unwrap() == bytes);
+    }
+}
