@@ -220,6 +220,14 @@ impl Lab {
         self.coordinator.as_mut().context("the coordinator is not running")
     }
 
+    /// The coordinator's process id.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn coordinator_id(&self) -> anyhow::Result<u32> {
+        Ok(self.coordinator.as_ref().context("the coordinator is not running")?.id())
+    }
+
     /// The coordinator's address, `https://127.0.0.1:port`.
     pub fn address(&self) -> &str {
         self.address.as_deref().unwrap_or_default()

@@ -13,6 +13,9 @@ use anyhow::{Context, bail};
 /// How long a program may take to say what it is asked for.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// The ticks in which `/proc` counts processor time: Linux's `USER_HZ`, the same on every processor.
+const TICKS_PER_S: f64 = 100.0;
+
 /// A binary of this workspace, beside the one that is running.
 ///
 /// # Errors
@@ -266,6 +269,16 @@ fn memory(id: u32, field: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// The processor time the process has taken so far, in seconds, of all its threads.
+pub fn cpu_seconds(id: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // After the name: the state is the first field, user and system time are the 12th and 13th.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let ticks = ticks()? + ticks()?;
+    Some(ticks as f64 / TICKS_PER_S)
 }
 
 /// How many file descriptors the process has open.
