@@ -4,6 +4,7 @@
 //! The agent holds the keys and the network, never a scan, and it outlives its trainer and its
 //! coordinator.
 
+mod beat;
 pub mod consent;
 pub mod decide;
 pub mod dry_run;
@@ -13,13 +14,11 @@ mod log;
 mod takes_part;
 
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fedpaint_proto::budget::Budget;
 use fedpaint_proto::channel::{self, Route};
-use fedpaint_proto::limits::HOLD_MAX;
 use fedpaint_proto::log::SignedHead;
 use fedpaint_proto::names::RoundId;
 use fedpaint_proto::reason::Reason;
@@ -37,7 +36,7 @@ use self::line::{Channels, Line};
 pub use self::log::Trust;
 use self::takes_part::{Inquiry, shown};
 use crate::backoff;
-use crate::client::{self, Activity, Answer, Coordinator};
+use crate::client::{Activity, Answer, Coordinator};
 use crate::config::{self, Config, Site};
 use crate::disk;
 use crate::gate::Gate;
@@ -290,9 +289,6 @@ struct Job {
     task: JoinHandle<Result<(), job::Error>>,
 }
 
-/// The next answer; none where there is something to tell before it comes.
-type Beat = Pin<Box<dyn Future<Output = Option<Result<Answer, Status>>> + Send>>;
-
 struct Agent {
     bench: Bench,
     /// What the site does; the job changes it as it goes on, heartbeats tell it.
@@ -359,36 +355,6 @@ impl Agent {
             self.leave(WithdrawalReason::Stopping).await;
         }
         Ok(())
-    }
-
-    /// A heartbeat after `wait` or when there is something to tell. It tells what is true when it is
-    /// sent. The coordinator answers when it has news, so that none waits for the next heartbeat; what this
-    /// site has to tell does not wait for the answer.
-    fn beat_after(&self, wait: Duration) -> Beat {
-        let (line, hurry) = (self.bench.line.clone(), Arc::clone(&self.hurry));
-        let activity = self.activity.subscribe();
-        let (gate, declined) = (Arc::clone(&self.bench.gate), self.consent.declined());
-        let trust = self.bench.trust.clone();
-        let (size, doubt) = self.known_of_log();
-        Box::pin(async move {
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = hurry.notified() => {}
-            }
-            let activity = gate.told(activity.borrow().clone());
-            let asked = trust.as_deref().map(|trust| trust.asks(size, doubt));
-            let channel = line.now();
-            tokio::select! {
-                biased;
-                answer = client::heartbeat(&channel, &activity, &declined, asked, HOLD_MAX) => {
-                    Some(answer)
-                }
-                () = hurry.notified() => {
-                    // It is sent again at once.
-                    None
-                }
-            }
-        })
     }
 
     fn heard(&mut self, answer: Answer) -> Duration {
