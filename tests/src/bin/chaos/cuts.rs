@@ -77,7 +77,8 @@ async fn broken_transfers(
 ) -> anyhow::Result<()> {
     say(&format!("{count} cuts over {} rounds", shape.rounds));
     let mut federation = Federation::found(&work.join("cut"), shape).await?;
-    let left = Arc::new(AtomicU32::new(count));
+    // What is left to befall the two connections that each site has at the end befalls nobody.
+    let left = Arc::new(AtomicU32::new(count + 2 * shape.sites as u32));
     for (stream, site) in (0..).zip(&federation.sites) {
         site.proxy.plan(cutting(args.seed, stream, federation.model.size, Arc::clone(&left)));
     }
