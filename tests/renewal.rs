@@ -29,13 +29,13 @@ fn federation(folder: &Path, issues: bool) -> Lab {
     lab
 }
 
-/// The certificate of an operator: of 30 days, of which `days` are left.
+/// The certificate of an operator: of a week, of which `days` are left.
 fn operator(lab: &Lab, name: &str, days: i32) -> TlsFiles {
     let read = |file: &str| std::fs::read_to_string(lab.path(file)).unwrap();
     let authority =
         Issued { certificate_pem: read("ca/issuing.pem"), key_pem: read("ca/issuing.key") };
     let not_after = now() + DAY * days;
-    let validity = ca::Validity { not_before: not_after - DAY * 30, not_after };
+    let validity = ca::Validity { not_before: not_after - DAY * 7, not_after };
     let role = Role::Operator(name.parse().unwrap());
     let issued = ca::issue(&authority, &role, &[], validity).unwrap();
     let files = lab.tls(name);
@@ -76,16 +76,16 @@ fn days_left(files: &TlsFiles) -> i64 {
 }
 
 #[test]
-fn the_next_command_renews_an_operators_certificate_once_two_thirds_of_its_life_are_over() {
+fn the_next_command_renews_an_operators_certificate_once_a_third_of_its_life_is_over() {
     let folder = tempfile::tempdir().unwrap();
     let lab = federation(folder.path(), true);
-    let bob = operator(&lab, "bob", 11);
+    let bob = operator(&lab, "bob", 5);
     let old = key(&bob);
     let status = || fedctl(&lab, &bob).args(["--output", "json", "status"]).output().unwrap();
-    assert_eq!(stderr(&status()), "", "a day before it is due");
+    assert_eq!(stderr(&status()), "", "some hours before it is due");
     assert_eq!(key(&bob), old);
 
-    let carol = operator(&lab, "carol", 9);
+    let carol = operator(&lab, "carol", 4);
     let old = key(&carol);
     let list = || fedctl(&lab, &carol).args(["--output", "json", "site", "list"]).output().unwrap();
     let output = list();
@@ -96,7 +96,8 @@ fn the_next_command_renews_an_operators_certificate_once_two_thirds_of_its_life_
     assert!(shown["sites"].is_array(), "the command did its own work too: {shown}");
     let fresh = key(&carol);
     assert_ne!(fresh, old);
-    assert_eq!(days_left(&carol), 30);
+    assert_eq!(days_left(&carol), 7);
+    assert_eq!(days_left(&lab.tls("ada")), 7, "one from `fedctl ca issue`");
     let mode = std::fs::metadata(&carol.key).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
     assert_eq!(stderr(&list()), "", "renewed once");
@@ -126,7 +127,7 @@ fn the_next_command_renews_an_operators_certificate_once_two_thirds_of_its_life_
 fn commands_that_renew_at_once_all_work_and_leave_a_key_that_fits_its_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let lab = federation(folder.path(), true);
-    let bob = operator(&lab, "bob", 5);
+    let bob = operator(&lab, "bob", 4);
     let old = key(&bob);
     let start = |_| {
         let mut command = fedctl(&lab, &bob);
@@ -149,7 +150,7 @@ fn commands_that_renew_at_once_all_work_and_leave_a_key_that_fits_its_certificat
 fn a_certificate_that_nobody_can_renew_is_told_of_and_keeps_no_command_from_its_work() {
     let folder = tempfile::tempdir().unwrap();
     let lab = federation(folder.path(), false);
-    let bob = operator(&lab, "bob", 5);
+    let bob = operator(&lab, "bob", 4);
     let old = key(&bob);
     let told = stderr(&fedctl(&lab, &bob).arg("status").output().unwrap());
     assert_eq!(told.lines().count(), 1, "{told}");

@@ -90,9 +90,9 @@ pub struct Issuing {
     /// How long a certificate lasts, in seconds; it is renewed when two thirds of that are over.
     #[serde(default = "leaf_s")]
     pub leaf_s: u32,
-    /// How long an operator's lasts, in seconds. It is renewed by the next command after two thirds of that,
-    /// and people are away for longer than programs.
-    #[serde(default = "operator_s")]
+    /// How long an operator's lasts, in seconds. It is renewed by the next command after a third of that, so
+    /// that whoever comes back after less than the other two thirds can still work.
+    #[serde(default = "leaf_s")]
     pub operator_s: u32,
 }
 
@@ -164,10 +164,6 @@ fn status_listen() -> SocketAddr {
 
 fn leaf_s() -> u32 {
     7 * 86_400
-}
-
-fn operator_s() -> u32 {
-    30 * 86_400
 }
 
 fn heartbeat_ms() -> u32 {

@@ -34,9 +34,6 @@ const ISSUING_KEY: &str = "issuing.key";
 /// How long a certificate lasts that is renewed by who holds it.
 const LEAF_DAYS: u32 = 7;
 
-/// How long an operator's does, who has to come by in the last third of it.
-const OPERATOR_DAYS: u32 = 30;
-
 /// The longest PEM file that is read.
 const PEM_BYTES_MAX: u64 = 1 << 20;
 
@@ -84,8 +81,7 @@ fn make(verb: CaVerb, settings: &Connection, now: Timestamp) -> anyhow::Result<C
         }
         CaVerb::Issue { role, name, out, days, hosts } => {
             let (root, issuing) = read_authority(authority(settings)?)?;
-            let usual = if role == RoleKind::Operator { OPERATOR_DAYS } else { LEAF_DAYS };
-            let validity = Validity::days(now, days.unwrap_or(usual))?;
+            let validity = Validity::days(now, days.unwrap_or(LEAF_DAYS))?;
             let role = role_of(role, &name)?;
             let issued = ca::issue(&issuing, &role, &hosts, validity)?;
             let signing = match role {

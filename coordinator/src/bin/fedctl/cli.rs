@@ -134,7 +134,7 @@ pub(crate) enum Command {
     },
     /// Sites, runs and the rounds in hand, on one page
     Status,
-    /// Renew the operator's certificate with a fresh key, if two thirds of its life are over
+    /// Renew the operator's certificate with a fresh key, if a third of its life is over
     #[command(after_help = "\
 Every command does so by itself. This one does nothing else, such as once a day from a timer where an operator
 rarely comes by.")]
@@ -192,8 +192,8 @@ Examples:
         /// The folder to write to; it must not hold files of that name yet
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// How long the certificate is to last [default: 7 days; 30 for an operator. All of them are
-        /// renewed by themselves where the coordinator has an issuing authority]
+        /// How long the certificate is to last [default: 7 days; it is renewed by itself where the
+        /// coordinator has an issuing authority]
         #[arg(long, value_parser = days())]
         days: Option<u32>,
         /// Where a coordinator is reached: a DNS name or an IP address; give it once for each

@@ -1,5 +1,5 @@
-//! The operator's own certificate, renewed with a fresh key: by any command once two thirds of its life are
-//! over, and by `fedctl renew --now` at any time.
+//! The operator's own certificate, renewed with a fresh key: by any command once a third of its life is over,
+//! and by `fedctl renew --now` at any time.
 //!
 //! A renewal that fails is told on stderr and keeps no command from its work: the old certificate is good
 //! until it ends.
@@ -15,9 +15,16 @@ use crate::output::Output;
 use crate::problem::of_status;
 use crate::view::Certificate;
 
+/// Whether the certificate is to be renewed: a third of its life is over. A site's agent, which runs all the
+/// time, waits for another third; people are away for days, and have the other two thirds for that.
+fn is_due(validity: &Validity, now: Timestamp) -> bool {
+    let life = validity.not_after.duration_since(validity.not_before);
+    validity.not_before.duration_until(now) >= life / 3
+}
+
 /// Renews the certificate if that is due, and says in one line what came of it.
 pub(crate) async fn when_due(line: &Line, now: Timestamp) {
-    if now < line.validity.renewal() {
+    if !is_due(&line.validity, now) {
         return;
     }
     let path = line.tls.certificate.display();
@@ -37,7 +44,7 @@ pub(crate) async fn when_due(line: &Line, now: Timestamp) {
 /// `fedctl renew`: if it is due, or in any case where it is to be done `now`.
 pub(crate) async fn run(now: bool, settings: &Connection, output: &Output) -> anyhow::Result<()> {
     let line = open(settings, output.now()).await?;
-    let Validity { not_before, not_after } = match now || line.validity.renewal() <= output.now() {
+    let Validity { not_before, not_after } = match now || is_due(&line.validity, output.now()) {
         true => renew(&line).await?,
         false => line.validity,
     };
