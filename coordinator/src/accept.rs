@@ -27,20 +27,11 @@ use tracing::{debug, info, warn};
 use crate::clock::{Clock, within};
 use crate::connections::{Connections, Place};
 use crate::credentials::Credentials;
-use crate::driver::{Handle, SITES_MAX};
-
-/// The most connections open at once: of every site, of operators, and of what was cut and is not known to
-/// be dead yet. Another one is closed at once and tries again.
-const CONNECTIONS_MAX: usize = SITES_MAX + 100;
-
-/// The most connections of strangers among them.
-const STRANGERS_MAX: usize = 64;
+use crate::driver::Handle;
+use crate::limits::Limits;
 
 /// How long a stranger's connection lasts at most; whoever waits for an approval connects anew.
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// The most handshakes under way at once.
-const HANDSHAKES_MAX: usize = 256;
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -124,6 +115,8 @@ pub(crate) struct Door {
     pub(crate) driver: Handle,
     /// Every connection that is open.
     pub(crate) connections: Connections,
+    /// How many there may be.
+    pub(crate) limits: Limits,
 }
 
 /// What bounds the number of a listener's connections.
@@ -137,10 +130,11 @@ struct Bounds {
 /// Accepts connections of members of the federation, until the stream is dropped.
 pub(crate) fn accept(listener: TcpListener, door: Door) -> ReceiverStream<io::Result<Connection>> {
     let (connected, connections) = mpsc::channel(1);
+    let Limits { handshakes_max, connections_max, strangers_max, .. } = door.limits;
     let bounds = Bounds {
-        handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
-        connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+        handshakes: Arc::new(Semaphore::new(handshakes_max)),
+        connections: Arc::new(Semaphore::new(connections_max)),
+        strangers: Arc::new(Semaphore::new(strangers_max)),
     };
     tokio::spawn(run(listener, Arc::new(door), bounds, connected));
     ReceiverStream::new(connections)
@@ -152,6 +146,7 @@ async fn run(
     bounds: Bounds,
     connected: mpsc::Sender<io::Result<Connection>>,
 ) {
+    let Limits { handshakes_max, connections_max, .. } = door.limits;
     loop {
         let accepted = tokio::select! {
             () = connected.closed() => return,
@@ -166,11 +161,11 @@ async fn run(
             }
         };
         let Ok(handshake) = Arc::clone(&bounds.handshakes).try_acquire_owned() else {
-            warn!(%address, HANDSHAKES_MAX, "too many handshakes under way; closed");
+            warn!(%address, handshakes_max, "too many handshakes under way; closed");
             continue;
         };
         let Ok(permit) = Arc::clone(&bounds.connections).try_acquire_owned() else {
-            warn!(%address, CONNECTIONS_MAX, "too many connections open; closed");
+            warn!(%address, connections_max, "too many connections open; closed");
             continue;
         };
         let (door, connected, bounds) = (Arc::clone(&door), connected.clone(), bounds.clone());
@@ -210,7 +205,8 @@ impl Door {
         if let Some(strangers) = credentials.strangers.as_ref().filter(|_| joining) {
             let stranger = Arc::clone(&bounds.strangers).try_acquire_owned();
             let stranger = stranger.map_err(|_| {
-                format!("{STRANGERS_MAX} strangers are connected, the most there may be")
+                let max = self.limits.strangers_max;
+                format!("{max} strangers are connected, the most there may be")
             })?;
             let stream =
                 hello.into_stream(Arc::clone(strangers)).await.map_err(|e| e.to_string())?;

@@ -12,7 +12,7 @@
 //! - [`driver`]: the one task that changes runs, a shell around the pure [`driver::core`], and the
 //!   handle that everybody else calls.
 //! - `accept`, `connections`, `service`: who is at the door, who is open to be cut, what they may call,
-//!   and the wire in and out.
+//!   and the wire in and out; [`limits`]: how many may be there.
 //! - `http`, `observe`, `metrics`: `/healthz` and `/metrics`.
 //! - `janitor`: deletes what nobody needs any more, one [`share`] of all blobs after the other.
 //! - [`maintenance`]: check, backup, restore, replay.
@@ -37,6 +37,7 @@ pub mod halt;
 mod http;
 mod issuer;
 mod janitor;
+pub mod limits;
 pub mod maintenance;
 mod metrics;
 mod observe;

@@ -32,6 +32,7 @@ use crate::folder::{self, Folder};
 use crate::halt::Halt;
 use crate::http::{self, Pages};
 use crate::janitor;
+use crate::limits::Limits;
 use crate::metrics::Book;
 use crate::observe::Observer;
 use crate::roster::TwoPersons;
@@ -135,6 +136,7 @@ pub struct Server {
     outcomes: Outcomes,
     halt: Halt,
     retention: Retention,
+    limits: Limits,
     // Held for as long as the data folder is in use.
     folder: Folder,
 }
@@ -194,8 +196,14 @@ impl Server {
             outcomes,
             halt,
             retention: config.retention,
+            limits: Limits::default(),
             folder,
         })
+    }
+
+    /// The same server with other limits on its connections.
+    pub fn with_limits(self, limits: Limits) -> Server {
+        Server { limits, ..self }
     }
 
     /// Where sites and operators reach the server; the port is a real one even if 0 was asked for.
@@ -216,7 +224,7 @@ impl Server {
     pub async fn serve(self, stop: CancellationToken) -> Result<(), Error> {
         let Server { federation, clock, listener, status_listener, store, halt, .. } = self;
         let Server { files, credentials, rules, .. } = self;
-        let Server { blobs, driver, mut driving, stop_driver, retention, .. } = self;
+        let Server { blobs, driver, mut driving, stop_driver, retention, limits, .. } = self;
         // Ours until the end.
         let _folder = self.folder;
         // Whatever makes the server stop, every part of it is told.
@@ -242,9 +250,9 @@ impl Server {
         let connections = Connections::default();
         let guard = tokio::spawn(keep_out(connections.clone(), driver.clone()));
         let (own, time) = (driver.clone(), Arc::clone(&clock));
-        let door = Door { federation, credentials, clock: time, driver: own, connections };
+        let door = Door { federation, credentials, clock: time, driver: own, connections, limits };
         let incoming = accept(listener, door);
-        let grpc = tonic_server()
+        let grpc = tonic_server(&limits)
             .layer(AccessLayer::new(driver.clone(), Arc::clone(&clock)))
             .add_routes(service::routes(&parts))
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
@@ -364,15 +372,15 @@ async fn drain(
     }
 }
 
-fn tonic_server() -> tonic::transport::Server {
+fn tonic_server(bounds: &Limits) -> tonic::transport::Server {
     tonic::transport::Server::builder()
         // As large as the path needs: a window that is not full on its way is memory here.
         .http2_adaptive_window(Some(true))
         .max_frame_size(limits::HTTP2_FRAME_BYTES_MAX)
         .max_concurrent_streams(limits::HTTP2_STREAMS_MAX)
         .http2_max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES_MAX)
-        .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
+        .http2_keepalive_interval(Some(bounds.keepalive_interval))
+        .http2_keepalive_timeout(Some(bounds.keepalive_timeout))
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)

@@ -28,12 +28,10 @@ use crate::access::metrics;
 use crate::blobs::{committed, download};
 use crate::federation::{Client, Federation};
 use crate::pki::Leaf;
-use crate::raw::{
-    END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, Raw, call, frame, message,
-};
+use crate::raw::{END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, Raw, call, frame};
 use crate::rounds::{blob, create_run, initial, model};
 
-/// The limits of `accept.rs` and `connections.rs`, which are nobody else's.
+/// The limits of `limits.rs`, `accept.rs` and `connections.rs`.
 const HANDSHAKES_MAX: usize = 256;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTIONS_PER_PEER_MAX: usize = 32;
@@ -47,8 +45,13 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How often a clock is moved until a test gives up: what waits by it may begin to wait only now.
 const MOVES_MAX: usize = 100;
 
+/// A clock that a test moves from now on, so that certificates hold.
+pub(crate) fn start_clock() -> ManualClock {
+    ManualClock::new(SystemClock.now())
+}
+
 async fn start() -> (ManualClock, Federation) {
-    let clock = ManualClock::new(SystemClock.now());
+    let clock = start_clock();
     let federation = Federation::start_at(Arc::new(clock.clone())).await;
     (clock, federation)
 }
@@ -59,7 +62,11 @@ fn mayo(federation: &Federation) -> TlsFiles {
 }
 
 /// What `work` comes to, once the clock has moved far enough, step by step.
-async fn moved<T>(clock: &ManualClock, step: Duration, work: impl Future<Output = T>) -> T {
+pub(crate) async fn moved<T>(
+    clock: &ManualClock,
+    step: Duration,
+    work: impl Future<Output = T>,
+) -> T {
     let mut work = Box::pin(work);
     for _ in 0..MOVES_MAX {
         clock.advance(step);
@@ -196,6 +203,13 @@ async fn given(federation: &Federation) -> u64 {
     let text = metrics(federation).await;
     let line = text.lines().find_map(|line| line.strip_prefix("fedpaint_blob_out_bytes_total "));
     line.unwrap().parse().unwrap()
+}
+
+/// A message as the data of a call.
+fn message(message: &impl prost::Message) -> Vec<u8> {
+    let bytes = message.encode_to_vec();
+    let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+    [&[0][..], &length, &bytes].concat()
 }
 
 /// A reader that never takes a byte of a model of `values` values.

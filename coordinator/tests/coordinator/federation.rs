@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use fedpaint_coordinator::clock::{Clock, SystemClock};
 use fedpaint_coordinator::config::Config;
+use fedpaint_coordinator::limits::Limits;
 use fedpaint_coordinator::server::Server;
 use fedpaint_proto::channel::{self, Address};
 use fedpaint_proto::limits::MESSAGE_BYTES_MAX;
@@ -56,6 +57,9 @@ const CONFIG: &str = "federation = \"brain\"\nlisten = \"127.0.0.1:0\"\n\
                       status_listen = \"127.0.0.1:0\"\ndata = \"data\"\nheartbeat_ms = 50\n\
                       [tls]\nca = \"ca.pem\"\ncertificate = \"own.pem\"\nkey = \"own.key\"\n";
 
+/// By which it issues certificates, and so lets strangers ask to join.
+const ISSUING: &str = "[issuing]\ncertificate = \"issuing.pem\"\nkey = \"issuing.key\"\n";
+
 /// A client with one certificate.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
@@ -78,14 +82,33 @@ impl Federation {
         Federation::start_in(folder, authority, clock).await
     }
 
+    /// A new coordinator with other limits on its connections, which strangers may ask to join.
+    pub(crate) async fn start_within(limits: Limits, clock: Arc<dyn Clock>) -> Federation {
+        let folder = TempDir::new().unwrap();
+        let authority = Authority::new();
+        authority.issue(folder.path(), "own", &Leaf::server("spiffe://brain/coordinator/main"));
+        authority.hand_out(folder.path());
+        let config = format!("{CONFIG}{ISSUING}");
+        Federation::launch(folder, authority, clock, (&config, limits)).await
+    }
+
     /// A coordinator on the state in `folder`.
     pub(crate) async fn start_in(
         folder: TempDir,
         authority: Authority,
         clock: Arc<dyn Clock>,
     ) -> Federation {
-        let config = Config::parse(CONFIG, &folder.path().join("c.toml")).unwrap();
-        let server = Server::start(config, clock).await.unwrap();
+        Federation::launch(folder, authority, clock, (CONFIG, Limits::default())).await
+    }
+
+    async fn launch(
+        folder: TempDir,
+        authority: Authority,
+        clock: Arc<dyn Clock>,
+        (config, limits): (&str, Limits),
+    ) -> Federation {
+        let config = Config::parse(config, &folder.path().join("c.toml")).unwrap();
+        let server = Server::start(config, clock).await.unwrap().with_limits(limits);
         let (address, status_address) = (server.address(), server.status_address());
         let stop = CancellationToken::new();
         let serving = server.serve(stop.clone());

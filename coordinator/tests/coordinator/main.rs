@@ -7,6 +7,7 @@ mod access;
 mod blobs;
 mod bounds;
 mod cli;
+mod door;
 mod fedctl;
 mod federation;
 mod floods;

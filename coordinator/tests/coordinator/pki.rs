@@ -7,6 +7,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     SanType,
 };
+use rustls::pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 
 /// A root, and what it takes to sign with it.
@@ -40,6 +41,8 @@ impl<'a> Leaf<'a> {
 impl Authority {
     pub(crate) fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // Whose authority it is, for a coordinator that issues with it.
+        params.subject_alt_names = vec![SanType::URI("spiffe://brain".try_into().unwrap())];
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         Authority { issuer }
@@ -48,6 +51,18 @@ impl Authority {
     /// The root, as PEM.
     pub(crate) fn pem(&self) -> String {
         self.issuer.pem()
+    }
+
+    /// The root, as DER.
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        self.issuer.der().clone()
+    }
+
+    /// Writes the root and its key into `folder`, for who is to issue certificates itself.
+    pub(crate) fn hand_out(&self, folder: &Path) {
+        std::fs::write(folder.join("issuing.pem"), self.pem()).unwrap();
+        let key = self.issuer.key().serialize_pem();
+        fedpaint_proto::credential::write_key(&folder.join("issuing.key"), &key).unwrap();
     }
 
     /// Writes a certificate, its key and the root into `folder`.

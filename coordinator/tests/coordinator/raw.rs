@@ -1,10 +1,13 @@
-//! A client that speaks HTTP/2 frame by frame over real TLS, and so says what no library would.
+//! A client that speaks HTTP/2 frame by frame over real TLS, and so says what no library would. `trials floods`
+//! reads this file too.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fedpaint_proto::tls::TlsFiles;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
@@ -69,18 +72,27 @@ impl Raw {
         files: &TlsFiles,
         settings: &[(u16, u32)],
     ) -> Raw {
-        let tcp = TcpStream::connect(address).await.unwrap();
-        tcp.set_nodelay(true).unwrap();
+        Raw::connect_by(address, files.client().unwrap(), settings).await.unwrap()
+    }
+
+    /// Connects by a configuration of TLS; an error where the other end does not have it.
+    pub(crate) async fn connect_by(
+        address: SocketAddr,
+        config: Arc<ClientConfig>,
+        settings: &[(u16, u32)],
+    ) -> io::Result<Raw> {
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
         let name = ServerName::from(address.ip());
-        let tls = TlsConnector::from(files.client().unwrap()).connect(name, tcp).await.unwrap();
+        let tls = TlsConnector::from(config).connect(name, tcp).await?;
         let (reader, writer) = tokio::io::split(tls);
         let mut raw = Raw { reader, writer };
         let said = settings
             .iter()
             .flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()[..]].concat());
         let said = frame(SETTINGS, 0, 0, &said.collect::<Vec<u8>>());
-        raw.send(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &said].concat()).await.unwrap();
-        raw
+        raw.send(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &said].concat()).await?;
+        Ok(raw)
     }
 
     /// Sends bytes, such as frames.
@@ -100,6 +112,15 @@ impl Raw {
             let found = self.next().await?;
             if (found.kind, found.stream) == (kind, stream) {
                 return Ok(found);
+            }
+        }
+    }
+
+    /// The end of the connection, which the other end makes.
+    pub(crate) async fn end(&mut self) -> io::Error {
+        loop {
+            if let Err(end) = self.next().await {
+                return end;
             }
         }
     }
@@ -174,13 +195,6 @@ fn text(text: &str) -> Vec<u8> {
     }
     bytes.extend_from_slice(text.as_bytes());
     bytes
-}
-
-/// A message as the data of a call.
-pub(crate) fn message(message: &impl prost::Message) -> Vec<u8> {
-    let bytes = message.encode_to_vec();
-    let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
-    [&[0][..], &length, &bytes].concat()
 }
 
 /// The reset of a stream.

@@ -1,0 +1,168 @@
+//! How many may be connected, strangers among them, and for how long who says nothing any more. The limits are
+//! small ones that the server is given here; `limits.rs` has those that it is given otherwise.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fedpaint_coordinator::clock::SystemClock;
+use fedpaint_coordinator::limits::Limits;
+use fedpaint_proto::channel::{self, Address, Route};
+use fedpaint_proto::enrolment::JOIN_BYTES_MAX;
+use fedpaint_proto::tls;
+use fedpaint_proto::v1::enrolment_service_client::EnrolmentServiceClient;
+use fedpaint_proto::v1::identity_service_client::IdentityServiceClient;
+use fedpaint_proto::v1::{JoinRequest, RenewRequest};
+use tonic::Code;
+
+use crate::bounds::{moved, start_clock};
+use crate::federation::Federation;
+use crate::pki::Leaf;
+use crate::raw::{ACK, Frame, PING, Raw, frame};
+
+/// How long a stranger's connection lasts, in `accept.rs`.
+const STRANGER_TIMEOUT: Duration = Duration::from_secs(300);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Few connections in all, and fewer of strangers.
+const FEW: usize = 2;
+
+/// Connects without a certificate, by the protocol for joining; an error where that is refused.
+async fn stranger(federation: &Federation) -> io::Result<Raw> {
+    let pin = tls::pin(&federation.authority.der()).unwrap();
+    let mut raw = Raw::connect_by(federation.address, tls::joining(pin).unwrap(), &[]).await?;
+    raw.ping().await.map(|_| raw)
+}
+
+/// Connects as an operator; an error where that is refused.
+async fn operator(federation: &Federation, name: &str) -> io::Result<Raw> {
+    let uri = format!("spiffe://brain/operator/{name}");
+    let files = federation.certificate(&federation.authority, &Leaf::client(&uri));
+    let mut raw = Raw::connect_by(federation.address, files.client().unwrap(), &[]).await?;
+    raw.ping().await.map(|_| raw)
+}
+
+/// Who comes as soon as a place is given back, which takes the other end a moment to see.
+async fn comes_in(mut come: impl AsyncFnMut() -> io::Result<Raw>) -> Raw {
+    let waiting = async {
+        loop {
+            match come().await {
+                Ok(raw) => return raw,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("a place is given back")
+}
+
+#[tokio::test]
+async fn strangers_beyond_their_number_are_refused_and_members_are_not() {
+    let limits = Limits { strangers_max: FEW, ..Limits::default() };
+    let federation = Federation::start_within(limits, Arc::new(SystemClock)).await;
+    let mut open = Vec::new();
+    for _ in 0..FEW {
+        open.push(stranger(&federation).await.unwrap());
+    }
+    assert!(stranger(&federation).await.is_err(), "one more");
+    operator(&federation, "ada").await.unwrap();
+    open.pop();
+    open.push(comes_in(async || stranger(&federation).await).await);
+    for raw in &mut open {
+        raw.ping().await.unwrap();
+    }
+    drop(open);
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn a_strangers_message_and_a_request_for_the_next_certificate_are_refused_beyond_their_limit()
+{
+    let federation = Federation::start_within(Limits::default(), Arc::new(SystemClock)).await;
+    let pin = tls::pin(&federation.authority.der()).unwrap();
+    let address: Address = format!("https://{}", federation.address).parse().unwrap();
+    let channel = channel::join_by(&Route::default(), &address, pin).await.unwrap();
+    let csr = vec![7; JOIN_BYTES_MAX];
+    let request = JoinRequest { csr: csr.clone(), ..JoinRequest::default() };
+    let joining = EnrolmentServiceClient::new(channel).join(request).await.unwrap_err();
+    let ada = federation.operator().await;
+    let request = RenewRequest { csr };
+    let renewing = IdentityServiceClient::new(ada.channel).renew(request).await.unwrap_err();
+    for refused in [joining, renewing] {
+        assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+        let limit = format!("limit is: {JOIN_BYTES_MAX} bytes");
+        assert!(refused.message().contains(&limit), "{refused}");
+    }
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_their_number_are_refused_whosever_they_are() {
+    let limits = Limits { connections_max: FEW, ..Limits::default() };
+    let federation = Federation::start_within(limits, Arc::new(SystemClock)).await;
+    let mut open = vec![stranger(&federation).await.unwrap()];
+    open.push(operator(&federation, "ada").await.unwrap());
+    assert!(operator(&federation, "bob").await.is_err(), "one more");
+    assert!(stranger(&federation).await.is_err(), "one more");
+    open.pop();
+    open.push(comes_in(async || operator(&federation, "bob").await).await);
+    for raw in &mut open {
+        raw.ping().await.unwrap();
+    }
+    drop(open);
+    federation.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_strangers_connection_ends_after_its_time_and_a_members_does_not() {
+    let clock = start_clock();
+    let federation = Federation::start_within(Limits::default(), Arc::new(clock.clone())).await;
+    let mut unknown = stranger(&federation).await.unwrap();
+    let mut known = operator(&federation, "ada").await.unwrap();
+    clock.advance(STRANGER_TIMEOUT - SECOND);
+    unknown.ping().await.unwrap();
+    moved(&clock, SECOND, unknown.end()).await;
+    known.ping().await.unwrap();
+    drop(known);
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_answers_nothing_any_more_is_ended_and_one_that_answers_is_not() {
+    /// More than the other end takes to be asked so often as this test asks.
+    const ASKED: usize = 10;
+    let limits = Limits {
+        keepalive_interval: Duration::from_millis(20),
+        keepalive_timeout: SECOND,
+        ..Limits::default()
+    };
+    let federation = Federation::start_within(limits, Arc::new(SystemClock)).await;
+    let mut answering = operator(&federation, "ada").await.unwrap();
+    let mut silent = operator(&federation, "bob").await.unwrap();
+    let answers = async {
+        let mut asked = 0;
+        loop {
+            match answering.next().await? {
+                Frame { kind: PING, flags: 0, payload, .. } => {
+                    answering.send(&frame(PING, ACK, 0, &payload)).await?;
+                    asked += 1;
+                }
+                _ => continue,
+            }
+            if asked == ASKED {
+                return io::Result::Ok(());
+            }
+        }
+    };
+    let asked = async {
+        loop {
+            match silent.next().await {
+                Ok(Frame { kind: PING, flags: 0, .. }) => return silent.end().await,
+                other => drop(other.unwrap()),
+            }
+        }
+    };
+    let (answered, _ended) = tokio::join!(answers, asked);
+    answered.unwrap();
+    federation.stop().await;
+}
