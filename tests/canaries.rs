@@ -81,6 +81,35 @@ fn scans(folder: &Path) -> PathBuf {
     scans
 }
 
+/// A manifest for the same folder: one of its patients, a series as a scanner made it, with all that its headers
+/// tell, and one of which a slice is missing.
+fn list_dicom(scans: &Path) {
+    let fixture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../site-agent/tests/fixtures/dicom/plain");
+    let (patient, broken) = (canary("a patient's name"), canary("a broken scan's name"));
+    let (whole, holed) = (format!("{patient}-dicom"), format!("{broken}-dicom"));
+    for (folder, missing) in [(&whole, None), (&holed, Some("IM0002"))] {
+        std::fs::create_dir_all(scans.join(folder)).unwrap();
+        for entry in std::fs::read_dir(&fixture).unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            if name.starts_with("IM") && missing != Some(&*name) {
+                std::fs::copy(entry.path(), scans.join(folder).join(name)).unwrap();
+            }
+        }
+    }
+    let case = std::fs::read_dir(scans).unwrap().flatten().map(|entry| entry.file_name());
+    let mut case = case.filter_map(|name| name.into_string().ok());
+    let case = case.find(|name| name.starts_with(&patient) && *name != whole).unwrap();
+    let rows = [
+        (&case, format!("{case}/{case}-t1n.nii.gz")),
+        (&whole, whole.clone()),
+        (&holed, holed.clone()),
+    ];
+    let table =
+        |(case, t1n)| format!("[[cases]]\ncase = {case:?}\npatient = {case:?}\nt1n = {t1n:?}\n");
+    std::fs::write(scans.join("manifest.toml"), rows.map(table).concat()).unwrap();
+}
+
 /// Writes secrets into the header of a NIfTI-1 file: its description and its auxiliary file's name.
 fn mark(from: &Path, to: &Path) {
     let mut bytes = Vec::new();
@@ -130,8 +159,10 @@ fn outside(lab: &Lab, tap: &Tap, metrics: &str) -> Vec<(String, Vec<u8>)> {
         &["run", "list"],
         &["run", "show", "good"],
         &["run", "show", "bad"],
+        &["run", "show", "dicom"],
         &["round", "list", "good"],
         &["round", "list", "bad"],
+        &["round", "list", "dicom"],
         &["model", "list", "good"],
         &["events"],
         &["site", "list"],
@@ -194,13 +225,13 @@ async fn no_secret_of_a_scan_leaves_the_site_and_the_agent_reaches_the_coordinat
     lab.create_run("good", &plan(1, 1, 1, TRAINING), &model, base).await.unwrap();
 
     let traced = has_strace();
-    let trace = folder.join("trace");
-    let options = AgentOptions {
+    let traces = ["trace", "second-trace"].map(|name| folder.join(name));
+    let options = |trace: &Path| AgentOptions {
         coordinator: Some(tap.address()),
-        trace: traced.then(|| trace.clone()),
+        trace: traced.then(|| trace.into()),
         ..AgentOptions::default()
     };
-    let agent = lab.start_agent("mayo", &scans, &options).unwrap();
+    let agent = lab.start_agent("mayo", &scans, &options(&traces[0])).unwrap();
     let finished = lab.watch("good", |run, _| run.state() == v1::RunState::Finished).await;
     let (_, round) = finished.unwrap_or_else(|e| panic!("{e}\n{}", agent.log().unwrap()));
     assert_eq!(round.members[0].examples, 6, "it has trained");
@@ -211,6 +242,16 @@ async fn no_secret_of_a_scan_leaves_the_site_and_the_agent_reaches_the_coordinat
     lab.create_run("bad", &plan(1, 1, 1, TRAINING), &model, base).await.unwrap();
     let paused = lab.watch("bad", |run, _| run.state() == v1::RunState::Paused).await;
     paused.unwrap_or_else(|e| panic!("{e}\n{}", agent.log().unwrap()));
+
+    stop(agent, traced);
+
+    // And from DICOM as it is, which only a manifest lets a training read.
+    std::fs::rename(&away, &scans).unwrap();
+    list_dicom(&scans);
+    let agent = lab.start_agent("mayo", &scans, &options(&traces[1])).unwrap();
+    lab.create_run("dicom", &plan(1, 1, 1, TRAINING), &model, base).await.unwrap();
+    let finished = lab.watch("dicom", |run, _| run.state() == v1::RunState::Finished).await;
+    finished.unwrap_or_else(|e| panic!("{e}\n{}", agent.log().unwrap()));
 
     let found = outside(&lab, &tap, &status);
     for (place, bytes) in &found {
@@ -230,6 +271,7 @@ async fn no_secret_of_a_scan_leaves_the_site_and_the_agent_reaches_the_coordinat
         ("mayo", "coordinator.db"),
         ("mayo", "coordinator.log"),
         ("a case is set aside", "mayo.log"),
+        ("kind=\"dicom\"", "mayo.log"),
         ("data check", "mayo.log"),
         ("mayo", "/metrics"),
         ("mayo", "fedctl"),
@@ -246,8 +288,8 @@ async fn no_secret_of_a_scan_leaves_the_site_and_the_agent_reaches_the_coordinat
     let update = found.iter().filter(|(place, _)| place.contains("/blobs/"));
     assert!(update.filter(|(_, bytes)| bytes.len() > 10_000).count() >= 3, "base, update, model");
     stop(agent, traced);
-    if traced {
-        let text = std::fs::read_to_string(&trace).unwrap();
+    for trace in traces.iter().filter(|_| traced) {
+        let text = std::fs::read_to_string(trace).unwrap();
         let used = syscalls::read(&text).unwrap();
         let only = [inet("127.0.0.1", tap.port())];
         assert!(used.reached.iter().eq(&only), "{:?}", used.reached);

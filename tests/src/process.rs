@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -64,8 +65,8 @@ pub fn output<S: AsRef<OsStr>>(name: &str, args: &[S]) -> anyhow::Result<Output>
     Ok(child.wait_with_output()?)
 }
 
-/// Ends a program when whoever started it has ended, however that was: a shell that waits for the end of
-/// a pipe whose other end nobody else has. A test that is killed drops nothing.
+/// Ends a program, and what it has started, when whoever started it has ended, however that was: a shell that
+/// waits for the end of a pipe whose other end nobody else has. A test that is killed drops nothing.
 #[derive(Debug)]
 struct Leash(Child);
 
@@ -73,14 +74,16 @@ impl Leash {
     /// Puts the program of this id on a leash.
     fn on(id: u32) -> anyhow::Result<Leash> {
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", "read -r _; kill -9 \"$1\"", "leash", &id.to_string()]);
+        shell.args(["-c", "read -r _; kill -9 \"-$1\"", "leash", &id.to_string()]);
         shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Leash(shell.spawn().context("cannot start /bin/sh")?))
     }
 
-    /// Starts a program on a leash.
+    /// Starts a program on a leash, in a group of its own, so that what it starts itself is ended with it:
+    /// strace lets go of what it traces when it is killed.
     fn start(command: &mut Command) -> anyhow::Result<(Child, Leash)> {
         let program = command.get_program().display().to_string();
+        command.process_group(0);
         let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
         match Leash::on(child.id()) {
             Ok(leash) => Ok((child, leash)),
@@ -159,7 +162,15 @@ impl Process {
     /// # Errors
     /// If it ends or stays silent for [`ANSWER_TIMEOUT`]; the error holds its log.
     pub fn line(&self) -> anyhow::Result<String> {
-        self.stdout.recv_timeout(ANSWER_TIMEOUT).with_context(|| {
+        self.line_within(ANSWER_TIMEOUT)
+    }
+
+    /// The next line of the program's stdout, which may take so long.
+    ///
+    /// # Errors
+    /// If it ends or stays silent; the error holds its log.
+    pub fn line_within(&self, time: Duration) -> anyhow::Result<String> {
+        self.stdout.recv_timeout(time).with_context(|| {
             format!("{} said nothing; its log:\n{}", self.name, self.log().unwrap_or_default())
         })
     }
@@ -215,7 +226,11 @@ impl Process {
         self.wait()
     }
 
-    fn wait(&mut self) -> anyhow::Result<ExitStatus> {
+    /// Waits until the program has ended by itself.
+    ///
+    /// # Errors
+    /// If the system does not say how it ended.
+    pub fn wait(&mut self) -> anyhow::Result<ExitStatus> {
         let ended = self.child.wait()?;
         self.leash = None;
         Ok(ended)
@@ -231,10 +246,19 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Ended already, or killed now: either way it does not outlive us.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
+}
+
+/// Ends a program that may have ended already; where it has not, all that it has started with it.
+fn end(child: &mut Child) {
+    if child.try_wait().is_ok_and(|ended| ended.is_none())
+        && let Some(group) = pid(child.id())
+    {
+        // It was there a moment ago; if it is gone now, all is well too.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.wait();
 }
 
 /// A process id as the system's calls take it.
@@ -308,6 +332,36 @@ mod tests {
         // What the kernel does for a process that was killed.
         drop(leash.0.stdin.take());
         assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+
+    /// A shell that has started a program and waits for it; its pipe closes when both have ended.
+    fn parent_and_child() -> (Child, Leash, Receiver<()>) {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 600 & echo started; wait"]).stdout(Stdio::piped());
+        let (mut child, leash) = Leash::start(&mut command).unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "started");
+        let (sender, closed) = channel();
+        std::thread::spawn(move || {
+            assert!(lines.next().is_none());
+            sender.send(()).unwrap();
+        });
+        (child, leash, closed)
+    }
+
+    #[test]
+    fn what_a_program_has_started_ends_with_it_when_it_is_dropped() {
+        let (mut child, _leash, closed) = parent_and_child();
+        end(&mut child);
+        closed.recv_timeout(ANSWER_TIMEOUT).unwrap();
+    }
+
+    #[test]
+    fn what_a_program_has_started_ends_with_it_when_who_started_it_has_ended() {
+        let (mut child, mut leash, closed) = parent_and_child();
+        drop(leash.0.stdin.take());
+        child.wait().unwrap();
+        closed.recv_timeout(ANSWER_TIMEOUT).unwrap();
     }
 
     #[test]
