@@ -19,12 +19,17 @@ use crate::process::{Process, program_in, run};
 /// The federation's name in every lab.
 pub const FEDERATION: &str = "lab";
 
+/// Where a coordinator is reached from this machine alone.
+const LOOPBACK: &str = "127.0.0.1";
+
 /// How often sites are told to ask again; short, so that nobody waits for a test.
 pub const HEARTBEAT_MS: u64 = 100;
 
 /// How the coordinator of a lab is started.
 #[derive(Clone, Debug)]
 pub struct LabOptions {
+    /// Where the coordinator is reached.
+    pub host: String,
     /// How often sites are told to ask again.
     pub heartbeat_ms: u64,
     /// The folder of the coordinator's program; by default this workspace's own.
@@ -40,6 +45,7 @@ pub struct LabOptions {
 impl Default for LabOptions {
     fn default() -> LabOptions {
         LabOptions {
+            host: LOOPBACK.into(),
             heartbeat_ms: HEARTBEAT_MS,
             programs: None,
             environment: Vec::new(),
@@ -66,6 +72,8 @@ pub struct AgentOptions {
     pub programs: Option<PathBuf>,
     /// Variables in its environment.
     pub environment: Vec<(String, PathBuf)>,
+    /// Words before the program's own path, such as `ip netns exec NAME`.
+    pub launcher: Vec<String>,
     /// Where strace is to write what the agent and its trainer do with the network, if it is to run under it.
     pub trace: Option<PathBuf>,
 }
@@ -80,6 +88,7 @@ impl Default for AgentOptions {
             coordinator: None,
             programs: None,
             environment: Vec::new(),
+            launcher: Vec::new(),
             trace: None,
         }
     }
@@ -121,7 +130,7 @@ impl Lab {
     /// If a program is missing or fails.
     pub fn prepare(folder: &Path, options: LabOptions) -> anyhow::Result<Lab> {
         fs::create_dir_all(folder)?;
-        let heartbeat_ms = options.heartbeat_ms;
+        let (heartbeat_ms, host) = (options.heartbeat_ms, options.host.clone());
         let issuing = options.leaf_s.map(|leaf_s| {
             format!(
                 "[issuing]\ncertificate = \"ca/issuing.pem\"\nkey = \"ca/issuing.key\"\n\
@@ -139,7 +148,8 @@ impl Lab {
         let lab = Lab { folder, options, signs, address, status_address, coordinator };
         let ca = lab.path("ca");
         run("fedctl", &["ca", "init", "--federation", FEDERATION, "--out", &ca])?;
-        lab.issue("coordinator", "main", &["--host", "127.0.0.1", "--host", "localhost"])?;
+        let hosts = ["--host", LOOPBACK, "--host", "localhost", "--host", &host];
+        lab.issue("coordinator", "main", &hosts[..if host == LOOPBACK { 4 } else { 6 }])?;
         lab.issue("operator", "ada", &[])?;
         let signing = match signs {
             true => {
@@ -149,7 +159,7 @@ impl Lab {
             false => "",
         };
         let config = format!(
-            "federation = \"{FEDERATION}\"\nlisten = \"127.0.0.1:0\"\n\
+            "federation = \"{FEDERATION}\"\nlisten = \"{host}:0\"\n\
              status_listen = \"127.0.0.1:0\"\ndata = \"coordinator\"\n\
              heartbeat_ms = {heartbeat_ms}\n{unsigned}\n[tls]\nca = \"certificates/ca.pem\"\n\
              certificate = \"certificates/main.pem\"\nkey = \"certificates/main.key\"\n{signing}{issuing}"
@@ -180,9 +190,10 @@ impl Lab {
     pub fn launch_coordinator(&mut self) -> anyhow::Result<()> {
         let config = self.path("coordinator.toml");
         if let Some(address) = &self.address {
+            let host = &self.options.host;
             let port = format!("listen = \"{}\"", address.trim_start_matches("https://"));
             let text = fs::read_to_string(&config)?
-                .replace("listen = \"127.0.0.1:0\"\nstatus", &format!("{port}\nstatus"));
+                .replace(&format!("listen = \"{host}:0\"\nstatus"), &format!("{port}\nstatus"));
             fs::write(&config, text)?;
         }
         let log = self.folder.join("coordinator.log");
@@ -429,13 +440,15 @@ impl Lab {
         let log = self.folder.join(format!("{site}.log"));
         let program = program_in(options.programs.as_deref(), "fedpaint-site-agent")?;
         let own = ["run", "--config", &path];
-        let Some(trace) = &options.trace else {
-            return Process::start_with(&program, &own, &log, &options.environment);
-        };
-        let (trace, program) = (trace.display().to_string(), program.display().to_string());
-        let traced = ["-f", "-qq", "--seccomp-bpf", "-e", "trace=network", "-o", &trace, &program];
-        let all = [&traced[..], &own].concat();
-        Process::start_with(Path::new("strace"), &all, &log, &options.environment)
+        let mut words = options.launcher.clone();
+        if let Some(trace) = &options.trace {
+            let traced = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", "trace=network", "-o"];
+            words.extend(traced.map(str::to_owned));
+            words.push(trace.display().to_string());
+        }
+        words.push(program.display().to_string());
+        words.extend(own.map(str::to_owned));
+        Process::start_with(Path::new(&words[0]), &words[1..], &log, &options.environment)
     }
 
     /// What the coordinator has logged.

@@ -3,15 +3,17 @@
 
 mod access;
 mod csr;
+mod floods;
 mod forge;
 mod hostile;
+mod link;
 mod log;
 mod plans;
 mod renew;
 mod revoke;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -30,6 +32,13 @@ struct Args {
     /// What is random follows from this.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// `link`: how both kernels find out how fast they may send, such as `cubic`; the system's own choice if
+    /// not given.
+    #[arg(long)]
+    congestion: Option<String>,
+    /// A part of a trial, by the file that says which: how `link` and `floods` start themselves again.
+    #[arg(long, hide = true)]
+    part: Option<PathBuf>,
     /// Keep the working folder: configs, certificates, logs.
     #[arg(long)]
     keep: bool,
@@ -44,8 +53,12 @@ enum Mode {
     Access,
     /// Hostile requests for certificates, and join tokens that are guessed, reused, burnt.
     Csr,
+    /// Rounds of honest sites beside slow, many, resetting and oversized connections.
+    Floods,
     /// A coordinator that turns on a site in fourteen ways.
     HostileCoordinator,
+    /// A model over a line of 30 Mbit/s, 100 ms and 1 % loss, and heartbeats beside it; takes root and Linux.
+    Link,
     /// An audit log that is edited, cut, reordered, forked, truncated and back-dated.
     Log,
     /// Certificates of a minute renewed under running rounds, and a root that takes over from another.
@@ -58,13 +71,31 @@ enum Mode {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match trials(&Args::parse()).await {
+    let args = Args::parse();
+    let done = match &args.part {
+        Some(part) => self::part(args.mode, part).await.map(|()| true),
+        None => trials(&args).await,
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Does a part of a trial, in a process of its own.
+async fn part(mode: Mode, part: &Path) -> anyhow::Result<()> {
+    match mode {
+        Mode::Link => {
+            let told = link::part(part).await?;
+            writeln!(std::io::stdout(), "{told}")?;
+            Ok(())
+        }
+        Mode::Floods => floods::part(part).await,
+        _ => anyhow::bail!("this trial has no parts"),
     }
 }
 
@@ -92,7 +123,9 @@ async fn run(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     match args.mode {
         Mode::Access => access::access(work).await,
         Mode::Csr => csr::csr(args, work).await,
+        Mode::Floods => floods::floods(args, work).await,
         Mode::HostileCoordinator => hostile::hostile(work).await,
+        Mode::Link => link::link(args, work).await,
         Mode::Log => log::log(args, work).await,
         Mode::Renew => renew::renew(args, work).await,
         Mode::Revoke => revoke::revoke(args, work).await,
