@@ -43,6 +43,12 @@ pub fn changes(before: Option<&Run>, after: &Run) -> Vec<Entry> {
         let held = before.and_then(|before| before.straggler(&straggler.round, site));
         entries.extend(late_change(held, site, straggler));
     }
+    for (site, from) in after.readmitted() {
+        if before.is_none_or(|before| !before.readmitted().contains_key(site)) {
+            let detail = format!("run {}: site {site}, from round {from} on", after.name());
+            entries.push(Entry::new("site_readmitted", detail));
+        }
+    }
     if let Some(before) = before.filter(|before| before.state() != after.state()) {
         entries.push(state_change(before, after));
     }
@@ -162,7 +168,22 @@ fn round_changes(before: Option<&Round>, after: &Round, entries: &mut Vec<Entry>
         std::mem::discriminant(before.phase()) != std::mem::discriminant(after.phase())
     }) {
         entries.push(phase_change(after));
+        entries.extend(outliers(after));
     }
+}
+
+/// Whose update of a round that was just committed is unlike the others.
+fn outliers(round: &Round) -> impl Iterator<Item = Entry> {
+    let id = round.id();
+    round.standings().iter().filter_map(move |standing| {
+        let outlier = standing.outlier?;
+        let (kind, fate) = match standing.excluded {
+            true => ("update_quarantined", "the model has nothing of it"),
+            false => ("update_outlier", "it counted"),
+        };
+        let detail = format!("round {id}: {standing}, unlike the others in {outlier}; {fate}");
+        Some(Entry::new(kind, detail))
+    })
 }
 
 fn phase_change(round: &Round) -> Entry {

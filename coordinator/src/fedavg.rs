@@ -1,6 +1,11 @@
 //! Federated averaging over files: the mean of the sites' weights, weighted by examples seen
-//! (McMahan et al. 2017, algorithm 1: `w <- sum_k (n_k / n) w_k`), the server's optimiser step along
-//! it, and the moving average of what comes out.
+//! (McMahan et al. 2017, algorithm 1: `w <- sum_k (n_k / n) w_k`), or what another rule makes of them, the
+//! server's optimiser step along it, and the moving average of what comes out; and how each update lies to the
+//! others.
+//!
+//! The files are read once by a mean, a median and a trimmed mean. Where updates are clipped, quarantined or
+//! their geometric median is sought, they are read once more before, for the inner products of their differences
+//! to the base model, from which all that follows.
 //!
 //! An update that is folded in late is moved from the model it was trained from to the round's base
 //! model, w_late + base_now - base_then, and weighs the less the later it is.
@@ -12,24 +17,31 @@
 //! number of threads. It blocks on the disk and draws no conclusion from a weight.
 
 mod blocks;
-mod mean;
 mod optimizer;
+mod outliers;
+mod outputs;
+mod products;
+mod robust;
+mod rules;
+mod screen;
 mod source;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use fedpaint_proto::names::{Blob, SiteName};
 use fedpaint_proto::plan::{AggregationPlan, ServerOptimizer};
-use fedpaint_proto::weights::{self, ModelFile, ModelWriter, TensorSpec};
+use fedpaint_proto::weights::{self, ModelFile, TensorSpec};
 
 use self::blocks::Block;
 use self::optimizer::{Moments, Stepped};
+use self::outputs::Outputs;
+use self::products::Along;
+use self::robust::Gram;
+use self::rules::Combine;
 use self::source::{Rows, Tensors, Updates};
-use crate::aggregate::Aggregate;
-
-/// The description of a file that holds an optimiser's moments, so that none is taken for a model.
-const MOMENTS_KEY: &str = "fedpaint.server_state";
+use crate::aggregate::{Aggregate, Made};
+use crate::standing::Standing;
 
 /// A site's part of an average.
 #[derive(Clone, Debug)]
@@ -64,6 +76,17 @@ pub struct Job {
     pub previous: Aggregate<PathBuf>,
     /// The sites' updates, in any order.
     pub contributions: Vec<Contribution>,
+    /// Whether outliers are left out; they are told either way.
+    pub quarantine: Option<Quarantine>,
+}
+
+/// That outliers are left out of a round's model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantine {
+    /// How many updates of the round itself must be left.
+    pub updates_min: u32,
+    /// The sites whose updates an operator has readmitted: they are counted whatever they are.
+    pub exempt: BTreeSet<SiteName>,
 }
 
 /// A file that was written, whole and on the disk.
@@ -81,6 +104,19 @@ pub enum Error {
     /// There is nothing to average.
     #[error("there are no examples to average over")]
     NoExamples,
+    /// Too few updates are left.
+    #[error(
+        "{left} updates are left of the {need} that the plan wants: quarantined are {}",
+        named(sites)
+    )]
+    Quarantined {
+        /// How many are left.
+        left: usize,
+        /// How many the plan wants.
+        need: u32,
+        /// Whose were left out.
+        sites: Vec<SiteName>,
+    },
     /// A file lacks a tensor of the base model.
     #[error("{whose} has no tensor {tensor}")]
     Missing {
@@ -126,8 +162,8 @@ pub fn average(base: &Path, contributions: &[Contribution], out: &Path) -> Resul
     let plan = AggregationPlan { ema_decay: 0.0, ..AggregationPlan::default() };
     let previous = Aggregate::of(base.to_owned());
     let contributions = contributions.to_vec();
-    let job = Job { plan, committed: 0, previous, contributions };
-    Ok(aggregate(&job, out)?.model.blob)
+    let job = Job { plan, committed: 0, previous, contributions, quarantine: None };
+    Ok(aggregate(&job, out)?.files.model.blob)
 }
 
 /// Makes a round's model at `out`, and beside it, under names that begin alike, what the plan wants
@@ -136,14 +172,15 @@ pub fn average(base: &Path, contributions: &[Contribution], out: &Path) -> Resul
 ///
 /// # Errors
 /// If there are no examples, a file does not fit the base, a number is not finite, or the disk fails.
-pub fn aggregate(job: &Job, out: &Path) -> Result<Aggregate<Written>, Error> {
+pub fn aggregate(job: &Job, out: &Path) -> Result<Made<Written>, Error> {
     aggregate_on(job, out, blocks::threads())
 }
 
 /// [`aggregate`] on so many threads, which nobody can tell from what is made.
-fn aggregate_on(job: &Job, out: &Path, threads: usize) -> Result<Aggregate<Written>, Error> {
+fn aggregate_on(job: &Job, out: &Path, threads: usize) -> Result<Made<Written>, Error> {
     let files = files(&job.plan, out);
-    let made = write(job, &files, threads)?.finish();
+    let (outputs, standings) = write(job, &files, threads)?;
+    let made = outputs.finish().map(|files| Made { files, standings });
     if made.is_err() {
         for file in files.parts() {
             // Not all of them came to be, and the disk fails: the error that is told is the first.
@@ -189,24 +226,63 @@ struct Inputs<'a> {
     job: &'a Job,
     base: Tensors,
     updates: Updates,
-    weights: Vec<f64>,
     ema: Option<Tensors>,
     momentum: Option<Tensors>,
     second_moment: Option<Tensors>,
 }
 
+/// One block of what is made.
+struct Part {
+    files: Aggregate<Vec<f32>>,
+    /// Where the updates have not been compared before.
+    along: Option<Along>,
+}
+
 /// Computes every block; no file has its name yet.
-fn write(job: &Job, files: &Aggregate<PathBuf>, threads: usize) -> Result<Outputs, Error> {
+fn write(
+    job: &Job,
+    files: &Aggregate<PathBuf>,
+    threads: usize,
+) -> Result<(Outputs, Vec<Standing>), Error> {
     let base = ModelFile::open(&job.previous.model)?;
-    let mut outputs = Outputs::create(&base, files)?;
     let specs = base.tensors().to_vec();
-    drop(base);
     let inputs = Inputs::open(job, files, &specs)?;
-    let blocks = blocks::cut(&specs, blocks::block_len(inputs.updates.len()));
-    let work = |block: Block, rows: &mut Rows| inputs.make(block, rows);
-    let take = |block: Block, made| outputs.write(&specs[block.tensor], made);
-    blocks::in_order(blocks, threads, || inputs.updates.rows(), work, take)?;
-    Ok(outputs)
+    let (updates, voices) = (inputs.updates.len(), inputs.updates.voices());
+    let blocks = blocks::cut(&specs, blocks::block_len(updates));
+    let room = || inputs.updates.rows();
+
+    let mut gram = None;
+    if job.plan.compares_first() || job.quarantine.is_some() {
+        let whole = gram.insert(Gram::zero(updates));
+        let work = |block: Block, rows: &mut Rows| {
+            inputs.updates.read(&inputs.base, block, rows)?;
+            Ok(products::gram(rows, updates))
+        };
+        let take = |_, block| {
+            whole.add(&block);
+            Ok(())
+        };
+        blocks::in_order(blocks.clone(), threads, room, work, take)?;
+    }
+    let judged = gram.as_ref().map(|gram| screen::judge(voices, gram, job.quarantine.as_ref()));
+    let judged = judged.transpose()?;
+    let counts: Vec<bool> = match &judged {
+        Some(standings) => standings.iter().map(|standing| !standing.excluded).collect(),
+        None => vec![true; updates],
+    };
+    let combine = screen::combine(&job.plan, voices, &counts, gram.as_ref());
+
+    let (mut outputs, mut along) = (Outputs::create(&base, files)?, Along::zero(updates));
+    let work = |block: Block, rows: &mut Rows| inputs.make(block, rows, &combine, judged.is_none());
+    let take = |block: Block, part: Part| {
+        if let Some(part) = part.along {
+            along.add(&part);
+        }
+        outputs.write(&specs[block.tensor], part.files)
+    };
+    blocks::in_order(blocks, threads, room, work, take)?;
+    let standings = judged.unwrap_or_else(|| screen::tell(voices, &along));
+    Ok((outputs, standings))
 }
 
 impl Inputs<'_> {
@@ -224,7 +300,6 @@ impl Inputs<'_> {
         Ok(Inputs {
             job,
             base: Tensors::open(model, "the base model", specs)?,
-            weights: updates.weights(),
             updates,
             // Before there is an average, the base model stands for it.
             ema: open(ema.as_ref().or(Some(model)), files.ema.is_some(), "the moving average")?,
@@ -237,11 +312,18 @@ impl Inputs<'_> {
         })
     }
 
-    /// One block of every file that is made.
-    fn make(&self, block: Block, rows: &mut Rows) -> Result<Aggregate<Vec<f32>>, Error> {
+    /// One block of every file that is made; and, if that is asked, of what tells how the updates lie.
+    fn make(
+        &self,
+        block: Block,
+        rows: &mut Rows,
+        combine: &Combine,
+        compares: bool,
+    ) -> Result<Part, Error> {
         let plan = &self.job.plan;
         self.updates.read(&self.base, block, rows)?;
-        let mean = mean::weighted(rows, &self.weights);
+        let along = compares.then(|| products::along(rows, self.updates.len()));
+        let mean = combine.of(rows);
         let read = |file: &Option<Tensors>| file.as_ref().map(|f| f.values(block)).transpose();
         let before =
             Moments { momentum: read(&self.momentum)?, second_moment: read(&self.second_moment)? };
@@ -249,80 +331,12 @@ impl Inputs<'_> {
         let decay = ema_decay(plan, self.job.committed);
         let ema = read(&self.ema)?.map(|ema| optimizer::blend(decay, ema, &model));
         let Moments { momentum, second_moment } = moments;
-        Ok(Aggregate { model, ema, momentum, second_moment })
+        Ok(Part { files: Aggregate { model, ema, momentum, second_moment }, along })
     }
 }
 
-/// A file in the making.
-struct Output {
-    what: &'static str,
-    path: PathBuf,
-    writer: ModelWriter,
-}
-
-type Outputs = Aggregate<Output>;
-
-impl Outputs {
-    fn create(base: &ModelFile, files: &Aggregate<PathBuf>) -> Result<Outputs, Error> {
-        let create = |what, path: &PathBuf, description: &BTreeMap<String, String>| {
-            let writer = ModelWriter::create(path, base.tensors().to_vec(), description)?;
-            Ok::<_, Error>(Output { what, path: path.clone(), writer })
-        };
-        let model = |what, path: &PathBuf| create(what, path, base.description());
-        let moments = |what, path: &PathBuf, kind: &str| {
-            create(what, path, &BTreeMap::from([(MOMENTS_KEY.to_owned(), kind.to_owned())]))
-        };
-        let Aggregate { model: new, ema, momentum, second_moment } = files;
-        let momentum = momentum.as_ref();
-        let second_moment = second_moment.as_ref();
-        Ok(Aggregate {
-            model: model("the new model", new)?,
-            ema: ema.as_ref().map(|path| model("the new moving average", path)).transpose()?,
-            momentum: momentum
-                .map(|path| moments("the server's momentum", path, "momentum"))
-                .transpose()?,
-            second_moment: second_moment
-                .map(|path| moments("the server's second moment", path, "second_moment"))
-                .transpose()?,
-        })
-    }
-
-    /// Writes the next block of every file, which is one of the tensor `spec`.
-    fn write(&mut self, spec: &TensorSpec, made: Aggregate<Vec<f32>>) -> Result<(), Error> {
-        self.model.write(&spec.name, &made.model)?;
-        for (output, values) in [
-            (&mut self.ema, made.ema),
-            (&mut self.momentum, made.momentum),
-            (&mut self.second_moment, made.second_moment),
-        ] {
-            if let (Some(output), Some(values)) = (output, values) {
-                output.write(&spec.name, &values)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<Aggregate<Written>, Error> {
-        let finish = |output: Output| {
-            let Output { path, writer, .. } = output;
-            Ok::<_, Error>(Written { path, blob: writer.finish()? })
-        };
-        Ok(Aggregate {
-            model: finish(self.model)?,
-            ema: self.ema.map(finish).transpose()?,
-            momentum: self.momentum.map(finish).transpose()?,
-            second_moment: self.second_moment.map(finish).transpose()?,
-        })
-    }
-}
-
-impl Output {
-    fn write(&mut self, tensor: &str, values: &[f32]) -> Result<(), Error> {
-        if !values.iter().fold(true, |finite, value| finite & value.is_finite()) {
-            return Err(Error::NotFinite { what: self.what, tensor: tensor.to_owned() });
-        }
-        Ok(self.writer.write_part(values)?)
-    }
+fn named(sites: &[SiteName]) -> String {
+    sites.iter().map(SiteName::as_str).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

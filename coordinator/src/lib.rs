@@ -6,7 +6,8 @@
 //! - [`audit`]: a change in words; [`records`]: what is kept of it.
 //! - [`evidence`]: what the coordinator signs, the audit log as a file that proves itself, and the check.
 //! - [`fedavg`], [`check`]: arithmetic and checks on model files; nothing here knows burn.
-//! - [`sealed`], [`aggregate`]: what an aggregation is made from, and what it makes, by name.
+//! - [`sealed`], [`aggregate`], [`standing`]: what an aggregation is made from, what it makes, by name, and
+//!   what it found of each update.
 //! - [`blobs`], [`store`], [`clock`], [`halt`]: the disk, the database, the time, and the end that a
 //!   failed sync asks for.
 //! - [`driver`]: the one task that changes runs, a shell around the pure [`driver::core`], and the
@@ -50,6 +51,7 @@ pub mod sealed;
 pub mod server;
 mod service;
 pub mod share;
+pub mod standing;
 pub mod store;
 #[cfg(test)]
 mod testing;

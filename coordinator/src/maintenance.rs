@@ -162,7 +162,7 @@ mod tests {
         let made = Aggregate::of(blob(&format!("model of {name}")));
         let (joined, reported) = (Event::Joined(site("mayo")), update(name));
         let reported = Event::Reported(site("mayo"), reported);
-        for event in [joined, Event::Closed, reported, Event::Aggregated(made)] {
+        for event in [joined, Event::Closed, reported, Event::Aggregated(made.into())] {
             let before = run.clone();
             run.apply(event, START).unwrap();
             let change = Change { runs: vec![(Some(&before), run)], ..Change::default() };

@@ -33,7 +33,8 @@ pub use self::late::LateUpdate;
 pub use self::member::{Member, Report, Update};
 pub use self::reason::{Abandonment, Refusal, Withdrawal, named};
 pub use self::stretch::{ARRIVING_GRACE, ARRIVING_STEP, Stretch};
-use crate::aggregate::Aggregate;
+use crate::aggregate::{Aggregate, Made};
+use crate::standing::Standing;
 
 /// One attempt at one round.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +58,8 @@ pub struct Kept {
     pub stretch: Option<Stretch>,
     /// The late updates of earlier rounds that are part of this one, once it is sealed.
     pub late: BTreeMap<SiteName, LateUpdate>,
+    /// How its updates lie to each other, once it is committed; nothing where that was not told yet.
+    pub standings: Vec<Standing>,
 }
 
 /// Where a round is.
@@ -97,7 +100,7 @@ pub enum Event {
     /// An operator revoked the site: until aggregation begins, nothing of it counts any more.
     Revoked(SiteName),
     /// The average is on the disk.
-    Aggregated(Aggregate<Blob>),
+    Aggregated(Made<Blob>),
     /// The average could not be made.
     AggregationFailed(String),
     /// The operator waits no longer.
@@ -190,6 +193,11 @@ impl Round {
         &self.kept.late
     }
 
+    /// How the updates of a committed round lie to each other: fresh ones by their sites' names, then late ones.
+    pub fn standings(&self) -> &[Standing] {
+        &self.kept.standings
+    }
+
     /// When the round was opened.
     pub fn opened_at(&self) -> Timestamp {
         self.opened_at
@@ -276,7 +284,8 @@ impl Round {
             }
 
             (Phase::Aggregating, Event::Aggregated(made)) => {
-                self.end(Phase::Committed(made), now);
+                self.kept.standings = made.standings;
+                self.end(Phase::Committed(made.files), now);
                 Ok(())
             }
             (Phase::Aggregating, Event::AggregationFailed(reason)) => {

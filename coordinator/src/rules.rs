@@ -86,6 +86,7 @@ pub const TABLE: &[Rule] = &[
     desk("/fedpaint.v1.AdminService/PauseRun", RUN),
     desk("/fedpaint.v1.AdminService/ResumeRun", RUN),
     desk("/fedpaint.v1.AdminService/StopRun", RUN),
+    desk("/fedpaint.v1.AdminService/ReadmitSite", RUN),
     desk("/fedpaint.v1.AdminService/WatchRun", ALL),
     desk("/fedpaint.v1.AdminService/GetRound", ALL),
     desk("/fedpaint.v1.AdminService/ListRounds", ALL),

@@ -4,6 +4,8 @@
 //! argument; what is owed is asked from its state ([`Run::duty`]), so a restart forgets nothing.
 
 mod late;
+mod pause;
+mod readmission;
 mod tally;
 
 use std::collections::BTreeMap;
@@ -11,9 +13,9 @@ use std::collections::BTreeMap;
 use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::{RunPlan, SignedPlan};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 pub use self::late::{Drop, Late, LateEvent, Straggler};
+pub use self::pause::Pause;
 pub use self::tally::{Absence, Tally};
 use crate::aggregate::Aggregate;
 use crate::round::{self, Abandonment, Event, Phase, Refusal, Round, Update};
@@ -33,6 +35,8 @@ pub struct Run {
     /// By the number of their round.
     stragglers: BTreeMap<(u32, SiteName), Straggler>,
     tally: Tally,
+    /// From which round on each site is in no quarantine.
+    readmitted: BTreeMap<SiteName, u32>,
 }
 
 /// Where a run is.
@@ -49,23 +53,6 @@ pub enum State {
     Finished,
     /// An operator ended the run early.
     Stopped,
-}
-
-/// Why a run is paused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "snake_case")]
-pub enum Pause {
-    /// An operator asked for it.
-    #[error("paused by an operator")]
-    ByOperator,
-    /// Too many attempts in a row were abandoned.
-    #[error("{failures} attempts in a row were abandoned, the last because of {last}")]
-    TooManyFailures {
-        /// How many.
-        failures: u32,
-        /// Why the last one was.
-        last: Abandonment,
-    },
 }
 
 /// What the coordinator owes a run next.
@@ -134,6 +121,8 @@ pub struct Saved {
     pub stragglers: Vec<(SiteName, Straggler)>,
     /// Who was missing in committed rounds.
     pub tally: Tally,
+    /// Which sites an operator has readmitted, and from which round on.
+    pub readmitted: BTreeMap<SiteName, u32>,
 }
 
 impl Run {
@@ -159,6 +148,7 @@ impl Run {
             round,
             stragglers: BTreeMap::new(),
             tally: Tally::default(),
+            readmitted: BTreeMap::new(),
         }
     }
 
@@ -180,6 +170,7 @@ impl Run {
             round,
             stragglers,
             tally: saved.tally,
+            readmitted: saved.readmitted,
         }
     }
 

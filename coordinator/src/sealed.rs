@@ -2,13 +2,14 @@
 //! aggregation begins, the plan, and what the run's last round left. Whoever computes the round, first
 //! or again, computes it from this.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use fedpaint_proto::names::{Blob, Digest, SiteName};
 use fedpaint_proto::plan::{AggregationPlan, RunPlan};
 
 use crate::aggregate::Aggregate;
-use crate::fedavg::{Contribution, Job, Stale};
+use crate::fedavg::{Contribution, Job, Quarantine, Stale};
 use crate::round::{LateUpdate, Member, Round};
 
 /// Everything that a round's models follow from.
@@ -22,6 +23,8 @@ pub struct Sealed {
     pub previous: Aggregate<Blob>,
     /// The updates, in the order of the sites' names; then late ones of earlier rounds, likewise.
     pub updates: Vec<SealedUpdate>,
+    /// Whether outliers are left out, and whose are not.
+    pub quarantine: Option<Quarantine>,
 }
 
 /// An update in a sealed set.
@@ -39,8 +42,14 @@ pub struct SealedUpdate {
 
 impl Sealed {
     /// What `round` follows from, in a run that had committed `committed` rounds before it and had
-    /// made `previous`.
-    pub fn of(round: &Round, plan: &RunPlan, committed: u32, previous: Aggregate<Blob>) -> Sealed {
+    /// made `previous`, where the `exempt` sites are in no quarantine.
+    pub fn of(
+        round: &Round,
+        plan: &RunPlan,
+        committed: u32,
+        previous: Aggregate<Blob>,
+        exempt: BTreeSet<SiteName>,
+    ) -> Sealed {
         let update = |(site, member): (&SiteName, &Member)| match member {
             Member::Reported(update) => Some(SealedUpdate {
                 site: site.clone(),
@@ -59,7 +68,10 @@ impl Sealed {
         };
         let fresh = round.members().iter().filter_map(update);
         let updates = fresh.chain(round.late().iter().map(late)).collect();
-        Sealed { plan: plan.aggregation.clone(), committed, previous, updates }
+        let updates_min = plan.round.sites_min;
+        let quarantine = Quarantine { updates_min, exempt };
+        let quarantine = plan.aggregation.quarantine.then_some(quarantine);
+        Sealed { plan: plan.aggregation.clone(), committed, previous, updates, quarantine }
     }
 
     /// Every file that is read, as people call it.
@@ -96,6 +108,7 @@ impl Sealed {
             committed: self.committed,
             previous: self.previous.map(|blob| path(&blob.digest)),
             contributions: self.updates.iter().map(contribution).collect(),
+            quarantine: self.quarantine.clone(),
         }
     }
 }

@@ -65,6 +65,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (9, "proposal", include_str!("../migrations/0009_proposal.sql")),
     (10, "log", include_str!("../migrations/0010_log.sql")),
     (11, "plan_signature", include_str!("../migrations/0011_plan_signature.sql")),
+    (12, "standing", include_str!("../migrations/0012_standing.sql")),
 ];
 
 /// The database. Clones share its connections.
@@ -162,7 +163,8 @@ impl Store {
         let rows = sqlx::query(
             "SELECT run.name, run.plan, run.initial_digest, run.initial_size, run.model_digest, \
              run.model_size, run.state, run.reason, run.committed, run.failures, run.created_at, \
-             run.plan_signature, kept.ema_digest, kept.ema_size, kept.momentum_digest, kept.momentum_size, \
+             run.plan_signature, run.readmitted, kept.ema_digest, kept.ema_size, kept.momentum_digest, \
+             kept.momentum_size, \
              kept.second_moment_digest, kept.second_moment_size FROM run \
              LEFT JOIN round AS kept ON kept.run = run.name AND kept.number = run.committed \
              AND kept.phase = 'committed' ORDER BY run.created_at, run.name",

@@ -9,7 +9,7 @@ mod signature;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::aggregation::{AggregationPlan, ServerOptimizer};
+pub use self::aggregation::{AggregationPlan, AggregationRule, ServerOptimizer};
 pub use self::round::{LatePolicy, RoundPlan};
 pub use self::signature::{
     Error as SignerError, NotAKey, PlanKey, PlanSignature, PlanSigner, SignedPlan,
@@ -217,7 +217,7 @@ impl RunPlan {
         };
         whole("rounds", self.rounds, 1, 100_000, "from 1 to 100,000")?;
         self.round.validate()?;
-        self.aggregation.validate()?;
+        self.aggregation.validate(self.round.sites_min)?;
         whole("training.steps", t.steps, 1, 1_000_000, "from 1 to 1,000,000")?;
         whole("training.batch", t.batch, 1, 1_024, "from 1 to 1,024")?;
         whole("training.warmup_steps", t.warmup_steps, 0, 1_000_000, "at most 1,000,000")?;

@@ -14,7 +14,7 @@ use fedpaint_proto::weights;
 use tokio::task::JoinHandle;
 use tracing::{debug, info};
 
-use crate::aggregate::Aggregate;
+use crate::aggregate::Made;
 use crate::blobs::{self, Blobs};
 use crate::fedavg;
 use crate::run::Run;
@@ -30,11 +30,11 @@ const VERIFY_THREADS_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Aggregation {
     round: RoundId,
-    task: JoinHandle<Result<Aggregate<Blob>, Failure>>,
+    task: JoinHandle<Result<Made<Blob>, Failure>>,
 }
 
 /// Which round's aggregation has ended, and how.
-pub(super) type Ended = (RoundId, Result<Aggregate<Blob>, Failure>);
+pub(super) type Ended = (RoundId, Result<Made<Blob>, Failure>);
 
 /// Why there is no average.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,8 @@ pub(super) enum Failure {
 impl Aggregation {
     /// Begins the average of the sealed updates of the run's round in hand.
     pub(super) fn begin(blobs: &Blobs, run: &Run) -> Aggregation {
-        let sealed = Sealed::of(run.round(), run.plan(), run.committed(), run.newest());
+        let (round, exempt) = (run.round(), run.exempt(run.round().id().number));
+        let sealed = Sealed::of(round, run.plan(), run.committed(), run.newest(), exempt);
         let (id, blobs) = (run.round().id().clone(), blobs.clone());
         info!(round = %id, updates = sealed.updates.len(), "aggregation begins");
         let scratch = format!("{}-{}-{}.safetensors", id.run, id.number, id.attempt);
@@ -70,7 +71,7 @@ impl Aggregation {
     }
 }
 
-fn aggregate(blobs: &Blobs, sealed: &Sealed, scratch: &str) -> Result<Aggregate<Blob>, Failure> {
+fn aggregate(blobs: &Blobs, sealed: &Sealed, scratch: &str) -> Result<Made<Blob>, Failure> {
     let io = |what: &str, error: std::io::Error| Failure::Write(format!("cannot {what}: {error}"));
     reach("aggregate.verify").map_err(|error| io("verify", error))?;
     verify(blobs, &sealed.inputs())?;
@@ -78,7 +79,7 @@ fn aggregate(blobs: &Blobs, sealed: &Sealed, scratch: &str) -> Result<Aggregate<
     let job = sealed.job(|digest| blobs.path(digest));
     let made = fedavg::aggregate(&job, &blobs.scratch(scratch));
     let made = made.map_err(|error| not_made(blobs, sealed, error))?;
-    for file in made.parts() {
+    for file in made.files.parts() {
         reach("aggregate.adopt").map_err(|error| io("adopt", error))?;
         let adopted = blobs.adopt(&file.path, &file.blob);
         adopted.map_err(|error| Failure::Write(error.to_string()))?;
@@ -162,6 +163,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
+    use crate::aggregate::Aggregate;
     use crate::sealed::SealedUpdate;
     use crate::testing::{START, blob, plan};
 
@@ -172,7 +174,8 @@ mod tests {
         let site = "mayo".parse().unwrap();
         let update = SealedUpdate { site, weights: blob("update"), examples: 1, stale: None };
         let (plan, previous) = (plan(1, 1).aggregation, Aggregate::of(blob("base")));
-        let sealed = Sealed { plan, committed: 0, previous, updates: vec![update] };
+        let (updates, quarantine) = (vec![update], None);
+        let sealed = Sealed { plan, committed: 0, previous, updates, quarantine };
         let not_made = |what, path: PathBuf| {
             let source = io::Error::other("broken");
             not_made(&blobs, &sealed, weights::Error::Io { what, path, source }.into())

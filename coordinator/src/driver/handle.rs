@@ -211,6 +211,19 @@ impl Handle {
         self.command(actor, run, Command::Stop).await
     }
 
+    /// Has a run count what a site sends, whatever it is, from the next round on that is not sealed.
+    ///
+    /// # Errors
+    /// If there is no such run or site, the run is over, or the database fails.
+    pub async fn readmit_site(
+        &self,
+        actor: &OperatorName,
+        run: &RunName,
+        site: SiteName,
+    ) -> Result<RunView, Error> {
+        self.command(actor, run, Command::Readmit(site)).await
+    }
+
     /// Entries of the audit log after `after_seq`, oldest first; at most `limit`, and 0 is
     /// [`EVENTS_MAX`].
     ///

@@ -95,7 +95,7 @@ impl Handle {
         let round = self.store.round(&id, &view.plan.round).await?;
         let round = round.ok_or_else(|| Error::RoundUnknown(id.clone()))?;
         let Phase::Committed(made) = round.phase() else { return Err(Error::RoundUnknown(id)) };
-        Ok(notary.manifest(made::by(federation, &view.plan, &round, made)))
+        Ok(notary.manifest(made::by(federation, &view.plan, &round, (made, round.standings()))))
     }
 
     /// The manifest of what a new run starts from, where the coordinator signs.

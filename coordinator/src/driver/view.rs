@@ -1,5 +1,6 @@
 //! What the outside sees of runs, rounds and sites: plain values, with everything in them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
@@ -9,6 +10,7 @@ use jiff::Timestamp;
 
 use crate::round::{Counts, LateUpdate, Member, Phase, Round, Withdrawal};
 use crate::run::{Run, State, Tally};
+use crate::standing::Standing;
 
 /// A run.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +33,8 @@ pub struct RunView {
     pub created_at: Timestamp,
     /// Who was missing in committed rounds.
     pub tally: Tally,
+    /// Which sites are in no quarantine, and from which round on.
+    pub readmitted: BTreeMap<SiteName, u32>,
 }
 
 impl RunView {
@@ -57,6 +61,7 @@ impl From<&Run> for RunView {
             model: run.model(),
             created_at: run.created_at(),
             tally: run.tally().clone(),
+            readmitted: run.readmitted().clone(),
         }
     }
 }
@@ -84,6 +89,8 @@ pub struct RoundView {
     pub due: Option<Timestamp>,
     /// Whose update is not there, since when and why; told of a round in hand that is asked for.
     pub missing: Vec<MissingView>,
+    /// How the updates of a committed round lie to each other.
+    pub standings: Vec<Standing>,
 }
 
 /// A site whose update is not there.
@@ -222,6 +229,7 @@ impl RoundView {
             late: round.late().iter().map(late).collect(),
             due: round.stretch().map(|stretch| stretch.due),
             missing: Vec::new(),
+            standings: round.standings().to_vec(),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::aggregation::{Aggregation, Ended, Failure, Unread};
 use super::core::{Answer, Beat, Core, Request, State, Step};
 use super::error::Error;
 use super::submit::vouched;
-use crate::aggregate::Aggregate;
+use crate::aggregate::Made;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::evidence::{Notary, made};
@@ -217,10 +217,11 @@ impl Driver {
     }
 
     /// The manifest of the model that a round is about to commit, where the coordinator signs.
-    fn manifest(&self, id: &RoundId, made: &Aggregate<Blob>) -> Option<Document> {
+    fn manifest(&self, id: &RoundId, made: &Made<Blob>) -> Option<Document> {
         let notary = self.notary.as_ref()?;
         let run = self.core.state().find_run(&id.run)?;
-        let manifest = made::by(notary.federation(), run.plan(), run.round(), made);
+        let manifest =
+            made::by(notary.federation(), run.plan(), run.round(), (&made.files, &made.standings));
         Some(Document::of(DocumentKind::Manifest, &notary.manifest(manifest)))
     }
 

@@ -12,6 +12,7 @@ use fedpaint_proto::names::SiteName;
 use fedpaint_proto::weights::{ModelFile, Ranges, TensorSpec};
 
 use super::blocks::Block;
+use super::screen::Voice;
 use super::{Contribution, Error, discount};
 
 /// The most updates that are open at once; the others are opened for every block. A coordinator has a
@@ -68,6 +69,7 @@ impl Tensors {
 /// The sites' updates: fresh ones in the order of the sites' names, then late ones.
 pub(super) struct Updates {
     parts: Vec<Part>,
+    voices: Vec<Voice>,
     /// How many of them are fresh.
     fresh: usize,
 }
@@ -77,7 +79,6 @@ struct Part {
     model: Tensors,
     /// The model it was trained from, if that is not the round's base model.
     own_base: Option<Tensors>,
-    weight: f64,
 }
 
 /// One block of every update, and of the base model. An update's values are as it has them; those of a late
@@ -113,7 +114,7 @@ impl Updates {
         sorted.sort_by(|a, b| order(a).cmp(&order(b)));
         let mut parts: Vec<Part> = Vec::with_capacity(sorted.len());
         for contribution in &sorted {
-            let mut part = Part::open(contribution, exponent, specs)?;
+            let mut part = Part::open(contribution, specs)?;
             if let Some(last) = parts.last() {
                 part = part.map(|ranges| ranges.like(&last.model.0));
             }
@@ -123,7 +124,12 @@ impl Updates {
             parts.push(part);
         }
         let fresh = sorted.iter().filter(|c| c.stale.is_none()).count();
-        if parts.is_empty() { Err(Error::NoExamples) } else { Ok(Updates { parts, fresh }) }
+        let voices: Vec<Voice> = sorted.iter().map(|c| voice(c, exponent)).collect();
+        if voices.iter().map(|voice| voice.weight).sum::<f64>() <= 0.0 {
+            Err(Error::NoExamples)
+        } else {
+            Ok(Updates { parts, voices, fresh })
+        }
     }
 
     /// How many there are.
@@ -131,9 +137,9 @@ impl Updates {
         self.parts.len()
     }
 
-    /// What each counts: its examples, less for one that is late.
-    pub(super) fn weights(&self) -> Vec<f64> {
-        self.parts.iter().map(|part| part.weight).collect()
+    /// Whose they are and what each counts.
+    pub(super) fn voices(&self) -> &[Voice] {
+        &self.voices
     }
 
     /// Room for blocks.
@@ -169,6 +175,12 @@ impl Updates {
 }
 
 impl Rows {
+    /// Fresh updates' values, one after the other, beside the base model's.
+    #[cfg(test)]
+    pub(super) fn of_fresh(base: Vec<f32>, fresh: Vec<f32>) -> Rows {
+        Rows { base, fresh, late: Vec::new() }
+    }
+
     /// Every update's values, in their order.
     pub(super) fn iter(&self) -> impl Iterator<Item = Row<'_>> {
         let len = self.base.len().max(1);
@@ -178,21 +190,23 @@ impl Rows {
 }
 
 impl Part {
-    fn open(c: &Contribution, exponent: f64, specs: &[TensorSpec]) -> Result<Part, Error> {
+    fn open(c: &Contribution, specs: &[TensorSpec]) -> Result<Part, Error> {
         let model = Tensors::open(&c.weights, &format!("the update of site {}", c.site), specs)?;
-        let examples = c.examples as f64;
-        let Some(stale) = &c.stale else {
-            return Ok(Part { model, own_base: None, weight: examples });
-        };
         let own_base = format!("the model that the late update of site {} began from", c.site);
-        let own_base = Some(Tensors::open(&stale.base, &own_base, specs)?);
-        Ok(Part { model, own_base, weight: examples * discount(stale.rounds, exponent) })
+        let own_base = c.stale.as_ref().map(|stale| Tensors::open(&stale.base, &own_base, specs));
+        Ok(Part { model, own_base: own_base.transpose()? })
     }
 
     fn map(self, with: impl Fn(Ranges) -> Ranges) -> Part {
         let own_base = self.own_base.map(|Tensors(ranges)| Tensors(with(ranges)));
-        Part { model: Tensors(with(self.model.0)), own_base, weight: self.weight }
+        Part { model: Tensors(with(self.model.0)), own_base }
     }
+}
+
+fn voice(c: &Contribution, exponent: f64) -> Voice {
+    let discount = c.stale.as_ref().map_or(1.0, |stale| discount(stale.rounds, exponent));
+    let weight = c.examples as f64 * discount;
+    Voice { site: c.site.clone(), late: c.stale.is_some(), weight, discount }
 }
 
 /// Fresh updates by their sites' names, then late ones by their sites' names.

@@ -2,6 +2,7 @@
 
 mod large;
 mod late;
+mod rules;
 mod steps;
 
 use proptest::prelude::*;

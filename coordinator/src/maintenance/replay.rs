@@ -105,7 +105,8 @@ fn replay_rounds(
         let Phase::Committed(made) = round.phase() else { continue };
         let number = round.id().number;
         if only.is_none_or(|only| only == number) {
-            let sealed = Sealed::of(round, run.plan(), number - 1, previous);
+            let exempt = run.exempt(number);
+            let sealed = Sealed::of(round, run.plan(), number - 1, previous, exempt);
             let failed = |source| Error::Average { run: run.name().clone(), round: number, source };
             let verdict = replay_round(blobs, &sealed, made, scratch.path())?;
             let verdict = verdict.map_err(failed)?;
@@ -133,7 +134,7 @@ fn replay_round(
     }
     let job = sealed.job(|digest| blobs.path(digest));
     Ok(fedavg::aggregate(&job, &scratch.join("model")).map(|computed| {
-        let computed = computed.map(|file| file.blob);
+        let computed = computed.files.map(|file| file.blob);
         let parts = |of: &Aggregate<Blob>| {
             [
                 ("the model", Some(of.model)),

@@ -71,7 +71,9 @@ mod tests {
             let update = Update { weights, examples: 1, report: Report::default() };
             let made = Aggregate::of(blob(&format!("model {number}")));
             let reported = Event::Reported(site(), update);
-            for event in [Event::Joined(site()), Event::Closed, reported, Event::Aggregated(made)] {
+            for event in
+                [Event::Joined(site()), Event::Closed, reported, Event::Aggregated(made.into())]
+            {
                 run.apply(event, START).unwrap();
             }
             rounds.push(run.round().clone());

@@ -47,7 +47,7 @@ fn three_sites_commit_a_model() {
     let Duty::Aggregate(reports) = round.duty() else { panic!("{:?}", round.duty()) };
     let order: Vec<&str> = reports.iter().map(|(site, _)| site.as_str()).collect();
     assert_eq!(order, ["a", "b", "c"], "in the order of the names, not of arrival");
-    round.apply(Event::Aggregated(Aggregate::of(blob("next"))), at(30)).unwrap();
+    round.apply(Event::Aggregated(Aggregate::of(blob("next")).into()), at(30)).unwrap();
     assert_eq!(round.phase(), &Phase::Committed(Aggregate::of(blob("next"))));
     assert_eq!(round.closed_at(), Some(at(30)));
 }

@@ -31,7 +31,7 @@ fn commit(run: &mut Run, model: &str, now: Timestamp) {
     run.apply(Event::Closed, now).unwrap();
     run.apply(Event::Reported(site("a"), update(model)), now).unwrap();
     assert!(matches!(run.duty(), Duty::Aggregate(_)));
-    run.apply(Event::Aggregated(Aggregate::of(blob(model))), now).unwrap();
+    run.apply(Event::Aggregated(Aggregate::of(blob(model)).into()), now).unwrap();
 }
 
 fn fail(run: &mut Run) {
@@ -198,7 +198,7 @@ fn random_event(dice: &mut Dice) -> Event {
         0..=17 => Event::Joined(name),
         18..=33 => Event::Reported(name, update(weights)),
         34 => Event::Withdrew(name, Withdrawal::TrainerDied),
-        35..=38 => Event::Aggregated(Aggregate::of(blob(weights))),
+        35..=38 => Event::Aggregated(Aggregate::of(blob(weights)).into()),
         39 => Event::Closed,
         40 => Event::Revoked(name),
         44..=49 => Event::Arriving(name),
@@ -280,7 +280,7 @@ fn random_history(seed: u64) -> BTreeMap<&'static str, u32> {
         match run.duty() {
             Duty::WaitUntil(time) => run.tick(time),
             Duty::Aggregate(_) => {
-                run.apply(Event::Aggregated(Aggregate::of(blob("m"))), now).unwrap();
+                run.apply(Event::Aggregated(Aggregate::of(blob("m")).into()), now).unwrap();
             }
             Duty::OpenRound | Duty::Nothing => break,
         }

@@ -17,9 +17,9 @@ use fedpaint_proto::v1::{
     ListModelsResponse, ListOperatorsRequest, ListOperatorsResponse, ListProposalsRequest,
     ListProposalsResponse, ListRoundsRequest, ListRoundsResponse, ListRunsRequest,
     ListRunsResponse, ListSitesRequest, ListSitesResponse, PauseRunRequest, PauseRunResponse,
-    RejectSiteRequest, RejectSiteResponse, ResumeRunRequest, ResumeRunResponse, RevokeSiteRequest,
-    RevokeSiteResponse, SetOperatorRequest, SetOperatorResponse, StopRunRequest, StopRunResponse,
-    WatchRunRequest, WatchRunResponse,
+    ReadmitSiteRequest, ReadmitSiteResponse, RejectSiteRequest, RejectSiteResponse,
+    ResumeRunRequest, ResumeRunResponse, RevokeSiteRequest, RevokeSiteResponse, SetOperatorRequest,
+    SetOperatorResponse, StopRunRequest, StopRunResponse, WatchRunRequest, WatchRunResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -242,6 +242,18 @@ impl AdminService for Service {
         let name = parse::name(&request.get_ref().name)?;
         let run = self.parts.driver.stop_run(&actor, &name).await.map_err(status::of_driver)?;
         Ok(Response::new(StopRunResponse { run: Some(wire::run(&run)) }))
+    }
+
+    async fn readmit_site(
+        &self,
+        request: Request<ReadmitSiteRequest>,
+    ) -> Result<Response<ReadmitSiteResponse>, Status> {
+        let actor = actor(&request)?;
+        let ReadmitSiteRequest { run, site } = request.into_inner();
+        let (run, site) = (parse::name(&run)?, parse::name(&site)?);
+        let run = self.parts.driver.readmit_site(&actor, &run, site).await;
+        let run = Some(wire::run(&run.map_err(status::of_driver)?));
+        Ok(Response::new(ReadmitSiteResponse { run }))
     }
 
     async fn get_log_head(

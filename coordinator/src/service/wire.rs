@@ -15,6 +15,7 @@ use crate::roster::{Invite, OperatorRole, OperatorRow, Proposal};
 use crate::round::{Counts, Member, Phase, Report};
 use crate::run::{Absence, State};
 use crate::service::federation::bytes_of;
+use crate::standing::{Outlier, Standing};
 use crate::store::EventRow;
 
 const NANOS_PER_SECOND: i128 = 1_000_000_000;
@@ -50,6 +51,7 @@ pub(crate) fn run(run: &RunView) -> v1::Run {
         rounds_short: run.tally.rounds_short,
         missing: run.tally.absences.iter().map(absence).collect(),
         plan_signature: run.plan_signature.as_ref().map(PlanSignature::to_wire),
+        readmitted: run.readmitted.keys().map(ToString::to_string).collect(),
     }
 }
 
@@ -81,6 +83,23 @@ pub(crate) fn round(round: &RoundView) -> v1::Round {
         late: round.late.iter().map(late).collect(),
         due: round.due.map(timestamp),
         missing: round.missing.iter().map(missing).collect(),
+        standings: round.standings.iter().map(standing).collect(),
+    }
+}
+
+fn standing(standing: &Standing) -> v1::Standing {
+    let outlier = match standing.outlier {
+        None => v1::Outlier::Unspecified,
+        Some(Outlier::Length) => v1::Outlier::Length,
+        Some(Outlier::Direction) => v1::Outlier::Direction,
+    };
+    v1::Standing {
+        site: standing.site.to_string(),
+        late: standing.late,
+        norm: standing.norm.into(),
+        cosine: standing.cosine.map(f64::from),
+        outlier: outlier.into(),
+        excluded: standing.excluded,
     }
 }
 

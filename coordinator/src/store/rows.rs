@@ -25,6 +25,7 @@ pub(super) trait Columns {
     fn parsed<T: FromStr>(&self, column: &'static str) -> Result<T, Error>;
     fn parsed_or_none<T: FromStr>(&self, column: &'static str) -> Result<Option<T>, Error>;
     fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Error>;
+    fn json_or_none<T: DeserializeOwned>(&self, column: &'static str) -> Result<Option<T>, Error>;
     fn blob(&self, digest: &'static str, size: &'static str) -> Result<Blob, Error>;
     fn blob_or_none(&self, digest: &'static str, size: &'static str)
     -> Result<Option<Blob>, Error>;
@@ -64,6 +65,11 @@ impl Columns for AnyRow {
     fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Error> {
         let value = self.text(column)?;
         serde_json::from_str(&value).map_err(|_| Error::Row { column, value })
+    }
+
+    fn json_or_none<T: DeserializeOwned>(&self, column: &'static str) -> Result<Option<T>, Error> {
+        let held: Option<String> = self.try_get(column)?;
+        held.map(|_| self.json(column)).transpose()
     }
 
     fn blob(&self, digest: &'static str, size: &'static str) -> Result<Blob, Error> {
@@ -164,6 +170,7 @@ pub(super) fn run(row: &AnyRow) -> Result<Saved, Error> {
         failures: row.number("failures")?,
         stragglers: Vec::new(),
         tally: Tally::default(),
+        readmitted: row.json_or_none("readmitted")?.unwrap_or_default(),
     })
 }
 
@@ -215,7 +222,8 @@ pub(super) fn round(row: &AnyRow, policy: &RoundPlan, parts: Parts) -> Result<Ro
     let times = (row.time("opened_at")?, row.time_or_none("closed_at")?);
     let base = row.blob("base_digest", "base_size")?;
     let Parts { members, since, late } = parts;
-    let kept = Kept { since, stretch: stretch(row)?, late };
+    let standings = row.json_or_none("standings")?.unwrap_or_default();
+    let kept = Kept { since, stretch: stretch(row)?, late, standings };
     Ok(Round::restore(id, base, policy.clone(), phase, members, times, kept))
 }
 

@@ -11,9 +11,10 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::rows::Columns;
 use super::*;
-use crate::aggregate::Aggregate;
+use crate::aggregate::{Aggregate, Made};
 use crate::round::{Event, Report, Update, Withdrawal};
 use crate::run::State;
+use crate::standing::{Outlier, Standing};
 use crate::testing::{START, blob, plan, plan_signer};
 
 fn site(name: &str) -> SiteName {
@@ -22,6 +23,23 @@ fn site(name: &str) -> SiteName {
 
 fn row(name: &str) -> SiteRow {
     SiteRow::by_name(site(name), START)
+}
+
+/// Numbers of which a decimal keeps no more than it must.
+fn standings() -> Vec<Standing> {
+    let one = |name: &str, norm, cosine, outlier| Standing {
+        site: site(name),
+        late: outlier == Some(Outlier::Direction),
+        norm,
+        cosine,
+        outlier,
+        excluded: outlier.is_some(),
+    };
+    vec![
+        one("kyoto", 1.0 / 3.0, Some(0.1), None),
+        one("mayo", f32::MAX, None, Some(Outlier::Length)),
+        one("oslo", f32::MIN_POSITIVE / 8.0, Some(-0.7), Some(Outlier::Direction)),
+    ]
 }
 
 fn event(seq: u64) -> EventRow {
@@ -126,7 +144,7 @@ async fn every_query(store: &Store) {
         Event::Joined(site("mayo")),
         Event::Closed,
         Event::Reported(site("mayo"), update("mayo")),
-        Event::Aggregated(kept("m1")),
+        Event::Aggregated(Made { files: kept("m1"), standings: standings() }),
     ] {
         let mut next = run.clone();
         next.apply(event, START).unwrap();
@@ -134,7 +152,9 @@ async fn every_query(store: &Store) {
     }
     rounds.push(run.round().clone());
     assert_eq!(store.load().await.unwrap().runs[0].newest(), kept("m1"));
+    assert_eq!(store.load().await.unwrap().runs[0].round().standings(), standings());
     let mut paused = run.clone();
+    paused.readmit(site("oslo"), START).unwrap();
     paused.pause(START).unwrap();
     let run = save(store, Some(&run), paused).await;
 

@@ -27,13 +27,13 @@ pub(super) async fn site(connection: &mut AnyConnection, site: &SiteRow) -> Resu
 
 pub(super) async fn run(connection: &mut AnyConnection, run: &Run) -> Result<(), Error> {
     let (state, reason) = rows::run_state(run.state())?;
-    let signature = &run.signed_plan().signature;
+    let (signature, readmitted) = (&run.signed_plan().signature, run.readmitted());
     sqlx::query(
         "INSERT INTO run (name, plan, initial_digest, initial_size, model_digest, model_size, \
-         state, reason, committed, failures, created_at, plan_signature) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+         state, reason, committed, failures, created_at, plan_signature, readmitted) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
          ON CONFLICT (name) DO UPDATE SET model_digest = $5, model_size = $6, state = $7, \
-         reason = $8, committed = $9, failures = $10",
+         reason = $8, committed = $9, failures = $10, readmitted = $13",
     )
     .bind(run.name().as_str())
     .bind(run.plan().to_toml())
@@ -47,6 +47,7 @@ pub(super) async fn run(connection: &mut AnyConnection, run: &Run) -> Result<(),
     .bind(i64::from(run.failures()))
     .bind(micros(run.created_at()))
     .bind(signature.as_ref().map(|it| rows::json("plan_signature", it)).transpose()?)
+    .bind((!readmitted.is_empty()).then(|| rows::json("readmitted", readmitted)).transpose()?)
     .execute(connection)
     .await?;
     Ok(())
@@ -55,17 +56,19 @@ pub(super) async fn run(connection: &mut AnyConnection, run: &Run) -> Result<(),
 pub(super) async fn round(connection: &mut AnyConnection, round: &Round) -> Result<(), Error> {
     let phase = rows::phase(round.phase())?;
     let (due_at, arriving) = rows::stretch_columns(round)?;
+    let standings = round.standings();
     sqlx::query(
         "INSERT INTO round (run, number, attempt, phase, until_at, base_digest, base_size, \
          model_digest, model_size, reason, opened_at, closed_at, ema_digest, ema_size, \
          momentum_digest, momentum_size, second_moment_digest, second_moment_size, due_at, \
-         arriving) \
+         arriving, standings) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-         $19, $20) \
+         $19, $20, $21) \
          ON CONFLICT (run, number, attempt) DO UPDATE SET phase = $4, until_at = $5, \
          model_digest = $8, model_size = $9, reason = $10, closed_at = $12, ema_digest = $13, \
          ema_size = $14, momentum_digest = $15, momentum_size = $16, \
-         second_moment_digest = $17, second_moment_size = $18, due_at = $19, arriving = $20",
+         second_moment_digest = $17, second_moment_size = $18, due_at = $19, arriving = $20, \
+         standings = $21",
     )
     .bind(round.id().run.as_str())
     .bind(i64::from(round.id().number))
@@ -87,6 +90,7 @@ pub(super) async fn round(connection: &mut AnyConnection, round: &Round) -> Resu
     .bind(phase.second_moment.size)
     .bind(due_at)
     .bind(arriving)
+    .bind((!standings.is_empty()).then(|| rows::json("standings", &standings)).transpose()?)
     .execute(connection)
     .await?;
     Ok(())

@@ -53,7 +53,7 @@ impl Drop for Program {
 }
 
 /// The coordinator's configuration in every federation.
-const CONFIG: &str = "federation = \"brain\"\nlisten = \"127.0.0.1:0\"\n\
+pub(crate) const CONFIG: &str = "federation = \"brain\"\nlisten = \"127.0.0.1:0\"\n\
                       status_listen = \"127.0.0.1:0\"\ndata = \"data\"\nheartbeat_ms = 50\n\
                       [tls]\nca = \"ca.pem\"\ncertificate = \"own.pem\"\nkey = \"own.key\"\n";
 

@@ -6,8 +6,8 @@ use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_proto::v1::{
     AbandonRoundRequest, CloseRoundRequest, CloseRoundResponse, CreateRunRequest,
     EnrollSiteRequest, HeartbeatRequest, Idle, ListEventsRequest, PauseRunRequest,
-    ResumeRunRequest, RevokeSiteRequest, RoundPhase, RoundRef, StopRunRequest, WithdrawalReason,
-    Withdrawing,
+    ReadmitSiteRequest, ResumeRunRequest, RevokeSiteRequest, RoundPhase, RoundRef, StopRunRequest,
+    WithdrawalReason, Withdrawing,
 };
 use fedpaint_proto::wire::{WIRE_VERSION, WIRE_VERSIONS_SERVED};
 use tonic::{Response, Status};
@@ -66,8 +66,12 @@ async fn an_operators_call_that_is_repeated_gets_the_same_answer_and_happens_onc
     assert_eq!(Reason::of(&status), Some(Reason::RoundOver), "that is not what was done");
     twice!(operator, admin, pause_run, PauseRunRequest { name: run() });
     twice!(operator, admin, resume_run, ResumeRunRequest { name: run(), round: None });
+    let readmit = ReadmitSiteRequest { run: run(), site: "mayo".into() };
+    let readmitted = twice!(operator, admin, readmit_site, readmit.clone());
+    assert_eq!(readmitted.run.unwrap().readmitted, ["mayo"]);
     twice!(operator, admin, stop_run, StopRunRequest { name: run() });
-    for kind in ["run_created", "run_paused", "run_resumed", "run_stopped"] {
+    operator.admin.readmit_site(readmit).await.unwrap();
+    for kind in ["run_created", "run_paused", "run_resumed", "site_readmitted", "run_stopped"] {
         assert_eq!(told(&mut operator, kind).await, 1, "{kind}");
     }
     federation.stop().await;

@@ -13,5 +13,6 @@ mod federation;
 mod floods;
 mod idempotence;
 mod pki;
+mod quarantine;
 mod raw;
 mod rounds;

@@ -33,7 +33,7 @@ pub(crate) fn model(values: &[f32]) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-fn values(bytes: &[u8]) -> Vec<f32> {
+pub(crate) fn values(bytes: &[u8]) -> Vec<f32> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     std::fs::write(&path, bytes).unwrap();

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, in_range};
+use super::{Error, in_range, is_default};
 
 /// The highest server learning rate.
 const RATE_MAX: f64 = 100.0;
@@ -17,8 +17,20 @@ const STALENESS_EXPONENT: f64 = 0.5;
 /// The fastest that it may.
 const STALENESS_EXPONENT_MAX: f64 = 10.0;
 
-/// How the coordinator makes a round's model. The weighted mean of the sites' weights less the base
-/// model is the round's pseudo-gradient D (Reddi et al. 2021, arXiv 2003.00295, algorithm 2); the
+/// The share of a coordinate's values that is left out at either end, where the plan does not say.
+const TRIM: f64 = 0.2;
+/// How many times the median norm a clipped update may be, where the plan does not say.
+const CLIP_FACTOR: f64 = 2.0;
+/// The steps to the geometric median, where the plan does not say: it is near after a few (Pillutla et al.
+/// 2022, section 5).
+const WEISZFELD_STEPS: u32 = 8;
+/// The most steps that a plan may ask for.
+const WEISZFELD_STEPS_MAX: u32 = 1_000;
+/// The fewest sites of which a median is another than their mean.
+const MEDIAN_SITES_MIN: u32 = 3;
+
+/// How the coordinator makes a round's model. What the rule makes of the sites' weights, less the base
+/// model, is the round's pseudo-gradient D (Reddi et al. 2021, arXiv 2003.00295, algorithm 2); the
 /// optimiser takes one step along it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -42,6 +54,49 @@ pub struct AggregationPlan {
     /// 0 takes it for fresh.
     #[serde(skip_serializing_if = "is_staleness_default")]
     pub staleness_exponent: f64,
+    /// How the sites' updates become one.
+    #[serde(skip_serializing_if = "is_default")]
+    pub rule: AggregationRule,
+    /// The share of the values of each coordinate that is left out at either end, rounded down to whole updates;
+    /// `trimmed_mean` only. A plan whose fewest sites would leave out none is refused.
+    #[serde(skip_serializing_if = "is_trim_default")]
+    pub trim: f64,
+    /// How long the difference of an update to its base model may be, as a Euclidean norm; 0 leaves it to
+    /// `clip_factor`. `clipped_mean` only.
+    #[serde(skip_serializing_if = "is_default")]
+    pub clip_norm: f64,
+    /// The same in multiples of the median of the round's norms, where `clip_norm` is 0.
+    #[serde(skip_serializing_if = "is_clip_factor_default")]
+    pub clip_factor: f64,
+    /// How many steps are taken to the geometric median, always as many, so that the same updates make the same
+    /// bytes; `geometric_median` only.
+    #[serde(skip_serializing_if = "is_steps_default")]
+    pub weiszfeld_steps: u32,
+    /// Whether an update that is unlike the others of its round, in length or direction, is left out of the
+    /// round's model until an operator readmits its site. It is told to be so either way.
+    #[serde(skip_serializing_if = "is_default")]
+    pub quarantine: bool,
+}
+
+/// How the sites' updates become one. By a mean an update counts as the examples that its site says it has seen;
+/// by the others each counts alike, because a site that sends what it should not may say so as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AggregationRule {
+    /// The mean, weighted by examples (McMahan et al. 2017, algorithm 1).
+    #[default]
+    Mean,
+    /// The same after differences to the base model that are too long were made shorter: min(1, C / |d|).
+    ClippedMean,
+    /// The median of each coordinate (Yin et al. 2018, arXiv 1803.01498, definition 1). A late update counts
+    /// like a fresh one.
+    Median,
+    /// The mean of each coordinate without its lowest and highest values (the same, definition 2). A late update
+    /// counts like a fresh one.
+    TrimmedMean,
+    /// The point whose distances to the updates have the least sum, by smoothed Weiszfeld steps (RFA, Pillutla et
+    /// al. 2022, arXiv 1912.13445). A late update counts (1 + s)^-a.
+    GeometricMedian,
 }
 
 /// What the coordinator does with a round's pseudo-gradient.
@@ -68,13 +123,19 @@ impl Default for AggregationPlan {
             tau: 1e-3,
             ema_decay: 0.9,
             staleness_exponent: STALENESS_EXPONENT,
+            rule: AggregationRule::Mean,
+            trim: TRIM,
+            clip_norm: 0.0,
+            clip_factor: CLIP_FACTOR,
+            weiszfeld_steps: WEISZFELD_STEPS,
+            quarantine: false,
         }
     }
 }
 
 impl AggregationPlan {
-    /// Whether every number is one that an optimiser can work with.
-    pub(super) fn validate(&self) -> Result<(), Error> {
+    /// Whether every number is one that an optimiser can work with, in rounds of at least `sites_min` sites.
+    pub(super) fn validate(&self, sites_min: u32) -> Result<(), Error> {
         let real = |field, value: f64, fits: bool, must| {
             in_range(field, value.to_string(), value.is_finite() && fits, must)
         };
@@ -94,12 +155,66 @@ impl AggregationPlan {
         share("aggregation.ema_decay", self.ema_decay)?;
         let exponent = self.staleness_exponent;
         let fits = (0.0..=STALENESS_EXPONENT_MAX).contains(&exponent);
-        real("aggregation.staleness_exponent", exponent, fits, "from 0 to 10")
+        real("aggregation.staleness_exponent", exponent, fits, "from 0 to 10")?;
+        self.validate_rule(sites_min)
+    }
+
+    fn validate_rule(&self, sites_min: u32) -> Result<(), Error> {
+        let real = |field, value: f64, fits: bool, must| {
+            in_range(field, value.to_string(), value.is_finite() && fits, must)
+        };
+        let (trim, norm, factor) = (self.trim, self.clip_norm, self.clip_factor);
+        real("aggregation.trim", trim, (0.0..0.5).contains(&trim), "at least 0 and below 0.5")?;
+        real("aggregation.clip_norm", norm, norm >= 0.0, "at least 0")?;
+        let fits = factor > 0.0 && factor <= 1e6;
+        real("aggregation.clip_factor", factor, fits, "above 0 and at most 1e6")?;
+        let steps = self.weiszfeld_steps;
+        let fits = (1..=WEISZFELD_STEPS_MAX).contains(&steps);
+        in_range("aggregation.weiszfeld_steps", steps.to_string(), fits, "from 1 to 1,000")?;
+        let said = || sites_min.to_string();
+        match self.rule {
+            AggregationRule::Mean | AggregationRule::ClippedMean => Ok(()),
+            AggregationRule::Median | AggregationRule::GeometricMedian => in_range(
+                "round.sites_min",
+                said(),
+                sites_min >= MEDIAN_SITES_MIN,
+                "at least 3 where updates are aggregated by a median",
+            ),
+            AggregationRule::TrimmedMean => in_range(
+                "round.sites_min",
+                said(),
+                self.trimmed(sites_min as usize) >= 1,
+                "so many that aggregation.trim of them is at least one",
+            ),
+        }
+    }
+
+    /// How many values of so many are left out at either end by `trimmed_mean`.
+    pub fn trimmed(&self, updates: usize) -> usize {
+        (self.trim * updates as f64) as usize
+    }
+
+    /// Whether the rule or the quarantine asks for the updates' lengths and directions before it counts one.
+    pub fn compares_first(&self) -> bool {
+        let asks = [AggregationRule::ClippedMean, AggregationRule::GeometricMedian];
+        self.quarantine || asks.contains(&self.rule)
     }
 }
 
 fn is_staleness_default(value: &f64) -> bool {
     *value == STALENESS_EXPONENT
+}
+
+fn is_trim_default(value: &f64) -> bool {
+    *value == TRIM
+}
+
+fn is_clip_factor_default(value: &f64) -> bool {
+    *value == CLIP_FACTOR
+}
+
+fn is_steps_default(value: &u32) -> bool {
+    *value == WEISZFELD_STEPS
 }
 
 #[cfg(test)]
@@ -131,6 +246,68 @@ mod tests {
             assert_eq!(plan.aggregation.optimizer, optimizer);
             assert_eq!((plan.aggregation.learning_rate, plan.aggregation.ema_decay), (0.01, 0.0));
             assert_eq!(RunPlan::from_toml(&plan.to_toml()).unwrap(), plan);
+        }
+    }
+
+    #[test]
+    fn every_rule_is_named_in_the_plan_and_one_that_is_silent_keeps_its_digest() {
+        let of = |text: &str| {
+            let round = "[round]\nsites_min = 5\nsites_goal = 5\n";
+            RunPlan::from_toml(&format!("version = 1\nrounds = 1\n{round}[aggregation]\n{text}"))
+        };
+        for (word, rule) in [
+            ("mean", AggregationRule::Mean),
+            ("clipped_mean", AggregationRule::ClippedMean),
+            ("median", AggregationRule::Median),
+            ("trimmed_mean", AggregationRule::TrimmedMean),
+            ("geometric_median", AggregationRule::GeometricMedian),
+        ] {
+            let plan = of(&format!("rule = \"{word}\"\nquarantine = true\ntrim = 0.25")).unwrap();
+            assert_eq!((plan.aggregation.rule, plan.aggregation.trim), (rule, 0.25));
+            assert_eq!(RunPlan::from_toml(&plan.to_toml()).unwrap(), plan);
+        }
+        assert!(of("rule = \"krum\"").is_err());
+        let silent = of("").unwrap();
+        let said = "rule = \"mean\"\ntrim = 0.2\nclip_norm = 0\nclip_factor = 2\nweiszfeld_steps = 8\n\
+                    quarantine = false";
+        assert_eq!(of(said).unwrap().digest(), silent.digest());
+        // What agents read that know none of them.
+        for word in ["rule", "trim", "clip", "weiszfeld", "quarantine"] {
+            assert!(!silent.to_toml().contains(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_rule_that_would_leave_out_nobody_of_the_fewest_sites_is_refused() {
+        let of = |sites_min: u32, text: &str| {
+            let round = format!("[round]\nsites_min = {sites_min}\nsites_goal = 99\n");
+            RunPlan::from_toml(&format!("version = 1\nrounds = 1\n{round}[aggregation]\n{text}"))
+        };
+        for (rule, few, enough) in [
+            ("rule = \"trimmed_mean\"", 4, 5),
+            ("rule = \"trimmed_mean\"\ntrim = 0.1", 9, 10),
+            ("rule = \"median\"", 2, 3),
+            ("rule = \"geometric_median\"", 2, 3),
+        ] {
+            let error = of(few, rule).unwrap_err().to_string();
+            assert!(error.contains("round.sites_min"), "{error}");
+            assert!(of(enough, rule).is_ok(), "{rule}");
+        }
+        let never = "rule = \"trimmed_mean\"\ntrim = 0.0";
+        assert!(of(99, never).is_err(), "it would be the mean under another name");
+        assert!(of(1, "rule = \"clipped_mean\"").is_ok());
+        for (field, value) in [
+            ("trim", "0.5"),
+            ("trim", "nan"),
+            ("clip_norm", "-1.0"),
+            ("clip_norm", "inf"),
+            ("clip_factor", "0.0"),
+            ("clip_factor", "nan"),
+            ("weiszfeld_steps", "0"),
+            ("weiszfeld_steps", "1001"),
+        ] {
+            let error = of(5, &format!("{field} = {value}")).unwrap_err().to_string();
+            assert!(error.contains(&format!("aggregation.{field}")), "{error}");
         }
     }
 

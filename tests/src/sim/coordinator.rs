@@ -359,7 +359,7 @@ impl World {
         }
         process.averaging = false;
         // A round that an operator gave up meanwhile needs no model.
-        let changed = self.change(Request::Aggregated(round, outcome));
+        let changed = self.change(Request::Aggregated(round, outcome.map(Into::into)));
         if let Err(Stopped::Refused(Reason::Internal)) = changed {
             self.retry_later();
         }

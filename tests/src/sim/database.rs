@@ -186,5 +186,6 @@ fn row(run: &Run) -> Saved {
         failures: run.failures(),
         stragglers: run.stragglers().map(|(site, s)| (site.clone(), s.clone())).collect(),
         tally: run.tally().clone(),
+        readmitted: run.readmitted().clone(),
     }
 }

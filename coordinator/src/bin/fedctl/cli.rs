@@ -311,6 +311,16 @@ On a terminal it draws progress bars; otherwise it writes a line for every chang
         /// The run
         name: RunName,
     },
+    /// Count what a site sends again, after a quarantine has left it out
+    #[command(after_help = "\
+`fedctl round show` tells who was left out and why. From the next round on that is not sealed the site's
+updates count whatever they are; `fedctl site revoke` shuts out who should not send any.")]
+    Readmit {
+        /// The run
+        name: RunName,
+        /// The site
+        site: SiteName,
+    },
 }
 
 /// A round: by default the newest of the run, and the newest attempt at it.

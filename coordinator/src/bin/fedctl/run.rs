@@ -62,6 +62,11 @@ pub(crate) async fn run(
             let reply = admin.resume_run(ask(request)).await;
             reply.map_err(|s| of_status(&s))?.into_inner().run
         }
+        RunVerb::Readmit { name, site } => {
+            let request = v1::ReadmitSiteRequest { run: name.into(), site: site.into() };
+            let reply = admin.readmit_site(ask(request)).await;
+            reply.map_err(|s| of_status(&s))?.into_inner().run
+        }
         RunVerb::Stop { name } => {
             let reply = admin.stop_run(ask(v1::StopRunRequest { name: name.into() })).await;
             reply.map_err(|s| of_status(&s))?.into_inner().run

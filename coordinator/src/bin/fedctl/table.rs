@@ -10,7 +10,7 @@ use crate::human::{NONE, ago, bytes, count, loss};
 use crate::output::Show;
 use crate::view::{
     Blob, Certificate, Exported, Late, LogExported, LogHead, Member, Missing, Model, Models, Round,
-    Rounds, Run, RunNow, Runs, Site, Status,
+    Rounds, Run, RunNow, Runs, Site, Standing, Status,
 };
 
 mod members;
@@ -197,6 +197,26 @@ fn missing(missing: &[Missing], now: Timestamp) -> String {
     table(&["MISSING", "WHY", "SINCE", "HEARD"], missing.iter().map(row))
 }
 
+/// How the updates of a round lie to each other.
+fn standings(standings: &[Standing]) -> String {
+    let row = |standing: &Standing| {
+        let late = if standing.late { " (late)" } else { "" };
+        let fate = match (standing.outlier, standing.excluded) {
+            (None, _) => NONE,
+            (Some(_), false) => "counted",
+            (Some(_), true) => "quarantined",
+        };
+        vec![
+            format!("{}{late}", standing.site),
+            format!("{:.3e}", standing.norm),
+            standing.cosine.map_or(NONE.to_owned(), |cosine| format!("{cosine:.3}")),
+            or_none(standing.outlier),
+            fate.to_owned(),
+        ]
+    };
+    table(&["UPDATE", "NORM ", "COSINE ", "UNLIKE IN", "SO IT WAS"], standings.iter().map(row))
+}
+
 /// Late updates of earlier rounds that count in one.
 fn late(late: &[Late]) -> String {
     let row = |late: &Late| {
@@ -220,6 +240,7 @@ impl Show for Runs {
 
 impl Show for Run {
     fn table(&self, now: Timestamp) -> String {
+        let readmitted = (!self.readmitted.is_empty()).then(|| self.readmitted.join(", "));
         let facts = facts(&[
             ("run", self.name.clone()),
             ("state", self.state.to_owned()),
@@ -231,6 +252,7 @@ impl Show for Run {
             ("size", size(self.model.as_ref())),
             ("created", ago(now, self.created_at)),
             ("plan signed by", or_none(self.plan_signer.as_deref())),
+            ("readmitted", or_none(readmitted.as_deref())),
         ]);
         let indent = |line: &str| if line.is_empty() { "\n".into() } else { format!("\n  {line}") };
         let plan: String = self.plan_toml.trim_end().lines().map(indent).collect();
@@ -266,6 +288,9 @@ impl Show for Round {
         });
         if !self.late.is_empty() {
             parts.push(late(&self.late));
+        }
+        if !self.standings.is_empty() {
+            parts.push(standings(&self.standings));
         }
         if !self.missing.is_empty() {
             parts.push(missing(&self.missing, now));

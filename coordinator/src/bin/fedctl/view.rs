@@ -3,6 +3,7 @@
 
 mod members;
 mod plan;
+mod standing;
 
 use fedpaint_proto::names::{self, Digest};
 use fedpaint_proto::note::ModelKind;
@@ -15,6 +16,7 @@ pub(crate) use self::members::{
     Sites,
 };
 pub(crate) use self::plan::PlanSigned;
+pub(crate) use self::standing::Standing;
 
 /// A word for what this version does not know.
 const UNKNOWN: &str = "unknown";
@@ -62,6 +64,8 @@ pub(crate) struct Run {
     pub(crate) rounds_short: u32,
     /// The sites that were missing in committed rounds.
     pub(crate) missing: Vec<SiteTally>,
+    /// The sites whose updates no quarantine leaves out any more.
+    pub(crate) readmitted: Vec<String>,
 }
 
 /// A run and its round in hand.
@@ -99,6 +103,8 @@ pub(crate) struct Round {
     pub(crate) due: Option<Timestamp>,
     /// Whose update is not there; told of the round in hand.
     pub(crate) missing: Vec<Missing>,
+    /// How the updates of a committed round lie to each other.
+    pub(crate) standings: Vec<Standing>,
 }
 
 /// How many sites counted in a round, and how many did not.
@@ -330,6 +336,7 @@ impl From<v1::Run> for Run {
             plan_signer: run.plan_signature.as_ref().and_then(plan::signer),
             rounds_short: run.rounds_short,
             missing: run.missing.into_iter().map(SiteTally::from).collect(),
+            readmitted: run.readmitted,
         }
     }
 }
@@ -362,6 +369,7 @@ impl From<v1::Round> for Round {
             late: round.late.into_iter().map(Late::from).collect(),
             due: time(round.due),
             missing: round.missing.into_iter().map(Missing::from).collect(),
+            standings: round.standings.into_iter().map(Standing::from).collect(),
         }
     }
 }

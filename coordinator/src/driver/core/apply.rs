@@ -140,12 +140,18 @@ impl Core {
         command: Command,
         now: Timestamp,
     ) -> Result<Step, Error> {
+        if let Command::Readmit(site) = &command
+            && self.state.site(site).is_none()
+        {
+            return Err(Error::SiteUnknown(site.clone()));
+        }
         let mut next = State::clone(&self.state);
         let outcome = next.change_run(&name, |run| match command {
             Command::Pause => run.pause(now),
             Command::Resume(Some(seen)) if seen != *run.round().id() => Ok(()),
             Command::Resume(_) => run.resume(),
             Command::Stop => run.stop(now),
+            Command::Readmit(site) => run.readmit(site, now),
         })?;
         outcome.map_err(|_| Error::RunOver(name))?;
         Ok(self.step(next, &by_operator(actor), now, Vec::new()))

@@ -6,7 +6,7 @@ use fedpaint_proto::rule::Rule;
 use jiff::Timestamp;
 
 use super::members::{Asking, Renewal};
-use crate::aggregate::Aggregate;
+use crate::aggregate::Made;
 use crate::driver::view::Progress;
 use crate::records::{Document, Log};
 use crate::roster::Roles;
@@ -56,7 +56,7 @@ pub enum Request {
     Vouched(Box<Request>, Document),
     /// The aggregation that was owed has ended: with files that have their names, or with the
     /// reason why there are none.
-    Aggregated(RoundId, Result<Aggregate<Blob>, String>),
+    Aggregated(RoundId, Result<Made<Blob>, String>),
 }
 
 /// "This is what I am doing."
@@ -129,6 +129,8 @@ pub enum Command {
     Resume(Option<RoundId>),
     /// End the run early and for good.
     Stop,
+    /// Count what a site sends, whatever it is: no quarantine leaves it out any more.
+    Readmit(SiteName),
 }
 
 /// What an operator does to a round.

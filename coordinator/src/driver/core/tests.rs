@@ -97,7 +97,7 @@ fn nothing_of_a_site_that_was_revoked_is_sealed_though_an_abandoned_round_had_se
         shell.seal(&["aachen", "mayo"]);
         let first = shell.id();
         let made = Aggregate::of(blob("model 1"));
-        shell.ask(Request::Aggregated(first.clone(), Ok(made)));
+        shell.ask(Request::Aggregated(first.clone(), Ok(made.into())));
         shell.report("mayo", &first);
         shell.seal(&["aachen"]);
         assert_eq!(shell.folded(), ["mayo"]);
@@ -141,6 +141,6 @@ fn a_site_that_is_refused_again_and_again_fills_no_audit_log() {
     assert_eq!(refuse(&mut shell, "aachen", bogus(2), 1), 0, "the same words once");
     // What happens in the next round is told again.
     shell.seal(&["aachen", "mayo"]);
-    shell.ask(Request::Aggregated(shell.id(), Ok(Aggregate::of(blob("model 1")))));
+    shell.ask(Request::Aggregated(shell.id(), Ok(Aggregate::of(blob("model 1")).into())));
     assert_eq!(refuse(&mut shell, "mayo", bogus(1), 1), 1);
 }

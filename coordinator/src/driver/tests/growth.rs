@@ -27,7 +27,7 @@ fn train(core: &mut Core, number: u32) {
     take(core, Request::Report(mayo, id.clone(), update));
     let ema = Some(blob(&format!("average {number}")));
     let made = Aggregate { ema, ..Aggregate::of(blob(&format!("model {number}"))) };
-    take(core, Request::Aggregated(id, Ok(made)));
+    take(core, Request::Aggregated(id, Ok(made.into())));
     assert_eq!(core.state().run(&brain()).unwrap().committed(), number);
 }
 

@@ -100,8 +100,9 @@ async fn a_crash_between_the_files_and_their_row_makes_the_same_files_again() {
         committed: 1,
         previous: before.newest().map(path),
         contributions: [("aachen", 2.0, 1), ("kyoto", 3.0, 3)].map(part).into(),
+        quarantine: None,
     };
-    let made = fedavg::aggregate(&job, &coordinator.blobs.scratch("made")).unwrap();
+    let made = fedavg::aggregate(&job, &coordinator.blobs.scratch("made")).unwrap().files;
     for file in made.parts() {
         coordinator.blobs.adopt(&file.path, &file.blob).unwrap();
     }
@@ -109,7 +110,7 @@ async fn a_crash_between_the_files_and_their_row_makes_the_same_files_again() {
     assert_eq!(made.parts().count(), 4);
     let fresh = Aggregate { momentum: None, ..before.newest().map(path) };
     let forgetful = Job { previous: fresh, ..job };
-    let other = fedavg::aggregate(&forgetful, &coordinator.blobs.scratch("other")).unwrap();
+    let other = fedavg::aggregate(&forgetful, &coordinator.blobs.scratch("other")).unwrap().files;
     assert_ne!(other.model.blob, made.model, "the momentum of round 1 counts in round 2");
     let change = store::Change { runs: vec![(Some(&before), &after)], ..store::Change::default() };
     coordinator.store.save(&change).await.unwrap();

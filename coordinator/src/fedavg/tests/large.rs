@@ -37,6 +37,7 @@ fn a_tensor_of_many_blocks_is_averaged_alike_by_any_number_of_threads_and_as_num
         committed: 3,
         previous: Aggregate::of(base.clone()),
         contributions,
+        quarantine: None,
     };
     let one = aggregate_on(&job(parts.clone()), &folder.join("one"), 1).unwrap();
     for threads in [2, 3, 7] {

@@ -21,7 +21,13 @@ fn job(base: &Path, exponent: f64, contributions: Vec<Contribution>) -> Job {
         staleness_exponent: exponent,
         ..AggregationPlan::default()
     };
-    Job { plan, committed: 4, previous: Aggregate::of(base.to_owned()), contributions }
+    Job {
+        plan,
+        committed: 4,
+        previous: Aggregate::of(base.to_owned()),
+        contributions,
+        quarantine: None,
+    }
 }
 
 /// The values of the tensors b and a, in the order of [`contribution`].
@@ -56,7 +62,7 @@ fn a_late_update_counts_from_its_own_base_and_less_by_how_late_it_is() {
     let one = aggregate(&job(&base, 0.5, parts.to_vec()), &out).unwrap();
     let reversed: Vec<Contribution> = parts.into_iter().rev().collect();
     let other = aggregate(&job(&base, 0.5, reversed), &folder.path().join("other")).unwrap();
-    assert_eq!(one.model.blob, other.model.blob);
+    assert_eq!(one.files.model.blob, other.files.model.blob);
     let sum = [4.0 * 22.0 + 3.0 * 1.0 + 4.0 * 21.0, 4.0 * 30.0 + 3.0 * 2.0 + 4.0 * 32.0];
     assert_eq!(values(&out)[..2], sum.map(|sum: f64| (sum / 11.0) as f32));
 }
@@ -71,7 +77,7 @@ fn a_late_update_from_the_same_base_and_without_discount_is_as_good_as_a_fresh_o
     let expected = average(&base, &[fresh.clone(), in_time], &folder.path().join("out")).unwrap();
     let stale = named("mayo", late(folder.path(), "mayo", (&trained, &[0.0; 4]), 2));
     let made = aggregate(&job(&base, 0.0, vec![fresh, stale]), &folder.path().join("late"));
-    assert_eq!(made.unwrap().model.blob, expected);
+    assert_eq!(made.unwrap().files.model.blob, expected);
 }
 
 #[test]

@@ -105,8 +105,14 @@ fn three_rounds(plan: &AggregationPlan) {
         let part =
             |(name, (values, n)): (&&str, &(Vec<f32>, u64))| contribution(folder, name, values, *n);
         let contributions = NAMES.iter().zip(&updates).map(part).collect();
-        let job = Job { plan: plan.clone(), committed: round - 1, previous, contributions };
-        let made = aggregate(&job, &folder.join(format!("round-{round}"))).unwrap();
+        let job = Job {
+            plan: plan.clone(),
+            committed: round - 1,
+            previous,
+            contributions,
+            quarantine: None,
+        };
+        let made = aggregate(&job, &folder.join(format!("round-{round}"))).unwrap().files;
         expected.step(plan, &updates, round);
         close(&read(&made.model.path), &expected.model, "model");
         for (file, expected, what) in [
@@ -160,8 +166,8 @@ fn everything_kept_is_the_same_to_the_byte_for_every_order_of_arrival() {
         let contributions = order.map(|i| parts[i].clone()).into();
         let plan = plan(ServerOptimizer::Adam, 0.01, 0.9);
         let previous = Aggregate::of(base.clone());
-        let job = Job { plan, committed: 0, previous, contributions };
-        aggregate(&job, &folder.path().join(out)).unwrap().map(|file| file.blob)
+        let job = Job { plan, committed: 0, previous, contributions, quarantine: None };
+        aggregate(&job, &folder.path().join(out)).unwrap().files.map(|file| file.blob)
     };
     let first = made([0, 1, 2, 3], "first");
     assert_eq!(first.parts().count(), 4);
@@ -176,8 +182,8 @@ fn an_average_of_one_site_is_its_bytes_whatever_is_kept_beside_it() {
     let part = contribution(folder.path(), "mayo", &[0.1, -0.0, 1e-42, f32::MAX], 3);
     let plan = AggregationPlan::default();
     let previous = Aggregate::of(base);
-    let job = Job { plan, committed: 4, previous, contributions: vec![part] };
-    let made = aggregate(&job, &folder.path().join("out")).unwrap();
+    let job = Job { plan, committed: 4, previous, contributions: vec![part], quarantine: None };
+    let made = aggregate(&job, &folder.path().join("out")).unwrap().files;
     let bits = |values: Vec<f64>| values.iter().map(|v| (*v as f32).to_bits()).collect::<Vec<_>>();
     let expected = [0.1, -0.0, 1e-42, f32::MAX].map(f64::from).to_vec();
     assert_eq!(bits(read(&made.model.path)), bits(expected));
@@ -195,6 +201,7 @@ fn a_moment_that_is_not_finite_leaves_no_file_and_a_moment_names_no_model() {
         committed: 0,
         previous: Aggregate::of(base.clone()),
         contributions: vec![part],
+        quarantine: None,
     };
     let out = folder.path().join("out");
     let error = aggregate(&job(part), &out).unwrap_err().to_string();
@@ -202,7 +209,7 @@ fn a_moment_that_is_not_finite_leaves_no_file_and_a_moment_names_no_model() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "base and the site's own");
 
     let part = contribution(folder.path(), "mayo", &[1.0; 3], 5);
-    let made = aggregate(&job(part), &out).unwrap();
+    let made = aggregate(&job(part), &out).unwrap().files;
     let described = |file: &Written| ModelFile::open(&file.path).unwrap().description().clone();
     let (model, ema) = (described(&made.model), described(made.ema.as_ref().unwrap()));
     assert!(model == ema && model.contains_key("fedpaint.model"), "{model:?}");
@@ -223,7 +230,13 @@ fn a_kept_file_of_another_form_is_refused_by_its_name() {
         (Aggregate { momentum: Some(other.clone()), ..Aggregate::of(base.clone()) }, "momentum"),
     ] {
         let plan = plan(ServerOptimizer::Momentum, 1.0, 0.9);
-        let job = Job { plan, committed: 1, previous, contributions: vec![part.clone()] };
+        let job = Job {
+            plan,
+            committed: 1,
+            previous,
+            contributions: vec![part.clone()],
+            quarantine: None,
+        };
         let error = aggregate(&job, &folder.path().join("out")).unwrap_err();
         assert!(matches!(error, Error::Missing { .. }), "{error}");
         assert!(error.to_string().contains(whose), "{error}");

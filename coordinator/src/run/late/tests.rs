@@ -42,7 +42,7 @@ fn seal(run: &mut Run, names: &[&str], reports: &[&str]) {
 fn commit(run: &mut Run) {
     let model = format!("m{}", run.round().id().number);
     let now = run.round().opened_at();
-    run.apply(Event::Aggregated(Aggregate::of(blob(&model))), now).unwrap();
+    run.apply(Event::Aggregated(Aggregate::of(blob(&model)).into()), now).unwrap();
     run.open_round(now);
 }
 

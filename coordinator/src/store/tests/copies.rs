@@ -20,7 +20,7 @@ async fn history(store: &Store, n: u32) {
             Event::Joined(site("mayo")),
             Event::Closed,
             Event::Reported(site("mayo"), update),
-            Event::Aggregated(made),
+            Event::Aggregated(made.into()),
         ] {
             let mut next = run.clone();
             next.apply(event, START).unwrap();

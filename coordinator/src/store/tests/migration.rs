@@ -42,7 +42,9 @@ async fn from_the_first_schema(url: &str) {
     assert_eq!(rounds.len(), 3);
 
     let mut next = run.clone();
-    for event in [Event::Reported(site("mayo"), update("mayo")), Event::Aggregated(kept("two"))] {
+    for event in
+        [Event::Reported(site("mayo"), update("mayo")), Event::Aggregated(kept("two").into())]
+    {
         next.apply(event, START).unwrap();
     }
     let next = save(&store, Some(&run), next).await;

@@ -235,7 +235,13 @@ async fn federated_round(
     }
     let updates: Vec<PathBuf> = contributions.iter().map(|c| c.weights.clone()).collect();
     let previous = kept(&base.path);
-    let job = Job { plan: run.aggregation, committed: round - 1, previous, contributions };
+    let job = Job {
+        plan: run.aggregation,
+        committed: round - 1,
+        previous,
+        contributions,
+        quarantine: None,
+    };
     let (made, to) = (study.shop.scratch(plan.name.as_str(), &key), path.clone());
     tokio::task::spawn_blocking(move || aggregate(&job, &made, &to)).await??;
     for update in updates {

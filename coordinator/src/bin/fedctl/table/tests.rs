@@ -33,6 +33,7 @@ fn a_run() -> v1::Run {
         plan_toml: "version = 1\n\n[round]\nsites_min = 2\n".into(),
         rounds_short: 1,
         missing: vec![v1::SiteTally { site: "ucl".into(), missing: 1, folded: 1 }],
+        readmitted: vec!["mayo".into()],
     }
 }
 
@@ -104,6 +105,14 @@ fn a_round() -> v1::Round {
         }],
         due: at(-5),
         missing: vec![uploading, absent],
+        standings: vec![v1::Standing {
+            site: "mayo".into(),
+            late: false,
+            norm: 12.5,
+            cosine: Some(0.5),
+            outlier: v1::Outlier::Length.into(),
+            excluded: true,
+        }],
         ..v1::Round::default()
     }
 }
@@ -149,6 +158,7 @@ model                 020202020202
 size                  4.0 MiB
 created               2 h ago
 plan signed by        -
+readmitted            mayo
 plan
   version = 1
 
@@ -176,6 +186,9 @@ zurich  withdrawn       -         -       -  -                     -            
 
 LATE SITE  OF ROUND  ROUNDS LATE  EXAMPLES
 oslo       3.1                 1         0
+
+UPDATE     NORM  COSINE  UNLIKE IN  SO IT WAS
+mayo    1.250e1   0.500  length     quarantined
 
 MISSING  WHY                               SINCE    HEARD
 ucl      uploading, 1024 of 4194304 bytes  9 s ago  2 s ago
@@ -236,7 +249,11 @@ fn json_has_stable_names_and_plain_values() {
                 "since": null, "heard_at": null, "progress": null,
                 "uploaded_bytes": null, "upload_bytes": null
             }
-        ]
+        ],
+        "standings": [{
+            "site": "mayo", "late": false, "norm": 12.5, "cosine": 0.5, "outlier": "length",
+            "excluded": true
+        }]
     });
     assert_eq!(round, expected);
 
