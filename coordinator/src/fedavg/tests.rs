@@ -2,6 +2,7 @@
 
 mod large;
 mod late;
+mod poison;
 mod rules;
 mod steps;
 
