@@ -1,15 +1,17 @@
 //! What a run is to do: written by the operator as TOML, validated once, never changed.
 //!
 //! The model's own shape is not here: a model file describes itself. The coordinator reads the plan's
-//! `[round]` and `[aggregation]` and hands the rest on; a site reads `[training]`.
+//! `[round]` and `[aggregation]` and hands the rest on; a site reads `[training]`, and both `[exchange]`.
 
 mod aggregation;
+mod exchange;
 mod round;
 mod signature;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::aggregation::{AggregationPlan, AggregationRule, ServerOptimizer};
+pub use self::exchange::{Encoding, ExchangePlan, Part};
 pub use self::round::{LatePolicy, RoundPlan};
 pub use self::signature::{
     Error as SignerError, NotAKey, PlanKey, PlanSignature, PlanSigner, SignedPlan,
@@ -37,6 +39,9 @@ pub struct RunPlan {
     /// What the coordinator makes of the sites' updates.
     #[serde(default)]
     pub aggregation: AggregationPlan,
+    /// In what form an update travels.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub exchange: ExchangePlan,
 }
 
 /// What a site does in a round: AdamW for a fixed number of steps, so that a hospital with a hundred
@@ -185,8 +190,8 @@ impl RunPlan {
         Ok(plan)
     }
 
-    /// The plan in its canonical form, every default written out but those of how a site computes and
-    /// of what comes late: plans from before these could be chosen keep their digests, and agents of
+    /// The plan in its canonical form, every default written out but those of how a site computes, of
+    /// what comes late and of the form of updates: plans from before these could be chosen keep their digests, and agents of
     /// that time read them.
     ///
     /// # Panics

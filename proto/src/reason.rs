@@ -111,6 +111,8 @@ reasons! {
     WrongShape = "WRONG_SHAPE", FailedPrecondition;
     /// A tensor has another element type than the base model's.
     WrongDtype = "WRONG_DTYPE", FailedPrecondition;
+    /// The update travels in another form than the plan asks for.
+    WrongForm = "WRONG_FORM", FailedPrecondition;
     /// A weight is not a finite number.
     NotFinite = "NOT_FINITE", FailedPrecondition;
     /// The update claims no examples, or more than anybody can have seen.
@@ -169,6 +171,7 @@ impl Reason {
                 | Reason::WrongTensors
                 | Reason::WrongShape
                 | Reason::WrongDtype
+                | Reason::WrongForm
                 | Reason::WrongBaseModel
                 | Reason::WrongExamples
                 | Reason::NotFinite

@@ -4,7 +4,11 @@
 //! Nothing here knows what the tensors mean. A file is read by position and never mapped, so a file
 //! that shrinks under a reader is an error and not a crash.
 
+pub mod blocks;
+mod encode;
+mod mismatch;
 mod ranges;
+mod update;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -16,7 +20,10 @@ use std::path::{Path, PathBuf};
 pub use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
+pub use self::encode::{Encoded, Sources, encode};
+pub use self::mismatch::Mismatch;
 pub use self::ranges::Ranges;
+pub use self::update::Update;
 pub use self::writer::ModelWriter;
 use crate::failpoint::reach;
 use crate::limits::{
@@ -37,9 +44,6 @@ const WRITE: &str = "write";
 
 /// What [`Error::Io`] calls bringing to the disk.
 const SYNC: &str = "sync";
-
-/// The most axes of a shape that are told.
-const AXES_SHOWN_MAX: usize = 8;
 
 /// Bytes of one f32.
 const F32_BYTES: usize = 4;
@@ -64,6 +68,18 @@ impl TensorSpec {
     /// Whether the tensor has no element.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many bytes the tensor has; types of less than a byte are none of ours.
+    pub fn bytes(&self) -> usize {
+        self.len() * self.dtype.bitsize() / 8
+    }
+
+    fn must_be_f32(&self) -> Result<(), Error> {
+        match self.dtype {
+            Dtype::F32 => Ok(()),
+            dtype => Err(Error::Dtype { name: self.name.clone(), dtype }),
+        }
     }
 }
 
@@ -101,6 +117,14 @@ pub enum Error {
         /// What it has.
         dtype: Dtype,
     },
+    /// The numbers of an encoded tensor are none, or cannot be encoded.
+    #[error("tensor {name}: {error}")]
+    Blocks {
+        /// The tensor.
+        name: String,
+        /// What is wrong with them.
+        error: blocks::Error,
+    },
     /// The caller wrote another tensor than the one that is due.
     #[error("tensor {name} was given {found} values, it has {expected}")]
     Length {
@@ -127,50 +151,6 @@ impl Error {
     /// again would not tell.
     pub fn is_failed_sync(&self) -> bool {
         matches!(self, Error::Io { what: SYNC, .. })
-    }
-}
-
-/// How one model differs from another of which it should be a version.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Mismatch {
-    /// A tensor is missing.
-    #[error("tensor {0} is missing")]
-    Missing(String),
-    /// A tensor is not in the other model.
-    #[error("tensor {0} is not in the base model")]
-    Unknown(String),
-    /// A tensor has another shape.
-    #[error("tensor {name} has shape {}, the base model has {}", axes(found), axes(expected))]
-    Shape {
-        /// The tensor.
-        name: String,
-        /// Its shape.
-        found: Vec<usize>,
-        /// The base model's.
-        expected: Vec<usize>,
-    },
-    /// A tensor has another element type.
-    #[error("tensor {name} has element type {found:?}, the base model has {expected:?}")]
-    Dtype {
-        /// The tensor.
-        name: String,
-        /// Its element type.
-        found: Dtype,
-        /// The base model's.
-        expected: Dtype,
-    },
-    /// The file describes another model.
-    #[error("the model's description differs from the base model's")]
-    Description,
-}
-
-/// A shape for people; a file may give a tensor any number of axes.
-fn axes(shape: &[usize]) -> String {
-    match shape.get(..AXES_SHOWN_MAX) {
-        Some(first) if first.len() < shape.len() => {
-            format!("{first:?} and so on, {} axes", shape.len())
-        }
-        _ => format!("{shape:?}"),
     }
 }
 
@@ -260,9 +240,7 @@ impl ModelFile {
         values: &mut [f32],
     ) -> Result<(), Error> {
         let spec = &self.tensors[position];
-        if spec.dtype != Dtype::F32 {
-            return Err(Error::Dtype { name: spec.name.clone(), dtype: spec.dtype });
-        }
+        spec.must_be_f32()?;
         let (found, expected) = (first.saturating_add(values.len()), spec.len());
         if found > expected {
             return Err(Error::Length { name: spec.name.clone(), found, expected });
@@ -298,34 +276,7 @@ impl ModelFile {
     /// # Errors
     /// The first difference, in the order of the names.
     pub fn matches(&self, base: &ModelFile) -> Result<(), Mismatch> {
-        let by_name = |model: &ModelFile| -> BTreeMap<String, TensorSpec> {
-            model.tensors.iter().map(|t| (t.name.clone(), t.clone())).collect()
-        };
-        let (mine, theirs) = (by_name(self), by_name(base));
-        for (name, expected) in &theirs {
-            let Some(found) = mine.get(name) else { return Err(Mismatch::Missing(name.clone())) };
-            if found.shape != expected.shape {
-                return Err(Mismatch::Shape {
-                    name: name.clone(),
-                    found: found.shape.clone(),
-                    expected: expected.shape.clone(),
-                });
-            }
-            if found.dtype != expected.dtype {
-                return Err(Mismatch::Dtype {
-                    name: name.clone(),
-                    found: found.dtype,
-                    expected: expected.dtype,
-                });
-            }
-        }
-        if let Some(name) = mine.keys().find(|name| !theirs.contains_key(*name)) {
-            return Err(Mismatch::Unknown(name.clone()));
-        }
-        if self.description != base.description {
-            return Err(Mismatch::Description);
-        }
-        Ok(())
+        mismatch::between(self, &base.tensors, &base.description)
     }
 }
 

@@ -160,7 +160,8 @@ impl Handle {
             return Err(Error::BlobUnknown(initial.digest));
         }
         let path = self.blobs.path(&initial.digest);
-        let checked = self.in_background(move || check::check_model(&path)).await?;
+        let form = plan.plan.exchange;
+        let checked = self.in_background(move || check::check_model(&path, form)).await?;
         checked.map_err(Error::InitialModel)?;
         let document = self.first_manifest(name, &plan.plan, initial);
         let create = Request::Create(actor.clone(), name.clone(), Box::new(plan), initial);

@@ -112,7 +112,8 @@ async fn check(
         return Err(Error::BlobUnknown(weights.digest));
     }
     let paths = (handle.blobs.path(&weights.digest), handle.blobs.path(&base));
-    let checked = handle.in_background(move || check_update(&paths.0, &paths.1));
+    let form = handle.plan(&round.run)?.exchange;
+    let checked = handle.in_background(move || check_update(&paths.0, &paths.1, form));
     let checked = handle.while_arriving(site, &round, checked).await?;
     let Err(rejection) = checked else { return Ok(Some(update)) };
     // What is wrong may have come to the file since it was uploaded: then the site sends it again.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use fedpaint_proto::names::SiteName;
-use fedpaint_proto::weights::{ModelFile, Ranges, TensorSpec};
+use fedpaint_proto::weights::{ModelFile, Ranges, TensorSpec, Update};
 
 use super::blocks::Block;
 use super::screen::Voice;
@@ -47,7 +47,29 @@ impl Tensors {
         Ok(Tensors(Ranges::new(model, &positions)?))
     }
 
-    /// Fills `values` with the block's. Whatever a file holds becomes a number here and nowhere else.
+    /// [`Tensors::open`] of an update, in whatever form it travels; one that is a whole model is opened as
+    /// any other.
+    ///
+    /// # Errors
+    /// As [`Tensors::open`].
+    fn open_update(path: &Path, whose: &str, specs: &[TensorSpec]) -> Result<Tensors, Error> {
+        let update = Update::open(path)?;
+        if update.form().is_whole_model() {
+            return Tensors::open(path, whose, specs);
+        }
+        Ok(Tensors(update.values(specs)?))
+    }
+
+    /// Fills `values` with the block's of an update, beside those of the model that it was trained from.
+    /// Whatever an update holds becomes a number here and nowhere else.
+    ///
+    /// # Errors
+    /// If the file does not read, or holds what is no number.
+    fn read_beside(&self, block: Block, base: &[f32], values: &mut [f32]) -> Result<(), Error> {
+        Ok(self.0.read_beside(block.tensor, block.first, base, values)?)
+    }
+
+    /// Fills `values` with the block's.
     ///
     /// # Errors
     /// If the file does not read.
@@ -158,13 +180,14 @@ impl Updates {
         rows.fresh.resize(self.fresh * len, 0.0);
         let (fresh, late) = self.parts.split_at(self.fresh);
         for (part, row) in fresh.iter().zip(rows.fresh.chunks_exact_mut(len.max(1))) {
-            part.model.read(block, row)?;
+            part.model.read_beside(block, &rows.base, row)?;
         }
         rows.late.clear();
         for part in late {
-            let trained = part.model.values(block)?;
             let then = part.own_base.as_ref().map(|then| then.values(block)).transpose()?;
             let then = then.as_ref().unwrap_or(&rows.base);
+            let mut trained = vec![0.0; len];
+            part.model.read_beside(block, then, &mut trained)?;
             let moved = trained.iter().zip(then).zip(&rows.base);
             rows.late.extend(moved.map(|((trained, then), now)| {
                 f64::from(*trained) + f64::from(*now) - f64::from(*then)
@@ -191,7 +214,8 @@ impl Rows {
 
 impl Part {
     fn open(c: &Contribution, specs: &[TensorSpec]) -> Result<Part, Error> {
-        let model = Tensors::open(&c.weights, &format!("the update of site {}", c.site), specs)?;
+        let whose = format!("the update of site {}", c.site);
+        let model = Tensors::open_update(&c.weights, &whose, specs)?;
         let own_base = format!("the model that the late update of site {} began from", c.site);
         let own_base = c.stale.as_ref().map(|stale| Tensors::open(&stale.base, &own_base, specs));
         Ok(Part { model, own_base: own_base.transpose()? })

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::{
     BUFFER_BYTES, Error, F32_BYTES, PREFIX_BYTES, SYNC, TensorSpec, WRITE, bounded, sync_folder,
@@ -39,6 +39,16 @@ impl ModelWriter {
     /// # Errors
     /// If the file cannot be made or the tensors are not a model.
     pub fn create(
+        path: &Path,
+        tensors: Vec<TensorSpec>,
+        description: &BTreeMap<String, String>,
+    ) -> Result<ModelWriter, Error> {
+        tensors.iter().try_for_each(TensorSpec::must_be_f32)?;
+        ModelWriter::of_any_type(path, tensors, description)
+    }
+
+    /// [`ModelWriter::create`] for tensors of any type.
+    pub(super) fn of_any_type(
         path: &Path,
         tensors: Vec<TensorSpec>,
         description: &BTreeMap<String, String>,
@@ -105,6 +115,19 @@ impl ModelWriter {
         Ok(())
     }
 
+    /// Writes the bytes of the tensor that is due, all of them, of whatever type it is.
+    ///
+    /// # Errors
+    /// If there is none due, it has another length, or the disk fails.
+    pub(super) fn write_bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let due = self.tensors.next();
+        let (name, expected) = due.map_or_else(Default::default, |t| (t.name.clone(), t.bytes()));
+        if bytes.len() != expected {
+            return Err(Error::Length { name, found: bytes.len(), expected });
+        }
+        self.put(bytes)
+    }
+
     /// How many values the tensor that is due lacks.
     fn left(&self) -> Option<usize> {
         self.due().map(|due| due.len() - self.written)
@@ -162,20 +185,18 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Err
     move |source| Error::Io { what, path: path.to_owned(), source }
 }
 
-fn header(
+/// The header of a file of these tensors: the JSON alone, without its length.
+pub(super) fn header(
     tensors: &[TensorSpec],
     description: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>, Error> {
     bounded("tensors", tensors.len() as u64, TENSORS_MAX as u64)?;
     let mut offset = 0;
     let mut infos = Vec::with_capacity(tensors.len());
-    for TensorSpec { name, dtype, shape } in tensors {
-        if *dtype != Dtype::F32 {
-            return Err(Error::Dtype { name: name.clone(), dtype: *dtype });
-        }
-        let end = offset + shape.iter().product::<usize>() * F32_BYTES;
-        let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (offset, end) };
-        infos.push((name.clone(), info));
+    for spec in tensors {
+        let end = offset + spec.bytes();
+        let TensorSpec { name, dtype, shape } = spec.clone();
+        infos.push((name, TensorInfo { dtype, shape, data_offsets: (offset, end) }));
         offset = end;
     }
     let description: HashMap<String, String> = description.clone().into_iter().collect();

@@ -455,6 +455,7 @@ mod tests {
             Reason::WrongTensors,
             Reason::WrongShape,
             Reason::WrongDtype,
+            Reason::WrongForm,
             Reason::WrongBaseModel,
             Reason::WrongExamples,
             Reason::NotFinite,

@@ -1,7 +1,9 @@
 //! A model file: its header, and the tensors that the header tells of.
 
+use std::path::Path;
+
 use fedpaint_proto::limits::{TENSOR_NAME_BYTES_MAX, TENSORS_MAX};
-use fedpaint_proto::weights::{Dtype, Error, ModelFile};
+use fedpaint_proto::weights::{Dtype, Error, ModelFile, Update};
 
 /// The longest refusal: a name, and what a parser says of the file.
 const REFUSAL_BYTES_MAX: usize = 1_000;
@@ -42,6 +44,27 @@ pub fn any(bytes: &[u8]) -> bool {
             Err(_) => assert!(!all_f32),
         }
         assert_eq!(model.matches(&model), Ok(()));
+        as_update(path, &model);
         true
     })
+}
+
+/// An update of a form that is known reads beside a base model of its tensors, or says why it does not.
+fn as_update(path: &Path, model: &ModelFile) {
+    let update = match Update::open(path) {
+        Ok(update) => update,
+        Err(refusal) => return super::is_a_line(&refusal.to_string(), REFUSAL_BYTES_MAX),
+    };
+    let form = update.form();
+    if form.is_whole_model() {
+        assert_eq!(update.matches(model, form), Ok(()));
+    }
+    let Ok(values) = update.values(model.tensors()) else { return };
+    for (at, tensor) in model.tensors().iter().enumerate() {
+        let before = vec![1.0; tensor.len()];
+        let mut after = before.clone();
+        if let Err(refusal) = values.read_beside(at, 0, &before, &mut after) {
+            super::is_a_line(&refusal.to_string(), REFUSAL_BYTES_MAX);
+        }
+    }
 }

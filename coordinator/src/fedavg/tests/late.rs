@@ -1,5 +1,8 @@
 //! Late updates, moved to the round's base model and weighed by how late they are.
 
+use fedpaint_proto::plan::{Encoding, ExchangePlan, Part};
+use fedpaint_proto::weights::{Sources, Update, encode};
+
 use super::*;
 
 /// A late contribution that began from another model than the round's.
@@ -90,4 +93,55 @@ fn the_discount_is_that_of_the_paper_and_falls_with_every_round() {
     }
     let falls = (0..20).map(|rounds| discount(rounds, 0.5)).collect::<Vec<_>>();
     assert!(falls.is_sorted_by(|a, b| a > b), "{falls:?}");
+}
+
+#[test]
+fn an_encoded_update_counts_as_the_weights_that_it_stands_for_fresh_and_late_in_any_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let wave =
+        |phase: f32| (0..3_000).map(|i| (i as f32 * 0.7 + phase).sin()).collect::<Vec<f32>>();
+    let model = |name: &str, phase: f32| {
+        write_model(&path(name), &[("a", &wave(phase)[..5]), ("out.0", &wave(phase + 1.0))]);
+        path(name)
+    };
+    let (base, then) = (model("base", 0.0), model("then", 0.1));
+    let (fresh, late) = (model("fresh", 0.02), model("late", 0.13));
+    for encoding in [Encoding::F32, Encoding::Bf16, Encoding::Int8, Encoding::Int4] {
+        for part in [Part::All, Part::Decoder] {
+            let form = ExchangePlan { encoding, part };
+            // What is sent, and a whole model of the same values.
+            let sent = |name: &str, trained: &Path, base: &Path| {
+                let sources = Sources { base, trained, remainder: None };
+                let (update, left) = (path(&format!("{name}-sent")), path("left"));
+                encode(form, sources, &update, &left).unwrap();
+                let base = ModelFile::open(base).unwrap();
+                let update = Update::open(&update).unwrap().values(base.tensors()).unwrap();
+                let tensors = ["a", "out.0"].map(|tensor| {
+                    let at = base.position(tensor).unwrap();
+                    let before = base.read(at).unwrap();
+                    let mut values = vec![0.0; before.len()];
+                    update.read_beside(at, 0, &before, &mut values).unwrap();
+                    (tensor, values)
+                });
+                let tensors = tensors.each_ref().map(|(name, values)| (*name, values.as_slice()));
+                write_model(&path(&format!("{name}-whole")), &tensors);
+            };
+            sent("fresh", &fresh, &base);
+            sent("late", &late, &then);
+            let made = |kind: &str| {
+                let of = |site: &str, examples, stale| Contribution {
+                    site: site.parse().unwrap(),
+                    weights: path(&format!("{site}-{kind}")),
+                    examples,
+                    stale,
+                };
+                let stale = Stale { base: then.clone(), rounds: 2 };
+                let contributions = vec![of("fresh", 3, None), of("late", 8, Some(stale))];
+                let job = job(&base, 0.5, contributions);
+                aggregate(&job, &path("out")).unwrap().model.blob
+            };
+            assert_eq!(made("sent"), made("whole"), "{form}");
+        }
+    }
 }
