@@ -97,6 +97,8 @@ pub(crate) struct Round {
     pub(crate) closed_at: Option<Timestamp>,
     pub(crate) members: Vec<Member>,
     pub(crate) counts: Counts,
+    /// The bytes of all updates that are in it, as they came from the sites.
+    pub(crate) update_bytes: u64,
     /// Updates of earlier rounds that are part of this one.
     pub(crate) late: Vec<Late>,
     /// When reporting was to end, where it goes on longer because updates still arrive.
@@ -353,6 +355,9 @@ impl From<v1::Round> for Round {
         };
         let v1::RoundRef { run, number, attempt } = round.r#ref.unwrap_or_default();
         let members: Vec<Member> = round.members.into_iter().map(Member::from).collect();
+        let late: Vec<Late> = round.late.into_iter().map(Late::from).collect();
+        let updates = members.iter().map(|m| &m.update).chain(late.iter().map(|l| &l.update));
+        let update_bytes = updates.flatten().map(|update| update.size_bytes).sum();
         Round {
             run,
             number,
@@ -366,7 +371,8 @@ impl From<v1::Round> for Round {
             closed_at: time(round.closed_at),
             counts: round.counts.map_or_else(|| counted(&members), Counts::from),
             members,
-            late: round.late.into_iter().map(Late::from).collect(),
+            update_bytes,
+            late,
             due: time(round.due),
             missing: round.missing.into_iter().map(Missing::from).collect(),
             standings: round.standings.into_iter().map(Standing::from).collect(),

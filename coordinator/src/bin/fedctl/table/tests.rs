@@ -174,15 +174,15 @@ t1   paused    3/10      1  020202020202  2 h ago  3 attempts in a row were aban
 #[test]
 fn a_round_is_shown_with_what_each_site_did() {
     let expected = "\
-ROUND  PHASE      REPORTED  LATE  WITHDREW  MISSING  EXAMPLES    LOSS  MODEL  ENDS       REASON
-4.2    reporting       1/3     1         1        1     1,600  0.2500  -      in 10 min  -
+ROUND  PHASE      REPORTED  LATE  WITHDREW  MISSING  EXAMPLES  UPDATES    LOSS  MODEL  ENDS       REASON
+4.2    reporting       1/3     1         1        1     1,600  8.0 MiB  0.2500  -      in 10 min  -
 
 was due 5 s ago: an update still arrives
 
-SITE    STATE       STEPS  EXAMPLES    LOSS  FIRST > LAST QUARTER  GRADIENT P50, P99  REASON
-mayo    reported      200     1,600  0.2500  0.5000 > 0.1250       0.75, 3.50         -
-ucl     joined     40/200         -  0.5000  -                     -                  -
-zurich  withdrawn       -         -       -  -                     -                  out of memory
+SITE    STATE       STEPS  EXAMPLES   UPDATE    LOSS  FIRST > LAST QUARTER  GRADIENT P50, P99  REASON
+mayo    reported      200     1,600  4.0 MiB  0.2500  0.5000 > 0.1250       0.75, 3.50         -
+ucl     joined     40/200         -        -  0.5000  -                     -                  -
+zurich  withdrawn       -         -        -       -  -                     -                  out of memory
 
 LATE SITE  OF ROUND  ROUNDS LATE  EXAMPLES
 oslo       3.1                 1         0
@@ -233,6 +233,7 @@ fn json_has_stable_names_and_plain_values() {
             }
         ],
         "counts": { "joined": 3, "reported": 1, "folded": 1, "withdrawn": 1, "missing": 1 },
+        "update_bytes": 8_388_608,
         "late": [{
             "site": "oslo", "number": 3, "attempt": 1, "examples": 0, "staleness": 1,
             "update": { "digest": digest(6), "size_bytes": 4_194_304 }
