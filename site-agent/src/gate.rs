@@ -5,8 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use fedpaint_proto::names::{Blob, Digest, RunName};
-use fedpaint_proto::plan::SignedPlan;
+use fedpaint_proto::names::{Digest, RunName};
+use fedpaint_proto::plan::{ExchangePlan, SignedPlan};
 use fedpaint_proto::rule::Rule;
 use fedpaint_proto::weights::{self, ModelFile};
 use jiff::Timestamp;
@@ -93,19 +93,19 @@ impl Gate {
         now.into_iter().chain(judge::plan(&self.policy, plan, approved)).collect()
     }
 
-    /// What each rule says of a round of so many sites with this base model.
+    /// What each rule says of a round of so many sites whose updates of this base model travel in this form.
     ///
     /// # Errors
     /// If the base model is none.
     pub fn round(
         &self,
         cohort: u32,
-        base: Blob,
-        path: &Path,
+        form: ExchangePlan,
+        base: &Path,
     ) -> Result<Vec<Verdict>, weights::Error> {
-        let model = ModelFile::open(path)?;
-        let tensors = model.tensors().iter().map(|tensor| tensor.name.as_str());
-        Ok(judge::round(&self.policy, cohort, base.size, tensors))
+        let (tensors, bytes) = ModelFile::open(base)?.update(form)?;
+        let names = tensors.iter().map(|tensor| tensor.name.as_str());
+        Ok(judge::round(&self.policy, cohort, bytes, names))
     }
 
     /// What each rule says of a finished update's file, beside its base model.
@@ -115,6 +115,7 @@ impl Gate {
     pub fn update(
         &self,
         trained: &Trained,
+        form: ExchangePlan,
         path: &Path,
         base: &Path,
     ) -> Result<Vec<Verdict>, weights::Error> {
@@ -124,7 +125,7 @@ impl Gate {
             source,
         })?;
         let bytes = bytes.len();
-        let update = match ModelFile::open(path) {
+        let update = match weights::Update::open(path) {
             Ok(update) => update,
             Err(error @ weights::Error::Io { .. }) => return Err(error),
             Err(error) => {
@@ -134,7 +135,7 @@ impl Gate {
             }
         };
         let base = ModelFile::open(base)?;
-        let differs = match update.matches(&base) {
+        let differs = match update.matches(&base, form) {
             Err(mismatch) => Some(mismatch.to_string()),
             Ok(()) if bytes != trained.update.size => {
                 Some(format!("{bytes} bytes, {} were trained", trained.update.size))
@@ -161,10 +162,15 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use fedpaint_proto::plan::RunPlan;
+    use std::collections::BTreeMap;
+
+    use fedpaint_proto::plan::{Encoding, Part, RunPlan};
+    use fedpaint_proto::weights::{Dtype, ModelWriter, Sources, TensorSpec, encode};
 
     use super::*;
+    use crate::pipe::Report;
     use crate::plans::Approved;
+    use crate::policy::patterns::Patterns;
 
     fn plan() -> SignedPlan {
         RunPlan::from_toml("version = 1\nrounds = 1").unwrap().into()
@@ -188,6 +194,58 @@ mod tests {
         let other = RunPlan { rounds: 2, ..plan().plan }.into();
         assert_eq!(rule(gate.plan(&other)), Some(Rule::Approval), "another plan is new");
         assert_eq!(rule(gate.for_dry_run().plan(&other)), None);
+    }
+
+    #[test]
+    fn what_leaves_is_judged_in_the_form_in_which_it_leaves() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let model = |name: &str, value: f32| {
+            let spec = |name: &str| TensorSpec {
+                name: name.into(),
+                dtype: Dtype::F32,
+                shape: vec![2_000],
+            };
+            let specs = vec![spec("input_blocks.0"), spec("out.0")];
+            let mut writer = ModelWriter::create(&path(name), specs, &BTreeMap::new()).unwrap();
+            (0..2).for_each(|_| writer.write(&[value; 2_000]).unwrap());
+            writer.finish().unwrap()
+        };
+        model("base", 1.0);
+        let whole = model("trained", 1.5);
+        let mut policy = Policy::open();
+        policy.egress.bytes_per_round_max = 3_000;
+        policy.egress.tensors =
+            toml::from_str::<BTreeMap<String, Patterns>>("tensors = [\"*\", \"!input_blocks.*\"]")
+                .unwrap()
+                .remove("tensors")
+                .unwrap();
+        let gate = Gate::new(policy, folder.path(), || Timestamp::UNIX_EPOCH);
+        let form = |encoding, part| ExchangePlan { encoding, part };
+        for (form, refused) in [
+            (form(Encoding::F32, Part::All), Some(Rule::Bytes)),
+            (form(Encoding::F32, Part::Decoder), Some(Rule::Bytes)),
+            (form(Encoding::Int4, Part::All), Some(Rule::Tensors)),
+            (form(Encoding::Int8, Part::Decoder), None),
+        ] {
+            let judged = judge::all(gate.round(1, form, &path("base")).unwrap());
+            assert_eq!(rule(judged), refused, "before it is trained: {form}");
+            let (base, trained) = (path("base"), path("trained"));
+            let sources = Sources { base: &base, trained: &trained, remainder: None };
+            let made = encode(form, sources, &path("update"), &path("left")).unwrap();
+            let trained = Trained {
+                update: made.update,
+                examples: 1,
+                report: Report::default(),
+                data: whole.digest,
+                remainder: None,
+            };
+            let judged = gate.update(&trained, form, &path("update"), &base).unwrap();
+            assert_eq!(rule(judge::all(judged)), refused, "before it leaves: {form}");
+            let other = ExchangePlan { encoding: Encoding::Bf16, ..form };
+            let judged = gate.update(&trained, other, &path("update"), &base).unwrap();
+            assert!(rule(judge::all(judged)).is_some(), "in a form that no plan asked for");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use burn::tensor::Device;
 use fedpaint_proto::names::SiteName;
-use fedpaint_proto::plan::{self, MaskAlgorithm, TrainingPlan};
+use fedpaint_proto::plan::{self, MaskAlgorithm, Part, TrainingPlan};
 
 use crate::cohort::{self, Cohort};
 use crate::data::example::{Example, REGIONS};
@@ -47,6 +47,8 @@ pub struct RoundKey<'a> {
     pub number: u32,
     /// The site.
     pub site: &'a SiteName,
+    /// Which tensors travel, and so are trained.
+    pub part: Part,
 }
 
 /// What a round is trained with.
@@ -126,7 +128,7 @@ pub fn train_round(
     journal: Journal<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<RoundResult, Error> {
-    let RoundKey { plan, number, site } = key;
+    let RoundKey { plan, number, site, part } = key;
     let seed = site_seed(plan.seed, site);
     let round = u64::from(number);
     let size = base.spec().image_size;
@@ -138,7 +140,7 @@ pub fn train_round(
     let slices = SliceOptions { size, masks: MASKS_PER_CASE, seed, round, mode, augment };
     let noise = [seed.to_le_bytes(), round.to_le_bytes()];
     let noise = seed_of("fedpaint 2026 training noise", &noise.each_ref().map(<[u8; 8]>::as_slice));
-    let options = options(plan, noise);
+    let options = options(plan, part, noise);
     let needed = needed(base.spec(), plan.batch as usize, &options, &machine.device);
     room::fits(needed, room::available(&machine.device, machine.memory_max))?;
     let Watch { is_stopped, progress } = watch;
@@ -192,7 +194,7 @@ fn needed(spec: &ModelSpec, batch: usize, options: &TrainingOptions, device: &De
 }
 
 /// What the plan asks of training; `seed` names the round's noise at this site.
-fn options(plan: &TrainingPlan, seed: u64) -> TrainingOptions {
+fn options(plan: &TrainingPlan, part: Part, seed: u64) -> TrainingOptions {
     TrainingOptions {
         steps: plan.steps as usize,
         learning_rate: plan.learning_rate,
@@ -214,6 +216,7 @@ fn options(plan: &TrainingPlan, seed: u64) -> TrainingOptions {
         },
         gradient_checkpointing: plan.gradient_checkpointing,
         micro_batch: plan.micro_batch as usize,
+        part,
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::settings::{ComputeSettings, DataSettings, RehearsalSettings};
 
 /// The version of what is said here; both ends must speak the same.
-pub const PIPE_VERSION: u32 = 4;
+pub const PIPE_VERSION: u32 = 5;
 
 /// The longest body of a frame: a plan of the greatest length, escaped, and room.
 pub const FRAME_BYTES_MAX: usize = 512 << 10;
@@ -68,6 +68,8 @@ pub struct Assignment {
     pub plan_toml: String,
     /// The model to begin from; the workspace has it under this digest.
     pub base: Blob,
+    /// What the site's last update has left out and this one is made with; the workspace has it too.
+    pub remainder: Option<Blob>,
 }
 
 /// What the trainer says.
@@ -138,6 +140,9 @@ pub struct Trained {
     /// What it learnt from, as [`Cohort::training`](crate::cohort::Cohort::training) has it. It stays
     /// at the site.
     pub data: Digest,
+    /// What the update leaves out, a file in the workspace, where its form rounds. It stays at the site.
+    #[serde(default)]
+    pub remainder: Option<Blob>,
 }
 
 /// Aggregates over the steps of a training, see `TrainingReport` in `types.proto`.
@@ -294,6 +299,7 @@ mod tests {
             site: "mayo".parse().unwrap(),
             plan_toml: "version = 1\nrounds = 5\n".into(),
             base: Blob { digest: Digest::of(b"model"), size: 5 },
+            remainder: None,
         })
     }
 

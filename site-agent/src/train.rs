@@ -16,6 +16,7 @@ use std::ops::ControlFlow;
 
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, ExecutionError, Tensor};
+use fedpaint_proto::plan::Part;
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +79,8 @@ pub struct TrainingOptions {
     /// The most slices that go through the network at once, 0 for a step's whole batch. The gradient
     /// is the same up to rounding: the sum over the parts, first to last.
     pub micro_batch: usize,
+    /// Which tensors are trained; the others stay what they are.
+    pub part: Part,
 }
 
 impl Default for TrainingOptions {
@@ -96,6 +99,7 @@ impl Default for TrainingOptions {
             precision: Precision::F32,
             gradient_checkpointing: false,
             micro_batch: 0,
+            part: Part::All,
         }
     }
 }
@@ -266,7 +270,7 @@ impl<'a> Trainer<'a> {
             true => device.gradient_checkpointing(),
             false => device,
         };
-        let net = Unet::working_by(ops, start, &device);
+        let net = Unet::working_by(ops, start, &device).trainable(options.part);
         Trainer {
             spec: start.spec(),
             options,

@@ -3,6 +3,7 @@
 //! It has no key, no socket and no runtime for either. It ends when its pipe closes, however busy it
 //! is, so that none is left behind when an agent dies.
 
+mod sending;
 mod stop;
 
 use std::fs::File;
@@ -17,13 +18,15 @@ use burn::tensor::Device;
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::plan::RunPlan;
+use fedpaint_proto::weights::{self, Encoded};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
+use self::sending::Outbox;
 use self::stop::Stop;
 use crate::checkpoints::{self, Checkpoints};
 use crate::cohort::{self, Cohort};
 use crate::cpu::tile;
-use crate::disk::{self, Places, write_whole};
+use crate::disk;
 use crate::local_round::{self, Machine, RoundKey, Watch, train_round};
 use crate::model::checkpoint::{self, CheckpointError};
 use crate::model::device::{self, DeviceError};
@@ -36,18 +39,10 @@ use crate::settings::{ComputeSettings, RehearsalSettings};
 use crate::train::TrainError;
 use crate::train::journal::Journal;
 use crate::train::snapshot::{Key, Snapshot};
-use crate::workspace::{blob_of, model_path, trained, update_path};
+use crate::workspace::{blob_of, model_path, trained};
 
 /// The folder of the workspace that prepared scans are kept in, which the agent never opens.
 const SCANS_CACHE: &str = "scans-cache";
-
-const UPDATE: Places = Places {
-    create: "train.update_create",
-    write: "train.update_write",
-    sync: "train.update_sync",
-    rename: "train.update_rename",
-    folder: "train.update_folder",
-};
 
 /// What the agent hears of scans that cannot be trained on.
 const SCANS_AT_FAULT: &str = "none of the scans can be used, or one has changed since it was looked at: \
@@ -80,6 +75,8 @@ enum Error {
     Round(#[from] local_round::Error),
     #[error("the update: {0}")]
     Update(CheckpointError),
+    #[error("the update cannot be encoded: {0}")]
+    Encoding(weights::Error),
     #[error("{}: {source}", path.display())]
     Disk { path: PathBuf, source: io::Error },
 }
@@ -95,6 +92,8 @@ impl Error {
             Error::Rehearsal(error) => error.failure(),
             Error::Round(error) => error.failure(),
             Error::Stopped => Failure::Cancelled,
+            Error::Encoding(weights::Error::Blocks { .. }) => Failure::NotFinite,
+            Error::Encoding(_) => Failure::BaseModel,
             Error::Rotten | Error::Update(_) | Error::Disk { .. } => Failure::Disk,
         }
     }
@@ -298,6 +297,7 @@ fn train(
                 plan: &plan.training,
                 number: assignment.number,
                 site: &assignment.site,
+                part: plan.exchange.part,
             };
             // Everything about the file is checked before a network is made of it.
             let base = checkpoint::load(&path).map_err(Error::Base)?;
@@ -319,10 +319,9 @@ fn train(
         }
     };
     let Made { update: bytes, examples, report } = made;
-    let update = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
-    let path = update_path(&bench.workspace, update.digest);
-    patiently(stop, &path, || write_whole(&path, &UPDATE, |file| file.write_all(&bytes)))?;
-    Ok(Trained { update, examples, report, data })
+    let outbox = Outbox { workspace: &bench.workspace, stop };
+    let Encoded { update, remainder } = outbox.put(plan.exchange, assignment, bytes)?;
+    Ok(Trained { update, examples, report, data, remainder })
 }
 
 /// Whether a file that was right when it was downloaded is so still.
@@ -336,7 +335,7 @@ fn check(path: &Path, blob: Blob) -> Result<(), Error> {
 }
 
 fn key(bench: &Bench, assignment: &Assignment, data: Digest) -> Key {
-    let Assignment { run, number, site, plan_toml, base } = assignment;
+    let Assignment { run, number, site, plan_toml, base, .. } = assignment;
     let machine = match &bench.work {
         // The processor gives the same bytes on any number of threads, and others by other vectors.
         Work::Train { machine, .. } if machine.device == Device::flex() => {

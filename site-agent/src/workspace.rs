@@ -14,14 +14,17 @@
 //!   scans-cache/      prepared scans: the trainer's alone, the agent never opens it
 //!   head.json         the coordinator's log, as it was last believed, see `heads`
 //!   history.json      what was trained last, and receipts/, see `ledger`
+//!   remainders/       what updates have left out, see `remainders`
 //!   evidence/         what proves that the log was changed
 //! ```
 //! A file has its name only when it is whole and on the disk. But for what the trainer prepares of scans
 //! none is ever put here, and beside that the folder never holds more than the newest base model, the
-//! newest update, the newest checkpoint and a transfer under way.
+//! newest update, the newest checkpoint, a transfer under way, and where updates are rounded what a few of
+//! them left out.
 
 mod heads;
 mod ledger;
+mod remainders;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -31,7 +34,8 @@ use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest, RunName};
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{self, Places, write_whole};
+pub use self::remainders::{Doubt, remainder_path};
+use crate::disk::{self, Places};
 use crate::pipe::{Assignment, Trained};
 
 /// The longest `trained.json` that is read.
@@ -120,13 +124,28 @@ struct Record {
     plan: Digest,
     base: Blob,
     trained: Trained,
+    /// What the update was made with that an earlier one had left out.
+    #[serde(default)]
+    remainder: Option<Blob>,
+    /// The attempt that it was submitted for, until it is known whether it was accepted; only where it has
+    /// left something out.
+    #[serde(default)]
+    submitted: Option<u32>,
 }
 
 impl Record {
     fn new(assignment: &Assignment, trained: Trained) -> Record {
-        let Assignment { run, number, base, plan_toml, .. } = assignment;
+        let Assignment { run, number, base, plan_toml, remainder, .. } = assignment;
         let plan = Digest::of(plan_toml.as_bytes());
-        Record { run: run.clone(), number: *number, plan, base: *base, trained }
+        Record {
+            run: run.clone(),
+            number: *number,
+            plan,
+            base: *base,
+            trained,
+            remainder: *remainder,
+            submitted: None,
+        }
     }
 }
 
@@ -136,7 +155,7 @@ impl Workspace {
     /// # Errors
     /// If the folder cannot be written, or another agent has it.
     pub fn open(folder: &Path) -> Result<Workspace, Error> {
-        for sub in ["models", "updates", "training"] {
+        for sub in ["models", "updates", "training", "remainders"] {
             let path = folder.join(sub);
             reach("workspace.folders")
                 .and_then(|()| fs::create_dir_all(&path))
@@ -163,12 +182,10 @@ impl Workspace {
     /// # Errors
     /// If the disk fails; nothing half-written is left.
     pub fn remember(&self, assignment: &Assignment, trained: Trained) -> Result<(), Error> {
-        let path = self.record_path();
-        let record = Record::new(assignment, trained);
-        let written = write_whole(&path, &RECORD, |file| Ok(serde_json::to_writer(file, &record)?));
-        written.map_err(|source| Error::Io { path, source })?;
-        self.keep_only("updates", "workspace.drop_updates", Some(trained.update.digest))?;
-        self.keep_only("training", "workspace.drop_training", None)
+        self.write_record(&Record::new(assignment, trained))?;
+        self.keep_only("updates", "workspace.drop_updates", &[trained.update.digest])?;
+        self.keep_only("training", "workspace.drop_training", &[])?;
+        self.keep_remainders()
     }
 
     /// Forgets the update, because the coordinator refused it.
@@ -190,24 +207,19 @@ impl Workspace {
     /// # Errors
     /// If the disk fails.
     pub fn keep_model(&self, digest: Digest) -> Result<(), Error> {
-        self.keep_only("models", "workspace.drop_models", Some(digest))
+        self.keep_only("models", "workspace.drop_models", &[digest])
     }
 
-    fn keep_only(
-        &self,
-        sub: &str,
-        place: &'static str,
-        digest: Option<Digest>,
-    ) -> Result<(), Error> {
+    fn keep_only(&self, sub: &str, place: &'static str, kept: &[Digest]) -> Result<(), Error> {
         let path = self.folder.join(sub);
-        let kept = digest.map(|digest| digest.to_string());
+        let kept: Vec<String> = kept.iter().map(Digest::to_string).collect();
         let drop_others = || {
             reach(place)?;
             for entry in fs::read_dir(&path)? {
                 let entry = entry?;
                 let name = entry.file_name();
                 // What begins with the digest is the file itself or a transfer of it.
-                if !kept.as_ref().is_some_and(|kept| name.to_string_lossy().starts_with(kept)) {
+                if !kept.iter().any(|kept| name.to_string_lossy().starts_with(kept)) {
                     fs::remove_file(entry.path())?;
                 }
             }
@@ -235,22 +247,30 @@ pub fn trained(
     assignment: &Assignment,
     data: Digest,
 ) -> io::Result<Option<Trained>> {
-    let path = record_path(folder);
-    match reach("workspace.record_read").and_then(|()| fs::metadata(&path)) {
+    let Some(record) = read_record(&record_path(folder))? else { return Ok(None) };
+    let Trained { update, data: learnt, remainder, .. } = record.trained;
+    let expected =
+        Record { submitted: record.submitted, ..Record::new(assignment, record.trained) };
+    let unharmed = learnt == data
+        && record == expected
+        && blob_of(&update_path(folder, update.digest))? == Some(update)
+        && match remainder {
+            Some(left) => blob_of(&remainder_path(folder, left.digest))? == Some(left),
+            None => true,
+        };
+    Ok(unharmed.then_some(record.trained))
+}
+
+/// What is remembered, if anything. A record of another version is as good as none: the round is trained
+/// again.
+fn read_record(path: &Path) -> io::Result<Option<Record>> {
+    match reach("workspace.record_read").and_then(|()| fs::metadata(path)) {
         Ok(found) if found.len() <= RECORD_BYTES_MAX => {}
         Ok(_) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
-    // A record of another version is as good as none: the round is trained again.
-    let Ok(record) = serde_json::from_slice::<Record>(&fs::read(&path)?) else {
-        return Ok(None);
-    };
-    let Trained { update, data: learnt, .. } = record.trained;
-    let unharmed = learnt == data
-        && record == Record::new(assignment, record.trained)
-        && blob_of(&update_path(folder, update.digest))? == Some(update);
-    Ok(unharmed.then_some(record.trained))
+    Ok(serde_json::from_slice(&fs::read(path)?).ok())
 }
 
 /// What a file is, or none where there is no file.
@@ -280,6 +300,7 @@ mod tests {
             site: "mayo".parse().unwrap(),
             plan_toml: String::new(),
             base: Blob { digest: Digest::of(base), size: base.len() as u64 },
+            remainder: None,
         }
     }
 
@@ -294,7 +315,7 @@ mod tests {
     fn train(workspace: &Workspace, bytes: &[u8]) -> Trained {
         let update = Blob { digest: Digest::of(bytes), size: bytes.len() as u64 };
         fs::write(update_path(workspace.folder(), update.digest), bytes).unwrap();
-        Trained { update, examples: 8, report: Report::default(), data: data() }
+        Trained { update, examples: 8, report: Report::default(), data: data(), remainder: None }
     }
 
     #[test]

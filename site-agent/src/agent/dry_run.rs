@@ -9,8 +9,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use fedpaint_proto::names::{Digest, RoundId};
-use fedpaint_proto::weights::{self, ModelFile};
+use fedpaint_proto::names::{Blob, Digest, RoundId};
+use fedpaint_proto::weights::{self, ModelFile, TensorSpec, Update};
 use serde::Serialize;
 
 use crate::pipe::{Report, Trained};
@@ -89,6 +89,8 @@ struct Told<'a> {
 #[derive(Debug, Serialize)]
 struct File {
     name: &'static str,
+    /// How its numbers are written, and which of them.
+    form: String,
     blake3: Digest,
     bytes: u64,
 }
@@ -131,33 +133,41 @@ pub fn write(folder: &Path, policy: &Policy, round: &Round<'_>) -> Result<String
 fn tell<'a>(policy: &Policy, round: &Round<'a>) -> Result<Told<'a>, Error> {
     let Round { id, plan, trained, verdicts, .. } = *round;
     let examples = policy.allows(Metric::Examples).then_some(trained.examples);
+    let update = Update::open(round.update)?;
+    let form = update.form().to_string();
+    let Blob { digest: blake3, size: bytes } = trained.update;
     Ok(Told {
         round: id.to_string(),
         plan,
         would_leave: verdicts.iter().all(|verdict| verdict.passes),
-        update: File { name: UPDATE, blake3: trained.update.digest, bytes: trained.update.size },
+        update: File { name: UPDATE, form, blake3, bytes },
         examples,
         report: judge::report(policy, trained.report),
         withheld: Metric::ALL.into_iter().filter(|metric| !policy.allows(*metric)).collect(),
-        tensors: tensors(round.update, round.base)?,
+        tensors: tensors(update, round.base)?,
         policy: verdicts,
         sent_by_this_dry_run: SENT,
     })
 }
 
-fn tensors(update: &Path, base: &Path) -> Result<Vec<Tensor>, Error> {
-    let (update, base) = (ModelFile::open(update)?, ModelFile::open(base)?);
-    let specs = update.tensors().to_vec();
+fn tensors(update: Update, base: &Path) -> Result<Vec<Tensor>, Error> {
+    let base = ModelFile::open(base)?;
+    let sent = update.tensors().to_vec();
+    // What the base model has not is shown as it would be sent.
+    let known = |sent: &TensorSpec| base.position(&sent.name).map(|at| base.tensors()[at].clone());
+    let specs: Vec<_> = sent.iter().map(|sent| known(sent).unwrap_or(sent.clone())).collect();
+    let trained = update.values(&specs)?;
     let mut tensors = Vec::with_capacity(specs.len());
-    for (position, spec) in specs.into_iter().enumerate() {
-        let values = update.read(position)?;
+    for (index, (spec, sent)) in specs.into_iter().zip(sent).enumerate() {
         let before = base.position(&spec.name).map(|at| base.read(at)).transpose()?;
-        let before = before.unwrap_or_else(|| vec![0.0; values.len()]);
+        let before = before.unwrap_or_else(|| vec![0.0; spec.len()]);
+        let mut values = vec![0.0; spec.len()];
+        trained.read_beside(index, 0, &before, &mut values)?;
         let norm =
             |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
         let mut change = values.iter().zip(&before).map(|(v, b)| f64::from(*v) - f64::from(*b));
         tensors.push(Tensor {
-            bytes: 4 * values.len() as u64,
+            bytes: sent.bytes() as u64,
             norm: norm(&mut values.iter().map(|v| f64::from(*v))),
             change_norm: norm(&mut change),
             name: spec.name,
@@ -176,7 +186,10 @@ fn in_words(told: &Told<'_>) -> String {
     let Told { round, plan, update, report, .. } = told;
     line(format!("dry run of round {round}, plan {plan}"));
     let would = if told.would_leave { "would have left" } else { "would NOT have left" };
-    line(format!("{} {would}: {} bytes, BLAKE3 {}", update.name, update.bytes, update.blake3));
+    line(format!(
+        "{} {would}: {}, {} bytes, BLAKE3 {}",
+        update.name, update.form, update.bytes, update.blake3
+    ));
     let examples = told.examples.map_or("withheld".to_owned(), |examples| examples.to_string());
     line(format!("beside it: examples {examples}, report {report:?}"));
     let withheld = serde_json::to_string(&told.withheld).unwrap_or_default();
@@ -203,7 +216,6 @@ fn in_words(told: &Told<'_>) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use fedpaint_proto::names::Blob;
     use fedpaint_proto::rule::Rule;
     use fedpaint_proto::weights::{Dtype, ModelWriter, TensorSpec};
 
@@ -233,7 +245,7 @@ mod tests {
         let update = fs::read(path("update")).unwrap();
         let report = Report { steps: 3, loss_mean: 0.25, ..Report::default() };
         let data = Digest::of(b"what it learnt from");
-        let trained = Trained { update: blob, examples: 6, report, data };
+        let trained = Trained { update: blob, examples: 6, report, data, remainder: None };
         let refused = Verdict { rule: Rule::Bytes, passes: false, detail: "too many".into() };
         let mut policy = Policy::open();
         policy.egress.metrics = vec![Metric::Examples, Metric::LossMean];

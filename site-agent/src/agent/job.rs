@@ -7,13 +7,13 @@
 mod leaving;
 mod patience;
 mod signed;
+mod submission;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fedpaint_proto::budget::Budget;
-use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
 use fedpaint_proto::plan::SignedPlan;
 use fedpaint_proto::reason::{self, Reason};
@@ -27,6 +27,7 @@ use tonic::Status;
 
 use self::leaving::{leaving, rehearsed};
 use self::patience::Patience;
+use self::submission::SUBMISSION;
 use super::Trust;
 use super::dry_run;
 use super::line::Line;
@@ -39,7 +40,7 @@ use crate::pipe::{Assignment, Failure, Progress, Trained};
 use crate::policy::Refusal;
 use crate::policy::judge;
 use crate::supervisor::{self, Death, Supervisor};
-use crate::workspace::{self, Workspace, model_path, update_path};
+use crate::workspace::{self, Doubt, Workspace, model_path, update_path};
 
 /// The wait before a call that failed is made again.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -224,9 +225,6 @@ fn trainer_withdrawal(error: &supervisor::Error) -> Option<WithdrawalReason> {
     })
 }
 
-/// The call that ends a round.
-const SUBMISSION: &str = "the update";
-
 /// Does one round, telling `activity` how far it is, until it is submitted or `cancel` fires.
 ///
 /// # Errors
@@ -302,21 +300,32 @@ async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
     let plan = told.read()?;
     // The plan that is followed is judged, whatever was shown before the round was joined.
     bench.gate.plan(&plan)?;
-    // An update is as large as its base model, which need not be here to see that it is too large.
-    judge::all(judge::round(bench.gate.policy(), *cohort, base.size, []))?;
+    submission::settle(bench, round).await?;
+    let form = plan.plan.exchange;
+    // A whole model is as large as its base model, which need not be here to see that it is too large.
+    let bytes = if form.is_whole_model() { base.size } else { 0 };
+    judge::all(judge::round(bench.gate.policy(), *cohort, bytes, []))?;
     signed::agree(bench, task, Digest::of(told.plan_toml.as_bytes())).await?;
     bench.workspace.keep_model(base.digest)?;
     let path = model_path(bench.workspace.folder(), base.digest);
     transfer::fetch(&bench.line.blobs(), *base, &path, &mut |_, _| {})
         .await
         .map_err(Error::Download)?;
-    judge::all(bench.gate.round(*cohort, *base, &path)?)?;
+    judge::all(bench.gate.round(*cohort, form, &path)?)?;
+    let remainder = match form.encoding.is_lossless() {
+        true => None,
+        false => {
+            let (round, plan) = (round.clone(), Digest::of(told.plan_toml.as_bytes()));
+            on_workspace(bench, move |w| w.carried(&round.run, round.number, plan)).await?
+        }
+    };
     let assignment = Assignment {
         run: round.run.clone(),
         number: round.number,
         site: bench.site.clone(),
         plan_toml: told.plan_toml,
         base: *base,
+        remainder,
     };
     Ok(Prepared { plan, assignment })
 }
@@ -328,6 +337,15 @@ async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
         // It is never aborted, so it can only have panicked; that is this task's panic.
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
+}
+
+/// Works on the workspace beside the runtime.
+async fn on_workspace<T: Send + 'static>(
+    bench: &Bench,
+    work: impl FnOnce(&Workspace) -> Result<T, workspace::Error> + Send + 'static,
+) -> Result<T, Error> {
+    let workspace = Arc::clone(&bench.workspace);
+    Ok(in_background(move || work(&workspace)).await?)
 }
 
 /// Has the trainer train the round, or find that it is trained already, and remembers the update.
@@ -347,10 +365,10 @@ async fn train(
     let trained = supervisor.train(assignment, cancel, &mut report).await?;
     let mut patience = Patience::default();
     loop {
-        let (workspace, assignment) = (Arc::clone(&bench.workspace), assignment.clone());
-        match in_background(move || workspace.remember(&assignment, trained)).await {
+        let assignment = assignment.clone();
+        match on_workspace(bench, move |w| w.remember(&assignment, trained)).await {
             Ok(()) => return Ok(trained),
-            Err(error) => pause(cancel, patience.bear(error.into())?).await?,
+            Err(error) => pause(cancel, patience.bear(error)?).await?,
         }
     }
 }
@@ -382,19 +400,14 @@ async fn deliver(
     transfer::upload(&bench.line.blobs(), purpose, trained.update, &path, &mut |_, _| {})
         .await
         .map_err(Error::Upload)?;
-    let envelope = signed::envelope(bench, task, &prepared.assignment, trained);
-    let signature = || signed::signature(bench, envelope.as_ref());
-    let submit = || async {
-        // A rule can only end the process here: a submission touches no disk of this side.
-        let _ = reach("submit.send");
-        let submitted =
-            client::submit_update(&bench.line.now(), round, *base, trained, signature()).await;
-        let _ = reach("submit.reply");
-        submitted
-    };
-    let told = again(bench, SUBMISSION, submit).await?;
-    signed::keep_receipt(bench, round, envelope.as_ref(), told);
-    Ok(())
+    let assignment = &prepared.assignment;
+    if trained.remainder.is_some() {
+        let (assignment, trained, attempt) = (assignment.clone(), *trained, round.attempt);
+        on_workspace(bench, move |w| w.submitting(&assignment, trained, attempt)).await?;
+    }
+    let plan = Digest::of(assignment.plan_toml.as_bytes());
+    let submission = Doubt { round: round.clone(), plan, base: *base, trained: *trained };
+    submission::submit(bench, &submission).await
 }
 
 /// Makes a call until it succeeds, is refused for good, or has failed too often in a row.

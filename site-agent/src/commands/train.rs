@@ -21,7 +21,7 @@ use crate::train::journal::Journal;
 /// Options of `train`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The run's plan, of which `[training]` counts.
+    /// The run's plan, of which `[training]` counts, and `part` of `[exchange]`.
     #[arg(long, value_name = "FILE")]
     plan: PathBuf,
     /// The model to begin from.
@@ -59,6 +59,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
              [aggregation] are not applied"
         );
     }
+    if !plan.exchange.encoding.is_lossless() {
+        tracing::warn!("one site alone sends no update: the plan's encoding is not applied");
+    }
     check_out(&args.out)?;
     let cohort = Cohort::discover(&args.data.settings()?)?;
     let (mut weights, _) = load_model(&args.model)?;
@@ -73,7 +76,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             output::advance(&bar, step as usize, steps as usize);
         };
         let mut watch = Watch { is_stopped: &|| false, progress: &mut progress };
-        let key = RoundKey { plan: &plan.training, number, site: &args.site };
+        let part = plan.exchange.part;
+        let key = RoundKey { plan: &plan.training, number, site: &args.site, part };
         let done = train_round(&weights, &cohort, &machine, key, Journal::none(), &mut watch)
             .with_context(|| format!("round {number}"))?;
         weights = done.weights;

@@ -8,6 +8,7 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor, TensorData};
+use fedpaint_proto::plan::Part;
 
 use super::batch::Batch;
 use super::blueprint::{Block, Blueprint, NULL_CONDITION};
@@ -98,6 +99,21 @@ impl Unet {
             out_norm: head.norm("out.0", width, spec.groups),
             out_conv: head.conv3x3("out.2", width, spec.out_channels(), Resize::Same),
             ops,
+        }
+    }
+
+    /// The same network, of which only the tensors of `part` are trainable.
+    pub fn trainable(self, part: Part) -> Unet {
+        match part {
+            Part::All => self,
+            Part::Decoder => Unet {
+                time_embed: self.time_embed.no_grad(),
+                label_emb: self.label_emb.no_grad(),
+                null_cls_embed: self.null_cls_embed.no_grad(),
+                input: self.input.no_grad(),
+                middle: self.middle.no_grad(),
+                ..self
+            },
         }
     }
 

@@ -157,3 +157,26 @@ fn slices_are_learnt_by_heart_in_every_precision_alike() {
         assert!((last / exact - 1.0).abs() < 0.25, "{losses:?}");
     }
 }
+
+#[test]
+fn where_the_decoder_alone_travels_it_alone_is_trained_by_either_operations() {
+    let (start, examples) = five();
+    let options = TrainingOptions {
+        part: Part::Decoder,
+        weight_decay: 0.1,
+        proximal_mu: 0.1,
+        gradient_checkpointing: true,
+        ..options(2)
+    };
+    for ops in [Ops::Own, Ops::Stock(Precision::F32)] {
+        let mut trainer = Trainer::by(ops, &start, &Device::flex(), &options);
+        for step in 0..2 {
+            trainer.step(step, &examples).unwrap();
+        }
+        let trained = trainer.net.weights(&start).unwrap();
+        for ((tensor, new), (_, old)) in trained.iter().zip(start.iter()) {
+            let moved = new != old;
+            assert_eq!(moved, Part::Decoder.has(&tensor.name), "{} by {ops:?}", tensor.name);
+        }
+    }
+}

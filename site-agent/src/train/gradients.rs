@@ -122,7 +122,9 @@ struct Pull<'a> {
 
 impl ModuleVisitor for Pull<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(base) = self.base.next() {
+        // What is not trained is where it began.
+        let trained = |_: &&Tensor<1>| param.val().is_require_grad();
+        if let Some(base) = self.base.next().filter(trained) {
             let here = param.val().inner();
             let shape = here.dims();
             let pull = (here - base.clone().reshape(shape)) * self.mu;

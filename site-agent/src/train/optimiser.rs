@@ -223,20 +223,17 @@ impl<'a, I: Iterator<Item = &'a Vec<f32>>> ModuleMapper for Moved<I> {
     }
 }
 
-/// Shrinks what has more than one dimension.
+/// Shrinks what is trained and has more than one dimension.
 struct Decay {
     keep: f64,
 }
 
 impl ModuleMapper for Decay {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if D < 2 {
+        if D < 2 || !param.val().is_require_grad() {
             return param;
         }
         let keep = self.keep;
-        param.map(|before| {
-            let tracked = before.is_require_grad();
-            (before.detach() * keep).detach().set_require_grad(tracked)
-        })
+        param.map(|before| (before.detach() * keep).detach().require_grad())
     }
 }

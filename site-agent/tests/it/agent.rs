@@ -36,7 +36,7 @@ impl Site {
         Site::start_in(tempfile::tempdir().unwrap(), channel)
     }
 
-    fn start_in(workspace: TempDir, channel: Channel) -> Site {
+    pub(crate) fn start_in(workspace: TempDir, channel: Channel) -> Site {
         let setup = setup(workspace.path());
         Site::start_with(workspace, channel, setup)
     }

@@ -197,13 +197,17 @@ impl FederationService for Fake {
         if let Some(reason) = state.refusal.take() {
             return Err(reason.status("made up"));
         }
-        state.submitted.push(request.into_inner());
+        let submission = request.into_inner();
+        let is_of_this_round = submission.round == state.round;
+        state.submitted.push(submission);
+        self.changed.notify_waiters();
         if state.answers_lost > 0 {
             state.answers_lost -= 1;
             return Err(Status::unavailable("the connection broke"));
         }
-        state.round = None;
-        self.changed.notify_waiters();
+        if is_of_this_round {
+            state.round = None;
+        }
         Ok(Response::new(SubmitUpdateResponse { receipt: None }))
     }
 }

@@ -10,6 +10,7 @@ mod cli;
 mod data_check;
 mod dicom;
 mod evaluate;
+mod exchange;
 mod fake;
 mod gpu;
 mod inpaint;

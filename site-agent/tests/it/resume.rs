@@ -113,10 +113,14 @@ async fn a_rehearsal_opens_no_scan_and_its_update_follows_from_its_assignment() 
 
 /// Rehearses in a trainer whose disk fails by `rules`.
 fn rehearsed_with(rules: &str) -> Trained {
+    rehearsed(&plan(), rules)
+}
+
+fn rehearsed(plan: &str, rules: &str) -> Trained {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rules");
     std::fs::write(&file, rules).unwrap();
-    let assignment = assignment(folder.path(), &plan());
+    let assignment = assignment(folder.path(), plan);
     let mut command = Command::new(PROGRAM);
     command.arg("trainer").env_clear().env(failpoint::VARIABLE, &file).current_dir(folder.path());
     let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -150,4 +154,22 @@ fn a_disk_that_fails_holds_an_update_back_or_costs_a_checkpoint_and_ends_no_trai
     let places = ["create enospc", "write enospc", "sync eio", "rename erofs", "folder eio"];
     let rules = places.map(|place| format!("train.update_{place}@1\n")).concat();
     assert_eq!(rehearsed_with(&rules), whole);
+}
+
+#[test]
+fn an_update_in_fewer_bits_is_made_again_where_the_disk_fails_to_the_same_bytes() {
+    let int4 = format!("{}[exchange]\nencoding = \"int4\"\n", plan());
+    let whole = rehearsed(&int4, "");
+    assert!(whole.remainder.is_some() && whole.update != rehearsed_with("").update);
+    // Writing, syncing and naming of either file, and what comes after.
+    let places = [
+        "model.create@1 enospc",
+        "model.write@9 enospc",
+        "model.sync@1 eio",
+        "model.folder@1 eio",
+        "train.encoded_rename@1 erofs",
+        "train.encoded_folder@1 eio",
+        "train.encoded_rename@4 eio",
+    ];
+    assert_eq!(rehearsed(&int4, &places.join("\n")), whole);
 }

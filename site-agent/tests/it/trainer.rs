@@ -30,6 +30,7 @@ pub(crate) fn assignment(workspace: &Path, plan: &str) -> Assignment {
         site: "mayo".parse().unwrap(),
         plan_toml: plan.into(),
         base,
+        remainder: None,
     }
 }
 

@@ -23,8 +23,8 @@ pub(super) async fn leaving(
         let update = update_path(folder, trained.update.digest);
         let verdicts = [
             bench.gate.verdicts(&plan),
-            bench.gate.round(task.cohort, task.base, &base)?,
-            bench.gate.update(&trained, &update, &base)?,
+            bench.gate.round(task.cohort, plan.plan.exchange, &base)?,
+            bench.gate.update(&trained, plan.plan.exchange, &update, &base)?,
         ];
         Ok::<_, Error>(verdicts.concat())
     })

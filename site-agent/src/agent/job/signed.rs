@@ -11,8 +11,8 @@ use super::{Bench, Error, Task, again};
 use crate::agent::Trust;
 use crate::client;
 use crate::lineage::{self, Asked, Last};
-use crate::pipe::{Assignment, Trained};
 use crate::receipt;
+use crate::workspace::Doubt;
 
 /// Has this site believe what it is asked to train, by the base model's manifest and what it trained
 /// before.
@@ -33,17 +33,15 @@ pub(super) async fn agree(bench: &Bench, task: &Task, plan: Digest) -> Result<()
 /// What this site says of its update, where it signs.
 pub(super) fn envelope(
     bench: &Bench,
-    task: &Task,
-    assignment: &Assignment,
-    trained: &Trained,
+    Doubt { round, plan, base, trained }: &Doubt,
 ) -> Option<Envelope> {
     let trust = bench.trust.as_ref()?;
     Some(Envelope {
         federation: trust.authority.federation().clone(),
-        round: task.round.clone(),
+        round: round.clone(),
         site: bench.site.clone(),
-        base: task.base.digest,
-        plan: Digest::of(assignment.plan_toml.as_bytes()),
+        base: base.digest,
+        plan: *plan,
         update: trained.update,
         examples: trained.examples,
     })
