@@ -40,7 +40,7 @@ fn a_study_that_lost_results_makes_those_again_and_says_the_same_to_the_byte() {
     let arms = summary["arms"].as_array().unwrap();
     assert_eq!(
         arms.iter().map(|a| a["name"].as_str().unwrap()).collect::<Vec<_>>(),
-        ["pooled", "fedavg", "fedadam", "alone", "twin", "fedtwin"]
+        ["pooled", "fedavg", "fedadam", "int8", "int4-decoder", "alone", "twin", "fedtwin"]
     );
     for arm in arms {
         // The initial model and two rounds, at two sites.
@@ -50,9 +50,9 @@ fn a_study_that_lost_results_makes_those_again_and_says_the_same_to_the_byte() {
         assert!(scores.map(|s| s.as_f64().unwrap()).filter(|s| *s > 0.0).count() == 6, "{arm}");
     }
     let beginning = |arm: usize| &arms[arm]["curve"][0][1]["mse"];
-    assert_eq!(beginning(0), beginning(3));
+    assert_eq!(beginning(0), beginning(5));
     assert!(
-        beginning(4) == beginning(5) && beginning(4) != beginning(0),
+        beginning(6) == beginning(7) && beginning(6) != beginning(0),
         "a twin begins as a twin"
     );
     let baselines = summary["baselines"].as_array().unwrap();
@@ -64,9 +64,12 @@ fn a_study_that_lost_results_makes_those_again_and_says_the_same_to_the_byte() {
     let before: Vec<Vec<u8>> =
         outputs.iter().map(|o| std::fs::read(out.join(o)).unwrap()).collect();
     assert!(before[3].starts_with(b"\x89PNG") && before[4].starts_with(b"\x89PNG"));
-    // Two initial models, two of each model (pooled, federated in three ways, one per site, a twin), two
-    // moving averages of each federated arm, two of Adam's moments for two rounds.
-    assert_eq!(files(&models).len(), 2 + 14 + 6 + 4);
+    // Two initial models, two of each model (pooled, federated in five ways, one per site, a twin), two
+    // moving averages of each federated arm, two of Adam's moments for two rounds, and what both sites'
+    // updates of two rounds left out in two arms.
+    assert_eq!(files(&models).len(), 2 + 18 + 10 + 4 + 8);
+    let up = |arm: usize| arms[arm]["bytes_up"].as_f64().unwrap();
+    assert!(up(3) < 0.3 * up(1) && up(4) < 0.2 * up(1), "{} {} {}", up(1), up(3), up(4));
     // A file of baselines per site, however many models there are.
     let scores = files(&out.join("scores"));
     let is_of_baselines = |p: &&PathBuf| p.to_str().unwrap().contains("-baselines-");
@@ -109,7 +112,8 @@ async fn a_federated_arm_makes_the_bytes_of_a_federation_of_processes() {
         let patients = folders.iter().find(is_its).unwrap();
         agents.push(lab.start_agent(site, patients, &options).unwrap());
     }
-    for arm in ["fedavg", "fedadam"] {
+    // The sites of the last two keep what their updates leave out, from one round to the next.
+    for arm in ["fedavg", "fedadam", "int8", "int4-decoder"] {
         let plan = one(&out.join("plans"), &format!("{arm}-"), ".toml");
         let plan = std::fs::read_to_string(plan).unwrap();
         lab.create_run(arm, &plan, &initial, base).await.unwrap();

@@ -12,8 +12,9 @@ use fedpaint_proto::names::SiteName;
 use tokio::task::JoinSet;
 
 use crate::data::{Data, Folder};
+use crate::exchange::Sender;
 use crate::plan::{ArmKind, ArmPlan, DataPlan, ModelPlan, StudyPlan};
-use crate::shop::{Key, Shop, finish, text, write_whole};
+use crate::shop::{Key, Shop, beside, finish, text, write_whole};
 
 /// How the files end that the coordinator's arithmetic leaves beside a model: the moving average and the
 /// moments of the server's optimiser.
@@ -221,12 +222,15 @@ async fn federated_round(
     for (i, site) in study.data.sites.iter().enumerate() {
         let (name, folder) = (site.name.clone(), site.training.clone());
         let chain = Chain { arm, owner: Some(i), site: name.clone(), folder };
-        let (study, base) = (study.clone(), base.clone());
+        let (study, base, next) = (study.clone(), base.clone(), path.clone());
+        let form = run.exchange;
         let examples = u64::from(run.training.steps) * u64::from(run.training.batch);
         tasks.spawn(async move {
             let rounds = Rounds { first: round, count: 1 };
-            let update = train(&study, &chain, &base, rounds, "updates").await?;
-            anyhow::Ok(Contribution { site: name, weights: update.path, examples, stale: None })
+            let trained = train(&study, &chain, &base, rounds, "updates").await?;
+            let sender = Sender { form, site: &name, base: &base.path, next: &next };
+            let weights = sender.send(trained.path)?;
+            anyhow::Ok(Contribution { site: name, weights, examples, stale: None })
         });
     }
     let mut contributions = Vec::new();
@@ -255,12 +259,6 @@ fn kept(model: &Path) -> Aggregate<PathBuf> {
     let [ema, momentum, second_moment] =
         KEPT.map(|ending| Some(beside(model, ending)).filter(|path| path.exists()));
     Aggregate { model: model.to_owned(), ema, momentum, second_moment }
-}
-
-fn beside(model: &Path, ending: &str) -> PathBuf {
-    let mut name = model.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
 
 /// Makes the round's model of its updates as the coordinator does. The model gets its name last, which

@@ -8,6 +8,7 @@
 
 mod arms;
 mod data;
+mod exchange;
 mod judge;
 mod plan;
 mod plot;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use fedpaint_proto::names::SiteName;
+use fedpaint_proto::weights::ModelFile;
 
 use crate::arms::{Model, Study, starts, steps_total, train_all};
 use crate::data::{Data, SiteData};
@@ -131,12 +133,14 @@ fn one_build(shop: &Shop, is_other_fine: bool) -> anyhow::Result<()> {
 
 /// What of the arms the results need.
 fn facts(study: &Study, initial: &Model) -> anyhow::Result<Vec<ArmFacts>> {
-    // A round's model goes down, and the same tensors come back up.
-    let bytes_per_round = 2 * std::fs::metadata(&initial.path)?.len();
+    // A round's model goes down, and what the plan asks for of it comes back up.
+    let bytes_down = std::fs::metadata(&initial.path)?.len();
+    let model = ModelFile::open(&initial.path)?;
     let arms = study.plan.arms.iter().map(|arm| {
         let run = study.plan.run_plan(arm)?;
         let steps = u64::from(run.training.steps) * u64::from(run.rounds);
-        Ok(ArmFacts { name: arm.name.to_string(), kind: arm.kind, steps, bytes_per_round })
+        let (_, bytes_up) = model.update(run.exchange)?;
+        Ok(ArmFacts { name: arm.name.to_string(), kind: arm.kind, steps, bytes_down, bytes_up })
     });
     arms.collect()
 }

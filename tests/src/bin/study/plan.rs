@@ -46,10 +46,16 @@ pub(crate) struct StudyPlan {
     /// `[aggregation]` of a run's plan, for every arm.
     #[serde(default)]
     aggregation: Table,
+    /// `[exchange]` of a run's plan, for every arm.
+    #[serde(default)]
+    exchange: Table,
     /// The hospitals.
     pub(crate) sites: Vec<SitePlan>,
-    /// What is compared. The first pooled arm of the model is what the others are measured by.
+    /// What is compared.
     pub(crate) arms: Vec<ArmPlan>,
+    /// The arm that the others are measured by; where none is named the first pooled one of the model.
+    #[serde(default)]
+    reference: Option<SiteName>,
 }
 
 /// The model all arms begin from: `init-model`'s options.
@@ -140,6 +146,9 @@ pub(crate) struct ArmPlan {
     /// What this arm's `[aggregation]` says otherwise.
     #[serde(default)]
     aggregation: Table,
+    /// What this arm's `[exchange]` says otherwise.
+    #[serde(default)]
+    exchange: Table,
 }
 
 /// Who trains on what.
@@ -184,9 +193,13 @@ impl StudyPlan {
             ("round".to_owned(), Value::Table(round)),
             ("training".to_owned(), Value::Table(merged(&self.training, &arm.training))),
         ]);
-        let aggregation = merged(&self.aggregation, &arm.aggregation);
-        if !aggregation.is_empty() {
-            plan.insert("aggregation".to_owned(), Value::Table(aggregation));
+        for (name, table) in [
+            ("aggregation", merged(&self.aggregation, &arm.aggregation)),
+            ("exchange", merged(&self.exchange, &arm.exchange)),
+        ] {
+            if !table.is_empty() {
+                plan.insert(name.to_owned(), Value::Table(table));
+            }
         }
         RunPlan::from_toml(&toml::to_string(&plan)?)
             .with_context(|| format!("as a run, arm {}", arm.name))
@@ -200,7 +213,10 @@ impl StudyPlan {
 
     /// The arm that the others are measured by.
     pub(crate) fn reference(&self) -> Option<usize> {
-        self.arms.iter().position(|arm| arm.kind == ArmKind::Pooled && !arm.is_twin())
+        self.arms.iter().position(|arm| match &self.reference {
+            Some(name) => arm.name == *name,
+            None => arm.kind == ArmKind::Pooled && !arm.is_twin(),
+        })
     }
 
     fn validate(&self) -> anyhow::Result<()> {
@@ -231,6 +247,10 @@ impl StudyPlan {
         ensure!(
             (1..=ARMS_MAX).contains(&arms.len()) && is_unique(arms.iter().map(|a| &a.name)),
             "there must be 1 to {ARMS_MAX} arms of different names"
+        );
+        ensure!(
+            self.reference.is_none() || self.reference().is_some(),
+            "reference is the name of no arm"
         );
         arms.iter().try_for_each(|arm| self.run_plan(arm).map(drop))
     }
@@ -282,6 +302,8 @@ mod tests {
             StudyPlan::from_toml(&STUDY.replacen("\"pooled\"\n[[", "\"twin\"\n[[", 1)).unwrap();
         assert!(kind.arms[0].is_twin() && kind.reference().is_none());
         assert_eq!(StudyPlan::from_toml(STUDY).unwrap().reference(), Some(0));
+        let named = STUDY.replacen("version = 1", "version = 1\nreference = \"more\"", 1);
+        assert_eq!(StudyPlan::from_toml(&named).unwrap().reference(), Some(1));
     }
 
     #[test]
@@ -295,6 +317,8 @@ mod tests {
             ("steps = 8", "stepz = 8", "arm more"),
             ("batch = 2", "batch = 0", "arm pooled"),
             ("training = 2", "training = 0", "site north"),
+            ("version = 1", "version = 1\nreference = \"less\"", "reference"),
+            ("version = 1", "version = 1\nexchange = { encoding = \"zip\" }", "arm pooled"),
         ] {
             let text = STUDY.replacen(from, to, 1);
             let error = format!("{:#}", StudyPlan::from_toml(&text).unwrap_err());

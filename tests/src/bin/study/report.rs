@@ -85,8 +85,15 @@ pub(crate) fn markdown(plan: &StudyPlan, results: &Results, sites: &[String]) ->
 }
 
 fn main_table(text: &mut String, results: &Results) {
-    let fixed = ["arm", "steps", "mean error", "against pooled", "mean SSIM", "worst site"];
-    let last = ["rounds to 95 % of the gain", "rounds to within 5 %", "MB per round and site"];
+    let reference = results.reference.map(|arm| results.arms[arm].name.as_str());
+    let against_what = format!("against {}", reference.unwrap_or("pooled"));
+    let fixed = ["arm", "steps", "mean error", &against_what, "mean SSIM", "worst site"];
+    let last = [
+        "rounds to 95 % of the gain",
+        "rounds to within 5 %",
+        "MB down per round and site",
+        "MB up",
+    ];
     let sites = results.sites.iter().map(String::as_str);
     let head: Vec<String> = fixed.into_iter().chain(sites).chain(last).map(str::to_owned).collect();
     let plain = |name: String, excess: Option<Interval>, scores: &PerSite| {
@@ -131,8 +138,12 @@ fn arm_row(results: &Results, arm: &ArmResult) -> Vec<String> {
         worst(results, scores),
     ];
     cells.extend(scores.mse.iter().map(|e| error(*e)));
-    let mb = if arm.kind == ArmKind::Federated { arm.mb_per_round } else { 0.0 };
-    cells.extend([round(arm.rounds_to_gain), round(arm.rounds_to_equal), format!("{mb:.1}")]);
+    let mb = |bytes: u64| match arm.kind {
+        ArmKind::Federated => format!("{:.3}", bytes as f64 / 1e6),
+        ArmKind::Pooled | ArmKind::Alone | ArmKind::Twin => "0".to_owned(),
+    };
+    cells.extend([round(arm.rounds_to_gain), round(arm.rounds_to_equal)]);
+    cells.extend([mb(arm.bytes_down), mb(arm.bytes_up)]);
     cells
 }
 

@@ -31,8 +31,10 @@ pub(crate) struct ArmFacts {
     pub(crate) kind: ArmKind,
     /// Optimiser steps of each model, or of each site's part of one.
     pub(crate) steps: u64,
-    /// What every site receives and sends in a round.
-    pub(crate) bytes_per_round: u64,
+    /// What every site receives in a round.
+    pub(crate) bytes_down: u64,
+    /// What every site sends in a round: its update.
+    pub(crate) bytes_up: u64,
 }
 
 /// A study's results.
@@ -79,7 +81,8 @@ pub(crate) struct ArmResult {
     pub(crate) name: String,
     pub(crate) kind: ArmKind,
     pub(crate) steps: u64,
-    pub(crate) mb_per_round: f64,
+    pub(crate) bytes_down: u64,
+    pub(crate) bytes_up: u64,
     /// After which round, and how good then; the first is the initial model, round 0.
     pub(crate) curve: Vec<(u32, PerSite)>,
     /// How much worse than the pooled arm in the end, of its error: 0.05 is 5 %.
@@ -154,12 +157,13 @@ pub(crate) fn results(
         let first = |limit: f64| {
             curves[arm].iter().find(|(_, scores)| scores.mean <= limit).map(|(round, _)| *round)
         };
-        let ArmFacts { name, kind, steps, bytes_per_round } = facts.clone();
+        let ArmFacts { name, kind, steps, bytes_down, bytes_up } = facts.clone();
         ArmResult {
             name,
             kind,
             steps,
-            mb_per_round: bytes_per_round as f64 / 1e6,
+            bytes_down,
+            bytes_up,
             curve: curves[arm].clone(),
             excess: against(&own(judged, arm)),
             against_alone: against_alone(arm),

@@ -234,6 +234,13 @@ pub(crate) fn finish(made: &Path, path: &Path) -> anyhow::Result<()> {
     Ok(sync_folder(path)?)
 }
 
+/// The path of what is kept beside a model.
+pub(crate) fn beside(model: &Path, ending: &str) -> PathBuf {
+    let mut name = model.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
 /// A path as an argument of a command line.
 pub(crate) fn text(path: &Path) -> String {
     path.display().to_string()

@@ -18,7 +18,7 @@ fn judged(
 }
 
 fn facts(name: &str, kind: ArmKind) -> ArmFacts {
-    ArmFacts { name: name.into(), kind, steps: 10, bytes_per_round: 2_500_000 }
+    ArmFacts { name: name.into(), kind, steps: 10, bytes_down: 2_000_000, bytes_up: 500_000 }
 }
 
 /// Two sites; pooled, federated, alone; initial 1.0 everywhere.
@@ -63,7 +63,10 @@ fn rounds_to_the_gain_and_to_equality_are_the_first_judged_ones_that_reach_them(
     assert_eq!((pooled.rounds_to_gain, pooled.rounds_to_equal), (Some(10), Some(10)));
     let alone = &results.arms[2];
     assert_eq!((alone.rounds_to_gain, alone.rounds_to_equal), (None, None));
-    assert!(close(fed.excess.unwrap().value, 0.04) && close(fed.mb_per_round, 2.5));
+    assert!(
+        close(fed.excess.unwrap().value, 0.04)
+            && (fed.bytes_down, fed.bytes_up) == (2_000_000, 500_000)
+    );
 }
 
 #[test]
