@@ -139,7 +139,7 @@ fn an_encoded_update_counts_as_the_weights_that_it_stands_for_fresh_and_late_in_
                 let stale = Stale { base: then.clone(), rounds: 2 };
                 let contributions = vec![of("fresh", 3, None), of("late", 8, Some(stale))];
                 let job = job(&base, 0.5, contributions);
-                aggregate(&job, &path("out")).unwrap().model.blob
+                aggregate(&job, &path("out")).unwrap().files.model.blob
             };
             assert_eq!(made("sent"), made("whole"), "{form}");
         }
