@@ -76,6 +76,8 @@ impl Leash {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "read -r _; kill -9 \"-$1\"", "leash", &id.to_string()]);
         shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // What ends whoever started it by its group, such as Ctrl-C, is not to end the leash first.
+        shell.process_group(0);
         Ok(Leash(shell.spawn().context("cannot start /bin/sh")?))
     }
 
