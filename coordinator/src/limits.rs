@@ -17,6 +17,13 @@ pub const CONNECTIONS_MAX: usize = 2 * SITES_MAX + 100;
 /// The most connections of strangers among them.
 pub const STRANGERS_MAX: usize = 64;
 
+/// How much of an upload may be under way before it is taken. What is under way and not taken is memory, so it
+/// is half of what a site may cost; and windows that follow the path stay far too small on a line that loses.
+pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
+
+/// How much of a whole connection may be.
+pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
 /// What bounds the connections of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

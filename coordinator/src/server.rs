@@ -32,7 +32,7 @@ use crate::folder::{self, Folder};
 use crate::halt::Halt;
 use crate::http::{self, Pages};
 use crate::janitor;
-use crate::limits::Limits;
+use crate::limits::{HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAM_WINDOW_BYTES, Limits};
 use crate::metrics::Book;
 use crate::observe::Observer;
 use crate::roster::TwoPersons;
@@ -374,8 +374,8 @@ async fn drain(
 
 fn tonic_server(bounds: &Limits) -> tonic::transport::Server {
     tonic::transport::Server::builder()
-        // As large as the path needs: a window that is not full on its way is memory here.
-        .http2_adaptive_window(Some(true))
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
         .max_frame_size(limits::HTTP2_FRAME_BYTES_MAX)
         .max_concurrent_streams(limits::HTTP2_STREAMS_MAX)
         .http2_max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES_MAX)

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use fedpaint_coordinator::limits::HTTP2_STREAM_WINDOW_BYTES;
 use fedpaint_proto::limits;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::tls::TlsFiles;
@@ -136,9 +137,6 @@ async fn streams_that_are_reset_one_by_one_cost_no_memory_no_answer_and_no_place
     federation.stop().await;
 }
 
-/// What a stream may have under way before its connection's path is known: HTTP/2's own default.
-const WINDOW_FIRST_BYTES: u32 = 65_535;
-
 #[tokio::test]
 async fn every_limit_of_a_connection_is_told_in_its_settings() {
     let federation = Federation::start().await;
@@ -153,7 +151,7 @@ async fn every_limit_of_a_connection_is_told_in_its_settings() {
         .collect();
     for (name, limit) in [
         (MAX_CONCURRENT_STREAMS, limits::HTTP2_STREAMS_MAX),
-        (INITIAL_WINDOW_SIZE, WINDOW_FIRST_BYTES),
+        (INITIAL_WINDOW_SIZE, HTTP2_STREAM_WINDOW_BYTES),
         (MAX_FRAME_SIZE, limits::HTTP2_FRAME_BYTES_MAX),
         (MAX_HEADER_LIST_SIZE, limits::HTTP2_HEADER_LIST_BYTES_MAX),
     ] {
