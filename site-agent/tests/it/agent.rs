@@ -90,6 +90,10 @@ impl Site {
         self.stop.now.cancel();
         self.task.await.unwrap();
         assert!(trainers(self.workspace.path()).is_empty(), "a trainer is left");
+        // File work that was under way may have the workspace for a moment yet, which ends with a process.
+        if let Ok(lock) = std::fs::File::open(self.workspace.path().join("lock")) {
+            lock.lock().unwrap();
+        }
         self.workspace
     }
 }
