@@ -16,6 +16,7 @@
 
 mod download;
 mod orphans;
+mod pages;
 mod rot;
 mod staging;
 mod upload;

@@ -9,7 +9,7 @@ use std::future::pending;
 use std::thread;
 
 use fedpaint_proto::failpoint::reach;
-use fedpaint_proto::names::{Blob, RoundId};
+use fedpaint_proto::names::{Blob, Digest, RoundId};
 use fedpaint_proto::weights;
 use tokio::task::JoinHandle;
 use tracing::{debug, info};
@@ -55,7 +55,12 @@ impl Aggregation {
         let (id, blobs) = (run.round().id().clone(), blobs.clone());
         info!(round = %id, updates = sealed.updates.len(), "aggregation begins");
         let scratch = format!("{}-{}-{}.safetensors", id.run, id.number, id.attempt);
-        let task = tokio::task::spawn_blocking(move || aggregate(&blobs, &sealed, &scratch));
+        let task = tokio::task::spawn_blocking(move || {
+            let made = aggregate(&blobs, &sealed, &scratch);
+            let read: Vec<Digest> = sealed.inputs().iter().map(|(_, blob)| blob.digest).collect();
+            tokio::task::spawn_blocking(move || blobs.let_go(read));
+            made
+        });
         Aggregation { round: id, task }
     }
 

@@ -52,7 +52,8 @@ pub(super) async fn answer(
 /// clear the site is answered.
 fn is_news(activity: &Activity, directive: &Directive) -> bool {
     match (activity, directive) {
-        (Activity::Idle, Directive::Rest) => false,
+        // Who has joined waits for the others.
+        (Activity::Idle | Activity::Joining(_), Directive::Rest) => false,
         (Activity::Joining(round), Directive::Join { round: told, .. })
         | (
             Activity::Training(round, _) | Activity::Uploading(round),
@@ -91,7 +92,7 @@ mod tests {
             (Activity::Joining(round(1)), join(1), false),
             (Activity::Joining(round(1)), join(2), true),
             (Activity::Joining(round(1)), train(1), true),
-            (Activity::Joining(round(1)), Directive::Rest, true),
+            (Activity::Joining(round(1)), Directive::Rest, false),
             (training(1), train(1), false),
             (training(1), train(2), true),
             (training(1), Directive::Rest, true),
