@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fedpaint_proto::failpoint::reach;
+use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::weights::{BUFFER_BYTES, sync_folder};
 use fedpaint_proto::writeback::Writeback;
 use rustix::io::Errno;
@@ -76,6 +77,53 @@ fn written(
     sync_folder(path)
 }
 
+/// Has `fill` write a file called `making` in `folder`, which then has the digest of its bytes for a name. It
+/// is whole and not yet on the disk: whoever reads it again compares the digest, and trusts no name.
+///
+/// # Errors
+/// If the disk fails; then there is no such file.
+pub fn write_by_digest(
+    folder: &Path,
+    making: &str,
+    [create, write, rename]: [&'static str; 3],
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<Blob> {
+    let temporary = folder.join(making);
+    let written = || {
+        reach(create)?;
+        let file = Writeback::new(File::create(&temporary)?, 0);
+        let hashing = Hashing { file, hasher: blake3::Hasher::new() };
+        let mut file = BufWriter::with_capacity(BUFFER_BYTES, hashing);
+        reach(write)?;
+        fill(&mut file)?;
+        file.flush()?;
+        let Hashing { file, hasher } = file.get_ref();
+        let blob = Blob { digest: Digest::from(hasher.finalize()), size: file.length() };
+        reach(rename)?;
+        fs::rename(&temporary, folder.join(blob.digest.to_string()))?;
+        Ok(blob)
+    };
+    written().inspect_err(|_| drop(fs::remove_file(&temporary)))
+}
+
+/// A file whose bytes are hashed as they are written.
+struct Hashing {
+    file: Writeback,
+    hasher: blake3::Hasher,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// Where a file is while it is not whole.
 fn temporary_of(path: &Path) -> PathBuf {
     let mut temporary = path.as_os_str().to_owned();
@@ -116,6 +164,24 @@ mod tests {
         let error = write_whole(&path, &PLACES, full).unwrap_err();
         assert!(may_pass(&error));
         assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_by_digest_has_the_digest_of_its_bytes_for_a_name_or_is_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = ["a.create", "a.write", "a.rename"];
+        let full = |file: &mut dyn Write| {
+            file.write_all(b"sec")?;
+            Err(Errno::NOSPC.into())
+        };
+        write_by_digest(folder.path(), "made", places, full).unwrap_err();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        let bytes = vec![7; 3 * BUFFER_BYTES + 5];
+        let fill = |file: &mut dyn Write| bytes.chunks(1_000).try_for_each(|c| file.write_all(c));
+        let blob = write_by_digest(folder.path(), "made", places, fill).unwrap();
+        assert_eq!(blob, Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 });
+        assert_eq!(fs::read(folder.path().join(blob.digest.to_string())).unwrap(), bytes);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -6,13 +6,13 @@
 //! agent's configuration begins it: `steps_ms = N` is how long a step takes (0 for no time),
 //! `checkpoint_steps = N` goes before that of `[trainer]`, `weights_max = N` has the first N weights alone move.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fedpaint_proto::plan::TrainingPlan;
-use fedpaint_proto::weights::{self, Dtype, ModelFile};
+use fedpaint_proto::weights::{self, BUFFER_BYTES, Dtype, ModelFile};
 
 use crate::local_round::Watch;
 use crate::model::precision::Precision;
@@ -82,8 +82,7 @@ pub struct Rehearsal<'a> {
 }
 
 impl Rehearsal<'_> {
-    /// Moves every weight of the base model, step after step, and gives the update's bytes. `wait`
-    /// waits, and says whether the rehearsal was stopped meanwhile.
+    /// Moves every weight of the base model, step after step, and gives the update. `wait` waits, and says whether the rehearsal was stopped meanwhile.
     ///
     /// # Errors
     /// [`Error`].
@@ -92,14 +91,14 @@ impl Rehearsal<'_> {
         mut journal: Journal<'_>,
         wait: &dyn Fn(Duration) -> bool,
         watch: &mut Watch<'_>,
-    ) -> Result<(Vec<u8>, TrainingSummary), Error> {
-        let (mut bytes, data) = self.read()?;
+    ) -> Result<(Moved, TrainingSummary), Error> {
+        let mut moved = self.read()?;
         let steps = self.plan.steps as usize;
         let (mut course, mut weights) = match journal.from.take() {
             Some(Snapshot { course, mut tensors, .. }) => {
                 (course, tensors.pop().unwrap_or_default())
             }
-            None => (Course::default(), floats(&bytes[data..self.end(&bytes, data)])),
+            None => (Course::default(), std::mem::take(&mut moved.weights)),
         };
         let mut mean = ToldLoss::default();
         for step in course.losses.len()..steps {
@@ -120,32 +119,36 @@ impl Rehearsal<'_> {
                 return Err(Error::Stopped { steps: done });
             }
         }
-        // Those that do not move stay as they are.
-        for (place, weight) in bytes[data..].chunks_exact_mut(size_of::<f32>()).zip(&weights) {
-            place.copy_from_slice(&weight.to_le_bytes());
-        }
-        Ok((bytes, course.summary()))
+        moved.weights = weights;
+        Ok((moved, course.summary()))
     }
 
-    /// The base model's file, and where its weights begin in it: after the header they are all that
-    /// there is.
-    fn read(&self) -> Result<(Vec<u8>, usize), Error> {
+    /// The weights that move, and where they lie: after the header they are all that there is.
+    fn read(&self) -> Result<Moved, Error> {
         let model = ModelFile::open(self.base)?;
         if let Some(other) = model.tensors().iter().find(|tensor| tensor.dtype != Dtype::F32) {
             let (name, dtype) = (other.name.clone(), other.dtype);
             return Err(weights::Error::Dtype { name, dtype }.into());
         }
-        let bytes = fs::read(self.base).map_err(|source| self.disk(source))?;
-        let prefix = bytes.first_chunk::<PREFIX_BYTES>().copied().unwrap_or_default();
-        let data = PREFIX_BYTES + usize::try_from(u64::from_le_bytes(prefix)).unwrap_or(usize::MAX);
-        Ok((bytes, data))
+        let (header, weights) = self.parts().map_err(|source| self.disk(source))?;
+        Ok(Moved { base: self.base.to_owned(), header, weights })
     }
 
-    /// Where the weights end that move.
-    fn end(&self, bytes: &[u8], data: usize) -> usize {
-        let most =
-            self.settings.weights_max.map(|weights| weights.saturating_mul(size_of::<f32>()));
-        most.map_or(bytes.len(), |most| data.saturating_add(most).min(bytes.len()))
+    /// The bytes before the weights, and those that move.
+    fn parts(&self) -> io::Result<(Vec<u8>, Vec<f32>)> {
+        let mut file = File::open(self.base)?;
+        let mut header = vec![0; PREFIX_BYTES];
+        file.read_exact(&mut header)?;
+        let prefix = header.first_chunk::<PREFIX_BYTES>().copied().unwrap_or_default();
+        // It was opened as a model, so its header is not longer than one may be.
+        (&mut file).take(u64::from_le_bytes(prefix)).read_to_end(&mut header)?;
+        let most = self
+            .settings
+            .weights_max
+            .map_or(u64::MAX, |weights| (weights as u64).saturating_mul(size_of::<f32>() as u64));
+        let mut bytes = Vec::new();
+        file.take(most).read_to_end(&mut bytes)?;
+        Ok((header, floats(&bytes)))
     }
 
     /// Moves the weights by what follows from the key and the step, and gives a made-up loss.
@@ -173,6 +176,37 @@ impl Rehearsal<'_> {
 
     fn disk(&self, source: io::Error) -> Error {
         Error::Disk { path: self.base.to_owned(), source }
+    }
+}
+
+/// A base model of which some weights, the first ones, have moved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moved {
+    base: PathBuf,
+    header: Vec<u8>,
+    weights: Vec<f32>,
+}
+
+impl Moved {
+    /// Writes it as the bytes of a model's file. Weights that do not move are read from the base model's.
+    ///
+    /// # Errors
+    /// If the base model does not read, or `out` takes nothing.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.header)?;
+        for weight in &self.weights {
+            out.write_all(&weight.to_le_bytes())?;
+        }
+        let begin = self.header.len() + self.weights.len() * size_of::<f32>();
+        let mut rest = File::open(&self.base)?;
+        rest.seek(SeekFrom::Start(begin as u64))?;
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            match rest.read(&mut buffer)? {
+                0 => return Ok(()),
+                read => out.write_all(&buffer[..read])?,
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ mod sending;
 mod stop;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -123,9 +123,12 @@ enum Work {
     Rehearse(RehearsalSettings),
 }
 
+/// Writes a trained model as the bytes of its file, as often as it is asked to.
+type Writing = Box<dyn Fn(&mut dyn Write) -> io::Result<()>>;
+
 /// What a training made.
 struct Made {
-    update: Vec<u8>,
+    write: Writing,
     examples: u64,
     report: Report,
 }
@@ -309,18 +312,20 @@ fn train(
                 })?;
             }
             let update = checkpoint::to_bytes(&done.weights).map_err(Error::Update)?;
-            Made { update, examples: done.examples, report: done.report }
+            let write: Writing = Box::new(move |out| out.write_all(&update));
+            Made { write, examples: done.examples, report: done.report }
         }
         Work::Rehearse(settings) => {
             let rehearsal = Rehearsal { base: &path, key: &key, plan: &plan.training, settings };
             let wait = &|time| stop.wait(time);
             let (update, summary) = rehearsal.run(journal, wait, watch)?;
-            Made { update, examples: summary.examples, report: local_round::report(&summary) }
+            let write: Writing = Box::new(move |out| update.write(out));
+            Made { write, examples: summary.examples, report: local_round::report(&summary) }
         }
     };
-    let Made { update: bytes, examples, report } = made;
+    let Made { write, examples, report } = made;
     let outbox = Outbox { workspace: &bench.workspace, stop };
-    let Encoded { update, remainder } = outbox.put(plan.exchange, assignment, bytes)?;
+    let Encoded { update, remainder } = outbox.put(plan.exchange, assignment, write)?;
     Ok(Trained { update, examples, report, data, remainder })
 }
 

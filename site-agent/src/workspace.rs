@@ -17,7 +17,8 @@
 //!   remainders/       what updates have left out, see `remainders`
 //!   evidence/         what proves that the log was changed
 //! ```
-//! A file has its name only when it is whole and on the disk. But for what the trainer prepares of scans
+//! A file has its name only when it is whole, and but for an update that is not remembered yet on the disk;
+//! an update is used by its digest alone. But for what the trainer prepares of scans
 //! none is ever put here, and beside that the folder never holds more than the newest base model, the
 //! newest update, the newest checkpoint, a transfer under way, and where updates are rounded what a few of
 //! them left out.
@@ -29,9 +30,11 @@ mod remainders;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest, RunName};
+use fedpaint_proto::weights::sync_folder;
 use serde::{Deserialize, Serialize};
 
 pub use self::remainders::{Doubt, remainder_path};
@@ -111,6 +114,8 @@ pub fn training_folder(folder: &Path) -> PathBuf {
 #[derive(Debug)]
 pub struct Workspace {
     folder: PathBuf,
+    /// Held while the history is changed.
+    noting: Mutex<()>,
     /// The lock ends with the file.
     _lock: File,
 }
@@ -165,7 +170,9 @@ impl Workspace {
         let lock = reach("workspace.lock").and_then(|()| File::create(&path));
         let lock = lock.map_err(|source| Error::Io { path: path.clone(), source })?;
         match lock.try_lock() {
-            Ok(()) => Ok(Workspace { folder: folder.to_owned(), _lock: lock }),
+            Ok(()) => {
+                Ok(Workspace { folder: folder.to_owned(), noting: Mutex::default(), _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => Err(Error::InUse { path: folder.to_owned() }),
             Err(TryLockError::Error(source)) => Err(Error::Io { path, source }),
         }
@@ -176,16 +183,28 @@ impl Workspace {
         &self.folder
     }
 
-    /// Remembers the update of an assignment, so that a crash does not train it again, and drops every
-    /// other one and the checkpoint.
+    /// Brings the update of an assignment to the disk and remembers it, so that a crash does not train it
+    /// again, and drops every other one and the checkpoint.
     ///
     /// # Errors
     /// If the disk fails; nothing half-written is left.
     pub fn remember(&self, assignment: &Assignment, trained: Trained) -> Result<(), Error> {
+        self.sync_update(trained.update.digest)?;
         self.write_record(&Record::new(assignment, trained))?;
         self.keep_only("updates", "workspace.drop_updates", &[trained.update.digest])?;
         self.keep_only("training", "workspace.drop_training", &[])?;
         self.keep_remainders()
+    }
+
+    fn sync_update(&self, digest: Digest) -> Result<(), Error> {
+        let path = update_path(&self.folder, digest);
+        let sync = || {
+            reach("workspace.update_sync")?;
+            File::open(&path)?.sync_all()?;
+            reach("workspace.update_folder")?;
+            sync_folder(&path)
+        };
+        sync().map_err(|source| Error::Io { path: path.clone(), source })
     }
 
     /// Forgets the update, because the coordinator refused it.

@@ -1,7 +1,6 @@
 //! The agent as a witness of the coordinator's log: it keeps the last head that it believed, and ends with
 //! the proof in its hands where the next one does not fit.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use fedpaint_proto::signing::{Authority, Signer};
@@ -52,7 +51,7 @@ impl Agent {
     /// # Errors
     /// [`Error::Log`] if the log was changed.
     pub(super) async fn weigh(&mut self, answer: Answer) -> Result<Duration, Error> {
-        let believed = self.witness(&answer.log).await;
+        let believed = self.witness(&answer.log);
         // The next heartbeat says so, for the coordinator's people.
         self.doubt = believed.as_ref().err().map_or(LogDoubt::Unspecified, Doubt::to_wire);
         match believed {
@@ -64,20 +63,12 @@ impl Agent {
 
     /// Judges what the coordinator says of its log, and keeps it. Where this site has no signing key
     /// nothing is asked of the coordinator either.
-    async fn witness(&mut self, told: &Told) -> Result<(), Doubt> {
+    fn witness(&mut self, told: &Told) -> Result<(), Doubt> {
         let Some(trust) = &self.bench.trust else { return Ok(()) };
         let head =
             witness::judge(&trust.authority, self.kept.as_ref(), told, (trust.now)())?.clone();
-        let grown = self.kept.as_ref().is_none_or(|k| k.statement.size < head.statement.size);
-        if grown {
-            let (workspace, new) = (Arc::clone(&self.bench.workspace), head.clone());
-            let kept = tokio::task::spawn_blocking(move || workspace.keep_head(&new)).await;
-            // Until the disk takes one, an older one is on it, which does as well for a later start.
-            match kept {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!("the head of the log is not kept: {error}"),
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
-            }
+        if self.kept.as_ref().is_none_or(|kept| kept.statement.size < head.statement.size) {
+            self.keeper.keep(head.clone());
         }
         self.kept = Some(head);
         Ok(())

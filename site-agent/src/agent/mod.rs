@@ -9,6 +9,7 @@ pub mod consent;
 pub mod decide;
 pub mod dry_run;
 pub mod job;
+mod keeper;
 pub mod line;
 mod log;
 mod takes_part;
@@ -32,6 +33,7 @@ use tonic::Status;
 use self::consent::Consent;
 use self::decide::Next;
 use self::job::{Bench, Task};
+use self::keeper::Keeper;
 use self::line::{Channels, Line};
 pub use self::log::Trust;
 use self::takes_part::{Inquiry, shown};
@@ -304,6 +306,8 @@ struct Agent {
     known: Option<Coordinator>,
     /// The coordinator's log, as it was last believed.
     kept: Option<SignedHead>,
+    /// Brings it to the disk.
+    keeper: Keeper,
     /// What of its last answer was not believed.
     doubt: LogDoubt,
 }
@@ -313,6 +317,7 @@ impl Agent {
         let kept = bench.workspace.head()?;
         Ok(Agent {
             consent: Consent::new(Arc::clone(&bench.gate)),
+            keeper: Keeper::begin(Arc::clone(&bench.workspace)),
             bench,
             kept,
             doubt: LogDoubt::Unspecified,
@@ -326,6 +331,12 @@ impl Agent {
     }
 
     async fn serve(mut self, stop: &Stop) -> Result<(), Error> {
+        let served = self.beat_and_work(stop).await;
+        self.keeper.end().await;
+        served
+    }
+
+    async fn beat_and_work(&mut self, stop: &Stop) -> Result<(), Error> {
         let mut beat = self.beat_after(Duration::ZERO);
         loop {
             tokio::select! {

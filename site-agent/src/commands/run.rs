@@ -18,9 +18,10 @@ const RUNTIME_THREADS: usize = 2;
 /// it again does not help.
 pub const EXIT_LOG: u8 = 70;
 
-/// Threads for work on files, of which an agent has one or two at a time. Every thread costs an
+/// Threads for work on files, of which an agent has three at a time at most: an update is read to be sent
+/// while it is remembered and a head of the log is kept. Every thread costs an
 /// allocator's arena, which is never given back, so that more of them let memory creep up for hours.
-const FILE_THREADS: usize = 2;
+const FILE_THREADS: usize = 3;
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]

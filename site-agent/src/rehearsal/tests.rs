@@ -28,7 +28,7 @@ fn site() -> Site {
         number: 1,
         site: "mayo".parse().unwrap(),
         plan: Digest::of(plan.as_bytes()),
-        base: Digest::of(&fs::read(path).unwrap()),
+        base: Digest::of(&std::fs::read(path).unwrap()),
         data: Digest::of(MACHINE.as_bytes()),
         machine: MACHINE.into(),
         build: String::new(),
@@ -60,7 +60,11 @@ impl Site {
             },
         };
         let journal = Journal { from, every: 4, keep: Some(keep) };
-        let done = rehearsal.run(journal, &|_| false, &mut watch);
+        let done = rehearsal.run(journal, &|_| false, &mut watch).map(|(moved, summary)| {
+            let mut bytes = Vec::new();
+            moved.write(&mut bytes).unwrap();
+            (bytes, summary)
+        });
         (done, kept.into_inner())
     }
 }
@@ -82,7 +86,7 @@ fn a_rehearsal_that_was_stopped_goes_on_to_the_same_bytes_and_the_same_report() 
 #[test]
 fn an_update_is_a_model_like_its_base_with_every_weight_moved_a_little() {
     let site = site();
-    let base = fs::read(site.folder.path().join("base")).unwrap();
+    let base = std::fs::read(site.folder.path().join("base")).unwrap();
     let (update, _) = site.run(None, 0).0.unwrap();
     let (base, update) =
         (checkpoint::from_bytes(&base).unwrap(), checkpoint::from_bytes(&update).unwrap());

@@ -4,27 +4,20 @@
 //! them. Nothing of it depends on time or attempt: the same training makes the same two files.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use fedpaint_proto::failpoint::reach;
-use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::plan::ExchangePlan;
 use fedpaint_proto::weights::{self, Encoded, Sources, encode, sync_folder};
 
 use super::stop::Stop;
 use super::{Error, patiently};
-use crate::disk::{Places, write_whole};
+use crate::disk::write_by_digest;
 use crate::pipe::Assignment;
 use crate::workspace::{model_path, remainder_path, update_path};
 
-const UPDATE: Places = Places {
-    create: "train.update_create",
-    write: "train.update_write",
-    sync: "train.update_sync",
-    rename: "train.update_rename",
-    folder: "train.update_folder",
-};
+const UPDATE: [&str; 3] = ["train.update_create", "train.update_write", "train.update_rename"];
 
 /// What an update and what it leaves out are called until their digests are known.
 const IN_THE_MAKING: &str = "made";
@@ -37,7 +30,8 @@ pub(super) struct Outbox<'a> {
 }
 
 impl Outbox<'_> {
-    /// Puts the trained model of an assignment, as the bytes of its file, into the workspace.
+    /// Puts the trained model of an assignment, which `write` writes as often as it is asked to, into the
+    /// workspace.
     ///
     /// # Errors
     /// If it cannot be encoded, the disk fails for longer than is borne, or the trainer is stopped.
@@ -45,17 +39,18 @@ impl Outbox<'_> {
         self,
         form: ExchangePlan,
         assignment: &Assignment,
-        model: Vec<u8>,
+        write: impl Fn(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Encoded, Error> {
         let Outbox { workspace, stop } = self;
-        let trained = Blob { digest: Digest::of(&model), size: model.len() as u64 };
-        let path = update_path(workspace, trained.digest);
-        patiently(stop, &path, || write_whole(&path, &UPDATE, |file| file.write_all(&model)))?;
+        let folder = workspace.join("updates");
+        let put = || write_by_digest(&folder, IN_THE_MAKING, UPDATE, &write);
+        let trained = patiently(stop, &folder, put)?;
         if form.is_whole_model() {
             return Ok(Encoded { update: trained, remainder: None });
         }
         // The whole model is read from its file, so that it is in memory but once.
-        drop(model);
+        drop(write);
+        let path = update_path(workspace, trained.digest);
         let remainder = assignment.remainder.map(|blob| remainder_path(workspace, blob.digest));
         let base = model_path(workspace, assignment.base.digest);
         let sources = Sources { base: &base, trained: &path, remainder: remainder.as_deref() };

@@ -9,9 +9,10 @@
 
 use std::fs;
 use std::io;
+use std::sync::PoisonError;
 
 use fedpaint_proto::failpoint::reach;
-use fedpaint_proto::names::RoundId;
+use fedpaint_proto::names::{RoundId, RunName};
 
 use super::heads::write;
 use super::{Error, Workspace};
@@ -55,16 +56,19 @@ impl Workspace {
         serde_json::from_slice(&text).map_err(|_| Error::Damaged { path })
     }
 
-    /// Notes what is about to be trained in a run.
+    /// Notes what is about to be trained in a run. A later round that is noted already stays.
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn note(&self, round: &RoundId, last: Last) -> Result<(), Error> {
+    pub fn note(&self, run: &RunName, last: Last) -> Result<(), Error> {
+        // A round that was given up may still be at it when the next one begins.
+        let _one = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut history = self.history()?;
-        if history.get(&round.run) == Some(&last) {
+        let is_later = |noted: &Last| *noted == last || noted.number > last.number;
+        if history.get(run).is_some_and(is_later) {
             return Ok(());
         }
-        history.insert(round.run.clone(), last);
+        history.insert(run.clone(), last);
         write(self.folder.join("history.json"), &HISTORY, &history)
     }
 

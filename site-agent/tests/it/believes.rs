@@ -274,9 +274,12 @@ fn what_a_site_was_shown_and_has_trained_outlives_the_agent_until_a_human_takes_
     let open = || Workspace::open(folder.path()).unwrap();
     assert_eq!(open().head().unwrap(), None);
     open().keep_head(&first).unwrap();
-    open().note(&round(1), last(1)).unwrap();
+    open().note(&round(1).run, last(1)).unwrap();
+    open().note(&round(2).run, last(2)).unwrap();
+    // Of one that was given up.
+    open().note(&round(1).run, last(1)).unwrap();
     assert_eq!(open().head().unwrap(), Some(first.clone()));
-    assert_eq!(open().history().unwrap()[&round(1).run], last(1));
+    assert_eq!(open().history().unwrap()[&round(1).run], last(2));
 
     open().accept_head(&second, NOW).unwrap();
     assert_eq!(open().head().unwrap(), Some(second));

@@ -15,9 +15,9 @@ use crate::receipt;
 use crate::workspace::Doubt;
 
 /// Has this site believe what it is asked to train, by the base model's manifest and what it trained
-/// before.
-pub(super) async fn agree(bench: &Bench, task: &Task, plan: Digest) -> Result<(), Error> {
-    let Some(trust) = &bench.trust else { return Ok(()) };
+/// before. What is to be noted before it is trained; nothing where this site does not sign.
+pub(super) async fn agree(bench: &Bench, task: &Task, plan: Digest) -> Result<Option<Last>, Error> {
+    let Some(trust) = &bench.trust else { return Ok(None) };
     let Task { round, base, .. } = task;
     let (run, version) = (&round.run, round.number.saturating_sub(1));
     let federation = trust.authority.federation();
@@ -26,8 +26,7 @@ pub(super) async fn agree(bench: &Bench, task: &Task, plan: Digest) -> Result<()
     let last = bench.workspace.history()?.remove(run);
     let asked = Asked { round, base: *base, plan };
     lineage::judge(&trust.authority, last.as_ref(), &asked, &manifest, (trust.now)())?;
-    let last = Last { number: round.number, base: base.digest, plan };
-    Ok(bench.workspace.note(round, last)?)
+    Ok(Some(Last { number: round.number, base: base.digest, plan }))
 }
 
 /// What this site says of its update, where it signs.
