@@ -29,7 +29,6 @@ pub(crate) struct Shape {
     pub(crate) rounds: u32,
     /// A hard limit of the coordinator's memory.
     pub(crate) memory_mib: Option<u64>,
-    pub(crate) programs: Option<PathBuf>,
 }
 
 /// A coordinator that serves, and sites that are enrolled.
@@ -62,7 +61,6 @@ impl Federation {
     /// If a program is missing or fails.
     pub(crate) async fn found(folder: &Path, shape: &Shape) -> anyhow::Result<Federation> {
         let options = LabOptions {
-            programs: shape.programs.clone(),
             environment: vec![log_filter("fedpaint_coordinator=debug")],
             ..LabOptions::default()
         };
@@ -135,7 +133,6 @@ impl Federation {
         let options = AgentOptions {
             trainer: "checkpoint_steps = 1000\n".to_owned(),
             more: "[rehearsal]\nsteps_ms = 0\nweights_max = 1\n".to_owned(),
-            programs: self.shape.programs.clone(),
             ..AgentOptions::default()
         };
         let start = |site: String| self.lab.start_agent(&site, &scans, &options);

@@ -37,9 +37,6 @@ struct Args {
     /// The most memory that the coordinator may have, in MiB, all of it: beyond it the system ends it.
     #[arg(long, value_name = "MIB")]
     coordinator_memory_mib: Option<u64>,
-    /// The programs of another build.
-    #[arg(long, value_name = "DIR")]
-    programs: Option<PathBuf>,
     /// The folder to work in; by default a new one that is deleted.
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
@@ -69,7 +66,6 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         parameters: args.params,
         rounds: args.rounds,
         memory_mib: args.coordinator_memory_mib,
-        programs: args.programs.clone(),
     };
     let federation = Federation::found(&work, &shape).await?;
     let bytes = usize::try_from(federation.model().size)?;
