@@ -51,6 +51,7 @@ pub mod sealed;
 pub mod server;
 mod service;
 pub mod share;
+mod slots;
 pub mod standing;
 pub mod store;
 #[cfg(test)]

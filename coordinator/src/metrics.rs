@@ -75,6 +75,8 @@ pub(crate) struct Metrics {
     pub(crate) updates_accepted: Counter,
     /// Updates refused, by reason.
     pub(crate) updates_refused: Family<ReasonLabel, Counter>,
+    /// Uploads that were told to come again.
+    pub(crate) uploads_put_off: Counter,
     /// Bytes of blobs taken in.
     pub(crate) bytes_in: Counter,
     /// Bytes of blobs given out.
@@ -107,6 +109,7 @@ impl Metrics {
             heartbeats: Counter::default(),
             updates_accepted: Counter::default(),
             updates_refused: Family::default(),
+            uploads_put_off: Counter::default(),
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
             blobs_freed: Counter::default(),
@@ -148,6 +151,7 @@ impl Book {
         r.register("heartbeats", "Heartbeats of sites that were answered", m.heartbeats);
         r.register("updates_accepted", "Updates of sites that were accepted", m.updates_accepted);
         r.register("updates_refused", "Updates that were refused, by reason", m.updates_refused);
+        r.register("uploads_put_off", "Uploads that were told to come again", m.uploads_put_off);
         r.register_with_unit("blob_in", "Blobs taken in", Unit::Bytes, m.bytes_in);
         r.register_with_unit("blob_out", "Blobs given out", Unit::Bytes, m.bytes_out);
         r.register("blobs_freed", "Blobs deleted because nobody needs them", m.blobs_freed);

@@ -38,6 +38,7 @@ use crate::observe::Observer;
 use crate::roster::TwoPersons;
 use crate::service::access::AccessLayer;
 use crate::service::{self, Parts};
+use crate::slots::Slots;
 use crate::store::{self, LEASE_RENEWAL, Outcomes, Store};
 
 /// How long calls under way may take to end once the server stops, and after them the driver.
@@ -240,6 +241,7 @@ impl Server {
             federation: federation.clone(),
             driver: driver.clone(),
             blobs: blobs.clone(),
+            slots: Slots::new(limits.upload_slots),
             metrics: book.metrics.clone(),
             stop: stop.clone(),
         };

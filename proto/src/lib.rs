@@ -34,6 +34,7 @@ pub mod note;
 pub mod passphrase;
 pub mod plan;
 pub mod proxy;
+pub mod put_off;
 pub mod reason;
 pub mod renewal;
 pub mod rule;

@@ -77,6 +77,16 @@ pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 /// full or fails: half of the time in which work is to go on once there is room.
 pub const STORAGE_RETRY: Duration = Duration::from_secs(5);
 
+/// The shortest and the longest wait that a caller believes who is told when to come again. With what is added
+/// so that not all come at once, the longest is shorter than the time for which a round waits for the next byte
+/// of an update.
+pub const RETRY_AFTER_MIN: Duration = Duration::from_millis(100);
+/// See [`RETRY_AFTER_MIN`].
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+
+/// How long a call is put off like that in all, until being told to come again is a failure like others.
+pub const PUT_OFF_MAX: Duration = Duration::from_secs(30 * 60);
+
 /// How long a transfer may go without a byte moving before it is broken off and resumed.
 pub const TRANSFER_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -145,16 +145,25 @@ impl Reason {
     /// The reason as a status; `message` is for people and names the thing. It travels bounded, and with
     /// nothing in it that steers a terminal, whatever it quotes.
     pub fn status(self, message: impl AsRef<str>) -> Status {
-        let message = text::lines(message.as_ref(), STATUS_BYTES_MAX);
+        self.told(message.as_ref(), self.retry_after())
+    }
+
+    /// The same for a caller who is told to come again after so long.
+    pub fn status_after(self, message: impl AsRef<str>, after: Duration) -> Status {
+        self.told(message.as_ref(), Some(after))
+    }
+
+    fn told(self, message: &str, after: Option<Duration>) -> Status {
+        let message = text::lines(message, STATUS_BYTES_MAX);
         let mut details = ErrorDetails::with_error_info(self.as_str(), DOMAIN, HashMap::new());
-        if let Some(after) = self.retry_after() {
-            details.set_retry_info(Some(after));
+        if after.is_some() {
+            details.set_retry_info(after);
         }
         Status::with_error_details(self.code(), message, details)
     }
 
-    /// How long a caller waits before it calls again, where that is known; it travels as
-    /// `google.rpc.RetryInfo`.
+    /// How long a caller waits before it calls again, where that is always the same; it travels as
+    /// `google.rpc.RetryInfo`, which [`PutOff`](crate::put_off::PutOff) reads.
     pub fn retry_after(self) -> Option<Duration> {
         match self {
             Reason::Storage => Some(STORAGE_RETRY),

@@ -1,7 +1,7 @@
 //! Uploads and downloads that resume: the client's end of the blob service.
 //!
 //! A transfer that breaks goes on where it broke, and gives up only after it was resumed
-//! [`TRANSFER_RETRIES_MAX`] times without a byte moving. Dropping the future at any moment leaves what
+//! [`TRANSFER_RETRIES_MAX`] times without a byte moving, waits that the coordinator asked for not counted. Dropping the future at any moment leaves what
 //! has moved, and the next transfer goes on from there. Nothing here decides what is moved, and no
 //! file appears under its name before all its bytes have come and their digest is right.
 
@@ -16,6 +16,7 @@ use crate::limits::{
     CALL_TIMEOUT, MESSAGE_BYTES_MAX, TRANSFER_RETRIES_MAX, TRANSFER_STALL_TIMEOUT,
 };
 use crate::names::{Blob, Digest};
+use crate::put_off::PutOff;
 use crate::reason::{self, Reason};
 use crate::v1;
 use crate::v1::blob_service_client::BlobServiceClient;
@@ -203,11 +204,13 @@ struct Retries<'a> {
     what: &'static str,
     best: u64,
     resumed: u32,
+    put_off: PutOff,
 }
 
 impl<'a> Retries<'a> {
     fn new(patience: &'a Patience, digest: Digest, what: &'static str) -> Retries<'a> {
-        Retries { patience, budget: Budget::default(), digest, what, best: 0, resumed: 0 }
+        let put_off = PutOff::new(digest.as_bytes());
+        Retries { patience, budget: Budget::default(), digest, what, best: 0, resumed: 0, put_off }
     }
 
     /// The transfer has come to `size` bytes; further than ever before means that it gets on.
@@ -215,10 +218,12 @@ impl<'a> Retries<'a> {
         if size > self.best {
             self.best = size;
             self.resumed = 0;
+            self.put_off.renew();
         }
     }
 
-    /// Waits before the transfer is resumed after `status`.
+    /// Waits before the transfer is resumed after `status`: as long as that says, which is no failure, or else
+    /// longer every time.
     ///
     /// # Errors
     /// If it would be refused again, or has been resumed often enough.
@@ -226,6 +231,10 @@ impl<'a> Retries<'a> {
         let Retries { digest, what, .. } = *self;
         if !reason::is_transient(&status) {
             return Err(Error::Refused { what, digest, status });
+        }
+        if let Some(wait) = self.put_off.wait(&status) {
+            tokio::time::sleep(wait).await;
+            return Ok(());
         }
         if self.resumed == self.patience.retries_max {
             return Err(Error::Broken { digest, retries: self.resumed, status });

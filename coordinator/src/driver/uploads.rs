@@ -135,6 +135,12 @@ impl Handle {
         self.note_arrival(site, round);
     }
 
+    /// Has the round hear of a site that would upload its update and was told to come again, as if bytes of it
+    /// had come: the site does not pay for our queue.
+    pub fn in_line(&self, site: &SiteName, round: &RoundId) {
+        self.note_arrival(site, round);
+    }
+
     /// Waits for a check of an update that has come whole. The round hears of it for as long as that
     /// takes, so that the site does not pay for a queue: only its deadline's own bound ends the wait.
     pub(super) async fn while_arriving<T>(

@@ -31,6 +31,7 @@ use crate::driver::Upload;
 use crate::service::access::{Caller, Member};
 use crate::service::pace::{Pace, TooSlow};
 use crate::service::{Parts, draining, end_draining, parse, status};
+use crate::slots::Slot;
 
 /// How many pieces of a download wait for the connection to take them.
 const CHUNKS_AHEAD: usize = 8;
@@ -88,7 +89,9 @@ impl BlobService for Service {
         // A task of its own: a connection that breaks drops this call, and with it the pieces that have
         // come and are not on the disk yet. The task takes them all in before it meets the break.
         let service = Service { parts: self.parts.clone() };
+        let slot = self.slot(&caller, round.as_ref())?;
         let taking = tokio::spawn(async move {
+            let _slot = slot;
             let from = (&caller, round.as_ref());
             service.take(from, blob, offset, (&mut parts, &mut pace)).await
         });
@@ -161,6 +164,20 @@ impl Service {
             return Err(Reason::TooLarge.status(what));
         }
         Ok(round)
+    }
+
+    /// A slot for an upload. A caller who has to come again is one of those whom the round waits for: the line
+    /// is ours, and no site pays for it with its deadline.
+    fn slot(&self, caller: &Caller, round: Option<&RoundId>) -> Result<Slot, Status> {
+        let Parts { slots, clock, driver, metrics, .. } = &self.parts;
+        slots.take(&caller.role(), clock.now()).map_err(|full| {
+            if let (Member::Site(site), Some(round)) = (&caller.member, round) {
+                driver.in_line(site, round);
+            }
+            metrics.uploads_put_off.inc();
+            debug!(%caller, %full, "an upload is put off");
+            Reason::UploadBusy.status_after(full.to_string(), full.after)
+        })
     }
 
     /// Takes the pieces of `blob` from `offset` on, and keeps what has come whatever happens.

@@ -36,6 +36,7 @@ use crate::credentials::Credentials;
 use crate::driver::Handle;
 use crate::metrics::Metrics;
 use crate::roster::TwoPersons;
+use crate::slots::Slots;
 
 /// How long a reader may take to hear that the server stops.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
@@ -55,6 +56,8 @@ pub(crate) struct Parts {
     pub(crate) driver: Handle,
     /// Holds the models and updates.
     pub(crate) blobs: Blobs,
+    /// Who may upload now.
+    pub(crate) slots: Slots,
     /// Counts.
     pub(crate) metrics: Metrics,
     /// Cancelled when the server stops: streams end, transfers are broken off to be resumed.

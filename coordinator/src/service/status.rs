@@ -8,6 +8,7 @@ use fedpaint_proto::reason::Reason;
 use tonic::Status;
 use tracing::error;
 
+use crate::slots::UPLOAD_TURN;
 use crate::{blobs, ca, driver};
 
 /// The status of an error of the driver.
@@ -22,6 +23,9 @@ pub(crate) fn of_driver(error: driver::Error) -> Status {
 pub(crate) fn of_blobs(error: blobs::Error) -> Status {
     match error {
         blobs::Error::WrongOffset { committed_size } => Reason::wrong_offset(committed_size),
+        crowded @ blobs::Error::Crowded => {
+            crowded.reason().status_after(crowded.to_string(), UPLOAD_TURN)
+        }
         error => status(error.reason(), &error),
     }
 }

@@ -23,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc;
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
+use tonic_types::StatusExt;
 
 use crate::access::metrics;
 use crate::blobs::{committed, download};
@@ -149,11 +150,11 @@ async fn a_call_whose_request_does_not_end_is_ended_by_its_limit() {
 }
 
 /// A call of Upload, begun and not ended, and its sender.
-type Uploading =
+pub(crate) type Uploading =
     (JoinHandle<Result<Response<UploadResponse>, Status>>, mpsc::Sender<UploadRequest>);
 
 /// Begins to upload the model `bytes` by its first byte, and waits until that has arrived.
-async fn begin_upload(client: &mut Client, bytes: &[u8]) -> Uploading {
+pub(crate) async fn begin_upload(client: &mut Client, bytes: &[u8]) -> Uploading {
     let (sender, parts) = mpsc::channel(4);
     let mut other = client.clone();
     let call = tokio::spawn(async move { other.blobs.upload(ReceiverStream::new(parts)).await });
@@ -276,6 +277,7 @@ async fn one_upload_more_than_a_sender_may_have_at_once_is_refused_by_the_limit(
     let refused = more(operator.clone()).await.unwrap_err();
     assert_eq!(Reason::of(&refused), Some(Reason::UploadBusy));
     assert!(refused.message().contains(&format!("{STAGED_PARTS_MAX} blobs")), "{refused}");
+    assert_eq!(refused.get_details_retry_info().unwrap().retry_delay, Some(SECOND));
     // One that has ended makes room.
     let (call, sender) = open.pop().unwrap();
     drop(sender);

@@ -16,3 +16,4 @@ mod pki;
 mod quarantine;
 mod raw;
 mod rounds;
+mod slots;

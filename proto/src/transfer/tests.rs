@@ -14,7 +14,7 @@ use tonic::{Response, Streaming};
 use super::blob_of as blob_of_file;
 use super::receive::Keep;
 use super::*;
-use crate::limits::CHUNK_BYTES_MAX;
+use crate::limits::{CHUNK_BYTES_MAX, RETRY_AFTER_MIN};
 use crate::v1::blob_service_server::{BlobService, BlobServiceServer};
 use crate::v1::upload_request::Part;
 
@@ -35,6 +35,8 @@ enum Cut {
     Stall,
     /// The caller is refused.
     Refuse(Reason),
+    /// The caller is told when to come again.
+    Later(Duration),
     /// All bytes move and the answer is lost.
     LoseAnswer,
 }
@@ -121,6 +123,7 @@ impl BlobService for Fake {
         match cut {
             Some(Cut::Stall) => std::future::pending().await,
             Some(Cut::Refuse(reason)) => return Err(reason.status("refused")),
+            Some(Cut::Later(after)) => return Err(later(after)),
             _ => {}
         }
         let mut room = if let Some(Cut::After(bytes)) = cut { bytes } else { usize::MAX };
@@ -161,6 +164,7 @@ impl BlobService for Fake {
         let rest = state.gives[offset.min(state.gives.len())..].to_vec();
         let (rest, end) = match state.cuts.pop_front() {
             Some(Cut::Refuse(reason)) => return Err(reason.status("refused")),
+            Some(Cut::Later(after)) => return Err(later(after)),
             Some(Cut::Stall) => {
                 let nothing = v1::DownloadResponse { data: Bytes::new() };
                 let nothings = tokio_stream::once(Ok(nothing)).chain(tokio_stream::pending());
@@ -179,6 +183,11 @@ impl BlobService for Fake {
             .collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(pieces))))
     }
+}
+
+/// What a coordinator says all whose places are taken.
+fn later(after: Duration) -> Status {
+    Reason::UploadBusy.status_after("32 uploads are under way", after)
 }
 
 /// Bytes that follow from a seed, so that every run of a test moves the same.
@@ -370,6 +379,26 @@ async fn only_retries_that_bring_no_byte_are_counted() {
     assert!(matches!(error, Error::Broken { retries: 3, .. }), "{error}");
     assert_eq!(error.reason(), Some(Reason::UploadBusy));
     assert_eq!(fake.state().streams, 4);
+}
+
+#[tokio::test]
+async fn being_told_to_come_again_is_no_failure_and_is_waited_for_as_long_as_told() {
+    let (bytes, after) = (noise(12, 5000), RETRY_AFTER_MIN);
+    // Far more often than a transfer may fail.
+    let fake = Fake::giving(&[], vec![Cut::Later(after); 7]);
+    let begun = std::time::Instant::now();
+    put(&fake, &bytes, blob_of(&bytes)).await.unwrap();
+    assert_eq!(fake.state().streams, 8);
+    assert!(begun.elapsed() >= 7 * after, "it came too early: {:?}", begun.elapsed());
+
+    // It is counted apart from failures: three of those are borne beside it, and no more.
+    let refuse = Cut::Refuse(Reason::UploadBusy);
+    let cuts = [refuse.clone(), Cut::Later(after), refuse.clone(), refuse.clone(), refuse];
+    let fake = Fake::giving(&bytes, cuts);
+    let folder = folder();
+    let error = get(&fake, blob_of(&bytes), &folder.path().join("base")).await.unwrap_err();
+    assert!(matches!(error, Error::Broken { retries: 3, .. }), "{error}");
+    assert_eq!(fake.state().streams, 5);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! trained again, what was uploaded goes on where it broke off. So a disk that is full for a while and
 //! a trainer that dies cost the round time and nothing else, within [`patience`]'s bounds.
 
+mod calls;
 mod error;
 mod leaving;
 mod patience;
@@ -17,35 +18,24 @@ use std::time::Duration;
 use fedpaint_proto::budget::Budget;
 use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
 use fedpaint_proto::plan::SignedPlan;
-use fedpaint_proto::reason::{self, Reason};
 use fedpaint_proto::transfer;
 use fedpaint_proto::v1::UploadPurpose;
 use fedpaint_proto::v1::upload_purpose::Purpose;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 
+use self::calls::again;
 pub use self::error::Error;
 use self::leaving::{leaving, rehearsed};
 use self::patience::Patience;
 use super::Trust;
 use super::line::Line;
-use crate::backoff;
 use crate::client::{self, Activity};
 use crate::gate::Gate;
 use crate::pipe::{Assignment, Progress, Trained};
 use crate::policy::judge;
 use crate::supervisor::Supervisor;
 use crate::workspace::{self, Doubt, Workspace, model_path, update_path};
-
-/// The wait before a call that failed is made again.
-const RETRY_FIRST: Duration = Duration::from_millis(500);
-
-/// The longest wait before a call that failed is made again.
-const RETRY_MAX: Duration = Duration::from_secs(30);
-
-/// How often a call of a job is made again before [`Patience`] is asked; with the waits, a minute and a half.
-const CALL_RETRIES_MAX: u32 = 9;
 
 /// What a job works with.
 #[derive(Clone)]
@@ -332,30 +322,4 @@ async fn submit(
     }
     let plan = Digest::of(assignment.plan_toml.as_bytes());
     submission::submit(bench, &Doubt { round: round.clone(), plan, base: *base, trained }).await
-}
-
-/// Makes a call until it succeeds, is refused for good, or has failed too often in a row.
-async fn again<T, F: Future<Output = Result<T, Status>>>(
-    bench: &Bench,
-    what: &'static str,
-    mut call: impl FnMut() -> F,
-) -> Result<T, Error> {
-    let mut attempt = 0;
-    loop {
-        match call().await {
-            Ok(answer) => return Ok(answer),
-            Err(status) if attempt == CALL_RETRIES_MAX || !reason::is_transient(&status) => {
-                if let Some(reason) = Reason::of(&status) {
-                    tracing::warn!(reason = reason.as_str(), "the coordinator refuses {what}");
-                }
-                return Err(Error::Call { what, status: Box::new(status) });
-            }
-            Err(_) => {
-                let wait = backoff::delay(attempt, RETRY_FIRST, RETRY_MAX, bench.site.as_str());
-                tokio::time::sleep(wait).await;
-                bench.budget.take().await;
-                attempt += 1;
-            }
-        }
-    }
 }

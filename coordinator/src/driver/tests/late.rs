@@ -141,6 +141,26 @@ async fn a_deadline_waits_for_bytes_under_way_and_the_audit_log_hears_of_it_once
 }
 
 #[tokio::test]
+async fn a_deadline_waits_for_a_site_that_was_told_to_come_again_with_its_upload() {
+    let coordinator = Coordinator::start(1).await;
+    coordinator.join(&["aachen", "kyoto", "mayo"]).await;
+    coordinator.submit(round(1, 1), "aachen", 2.0, 1).await;
+    coordinator.submit(round(1, 1), "kyoto", 4.0, 1).await;
+    for (seconds, until) in [(990, 1_050), (37, 1_087), (37, 1_124)] {
+        coordinator.clock.advance(Duration::from_secs(seconds));
+        coordinator.handle.in_line(&site("mayo"), &round(1, 1));
+        let until = Timestamp::from_second(until).unwrap();
+        coordinator.until(|_, round| round.until() == Some(until)).await;
+    }
+    // One that has no such update to bring moves nothing.
+    coordinator.clock.advance(Duration::from_secs(30));
+    coordinator.handle.in_line(&site("kyoto"), &round(1, 1));
+    coordinator.submit(round(1, 1), "mayo", 6.0, 1).await;
+    let run = coordinator.until_committed(1).await;
+    assert_eq!(coordinator.values(&run.model), [4.0, -4.0]);
+}
+
+#[tokio::test]
 async fn an_update_that_came_in_time_is_not_lost_to_the_queue_for_its_check() {
     let coordinator = Coordinator::start(1).await;
     coordinator.join(&["aachen", "kyoto", "mayo"]).await;

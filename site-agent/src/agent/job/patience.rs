@@ -64,7 +64,7 @@ mod tests {
     use rustix::io::Errno;
     use tonic::Status;
 
-    use super::super::{CALL_RETRIES_MAX, RETRY_FIRST, RETRY_MAX};
+    use super::super::calls::{CALL_RETRIES_MAX, RETRY_FIRST, RETRY_MAX};
     use super::*;
     use crate::backoff;
     use crate::pipe::Failure;
