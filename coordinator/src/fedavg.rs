@@ -39,6 +39,7 @@ use self::outputs::Outputs;
 use self::products::Along;
 use self::robust::Gram;
 use self::rules::Combine;
+pub(crate) use self::source::OPEN_FILES_MAX;
 use self::source::{Rows, Tensors, Updates};
 use crate::aggregate::{Aggregate, Made};
 use crate::standing::Standing;

@@ -1,11 +1,13 @@
-//! How many connections and uploads there may be, and how a dead one is found. A server is given
-//! these, so that a test need not open a thousand connections, nor wait for a minute, to see what lies beyond.
+//! How many connections and uploads there may be, how a dead one is found, and which files that takes. A server
+//! is given these, so that a test need not open a thousand connections, nor wait for a minute, to see what lies
+//! beyond.
 
 use std::time::Duration;
 
 use fedpaint_proto::limits::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 
 use crate::driver::SITES_MAX;
+use crate::fedavg::OPEN_FILES_MAX;
 
 /// The most handshakes under way at once.
 pub const HANDSHAKES_MAX: usize = 256;
@@ -20,6 +22,30 @@ pub const STRANGERS_MAX: usize = 64;
 /// The most uploads at once: twice the sites of a usual federation, so that those are never in each other's way.
 /// With a window each, what is under way comes to 64 MiB at most, however many sites there are.
 pub const UPLOAD_SLOTS_MAX: usize = 32;
+
+/// Files that are open beside connections, transfers and averages: the database, listeners, the runtime's own,
+/// and an allowance.
+const FILES_BESIDE: usize = 200;
+
+/// The most files open at once, as far as the other limits say: every connection, a download of every site,
+/// uploads, and what an average reads.
+pub const FILES_MAX: usize =
+    CONNECTIONS_MAX + SITES_MAX + UPLOAD_SLOTS_MAX + OPEN_FILES_MAX + FILES_BESIDE;
+
+/// What there is to be said where the process may have `files` files open and no more.
+pub fn too_few_files(files: u64) -> Option<String> {
+    if files >= FILES_MAX as u64 {
+        return None;
+    }
+    let beside = UPLOAD_SLOTS_MAX + OPEN_FILES_MAX + FILES_BESIDE;
+    // A site has two connections, and a file that it downloads.
+    let sites = files.saturating_sub(beside as u64) / 3;
+    Some(format!(
+        "this process may have {files} files open, which is enough for {sites} sites at once and not for the \
+         {SITES_MAX} that it would serve: raise the hard limit to {FILES_MAX} (LimitNOFILE= of a systemd unit, \
+         --ulimit nofile= of a container, `ulimit -Hn` in a shell)"
+    ))
+}
 
 /// How much of an upload may be under way before it is taken. What is under way and not taken is memory, so it
 /// is half of what a site may cost; and windows that follow the path stay far too small on a line that loses.
@@ -55,5 +81,23 @@ impl Default for Limits {
             keepalive_interval: KEEPALIVE_INTERVAL,
             keepalive_timeout: KEEPALIVE_TIMEOUT,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_files_are_told_with_both_numbers_and_the_sites_that_they_are_enough_for() {
+        assert_eq!(too_few_files(FILES_MAX as u64), None);
+        assert_eq!(too_few_files(u64::MAX), None);
+        let told = too_few_files(1024).unwrap();
+        for part in ["1024 files", "178 sites", &format!("hard limit to {FILES_MAX}")] {
+            assert!(told.contains(part), "{part:?} is not in {told}");
+        }
+        assert!(too_few_files(0).unwrap().contains("enough for 0 sites"));
+        // What README tells an operator.
+        const { assert!(FILES_MAX <= 4_000) }
     }
 }

@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use fedpaint_coordinator::clock::{Clock, SystemClock};
 use fedpaint_coordinator::config::{Config, LogFormat};
+use fedpaint_coordinator::limits;
 use fedpaint_coordinator::maintenance;
 use fedpaint_coordinator::server::Server;
 use fedpaint_proto::names::RunName;
@@ -20,7 +21,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 /// What is logged where `RUST_LOG` does not say otherwise.
@@ -144,16 +145,17 @@ fn one_line(error: &anyhow::Error) -> String {
 }
 
 /// Lets the process have as many files open as its user may: an average has every site's update open, and
-/// each caller's connection is one more.
-fn open_files_max() -> std::io::Result<()> {
+/// each caller's connection is one more. How many those are.
+fn open_files_max() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
+    // A system that refuses leaves what there was.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let done = ExitCode::SUCCESS;
-    // A system that refuses leaves what there was, which is enough for a few sites.
-    let _ = open_files_max();
+    let files = open_files_max();
     match arguments.command {
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -165,7 +167,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Serve { config } => {
             let config = Config::read(&config)?;
             log(config.log)?;
-            block_on(serve(config)).map(|()| done)
+            block_on(serve(config, files)).map(|()| done)
         }
         Command::Fsck { config, output } => {
             let found = block_on(maintenance::fsck(&Config::read(&config)?))?;
@@ -215,9 +217,13 @@ fn tell(output: Output, result: &impl Serialize, text: String) -> anyhow::Result
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+/// Serves, with so many files that may be open.
+async fn serve(config: Config, files: u64) -> anyhow::Result<()> {
     let stop = stop_on_signal().context("cannot listen for signals")?;
     let server = Server::start(config, Arc::new(SystemClock)).await?;
+    if let Some(told) = limits::too_few_files(files) {
+        warn!("{told}");
+    }
     let ready = format!(
         "listening on https://{}, status on http://{}\n",
         server.address(),

@@ -17,7 +17,7 @@ use super::{Contribution, Error, discount};
 
 /// The most updates that are open at once; the others are opened for every block. A coordinator has a
 /// connection open for every site besides.
-const OPEN_FILES_MAX: usize = 256;
+pub(crate) const OPEN_FILES_MAX: usize = 256;
 
 /// A file whose tensors are read by the base model's order of tensors.
 pub(super) struct Tensors(Ranges);

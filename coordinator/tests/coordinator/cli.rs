@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 use tempfile::TempDir;
 use time::Duration;
 
@@ -155,6 +155,40 @@ fn wrong_usage_exits_with_2_and_version_and_completions_with_0() {
     assert_eq!(text, concat!("fedpaint-coordinator ", env!("CARGO_PKG_VERSION"), "\n"));
     let completions = program().args(["completions", "bash"]).output().unwrap();
     assert!(completions.status.success() && !completions.stdout.is_empty());
+}
+
+#[test]
+fn too_few_files_are_told_with_what_to_do_and_enough_of_them_are_not() {
+    for (files, told) in [(900, true), (4_000, false)] {
+        let folder = folder();
+        // Some systems let nobody have so many.
+        let limits = getrlimit(Resource::Nofile).maximum;
+        if limits.is_some_and(|maximum| maximum < files) {
+            continue;
+        }
+        let log = folder.path().join("log");
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("ulimit -Sn 100; ulimit -Hn {files}; exec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_fedpaint-coordinator"))
+            .args(["serve", "--config"])
+            .arg(folder.path().join("c.toml"))
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let ready = BufReader::new(child.stdout.take().unwrap()).lines().next().unwrap();
+        assert!(ready.unwrap().starts_with("listening"));
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        assert!(line.split_whitespace().nth(3) == Some(&files.to_string()), "{line}");
+        let log = std::fs::read_to_string(&log).unwrap();
+        let warned =
+            log.contains(&format!("may have {files} files open")) && log.contains("LimitNOFILE");
+        assert_eq!(warned, told, "{log}");
+    }
 }
 
 #[test]
