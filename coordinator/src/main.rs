@@ -17,6 +17,7 @@ use fedpaint_coordinator::limits;
 use fedpaint_coordinator::maintenance;
 use fedpaint_coordinator::server::Server;
 use fedpaint_proto::names::RunName;
+use fedpaint_proto::tls;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -221,6 +222,7 @@ fn tell(output: Output, result: &impl Serialize, text: String) -> anyhow::Result
 async fn serve(config: Config, files: u64) -> anyhow::Result<()> {
     let stop = stop_on_signal().context("cannot listen for signals")?;
     let server = Server::start(config, Arc::new(SystemClock)).await?;
+    info!(version = env!("CARGO_PKG_VERSION"), cryptography = tls::cryptography(), "started");
     if let Some(told) = limits::too_few_files(files) {
         warn!("{told}");
     }

@@ -376,6 +376,14 @@ fn issuer_of(certificate: &CertificateDer<'_>) -> String {
     issuer.chars().filter(|c| !c.is_control()).take(ISSUER_CHARS_MAX).collect()
 }
 
+/// What TLS, certificates and signatures are computed by, for logs and people: asked of the module itself.
+pub fn cryptography() -> &'static str {
+    match provider().fips() {
+        true => "AWS-LC's FIPS module",
+        false => "AWS-LC",
+    }
+}
+
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }

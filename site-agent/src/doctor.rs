@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use fedpaint_proto::channel;
 use fedpaint_proto::names::RunName;
 use fedpaint_proto::reason::Reason;
+use fedpaint_proto::tls;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tonic::Status;
@@ -67,6 +68,7 @@ pub async fn examine(config: &Config, now: Timestamp, program: PathBuf) -> Vec<C
             checks.push(check("coordinator", Verdict::Warn, "not tried without a certificate"))
         }
     }
+    checks.push(check("cryptography", Verdict::Ok, tls::cryptography()));
     checks.extend(trainer(config, program.clone()).await);
     checks.push(devices(program).await);
     checks.push(disk(&config.workspace));

@@ -188,6 +188,7 @@ fn too_few_files_are_told_with_what_to_do_and_enough_of_them_are_not() {
         let warned =
             log.contains(&format!("may have {files} files open")) && log.contains("LimitNOFILE");
         assert_eq!(warned, told, "{log}");
+        assert!(log.contains("AWS-LC"), "what computes is told: {log}");
     }
 }
 

@@ -32,6 +32,11 @@ fn both_ends_of_tls_are_approved_by_fips_where_the_build_says_so() {
 }
 
 #[test]
+fn what_is_shown_to_people_says_fips_in_a_build_for_it_alone() {
+    assert_eq!(cryptography().contains("FIPS"), cfg!(feature = "fips"), "{}", cryptography());
+}
+
+#[test]
 fn what_is_not_approved_is_refused_by_a_build_for_fips_alone() {
     assert_eq!(approved(false).is_err(), cfg!(feature = "fips"));
     assert!(approved(true).is_ok());

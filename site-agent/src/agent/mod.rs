@@ -23,6 +23,7 @@ use fedpaint_proto::channel::{self, Route};
 use fedpaint_proto::log::SignedHead;
 use fedpaint_proto::names::RoundId;
 use fedpaint_proto::reason::Reason;
+use fedpaint_proto::tls;
 use fedpaint_proto::v1::{LogDoubt, WithdrawalReason};
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
@@ -125,6 +126,8 @@ pub struct Start {
 pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Result<(), Error> {
     let Start { program, now, dry_run } = start;
     let gate = gate(config, now)?;
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, cryptography = tls::cryptography(), "starting");
     let gate = Arc::new(if dry_run.is_some() { gate.for_dry_run() } else { gate });
     let Some(workspace) = stop.now.run_until_cancelled(open(&config.workspace)).await else {
         return Ok(());

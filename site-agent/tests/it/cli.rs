@@ -73,6 +73,8 @@ fn doctor_prints_a_line_per_check_and_fails_where_one_does() {
     assert!(line("certificate").starts_with("FAIL"), "{text}");
     assert!(line("data").starts_with("OK") && line("data").contains("2 patients"), "{text}");
     assert!(line("device").starts_with("OK"), "{text}");
+    let cryptography = line("cryptography");
+    assert!(cryptography.starts_with("OK") && cryptography.contains("AWS-LC"), "{text}");
     // Which devices there are, with their memory.
     let devices = line("devices");
     assert!(devices.starts_with("OK") && devices.contains("cpu"), "{text}");
