@@ -1,5 +1,6 @@
 //! The average against an independent computation, and its independence of arrival.
 
+mod encoded;
 mod large;
 mod late;
 mod poison;

@@ -10,7 +10,7 @@ const MANY: usize = 20_003;
 
 const SITES: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
 
-const RULES: [AggregationRule; 5] = [
+pub(super) const RULES: [AggregationRule; 5] = [
     AggregationRule::Mean,
     AggregationRule::ClippedMean,
     AggregationRule::Median,
@@ -18,12 +18,12 @@ const RULES: [AggregationRule; 5] = [
     AggregationRule::GeometricMedian,
 ];
 
-struct Cohort {
-    folder: tempfile::TempDir,
+pub(super) struct Cohort {
+    pub(super) folder: tempfile::TempDir,
     base: Vec<f64>,
     /// Each update's difference to the base model.
     moves: Vec<Vec<f64>>,
-    contributions: Vec<Contribution>,
+    pub(super) contributions: Vec<Contribution>,
 }
 
 fn random(dice: &mut Dice, len: usize, size: f64) -> Vec<f64> {
@@ -42,7 +42,7 @@ fn read_values(path: &Path) -> Vec<f64> {
 
 impl Cohort {
     /// Sites that go one way, each with a way of its own besides; `unlike` changes who is to be different.
-    fn new(sites: usize, unlike: impl Fn(usize, &mut Vec<f64>)) -> Cohort {
+    pub(super) fn new(sites: usize, unlike: impl Fn(usize, &mut Vec<f64>)) -> Cohort {
         let folder = tempfile::tempdir().unwrap();
         let mut dice = Dice(42);
         let base = random(&mut dice, MANY, 0.1);
@@ -65,7 +65,7 @@ impl Cohort {
         Cohort { folder, base, moves, contributions }
     }
 
-    fn job(&self, plan: AggregationPlan, quarantine: Option<Quarantine>) -> Job {
+    pub(super) fn job(&self, plan: AggregationPlan, quarantine: Option<Quarantine>) -> Job {
         Job {
             plan,
             committed: 0,
@@ -76,22 +76,22 @@ impl Cohort {
     }
 
     /// What is made, as numbers.
-    fn made(&self, job: &Job) -> (Vec<f64>, Made<Written>) {
+    pub(super) fn made(&self, job: &Job) -> (Vec<f64>, Made<Written>) {
         let out = self.folder.path().join("out");
         let made = aggregate(job, &out).unwrap();
         (read_values(&out), made)
     }
 
-    fn norms(&self) -> Vec<f64> {
+    pub(super) fn norms(&self) -> Vec<f64> {
         self.moves.iter().map(|m| m.iter().map(|v| v * v).sum::<f64>().sqrt()).collect()
     }
 }
 
-fn by(rule: AggregationRule) -> AggregationPlan {
+pub(super) fn by(rule: AggregationRule) -> AggregationPlan {
     AggregationPlan { rule, ema_decay: 0.0, ..AggregationPlan::default() }
 }
 
-fn quarantine(exempt: &[&str]) -> Option<Quarantine> {
+pub(super) fn quarantine(exempt: &[&str]) -> Option<Quarantine> {
     let exempt = exempt.iter().map(|site| site.parse().unwrap()).collect();
     Some(Quarantine { updates_min: 3, exempt })
 }
