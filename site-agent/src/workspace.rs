@@ -37,7 +37,7 @@ use fedpaint_proto::names::{Blob, Digest, RunName};
 use fedpaint_proto::weights::sync_folder;
 use serde::{Deserialize, Serialize};
 
-pub use self::remainders::{Doubt, remainder_path};
+pub use self::remainders::{Doubt, Open, remainder_path};
 use crate::disk::{self, Places};
 use crate::pipe::{Assignment, Trained};
 

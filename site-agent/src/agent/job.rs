@@ -5,6 +5,7 @@
 //! a trainer that dies cost the round time and nothing else, within [`patience`]'s bounds.
 
 mod calls;
+mod counted;
 mod error;
 mod leaving;
 mod patience;
@@ -173,6 +174,7 @@ async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
         true => None,
         false => {
             let (round, plan) = (round.clone(), Digest::of(told.plan_toml.as_bytes()));
+            counted::settle(bench, &round, plan).await?;
             on_workspace(bench, move |w| w.carried(&round.run, round.number, plan)).await?
         }
     };

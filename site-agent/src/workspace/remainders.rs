@@ -9,7 +9,9 @@
 //! accepted. Until then a round that is trained again, or tried again, is made with the same, and so gives
 //! the same bytes: nothing is added twice. An update whose acceptance is in doubt, because the agent or the
 //! network ended before it was told, is noted before it is submitted, and the doubt is settled before
-//! another round is trained: nothing is forgotten.
+//! another round is trained: nothing is forgotten. One that was accepted in an attempt that was abandoned, and
+//! of which no later attempt has heard, is in no model: once that is known, what it was made with is carried on
+//! in the place of what it left out.
 
 use std::fs;
 use std::io;
@@ -49,10 +51,25 @@ struct Accepted {
     run: RunName,
     plan: Digest,
     number: u32,
+    /// The attempt that accepted it, and the update, until it is known to be a part of a model or of none. A
+    /// book of before they were noted has none.
+    #[serde(default)]
+    open: Option<(u32, Digest)>,
     /// What it was made with.
     before: Option<Blob>,
     /// What it left out.
     after: Blob,
+}
+
+/// An update that was accepted, and of which nobody here knows whether a model is made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// The round's number.
+    pub number: u32,
+    /// The attempt that accepted it.
+    pub attempt: u32,
+    /// The update.
+    pub update: Digest,
 }
 
 /// An update that was submitted, and of which nobody here knows whether it was accepted.
@@ -96,6 +113,41 @@ impl Workspace {
         Ok(None)
     }
 
+    /// The update of a run that was accepted last, if it is of a round before `number` and nobody knows yet
+    /// whether a model is made of it.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn open_update(
+        &self,
+        run: &RunName,
+        number: u32,
+        plan: Digest,
+    ) -> Result<Option<Open>, Error> {
+        let book = self.book()?;
+        let last = book.into_iter().find(|last| last.run == *run && last.plan == plan);
+        Ok(last.filter(|last| last.number < number).and_then(|last| {
+            let (attempt, update) = last.open?;
+            Some(Open { number: last.number, attempt, update })
+        }))
+    }
+
+    /// Notes whether the update of a run that was accepted last is a part of a model. If it is of none, the
+    /// next is made with what it was made with.
+    ///
+    /// # Errors
+    /// If the disk fails; then it stays open.
+    pub fn close_update(&self, run: &RunName, is_counted: bool) -> Result<(), Error> {
+        let closed = |last: Accepted| match (last.run == *run, is_counted, last.before) {
+            (false, ..) => Some(last),
+            (true, true, _) => Some(Accepted { open: None, ..last }),
+            (true, false, before) => Some(Accepted { open: None, after: before?, ..last }),
+        };
+        let book: Vec<Accepted> = self.book()?.into_iter().filter_map(closed).collect();
+        self.write_book(&book)?;
+        self.keep_remainders()
+    }
+
     /// Notes that the update of an assignment is about to be submitted for an attempt.
     ///
     /// # Errors
@@ -127,17 +179,15 @@ impl Workspace {
     /// # Errors
     /// If the disk fails; then the doubt stays.
     pub fn settle(&self, is_accepted: bool) -> Result<(), Error> {
-        let Some((record, _, after)) = self.submitted()? else { return Ok(()) };
+        let Some((record, attempt, after)) = self.submitted()? else { return Ok(()) };
         if is_accepted {
-            let Record { run, number, plan, remainder: before, .. } = record.clone();
+            let Record { run, number, plan, remainder: before, trained, .. } = record.clone();
+            let open = Some((attempt, trained.update.digest));
             let mut book = self.book()?;
             book.retain(|last| last.run != run);
-            book.push(Accepted { run, plan, number, before, after });
+            book.push(Accepted { run, plan, number, open, before, after });
             let first = book.len().saturating_sub(RUNS_MAX);
-            let book = book.split_off(first);
-            let path = self.book_path();
-            let written = write_whole(&path, &BOOK, |file| Ok(serde_json::to_writer(file, &book)?));
-            written.map_err(|source| Error::Io { path, source })?;
+            self.write_book(&book.split_off(first))?;
         }
         self.write_record(&Record { submitted: None, ..record })?;
         self.keep_remainders()
@@ -176,6 +226,12 @@ impl Workspace {
 
     fn book_path(&self) -> PathBuf {
         self.folder.join("remainders.json")
+    }
+
+    fn write_book(&self, book: &[Accepted]) -> Result<(), Error> {
+        let path = self.book_path();
+        let written = write_whole(&path, &BOOK, |file| Ok(serde_json::to_writer(file, book)?));
+        written.map_err(|source| Error::Io { path, source })
     }
 
     /// The accepted updates, the newest last.

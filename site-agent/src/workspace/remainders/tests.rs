@@ -139,6 +139,55 @@ fn an_update_that_was_not_accepted_leaves_what_was_carried() {
 }
 
 #[test]
+fn an_update_that_was_accepted_and_is_in_no_model_leaves_what_was_carried() {
+    let site = Site::new();
+    let open = |number| site.workspace().open_update(&run(), number, plan()).unwrap();
+    let (first, counted) = site.train(1);
+    site.submit(&first, counted);
+    site.settle(true);
+    assert_eq!(open(1), None, "its own round may still be tried again");
+    let asked = open(2).unwrap();
+    assert_eq!((asked.number, asked.attempt, asked.update), (1, 1, counted.update.digest));
+    site.workspace().close_update(&run(), true).unwrap();
+    assert_eq!((open(2), site.carried(2)), (None, counted.remainder));
+
+    // Round 2 is abandoned after it was accepted, and made by others.
+    let (second, lost) = site.train(2);
+    site.submit(&second, lost);
+    site.settle(true);
+    assert_eq!(site.carried(2), counted.remainder, "tried again, it is made with the same");
+    site.workspace().close_update(&run(), false).unwrap();
+    assert_eq!((open(3), site.carried(3)), (None, counted.remainder));
+    let (third, next) = site.train(3);
+    assert_eq!(third.remainder, counted.remainder);
+    site.submit(&third, next);
+    site.settle(true);
+    assert_eq!((open(4).unwrap().number, site.carried(4)), (3, next.remainder));
+
+    // Where the first of a run is in no model there is nothing to carry.
+    let other = Site::new();
+    let (first, lost) = other.train(1);
+    other.submit(&first, lost);
+    other.settle(true);
+    other.workspace().close_update(&run(), false).unwrap();
+    assert_eq!(other.carried(2), None);
+}
+
+#[test]
+fn a_book_of_before_attempts_were_noted_is_read_and_leaves_nothing_open() {
+    let site = Site::new();
+    let (first, trained) = site.train(1);
+    site.submit(&first, trained);
+    site.settle(true);
+    let book = site.folder.path().join("remainders.json");
+    let mut entries: serde_json::Value = serde_json::from_slice(&fs::read(&book).unwrap()).unwrap();
+    entries[0].as_object_mut().unwrap().remove("open").unwrap();
+    fs::write(&book, entries.to_string()).unwrap();
+    assert_eq!(site.workspace().open_update(&run(), 2, plan()).unwrap(), None);
+    assert_eq!(site.carried(2), trained.remainder);
+}
+
+#[test]
 fn a_disk_that_fails_while_a_doubt_is_settled_leaves_it_to_be_settled_again() {
     let site = Site::new();
     let (assignment, trained) = site.train(1);
