@@ -25,6 +25,17 @@ fn thirty_kills_of_any_process_anywhere_change_no_byte_and_lose_no_update() {
 }
 
 #[test]
+fn twenty_kills_lose_nothing_of_what_updates_in_eight_bits_leave_out() {
+    let short = ["kills", "--count", "20", "--rounds", "4", "--sites", "2", "--encoding", "int8"];
+    let found = chaos(&short);
+    assert!(found["kills"].as_u64().unwrap() >= 20, "{found}");
+    assert_eq!((&found["identical"], &found["replay"]), (&true.into(), &true.into()), "{found}");
+    for none in ["lost", "doubled", "manual_steps"] {
+        assert_eq!(found[none], 0, "{found}");
+    }
+}
+
+#[test]
 fn connections_that_break_in_transfers_change_no_byte_and_a_lost_answer_sends_nothing_again() {
     let found = chaos(&["cuts", "--count", "30", "--sites", "3"]);
     assert!(found["cuts"].as_u64().unwrap() >= 30, "{found}");

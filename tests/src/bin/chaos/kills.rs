@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use fedpaint_tests::evidence::Evidence;
 use fedpaint_tests::process::output;
 
 use crate::federation::{Federation, RUN, Shape, undisturbed};
@@ -38,7 +39,7 @@ pub(crate) async fn kills(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         // 4 MiB: large enough that a connection's handshake is little beside it.
         parameters: if count >= KILLS_FOR_SHARES { 1 << 20 } else { 1 << 16 },
         round: None,
-        more: String::new(),
+        more: args.encoding.as_deref().map(exchange).unwrap_or_default(),
     };
     say("the undisturbed run");
     let calm = undisturbed(&work.join("undisturbed"), &shape).await?;
@@ -68,7 +69,7 @@ pub(crate) async fn kills(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     let findings = evidence.findings(&federation.delivered());
     let identical = evidence.models() == calm.evidence.models();
     let bytes = federation.counted();
-    let needed = federation.bytes_needed(shape.rounds);
+    let needed = needed(&federation, &evidence, shape.rounds);
     let ratio = (bytes.up + bytes.down) as f64 / needed;
     let config = federation.lab.path("coordinator.toml");
     federation.stop()?;
@@ -111,6 +112,20 @@ pub(crate) async fn kills(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     }
     replayed(&config, &mut outcome);
     Ok(outcome)
+}
+
+/// The plan's table that has updates travel so.
+fn exchange(encoding: &str) -> String {
+    format!("\n[exchange]\nencoding = \"{encoding}\"\n")
+}
+
+/// Bytes that must move for so many rounds: the base model to every site, and an update back.
+fn needed(federation: &Federation, evidence: &Evidence, rounds: u32) -> f64 {
+    let members = evidence.committed().into_iter().flat_map(|round| &round.members);
+    let update =
+        members.filter_map(|member| member.update.as_ref()).map(|update| update.size).max();
+    let bytes = federation.model.size + update.unwrap_or(federation.model.size);
+    bytes as f64 * federation.sites.len() as f64 * f64::from(rounds)
 }
 
 fn is_passed_again(place: &str) -> bool {

@@ -43,6 +43,10 @@ struct Args {
     /// How many rounds.
     #[arg(long)]
     rounds: Option<u32>,
+    /// `kills`: how the numbers of updates are written, such as `int8`; then each site keeps what its update
+    /// leaves out for its next one.
+    #[arg(long)]
+    encoding: Option<String>,
     /// What is random follows from this.
     #[arg(long, default_value_t = 1)]
     seed: u64,
