@@ -190,10 +190,20 @@ async fn federated(
     for round in 1..=study.plan.rounds {
         model = federated_round(&study, arm, &model, round).await?;
         if judged.contains(&round) {
-            checkpoints.push(Checkpoint { arm, owner: None, round, model: model.clone() });
+            let model =
+                if study.plan.evaluation.average { average(&model)? } else { model.clone() };
+            checkpoints.push(Checkpoint { arm, owner: None, round, model });
         }
     }
     Ok(checkpoints)
+}
+
+/// The moving average beside a round's model.
+fn average(model: &Model) -> anyhow::Result<Model> {
+    let path =
+        kept(&model.path).ema.context("a plan that is judged by it makes a moving average")?;
+    let key = Key::of("moving average", &[model.key.as_str()]);
+    Ok(Model { path, key, is_twin: model.is_twin })
 }
 
 async fn federated_round(

@@ -140,7 +140,15 @@ fn facts(study: &Study, initial: &Model) -> anyhow::Result<Vec<ArmFacts>> {
         let run = study.plan.run_plan(arm)?;
         let steps = u64::from(run.training.steps) * u64::from(run.rounds);
         let (_, bytes_up) = model.update(run.exchange)?;
-        Ok(ArmFacts { name: arm.name.to_string(), kind: arm.kind, steps, bytes_down, bytes_up })
+        Ok(ArmFacts {
+            name: arm.name.to_string(),
+            kind: arm.kind,
+            reference: study.plan.reference_of(arm),
+            family: arm.family.as_ref().map(ToString::to_string),
+            steps,
+            bytes_down,
+            bytes_up,
+        })
     });
     arms.collect()
 }

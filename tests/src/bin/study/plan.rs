@@ -103,6 +103,10 @@ fn held_out_default() -> f64 {
 pub(crate) struct EvaluationPlan {
     /// Sampling steps.
     pub(crate) steps: u32,
+    /// Whether the moving average over rounds is judged in place of the model that sites train from. Then
+    /// every arm is federated.
+    #[serde(default)]
+    pub(crate) average: bool,
     /// `evaluate --seed`, one a mask: each held-out scan is judged in all of them.
     pub(crate) masks: Vec<u64>,
 }
@@ -140,6 +144,12 @@ pub(crate) struct ArmPlan {
     /// itself in one call and without noise.
     #[serde(default)]
     twin: bool,
+    /// The arm that this one is measured by in place of the study's, such as one of the same seed.
+    #[serde(default)]
+    reference: Option<SiteName>,
+    /// Arms of one family differ in the seed of their training alone: what they have in common is told too.
+    #[serde(default)]
+    pub(crate) family: Option<SiteName>,
     /// What this arm's `[training]` says otherwise.
     #[serde(default)]
     training: Table,
@@ -211,6 +221,12 @@ impl StudyPlan {
         regular.chain([self.rounds]).collect()
     }
 
+    /// The arm that this one is measured by.
+    pub(crate) fn reference_of(&self, arm: &ArmPlan) -> Option<usize> {
+        let own = arm.reference.as_ref();
+        own.map_or_else(|| self.reference(), |name| self.arms.iter().position(|a| a.name == *name))
+    }
+
     /// The arm that the others are measured by.
     pub(crate) fn reference(&self) -> Option<usize> {
         self.arms.iter().position(|arm| match &self.reference {
@@ -252,7 +268,21 @@ impl StudyPlan {
             self.reference.is_none() || self.reference().is_some(),
             "reference is the name of no arm"
         );
-        arms.iter().try_for_each(|arm| self.run_plan(arm).map(drop))
+        for arm in arms {
+            let run = self.run_plan(arm)?;
+            ensure!(
+                arm.reference.is_none() || self.reference_of(arm).is_some(),
+                "the reference of arm {} is the name of no arm",
+                arm.name
+            );
+            ensure!(
+                !evaluation.average
+                    || (arm.kind == ArmKind::Federated && run.aggregation.ema_decay > 0.0),
+                "arm {} makes no moving average: evaluation.average judges one of every arm",
+                arm.name
+            );
+        }
+        Ok(())
     }
 }
 
@@ -319,6 +349,12 @@ mod tests {
             ("training = 2", "training = 0", "site north"),
             ("version = 1", "version = 1\nreference = \"less\"", "reference"),
             ("version = 1", "version = 1\nexchange = { encoding = \"zip\" }", "arm pooled"),
+            ("masks = [1]", "masks = [1]\naverage = true", "arm pooled makes no moving average"),
+            (
+                "steps = 8",
+                "steps = 8\n[[arms]]\nname = \"x\"\nkind = \"alone\"\nreference = \"y\"",
+                "arm x",
+            ),
         ] {
             let text = STUDY.replacen(from, to, 1);
             let error = format!("{:#}", StudyPlan::from_toml(&text).unwrap_err());

@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use crate::judge::{Baseline, Judged, Scan};
 use crate::plan::{ArmKind, StudyPlan};
-use crate::results::{ArmResult, BaselineResult, Interval, PerSite, Results};
+use crate::results::{ArmResult, BaselineResult, FamilyResult, Interval, PerSite, Results};
 use crate::verdict;
 
 /// Every score: a row per model or baseline and site.
@@ -50,13 +50,15 @@ fn means(scans: &[Scan]) -> [String; 3] {
 pub(crate) fn markdown(plan: &StudyPlan, results: &Results, sites: &[String]) -> String {
     let mut text = format!("# {}\n\n", plan.title);
     let masks = plan.evaluation.masks.len();
+    let what =
+        if plan.evaluation.average { " Judged is the moving average over rounds." } else { "" };
     line(
         &mut text,
         &format!(
             "{} rounds; model `{}` at {} pixels; contrasts {}; every held-out scan judged in {masks} \
              masks with {} sampling steps. The error is the mean squared error inside the mask, of \
              intensities in [0, 1]; less is better. SSIM is structural similarity inside the mask; more \
-             is better. In brackets: 95 % bootstrap interval over held-out patients.",
+             is better. In brackets: 95 % bootstrap interval over held-out patients.{what}",
             plan.rounds,
             plan.model.preset,
             plan.model.image_size,
@@ -66,6 +68,7 @@ pub(crate) fn markdown(plan: &StudyPlan, results: &Results, sites: &[String]) ->
     );
     line(&mut text, &format!("Sites: {}.", sites.join("; ")));
     main_table(&mut text, results);
+    family_table(&mut text, results);
     for paragraph in verdict::paragraphs(results) {
         line(&mut text, &paragraph);
     }
@@ -111,6 +114,24 @@ fn main_table(text: &mut String, results: &Results) {
     grid(text, &head, arms.chain(baselines).chain([start]));
 }
 
+/// What arms have in common that differ in the seed of their training alone.
+fn family_table(text: &mut String, results: &Results) {
+    if results.families.is_empty() {
+        return;
+    }
+    line(
+        text,
+        "Against the arm of the same seed, by seed and on average, with the interval of a bootstrap over \
+         seeds and held-out patients (of a few seeds it knows little):",
+    );
+    let head = ["arms", "each seed", "mean"].map(str::to_owned);
+    let row = |FamilyResult { name, each, mean }: &FamilyResult| {
+        let each = each.iter().map(|value| format!("{:+.1} %", value * 100.0));
+        vec![name.clone(), each.collect::<Vec<_>>().join(", "), mean.to_string()]
+    };
+    grid(text, &head, results.families.iter().map(row));
+}
+
 /// Is a site better off with the others than alone? Site by site, with an interval of its own.
 fn alone_table(text: &mut String, results: &Results) {
     let row = |arm: &ArmResult| {
@@ -133,7 +154,7 @@ fn arm_row(results: &Results, arm: &ArmResult) -> Vec<String> {
         arm.name.clone(),
         arm.steps.to_string(),
         error(scores.mean),
-        against(arm.excess),
+        by(arm),
         error(scores.ssim),
         worst(results, scores),
     ];
@@ -145,6 +166,12 @@ fn arm_row(results: &Results, arm: &ArmResult) -> Vec<String> {
     cells.extend([round(arm.rounds_to_gain), round(arm.rounds_to_equal)]);
     cells.extend([mb(arm.bytes_down), mb(arm.bytes_up)]);
     cells
+}
+
+/// How much worse an arm is, and than what where that is not what the others are measured by.
+fn by(arm: &ArmResult) -> String {
+    let than = arm.reference.as_ref().map_or(String::new(), |name| format!(" than {name}"));
+    against(arm.excess) + &than
 }
 
 fn against(excess: Option<Interval>) -> String {

@@ -1,10 +1,15 @@
 //! What the scores say: per site, on average, at the worst site, against pooling. Pure: numbers in,
 //! numbers out; the bootstrap's draws follow from a fixed seed.
 
+mod families;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 
 use serde::Serialize;
+
+pub(crate) use self::families::FamilyResult;
+use self::families::families;
 
 use crate::judge::{Baseline, Judged, Scan};
 use crate::plan::ArmKind;
@@ -29,6 +34,10 @@ const TAIL: f64 = 0.025;
 pub(crate) struct ArmFacts {
     pub(crate) name: String,
     pub(crate) kind: ArmKind,
+    /// The arm that it is measured by.
+    pub(crate) reference: Option<usize>,
+    /// What it differs from in the seed of its training alone.
+    pub(crate) family: Option<String>,
     /// Optimiser steps of each model, or of each site's part of one.
     pub(crate) steps: u64,
     /// What every site receives in a round.
@@ -47,6 +56,9 @@ pub(crate) struct Results {
     /// What needs no training.
     pub(crate) baselines: Vec<BaselineResult>,
     pub(crate) arms: Vec<ArmResult>,
+    /// What arms have in common that differ in the seed of their training alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) families: Vec<FamilyResult>,
     /// The place of the arm that the others are measured by.
     pub(crate) reference: Option<usize>,
     /// Arms of one model per site: `elsewhere[arm][owner][site]`, after the last round.
@@ -85,6 +97,9 @@ pub(crate) struct ArmResult {
     pub(crate) bytes_up: u64,
     /// After which round, and how good then; the first is the initial model, round 0.
     pub(crate) curve: Vec<(u32, PerSite)>,
+    /// By which arm it is measured where that is not the one of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reference: Option<String>,
     /// How much worse than the pooled arm in the end, of its error: 0.05 is 5 %.
     pub(crate) excess: Option<Interval>,
     /// By site, how much worse in the end than the model that the site trained alone, of that one's
@@ -145,8 +160,9 @@ pub(crate) fn results(
     let initial = PerSite::of(&start.collect::<Vec<_>>());
     let curves: Vec<_> = (0..arms.len()).map(|arm| curve(&initial, judged, arm)).collect();
     let pooled = reference.map(|arm| &curves[arm][curves[arm].len() - 1].1);
-    let against =
-        |scans: &[&[Scan]]| reference.map(|reference| excess(scans, &own(judged, reference)));
+    let against = |scans: &[&[Scan]], reference: Option<usize>| {
+        reference.map(|reference| excess(scans, &own(judged, reference)))
+    };
     let alone = arms.iter().position(|arm| arm.kind == ArmKind::Alone);
     let against_alone = |arm: usize| {
         let alone = own(judged, alone.filter(|alone| *alone != arm)?);
@@ -157,7 +173,7 @@ pub(crate) fn results(
         let first = |limit: f64| {
             curves[arm].iter().find(|(_, scores)| scores.mean <= limit).map(|(round, _)| *round)
         };
-        let ArmFacts { name, kind, steps, bytes_down, bytes_up } = facts.clone();
+        let ArmFacts { name, kind, reference: by, steps, bytes_down, bytes_up, .. } = facts.clone();
         ArmResult {
             name,
             kind,
@@ -165,7 +181,8 @@ pub(crate) fn results(
             bytes_down,
             bytes_up,
             curve: curves[arm].clone(),
-            excess: against(&own(judged, arm)),
+            reference: by.filter(|_| by != reference).map(|by| arms[by].name.clone()),
+            excess: against(&own(judged, arm), by),
             against_alone: against_alone(arm),
             rounds_to_gain: pooled
                 .and_then(|p| first(initial.mean - GAIN * (initial.mean - p.mean))),
@@ -175,12 +192,13 @@ pub(crate) fn results(
     let arms_results = results.collect();
     let baseline = |Baseline { name, sites }: &Baseline| {
         let scans: Vec<&[Scan]> = sites.iter().map(Vec::as_slice).collect();
-        let (scores, excess) = (PerSite::of(&scans), against(&scans));
+        let (scores, excess) = (PerSite::of(&scans), against(&scans, reference));
         BaselineResult { name: name.clone(), scores, excess }
     };
     let baselines = baselines.iter().map(baseline).collect();
     let elsewhere = elsewhere(&sites, arms, judged);
-    Results { sites, initial, baselines, arms: arms_results, reference, elsewhere }
+    let families = families(arms, judged);
+    Results { sites, initial, baselines, arms: arms_results, families, reference, elsewhere }
 }
 
 /// Whether a judgement is of the model that serves the site: the one of all, or the site's own.
@@ -237,19 +255,22 @@ fn excess(arm: &[&[Scan]], reference: &[&[Scan]]) -> Interval {
         arm.iter().zip(reference).map(|(a, r)| by_patient(a, r)).collect();
     let all = pairs.iter().map(|site| (0..site.len()).collect()).collect::<Vec<Vec<usize>>>();
     let value = ratio(&pairs, &all) - 1.0;
-    let is_enough = pairs.iter().all(|site| site.len() >= PATIENTS_MIN);
-    Interval { value, bounds: is_enough.then(|| bounds(&pairs)) }
+    Interval { value, bounds: are_enough(&pairs).then(|| bounds(&pairs)) }
+}
+
+/// Whether every site holds out so many patients that they say something of others.
+fn are_enough(pairs: &[Vec<(f64, f64)>]) -> bool {
+    pairs.iter().all(|site| site.len() >= PATIENTS_MIN)
 }
 
 /// The middle 95 % of what resampled patients say.
 fn bounds(pairs: &[Vec<(f64, f64)>]) -> (f64, f64) {
     let mut random = SplitMix(1);
-    let mut draw = |site: &Vec<(f64, f64)>| -> Vec<usize> {
-        site.iter().map(|_| random.below(site.len())).collect()
-    };
-    let mut resampled: Vec<f64> = (0..RESAMPLES)
-        .map(|_| ratio(pairs, &pairs.iter().map(&mut draw).collect::<Vec<_>>()) - 1.0)
-        .collect();
+    middle((0..RESAMPLES).map(|_| ratio(pairs, &random.patients(pairs)) - 1.0).collect())
+}
+
+/// The middle 95 % of what was resampled.
+fn middle(mut resampled: Vec<f64>) -> (f64, f64) {
     resampled.sort_by(f64::total_cmp);
     let quantile = |part: f64| resampled[((RESAMPLES - 1) as f64 * part).round() as usize];
     (quantile(TAIL), quantile(1.0 - TAIL))
@@ -287,6 +308,12 @@ fn mean(values: &[f64]) -> f64 {
 struct SplitMix(u64);
 
 impl SplitMix {
+    /// As many of every site's patients as there are, each drawn from all.
+    fn patients(&mut self, pairs: &[Vec<(f64, f64)>]) -> Vec<Vec<usize>> {
+        let draw = |site: &Vec<(f64, f64)>| site.iter().map(|_| self.below(site.len())).collect();
+        pairs.iter().map(draw).collect()
+    }
+
     fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

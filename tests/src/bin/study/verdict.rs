@@ -93,6 +93,7 @@ mod tests {
         ArmResult {
             name: name.into(),
             kind,
+            reference: None,
             steps: 1,
             bytes_down: 0,
             bytes_up: 0,
@@ -120,6 +121,7 @@ mod tests {
                 arm("fedavg", ArmKind::Federated, scores([0.3, 0.5], 0.7), None),
                 arm("twin", ArmKind::Twin, scores([0.1, 0.3], 0.9), bounds),
             ],
+            families: Vec::new(),
             reference: Some(0),
             elsewhere: [].into(),
         }

@@ -18,7 +18,15 @@ fn judged(
 }
 
 fn facts(name: &str, kind: ArmKind) -> ArmFacts {
-    ArmFacts { name: name.into(), kind, steps: 10, bytes_down: 2_000_000, bytes_up: 500_000 }
+    ArmFacts {
+        name: name.into(),
+        kind,
+        reference: Some(0),
+        family: None,
+        steps: 10,
+        bytes_down: 2_000_000,
+        bytes_up: 500_000,
+    }
 }
 
 /// Two sites; pooled, federated, alone; initial 1.0 everywhere.
@@ -132,4 +140,32 @@ fn two_patients_of_a_site_are_too_few_for_an_interval() {
     let (two, three) = (scans(&[0.2, 0.4]), scans(&[0.1, 0.2, 0.3]));
     assert!(excess(&[&three], &[&three]).bounds.is_some());
     assert!(excess(&[&three, &two], &[&three, &two]).bounds.is_none());
+}
+
+#[test]
+fn arms_of_a_family_are_measured_by_arms_of_their_own_seeds_and_their_mean_is_told() {
+    let of = |name: &str, reference, family: Option<&str>| ArmFacts {
+        reference: Some(reference),
+        family: family.map(str::to_owned),
+        ..facts(name, ArmKind::Federated)
+    };
+    let arms = [
+        of("f32", 0, None),
+        of("f32-seed-2", 0, None),
+        of("int8", 0, Some("int8")),
+        of("int8-seed-2", 1, Some("int8")),
+    ];
+    let mut all = vec![judged(None, None, 0, 0, &[1.0; 3])];
+    for (arm, mse) in [0.1, 0.2, 0.11, 0.2].into_iter().enumerate() {
+        all.push(judged(Some(arm), None, 5, 0, &[mse; 3]));
+    }
+    let found = results(vec!["north".into()], &arms, Some(0), &all, &[]);
+    let excess = |arm: usize| found.arms[arm].excess.unwrap().value;
+    assert!(close(excess(1), 1.0) && close(excess(2), 0.1) && close(excess(3), 0.0));
+    assert_eq!(found.arms[3].reference.as_deref(), Some("f32-seed-2"));
+    assert_eq!(found.arms[2].reference, None);
+    let [int8] = &found.families[..] else { panic!("one family: {:?}", found.families) };
+    assert!(int8.name == "int8" && close(int8.each[0], 0.1) && close(int8.each[1], 0.0));
+    let (low, high) = int8.mean.bounds.unwrap();
+    assert!(close(int8.mean.value, 0.05) && close(low, 0.0) && close(high, 0.1));
 }
