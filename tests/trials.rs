@@ -79,3 +79,14 @@ fn fourteen_attacks_of_a_hostile_coordinator_are_refused_with_a_reason_and_an_ho
     assert_eq!(found["reasons"].as_object().unwrap().len(), 14, "{found}");
     assert!(found["honest_rounds"].as_u64().unwrap() >= 2, "{found}");
 }
+
+#[test]
+fn of_ten_sites_two_that_poison_are_refused_or_do_not_move_a_geometric_median_far() {
+    let found = trials(&["poison", "--count", "2"]);
+    assert_eq!(
+        (&found["malformed"], &found["malformed_refused"]),
+        (&18.into(), &18.into()),
+        "{found}"
+    );
+    assert_eq!((&found["honest_taken"], &found["honest_told_outliers"]), (&8.into(), &0.into()));
+}

@@ -9,6 +9,7 @@ mod hostile;
 mod link;
 mod log;
 mod plans;
+mod poison;
 mod renew;
 mod revoke;
 
@@ -67,6 +68,8 @@ enum Mode {
     Revoke,
     /// Plans that a hospital's own policy does not allow.
     Plans,
+    /// Two of ten sites that send what they should not to a federation that really trains.
+    Poison,
 }
 
 #[tokio::main]
@@ -130,6 +133,7 @@ async fn run(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         Mode::Renew => renew::renew(args, work).await,
         Mode::Revoke => revoke::revoke(args, work).await,
         Mode::Plans => plans::plans(args, work).await,
+        Mode::Poison => poison::poison(args, work).await,
     }
 }
 
