@@ -183,6 +183,7 @@ async fn a_writer_of_one_byte_a_second_is_ended_by_the_least_that_must_move() {
     let (clock, federation) = start().await;
     let mut operator = federation.operator().await;
     let bytes = model(&[1.0; 1000]);
+    let begun = clock.now();
     let (call, sender) = begin_upload(&mut operator, &bytes).await;
     let seconds = usize::try_from(TRANSFER_STALL_TIMEOUT.as_secs()).unwrap();
     for second in 1..seconds {
@@ -192,6 +193,9 @@ async fn a_writer_of_one_byte_a_second_is_ended_by_the_least_that_must_move() {
     assert!(!call.is_finished(), "not before its time");
     let status = moved(&clock, SECOND, call).await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
+    // Had each byte begun the time anew, it would have ended a minute after the last one.
+    let lasted = clock.now().duration_since(begun).unsigned_abs();
+    assert!(lasted < 2 * TRANSFER_STALL_TIMEOUT - SECOND, "{lasted:?}");
     assert!(status.message().contains("less than 65536 bytes in 60 s"), "{status}");
     // What has come is kept, and may be gone on with.
     let held = committed(&mut operator, &initial(), &bytes).await.unwrap().committed_size;

@@ -55,9 +55,15 @@ pub(crate) fn blob(bytes: &[u8]) -> BlobRef {
 
 /// Creates the run `t1` of two rounds from the model of `values`.
 pub(crate) async fn create_run(operator: &mut Client, values: &[f32]) -> Vec<u8> {
+    create_run_by(operator, values, "").await
+}
+
+/// The same with more said of its rounds.
+pub(crate) async fn create_run_by(operator: &mut Client, values: &[f32], more: &str) -> Vec<u8> {
     let bytes = model(values);
     upload(operator, initial(), &bytes).await.unwrap();
-    let plan_toml = "version = 1\nrounds = 2\n[round]\nsites_min = 2\nsites_goal = 2\n".to_owned();
+    let round = "[round]\nsites_min = 2\nsites_goal = 2\n";
+    let plan_toml = format!("version = 1\nrounds = 2\n{round}{more}");
     let initial_model = Some(blob(&bytes));
     let name = "t1".into();
     let request = CreateRunRequest { name, plan_toml, initial_model, plan_signature: None };

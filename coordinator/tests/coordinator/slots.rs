@@ -8,8 +8,8 @@ use fedpaint_coordinator::limits::Limits;
 use fedpaint_proto::names::Blob;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::transfer;
-use fedpaint_proto::v1::UploadRequest;
 use fedpaint_proto::v1::upload_request::Part;
+use fedpaint_proto::v1::{ListEventsRequest, UploadRequest};
 use tokio::sync::mpsc;
 use tonic::Status;
 use tonic_types::StatusExt;
@@ -18,7 +18,7 @@ use crate::access::metrics;
 use crate::blobs::{committed, upload};
 use crate::bounds::{Uploading, begin_upload};
 use crate::federation::{Client, Federation};
-use crate::rounds::{blob, initial, model};
+use crate::rounds::{blob, create_run_by, initial, model, update};
 
 /// How many slots the server has.
 const SLOTS: usize = 2;
@@ -122,6 +122,35 @@ async fn a_transfer_comes_again_as_it_is_told_and_brings_its_file_over() {
     sending.await.unwrap().unwrap();
     let mut more = more;
     assert!(committed(&mut more, &initial(), &wanted).await.unwrap().complete);
+    drop(held);
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn a_round_near_its_end_waits_for_a_site_that_is_put_off() {
+    let federation = start().await;
+    let mut operator = federation.operator().await;
+    let mut sites = [federation.site("mayo").await, federation.site("oslo").await];
+    // Its end is near from its beginning, and no test runs for so long.
+    create_run_by(&mut operator, &[1.0; 100], "reporting_s = 50\nstretch_s = 600\n").await;
+    let round = sites[0].join().await;
+    sites[1].join().await;
+    let held = fill(&federation).await;
+    let refused = upload(&mut sites[0], update(&round), &model(&[2.0; 100])).await.unwrap_err();
+    assert_eq!(Reason::of(&refused), Some(Reason::UploadBusy));
+    let stretched = async {
+        loop {
+            let events = operator.admin.list_events(ListEventsRequest::default()).await.unwrap();
+            let events = events.into_inner().events;
+            if let Some(event) = events.into_iter().find(|event| event.kind == "round_stretched") {
+                return event.detail;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let limit = Duration::from_secs(40);
+    let detail = tokio::time::timeout(limit, stretched).await.expect("the round is stretched");
+    assert!(detail.contains("mayo"), "{detail}");
     drop(held);
     federation.stop().await;
 }

@@ -3,6 +3,7 @@
 use fedpaint_proto::merkle::verify_inclusion;
 use fedpaint_proto::signing::{Signed, Unbound};
 use fedpaint_proto::statement::Envelope;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::*;
 use crate::evidence::export::Line;
@@ -21,6 +22,18 @@ async fn signing(rounds: u32) -> (Coordinator, Pki) {
 impl Coordinator {
     /// A submission of `name`, signed as one of `said` with `examples`.
     fn signed(&self, pki: &Pki, id: RoundId, name: &str, said: (&str, u64)) -> Submission {
+        self.signed_by(pki, id, name, said, said.0)
+    }
+
+    /// The same by `signer`, whoever is said to have trained it.
+    fn signed_by(
+        &self,
+        pki: &Pki,
+        id: RoundId,
+        name: &str,
+        said: (&str, u64),
+        signer: &str,
+    ) -> Submission {
         let submission = self.submission(id.clone(), name, 2.0, 8);
         let envelope = Envelope {
             federation: "brain".parse().unwrap(),
@@ -31,7 +44,7 @@ impl Coordinator {
             update: submission.weights,
             examples: said.1,
         };
-        let signed = Signed::by(&pki.signer(&format!("spiffe://brain/site/{}", said.0)), envelope);
+        let signed = Signed::by(&pki.signer(&format!("spiffe://brain/site/{signer}")), envelope);
         let signature = Some(Unbound::from_wire(signed.signature_to_wire()).unwrap());
         Submission { signature, ..submission }
     }
@@ -71,11 +84,13 @@ async fn an_update_counts_only_with_its_sites_own_signature_over_what_it_says() 
     let handle = &coordinator.handle;
     let unsigned = coordinator.submission(round(1, 1), "mayo", 2.0, 8);
     let others = coordinator.signed(&pki, round(1, 1), "mayo", ("kyoto", 8));
+    let in_its_name = coordinator.signed_by(&pki, round(1, 1), "mayo", ("mayo", 8), "kyoto");
     let other_examples = coordinator.signed(&pki, round(1, 1), "mayo", ("mayo", 9));
     let foreign = coordinator.signed(&Pki::new(), round(1, 1), "mayo", ("mayo", 8));
     for (submission, reason) in [
         (unsigned, Reason::Unsigned),
         (others, Reason::BadSignature),
+        (in_its_name, Reason::BadSignature),
         (other_examples, Reason::BadSignature),
         (foreign, Reason::BadSignature),
     ] {
@@ -84,6 +99,33 @@ async fn an_update_counts_only_with_its_sites_own_signature_over_what_it_says() 
     }
     let good = coordinator.signed(&pki, round(1, 1), "mayo", ("mayo", 8));
     assert!(handle.submit(&site("mayo"), good).await.unwrap().is_some());
+}
+
+#[test]
+fn a_signature_counts_by_the_key_that_the_site_joined_with_and_by_no_other_of_its_name() {
+    let pki = Pki::new();
+    let notary = Notary::new(pki.authority(), pki.signer("spiffe://brain/coordinator/main"), false);
+    let [own, other] = [(); 2].map(|()| pki.signer("spiffe://brain/site/mayo"));
+    let (_, certificate) = X509Certificate::from_der(own.certificate()).unwrap();
+    let key = certificate.public_key().subject_public_key.data.as_ref().try_into().unwrap();
+    let file = crate::testing::blob("update");
+    let envelope = Envelope {
+        federation: "brain".parse().unwrap(),
+        round: round(1, 1),
+        site: site("mayo"),
+        base: file.digest,
+        plan: file.digest,
+        update: file,
+        examples: 8,
+    };
+    for (signer, key, counts) in
+        [(&own, Some(key), true), (&other, Some(key), false), (&other, None, true)]
+    {
+        let signed = Signed::by(signer, envelope.clone());
+        let signature = Unbound::from_wire(signed.signature_to_wire()).unwrap();
+        let judged = notary.judge((&site("mayo"), key), envelope.clone(), Some(&signature), LATER);
+        assert_eq!(judged.is_ok(), counts);
+    }
 }
 
 #[tokio::test]
