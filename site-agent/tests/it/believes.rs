@@ -250,6 +250,10 @@ fn a_receipt_counts_for_the_update_that_it_names_with_an_entry_that_is_in_the_lo
     unsigned.signature = None;
     let mut headless = good.clone();
     headless.head = None;
+    let mut vouched = good.clone();
+    vouched.head = taken(&pki.signer("site/mayo"), envelope).head;
+    let mut others = good.clone();
+    others.event.as_mut().unwrap().document = Digest::of(b"another").as_bytes().to_vec();
     let mut long = good;
     long.inclusion = vec![vec![0; 32]; 1_000];
     for (told, word) in [
@@ -259,6 +263,8 @@ fn a_receipt_counts_for_the_update_that_it_names_with_an_entry_that_is_in_the_lo
         (Some(long), "proof"),
         (Some(reworded), "not in the log"),
         (Some(taken(&pki.signer("site/mayo"), envelope)), "only a coordinator"),
+        (Some(vouched), "only a coordinator"),
+        (Some(others), "not for this update"),
         (Some(taken(&main, Digest::of(b"another"))), "is not over this"),
     ] {
         let refused = judge(told).unwrap_err();

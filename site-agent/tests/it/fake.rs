@@ -28,6 +28,8 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 pub(crate) struct State {
     /// The plan of the run.
     pub(crate) plan: String,
+    /// The plan that it shows once the agent has joined a round, if that is another.
+    pub(crate) plan_once_joined: Option<String>,
     /// The base model.
     pub(crate) base: Vec<u8>,
     /// The round that is held, if one is; a withdrawal begins the next attempt.
@@ -183,10 +185,11 @@ impl FederationService for Fake {
         &self,
         _: Request<GetRunPlanRequest>,
     ) -> Result<Response<GetRunPlanResponse>, Status> {
-        Ok(Response::new(GetRunPlanResponse {
-            plan_toml: self.state().plan.clone(),
-            plan_signature: None,
-        }))
+        let state = self.state();
+        let joined = state.said.iter().any(|said| matches!(said, Activity::Joining(_)));
+        let changed = state.plan_once_joined.as_ref().filter(|_| joined);
+        let plan_toml = changed.unwrap_or(&state.plan).clone();
+        Ok(Response::new(GetRunPlanResponse { plan_toml, plan_signature: None }))
     }
 
     async fn submit_update(

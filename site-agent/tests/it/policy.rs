@@ -74,6 +74,19 @@ async fn a_stop_file_ends_a_training_under_way_and_no_byte_leaves_until_it_is_go
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_is_another_once_the_round_is_joined_is_judged_as_it_is_then() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    fake.state().plan_once_joined = Some(ENDLESS.into());
+    let mut policy = Policy::open();
+    policy.plan.steps_max = 1_000;
+    let site = start(&channel, policy, None);
+    fake.until(|state| refused(state, 1) == Some(Rule::Steps)).await;
+    site.stop().await;
+    let state = fake.state();
+    assert!(!has_stepped(&state, &round(1, 1)) && state.uploads == 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_round_of_too_few_sites_is_given_up_before_it_is_trained() {
     let (fake, channel) = Fake::start(
         &PLAN.replace("sites_min = 1", "sites_min = 2").replace("sites_goal = 1", "sites_goal = 2"),
