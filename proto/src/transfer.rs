@@ -1,9 +1,10 @@
 //! Uploads and downloads that resume: the client's end of the blob service.
 //!
 //! A transfer that breaks goes on where it broke, and gives up only after it was resumed
-//! [`TRANSFER_RETRIES_MAX`] times without a byte moving, waits that the coordinator asked for not counted. Dropping the future at any moment leaves what
-//! has moved, and the next transfer goes on from there. Nothing here decides what is moved, and no
-//! file appears under its name before all its bytes have come and their digest is right.
+//! [`TRANSFER_RETRIES_MAX`] times without a byte moving, waits that the coordinator asked for not counted.
+//! Dropping the future at any moment leaves what has moved, and the next transfer goes on from there. Nothing
+//! here decides what is moved, and no file appears under its name before all its bytes have come and their
+//! digest is right.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

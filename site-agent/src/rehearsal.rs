@@ -82,7 +82,8 @@ pub struct Rehearsal<'a> {
 }
 
 impl Rehearsal<'_> {
-    /// Moves every weight of the base model, step after step, and gives the update. `wait` waits, and says whether the rehearsal was stopped meanwhile.
+    /// Moves the weights of the base model, step after step, and gives the update. `wait` waits, and says
+    /// whether the rehearsal was stopped meanwhile.
     ///
     /// # Errors
     /// [`Error`].
