@@ -276,6 +276,35 @@ async fn an_update_that_was_trained_before_a_restart_is_sent_and_not_trained_aga
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_update_is_remembered_while_it_is_sent_so_that_a_stalled_upload_costs_no_training() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    fake.state().uploads_stall = true;
+    let workspace = tempfile::tempdir().unwrap();
+    let record = workspace.path().join("trained.json");
+    let site = Site::start_in(workspace, channel.clone());
+    fake.until(|state| state.uploads > 0 && record.exists()).await;
+    let workspace = site.stop().await;
+    fake.state().uploads_stall = false;
+    fake.state().round = Some(round(1, 2));
+    let site = Site::start_in(workspace, channel);
+    fake.until(|state| !state.submitted.is_empty()).await;
+    site.stop().await;
+    assert!(!has_stepped(&fake.state(), &round(1, 2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_cannot_be_remembered_is_not_submitted() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    let workspace = tempfile::tempdir().unwrap();
+    // Where the record is written before it has its name.
+    std::fs::create_dir(workspace.path().join("trained.json.writing")).unwrap();
+    let site = Site::start_in(workspace, channel);
+    assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::Disk);
+    site.stop().await;
+    assert!(fake.state().submitted.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_told_to_withdraw_from_a_training_does_and_leaves_no_trainer() {
     let (fake, channel) = Fake::start(ENDLESS, model()).await;
     let site = Site::start(channel);
