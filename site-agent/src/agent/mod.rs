@@ -350,6 +350,8 @@ impl Agent {
                     if self.bench.dry_run.is_some() {
                         break;
                     }
+                    // What is on its way is the answer to a site that still had this round in hand.
+                    beat = self.beat_after(Duration::ZERO);
                 }
                 (round, plan) = shown(&mut self.inquiry) => self.plan_shown(&round, plan),
                 answer = &mut beat => {
@@ -455,7 +457,6 @@ impl Agent {
             },
         };
         self.activity.send_replace(activity);
-        self.hurry.notify_one();
     }
 
     /// Ends the job in hand, if there is one. It may go on for the supervisor's grace, but it tells

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use fedpaint_proto::budget::Budget;
 use fedpaint_proto::reason::Reason;
-use fedpaint_proto::v1::WithdrawalReason;
 use fedpaint_proto::v1::heartbeat_request::Activity;
+use fedpaint_proto::v1::{Uploading, WithdrawalReason};
 use fedpaint_site_agent::agent::{Stop, job::Bench, serve};
 use fedpaint_site_agent::gate::Gate;
 use fedpaint_site_agent::pipe::Setup;
@@ -290,6 +290,26 @@ async fn an_update_is_remembered_while_it_is_sent_so_that_a_stalled_upload_costs
     fake.until(|state| !state.submitted.is_empty()).await;
     site.stop().await;
     assert!(!has_stepped(&fake.state(), &round(1, 2)));
+}
+
+// In one thread, so that both answers have come when the agent next looks.
+#[tokio::test]
+async fn an_answer_from_before_a_submission_does_not_have_the_round_begun_again() {
+    const ROUNDS: usize = 5;
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    fake.state().answers_together = true;
+    let workspace = tempfile::tempdir().unwrap();
+    let rehearsal = RehearsalSettings { steps_ms: 0, checkpoint_steps: None, weights_max: None };
+    let setup = Setup { rehearsal: Some(rehearsal), ..setup(workspace.path()) };
+    let site = Site::start_with(workspace, channel, setup);
+    fake.until(|state| state.submitted.len() >= ROUNDS).await;
+    fake.state().answers_together = false;
+    site.stop().await;
+    for pair in fake.state().said.windows(2) {
+        if let [Activity::Uploading(Uploading { round }), Activity::Training(next)] = pair {
+            assert_ne!(next.round, *round);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

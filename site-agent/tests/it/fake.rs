@@ -52,6 +52,11 @@ pub(crate) struct State {
     pub(crate) declined: Vec<Declined>,
     /// How many submissions are taken and their answers lost.
     pub(crate) answers_lost: u32,
+    /// Whether a submission is answered at the same moment as a heartbeat from before it, and the next round
+    /// is held then.
+    pub(crate) answers_together: bool,
+    /// Whether a heartbeat waits for that.
+    beat_waits: bool,
     blobs: HashMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -60,6 +65,8 @@ pub(crate) struct State {
 pub(crate) struct Fake {
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
+    /// A submission is answered for which a heartbeat waits.
+    together: Arc<Notify>,
 }
 
 /// Attempt `attempt` at round `number`.
@@ -94,6 +101,42 @@ impl Fake {
     /// The state, to look at or to change.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// What is said to an agent that does this.
+    fn answer(&self, activity: Activity, declined: Vec<Declined>) -> HeartbeatResponse {
+        let mut state = self.state();
+        state.declined = declined;
+        let is_declined = state.declined.iter().any(|declined| declined.round == state.round);
+        state.beats += 1;
+        if state.said.last() != Some(&activity) {
+            state.said.push(activity.clone());
+        }
+        if let Activity::Withdrawing(Withdrawing { round, .. }) = &activity
+            && *round == state.round
+            && let Some(round) = &mut state.round
+        {
+            round.attempt += 1;
+        }
+        let directive = match (&state.round, activity) {
+            (None, _) => Directive::Rest(Rest {}),
+            (Some(_), Activity::Idle(_)) if is_declined => Directive::Rest(Rest {}),
+            (Some(round), Activity::Idle(_) | Activity::Withdrawing(_)) => {
+                Directive::Join(Join { round: Some(round.clone()), until: None })
+            }
+            (Some(round), _) => Directive::Train(Train {
+                round: Some(round.clone()),
+                base_model: Some(blob(&state.base).into()),
+                until: None,
+                cohort: state.cohort,
+            }),
+        };
+        self.changed.notify_waiters();
+        let next_after = Some(std::time::Duration::from_millis(30).try_into().unwrap());
+        // What a coordinator from before versions says.
+        let old = HeartbeatResponse::default();
+        let directive = Some(directive);
+        HeartbeatResponse { next_after, directive, ..old }
     }
 
     /// Waits until something holds.
@@ -147,38 +190,14 @@ impl FederationService for Fake {
     ) -> Result<Response<HeartbeatResponse>, Status> {
         let HeartbeatRequest { activity, declined, .. } = request.into_inner();
         let activity = activity.unwrap();
-        let mut state = self.state();
-        state.declined = declined;
-        let is_declined = state.declined.iter().any(|declined| declined.round == state.round);
-        state.beats += 1;
-        if state.said.last() != Some(&activity) {
-            state.said.push(activity.clone());
+        let uploads = matches!(activity, Activity::Uploading(_));
+        let answer = self.answer(activity, declined);
+        if uploads && self.state().answers_together {
+            self.state().beat_waits = true;
+            self.changed.notify_waiters();
+            self.together.notified().await;
         }
-        if let Activity::Withdrawing(Withdrawing { round, .. }) = &activity
-            && *round == state.round
-            && let Some(round) = &mut state.round
-        {
-            round.attempt += 1;
-        }
-        let directive = match (&state.round, activity) {
-            (None, _) => Directive::Rest(Rest {}),
-            (Some(_), Activity::Idle(_)) if is_declined => Directive::Rest(Rest {}),
-            (Some(round), Activity::Idle(_) | Activity::Withdrawing(_)) => {
-                Directive::Join(Join { round: Some(round.clone()), until: None })
-            }
-            (Some(round), _) => Directive::Train(Train {
-                round: Some(round.clone()),
-                base_model: Some(blob(&state.base).into()),
-                until: None,
-                cohort: state.cohort,
-            }),
-        };
-        self.changed.notify_waiters();
-        let next_after = Some(std::time::Duration::from_millis(30).try_into().unwrap());
-        // What a coordinator from before versions says.
-        let old = HeartbeatResponse::default();
-        let directive = Some(directive);
-        Ok(Response::new(HeartbeatResponse { next_after, directive, ..old }))
+        Ok(Response::new(answer))
     }
 
     async fn get_run_plan(
@@ -196,6 +215,9 @@ impl FederationService for Fake {
         &self,
         request: Request<SubmitUpdateRequest>,
     ) -> Result<Response<SubmitUpdateResponse>, Status> {
+        if self.state().answers_together {
+            self.until(|state| state.beat_waits).await;
+        }
         let mut state = self.state();
         if let Some(reason) = state.refusal.take() {
             return Err(reason.status("made up"));
@@ -208,7 +230,10 @@ impl FederationService for Fake {
             state.answers_lost -= 1;
             return Err(Status::unavailable("the connection broke"));
         }
-        if is_of_this_round {
+        if std::mem::take(&mut state.beat_waits) {
+            state.round = state.round.take().map(|held| round(held.number + 1, 1));
+            self.together.notify_one();
+        } else if is_of_this_round {
             state.round = None;
         }
         Ok(Response::new(SubmitUpdateResponse { receipt: None }))
