@@ -47,9 +47,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Connections that read from SQLite.
 const SQLITE_READERS_MAX: u32 = 2;
 
-/// How much of SQLite's file each connection keeps in memory; the system keeps the rest. So little is full
-/// within minutes, and then a coordinator takes no more memory however long it runs.
-const SQLITE_CACHE_KIB: u32 = 512;
+/// How much of SQLite's file the writing connection keeps in memory; the system keeps the rest. So little is
+/// full within minutes, and then a coordinator takes no more memory however long it runs.
+const SQLITE_WRITER_CACHE_KIB: u32 = 512;
+
+/// The same for one that reads. It reads a few pages a round, so that 512 KiB took an hour to be full.
+const SQLITE_READER_CACHE_KIB: u32 = 128;
 
 /// Connections to PostgreSQL: for the driver and the lease, and for readers.
 const POSTGRES_CONNECTIONS: (u32, u32) = (2, 3);
@@ -105,12 +108,17 @@ impl Store {
         };
         // The pool would try again until its time is up; what is wrong is told at once instead.
         let mut probe = AnyConnection::connect(&url).await.map_err(Error::Open)?;
-        prepare(&mut probe).await.map_err(Error::Open)?;
+        prepare(&mut probe, SQLITE_WRITER_CACHE_KIB).await.map_err(Error::Open)?;
         probe.close().await.map_err(Error::Open)?;
         let options = || {
-            AnyPoolOptions::new()
+            let options = AnyPoolOptions::new()
                 .acquire_timeout(CONNECT_TIMEOUT)
-                .before_acquire(|connection, _| Box::pin(ready(Ok(is_sound(connection)))))
+                .before_acquire(|connection, _| Box::pin(ready(Ok(is_sound(connection)))));
+            match sqlite {
+                // Each is a thread with an arena of its own, and no server or network ages it.
+                true => options.idle_timeout(None).max_lifetime(None),
+                false => options,
+            }
         };
         // SQLite has one writer at a time; with one connection nobody ever waits for a lock. Readers
         // have a moment of the database to themselves.
@@ -118,7 +126,7 @@ impl Store {
             if sqlite { (1, SQLITE_READERS_MAX) } else { POSTGRES_CONNECTIONS };
         let pool = options()
             .max_connections(writers)
-            .after_connect(|connection, _| Box::pin(prepare(connection)))
+            .after_connect(|connection, _| Box::pin(prepare(connection, SQLITE_WRITER_CACHE_KIB)))
             .connect(&url);
         let reads = options()
             .max_connections(readers)
@@ -283,7 +291,7 @@ fn is_sound(connection: &AnyConnection) -> bool {
 
 /// Sets up a fresh connection. On SQLite a commit is on the disk when it returns, and readers do not
 /// wait for the writer; PostgreSQL is like that by itself.
-async fn prepare(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+async fn prepare(connection: &mut AnyConnection, cache_kib: u32) -> Result<(), sqlx::Error> {
     if connection.backend_name() == "SQLite" {
         sqlx::raw_sql(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
@@ -291,7 +299,7 @@ async fn prepare(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
         .execute(&mut *connection)
         .await?;
         let limits = format!(
-            "PRAGMA busy_timeout = {}; PRAGMA cache_size = -{SQLITE_CACHE_KIB};",
+            "PRAGMA busy_timeout = {}; PRAGMA cache_size = -{cache_kib};",
             BUSY_TIMEOUT.as_millis()
         );
         sqlx::raw_sql(sqlx::AssertSqlSafe(limits)).execute(connection).await?;
@@ -301,7 +309,7 @@ async fn prepare(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
 
 /// The same for a connection on which nothing is written.
 async fn prepare_reader(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
-    prepare(connection).await?;
+    prepare(connection, SQLITE_READER_CACHE_KIB).await?;
     let read_only = match connection.backend_name() {
         "SQLite" => "PRAGMA query_only = ON",
         _ => "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
