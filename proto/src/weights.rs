@@ -281,15 +281,12 @@ impl ModelFile {
 }
 
 /// Fills `values` with little-endian numbers that begin `at` bytes into a file.
-fn read_values(file: &File, mut at: u64, values: &mut [f32]) -> std::io::Result<()> {
-    let mut bytes = [0; BUFFER_BYTES];
-    for part in values.chunks_mut(BUFFER_BYTES / F32_BYTES) {
-        let bytes = &mut bytes[..size_of_val(part)];
-        file.read_exact_at(bytes, at)?;
-        for (value, bytes) in part.iter_mut().zip(bytes.as_chunks().0) {
-            *value = f32::from_le_bytes(*bytes);
+fn read_values(file: &File, at: u64, values: &mut [f32]) -> std::io::Result<()> {
+    file.read_exact_at(bytemuck::cast_slice_mut(values), at)?;
+    if cfg!(target_endian = "big") {
+        for value in values {
+            *value = f32::from_bits(u32::from_le(value.to_bits()));
         }
-        at += bytes.len() as u64;
     }
     Ok(())
 }

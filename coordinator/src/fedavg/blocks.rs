@@ -17,8 +17,8 @@ const THREADS_MAX: usize = 16;
 /// The most values of all updates together that a thread holds, 4 MiB of them.
 const VALUES_MAX: usize = 1 << 20;
 
-/// The most values of one update in a block: 16 of them fit a second-level cache.
-const BLOCK_MAX: usize = 1 << 14;
+/// The most values of one update in a block: 16 of them are half of a second-level cache.
+const BLOCK_MAX: usize = 1 << 13;
 
 /// The fewest: what is read at once should not be less than a page.
 const BLOCK_MIN: usize = 1 << 10;

@@ -3,7 +3,7 @@
 //! The sums are in f64, in [`LANES`] parts that are added in one order, so that the machine's vectors change
 //! their speed and no bit of them: products are rounded before they are added, on every machine.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 use super::robust::Gram;
 use super::source::{Row, Rows};
@@ -12,7 +12,7 @@ use super::source::{Row, Rows};
 const LANES: usize = 16;
 
 /// Coordinates whose differences are held at a time.
-const TILE: usize = 512;
+const TILE: usize = 256;
 
 /// How each update lies to the mean of all of them, every one counting alike.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,34 +55,102 @@ impl Along {
 /// [`Along`] over a block.
 pub(super) fn along(rows: &Rows, updates: usize) -> Along {
     let mut sums = Along::zero(updates);
-    Arch::new().dispatch(|| sum_along(rows, &mut sums));
+    Arch::new().dispatch(SumAlong { rows, sums: &mut sums });
     sums
 }
 
 /// [`Gram`] over a block.
 pub(super) fn gram(rows: &Rows, updates: usize) -> Gram {
     let mut gram = Gram::zero(updates);
-    Arch::new().dispatch(|| sum_products(rows, &mut gram));
+    Arch::new().dispatch(SumProducts { rows, gram: &mut gram });
     gram
+}
+
+/// [`sum_along`] with the machine's vectors.
+struct SumAlong<'a> {
+    rows: &'a Rows,
+    sums: &'a mut Along,
+}
+
+impl WithSimd for SumAlong<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        sum_along(self.rows, self.sums);
+    }
+}
+
+/// [`sum_products`] with the machine's vectors.
+struct SumProducts<'a> {
+    rows: &'a Rows,
+    gram: &'a mut Gram,
+}
+
+impl WithSimd for SumProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        sum_products(self.rows, self.gram);
+    }
 }
 
 #[inline(always)]
 fn sum_along(rows: &Rows, sums: &mut Along) {
-    let (mut difference, mut whole) = ([0.0; TILE], [0.0; TILE]);
-    for first in (0..rows.base.len()).step_by(TILE) {
+    let mut whole = [0.0; TILE];
+    for (tile, base) in rows.base.chunks(TILE).enumerate() {
+        let range = tile * TILE..tile * TILE + base.len();
         whole.fill(0.0);
         for row in rows.iter() {
-            differences(row, &rows.base, first, &mut difference);
-            for (whole, difference) in whole.iter_mut().zip(&difference) {
-                *whole += difference;
+            match row {
+                Row::Fresh(values) => add(&mut whole, &values[range.clone()], base),
+                Row::Late(values) => add(&mut whole, &values[range.clone()], base),
             }
         }
         for ((row, square), along) in rows.iter().zip(&mut sums.squares).zip(&mut sums.along) {
-            differences(row, &rows.base, first, &mut difference);
-            *square += product(&difference, &difference);
-            *along += product(&difference, &whole);
+            let (own, with_all) = match row {
+                Row::Fresh(values) => lies(&values[range.clone()], base, &whole),
+                Row::Late(values) => lies(&values[range.clone()], base, &whole),
+            };
+            *square += own;
+            *along += with_all;
         }
     }
+}
+
+/// Adds w - base.
+#[inline(always)]
+fn add<V: Copy + Into<f64>>(whole: &mut [f64; TILE], values: &[V], base: &[f32]) {
+    for ((whole, value), base) in whole.iter_mut().zip(values).zip(base) {
+        *whole += (*value).into() - f64::from(*base);
+    }
+}
+
+/// <d, d> and <d, whole> of d = w - base.
+#[inline(always)]
+fn lies<V: Copy + Into<f64>>(values: &[V], base: &[f32], whole: &[f64; TILE]) -> (f64, f64) {
+    let (mut own, mut with_all) = ([0.0; LANES], [0.0; LANES]);
+    let (values, base, whole) = (lanes(values), lanes(base), lanes(whole));
+    for ((values, base), whole) in values.0.iter().zip(base.0).zip(whole.0) {
+        for at in 0..LANES {
+            let difference = values[at].into() - f64::from(base[at]);
+            own[at] += difference * difference;
+            with_all[at] += difference * whole[at];
+        }
+    }
+    let wholes_left = whole.0.get(values.0.len()).map_or(&[][..], |chunk| &chunk[..]);
+    for (at, ((value, base), whole)) in values.1.iter().zip(base.1).zip(wholes_left).enumerate() {
+        let difference = (*value).into() - f64::from(*base);
+        own[at] += difference * difference;
+        with_all[at] += difference * whole;
+    }
+    (added(own), added(with_all))
+}
+
+#[inline(always)]
+fn lanes<V>(values: &[V]) -> (&[[V; LANES]], &[V]) {
+    values.as_chunks()
 }
 
 #[inline(always)]
@@ -128,9 +196,11 @@ fn product(a: &[f64; TILE], b: &[f64; TILE]) -> f64 {
             sums[at] += a[at] * b[at];
         }
     }
-    let mut sum = 0.0;
-    for lane in sums {
-        sum += lane;
-    }
-    sum
+    added(sums)
+}
+
+/// The lanes' sum, in their order.
+#[inline(always)]
+fn added(lanes: [f64; LANES]) -> f64 {
+    lanes.iter().fold(0.0, |sum, lane| sum + lane)
 }

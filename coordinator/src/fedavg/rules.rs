@@ -4,6 +4,8 @@
 //! ([`Share`]), so one kernel serves them; the median and the trimmed mean look at every coordinate by
 //! itself. Updates are taken in their order and sums have one order, so that the bytes follow from the updates.
 
+use pulp::{Arch, Simd, WithSimd};
+
 use super::source::{Row, Rows};
 
 /// How a block's rows become one.
@@ -30,60 +32,85 @@ pub(super) struct Share {
     pub(super) scale: f64,
 }
 
+/// Coordinates whose sums stay in a first-level cache while updates are added.
+const TILE: usize = 512;
+
 /// Coordinates that are sorted side by side.
 const LANES: usize = 8;
 
 impl Combine {
     /// The block's new values, in f64.
     pub(super) fn of(&self, rows: &Rows) -> Vec<f64> {
-        match self {
-            Combine::Mean(shares) => mean(rows, shares),
-            Combine::Middle { counts, dropped } => middle(rows, counts, *dropped),
+        Arch::new().dispatch(Combining { combine: self, rows })
+    }
+}
+
+/// A block's combination with the machine's vectors.
+struct Combining<'a> {
+    combine: &'a Combine,
+    rows: &'a Rows,
+}
+
+impl WithSimd for Combining<'_> {
+    type Output = Vec<f64>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Vec<f64> {
+        match self.combine {
+            Combine::Mean(shares) => mean(self.rows, shares),
+            Combine::Middle { counts, dropped } => middle(self.rows, counts, *dropped),
         }
     }
 }
 
 /// Where no update is scaled it is sum_k (n_k w_k) / sum_k n_k as it stands, whose rounding the base model has no
 /// part in.
+#[inline(always)]
 fn mean(rows: &Rows, shares: &[Option<Share>]) -> Vec<f64> {
-    let mut sums: Vec<f64> = Vec::with_capacity(rows.base.len());
-    for (row, share) in rows.iter().zip(shares) {
-        match (row, share) {
-            (_, None) => {}
-            (Row::Fresh(values), Some(share)) => add(&mut sums, *share, values, &rows.base),
-            (Row::Late(values), Some(share)) => add(&mut sums, *share, values, &rows.base),
-        }
-    }
+    let mut all = vec![0.0; rows.base.len()];
     let total: f64 = shares.iter().flatten().map(|share| share.weight).sum();
-    sums.iter_mut().for_each(|sum| *sum /= total);
-    sums
+    for (tile, sums) in all.chunks_mut(TILE).enumerate() {
+        let range = tile * TILE..tile * TILE + sums.len();
+        let base = &rows.base[range.clone()];
+        let mut is_first = true;
+        for (row, share) in rows.iter().zip(shares) {
+            let Some(share) = share else { continue };
+            match row {
+                Row::Fresh(values) => add(sums, is_first, *share, &values[range.clone()], base),
+                Row::Late(values) => add(sums, is_first, *share, &values[range.clone()], base),
+            }
+            is_first = false;
+        }
+        sums.iter_mut().for_each(|sum| *sum /= total);
+    }
+    all
 }
 
 /// The first update sets the sums rather than adding to zero, so that -0.0 stays itself.
-fn add<V: Copy + Into<f64>>(sums: &mut Vec<f64>, share: Share, values: &[V], base: &[f32]) {
-    let Share { weight, scale } = share;
+#[inline(always)]
+fn add<V: Copy + Into<f64>>(
+    sums: &mut [f64],
+    is_first: bool,
+    Share { weight, scale }: Share,
+    values: &[V],
+    base: &[f32],
+) {
     let plain = |value: &V| weight * (*value).into();
-    let scaled = |(value, base): (&V, &f32)| {
+    let scaled = |value: &V, base: &f32| {
         let base = f64::from(*base);
         weight * (base + scale * ((*value).into() - base))
     };
-    match (sums.is_empty(), scale == 1.0) {
-        (true, true) => sums.extend(values.iter().map(plain)),
-        (true, false) => sums.extend(values.iter().zip(base).map(scaled)),
-        (false, true) => {
-            for (sum, value) in sums.iter_mut().zip(values) {
-                *sum += plain(value);
-            }
-        }
-        (false, false) => {
-            for (sum, value) in sums.iter_mut().zip(values.iter().zip(base)) {
-                *sum += scaled(value);
-            }
-        }
+    let all = sums.iter_mut().zip(values).zip(base);
+    match (is_first, scale == 1.0) {
+        (true, true) => all.for_each(|((sum, value), _)| *sum = plain(value)),
+        (true, false) => all.for_each(|((sum, value), base)| *sum = scaled(value, base)),
+        (false, true) => all.for_each(|((sum, value), _)| *sum += plain(value)),
+        (false, false) => all.for_each(|((sum, value), base)| *sum += scaled(value, base)),
     }
 }
 
 /// The mean of the middle values of each coordinate. A value that is not a number makes the coordinate none.
+#[inline(always)]
 fn middle(rows: &Rows, counts: &[bool], dropped: usize) -> Vec<f64> {
     let rows_used: Vec<Row<'_>> =
         rows.iter().zip(counts).filter(|(_, counts)| **counts).map(|(row, _)| row).collect();
@@ -124,6 +151,7 @@ fn middle(rows: &Rows, counts: &[bool], dropped: usize) -> Vec<f64> {
     out
 }
 
+#[inline(always)]
 fn load<V: Copy + Into<f64>>(values: &[V]) -> [f64; LANES] {
     let mut lane = [0.0; LANES];
     for (to, value) in lane.iter_mut().zip(values) {

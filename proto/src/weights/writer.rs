@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::{
-    BUFFER_BYTES, Error, F32_BYTES, PREFIX_BYTES, SYNC, TensorSpec, WRITE, bounded, sync_folder,
-};
+use super::{BUFFER_BYTES, Error, PREFIX_BYTES, SYNC, TensorSpec, WRITE, bounded, sync_folder};
 use crate::failpoint::reach;
 use crate::limits::TENSORS_MAX;
 use crate::names::{Blob, Digest};
@@ -99,13 +97,11 @@ impl ModelWriter {
         if self.left().is_none_or(|left| left < values.len()) {
             return Err(self.wrong_length(values.len()));
         }
-        let mut bytes = [0; BUFFER_BYTES];
-        for part in values.chunks(BUFFER_BYTES / F32_BYTES) {
-            let bytes = &mut bytes[..size_of_val(part)];
-            for (bytes, value) in bytes.as_chunks_mut().0.iter_mut().zip(part) {
-                *bytes = value.to_le_bytes();
-            }
-            self.put(bytes)?;
+        if cfg!(target_endian = "big") {
+            let turned: Vec<u32> = values.iter().map(|value| value.to_bits().to_le()).collect();
+            self.put(bytemuck::cast_slice(&turned))?;
+        } else {
+            self.put(bytemuck::cast_slice(values))?;
         }
         self.written += values.len();
         if self.left() == Some(0) {
