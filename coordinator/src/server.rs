@@ -30,6 +30,7 @@ use crate::driver::{self, Handle, Options};
 use crate::evidence::Notary;
 use crate::folder::{self, Folder};
 use crate::halt::Halt;
+use crate::heap;
 use crate::http::{self, Pages};
 use crate::janitor;
 use crate::limits::{HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAM_WINDOW_BYTES, Limits};
@@ -249,6 +250,7 @@ impl Server {
         let (own, time, counts) = (blobs.clone(), Arc::clone(&clock), book.metrics.clone());
         let janitor =
             tokio::spawn(janitor::collect_daily(store.clone(), own, retention, time, counts));
+        let tidying = tokio::spawn(heap::give_back_often(Arc::clone(&clock)));
         let connections = Connections::default();
         let guard = tokio::spawn(keep_out(connections.clone(), driver.clone()));
         let (own, time) = (driver.clone(), Arc::clone(&clock));
@@ -285,6 +287,7 @@ impl Server {
         stop_driver.cancel();
         lease.abort();
         janitor.abort();
+        tidying.abort();
         guard.abort();
         fresh.abort();
         if driver_ended {
