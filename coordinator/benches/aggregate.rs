@@ -64,16 +64,18 @@ struct Machine {
 #[derive(Debug, Serialize)]
 struct Measured {
     rule: String,
+    /// Whether the system had the files in memory.
+    is_cached: bool,
     seconds: f64,
     /// Every file that is read, as often as it is.
     read_bytes: u64,
     written_bytes: u64,
     /// What was read in a second, in 10^9 bytes.
     read_rate: f64,
-    /// The longer of the times in which memory would give what is read and the disk take what is written, in
-    /// parts of the time that it took.
+    /// The longer of the times in which memory, or the disk where the files are not cached, would give what is
+    /// read and the disk take what is written, in parts of the time that it took.
     share_of_bound: f64,
-    /// The same were the disk no bound.
+    /// The time in which memory would give what is read.
     share_of_memory: f64,
     peak_rss_bytes: u64,
 }
@@ -102,13 +104,14 @@ fn main() -> anyhow::Result<()> {
     let update_bytes = std::fs::metadata(&base)?.len();
     let mut rules = Vec::new();
     // Before anything here has allocated more than a program does.
-    for (name, rule, ema_decay) in [
-        ("mean", AggregationRule::Mean, 0.0),
-        ("mean and moving average", AggregationRule::Mean, 0.9),
-        ("clipped_mean", AggregationRule::ClippedMean, 0.0),
-        ("median", AggregationRule::Median, 0.0),
-        ("trimmed_mean", AggregationRule::TrimmedMean, 0.0),
-        ("geometric_median", AggregationRule::GeometricMedian, 0.0),
+    for (name, rule, ema_decay, is_cached) in [
+        ("mean", AggregationRule::Mean, 0.0, true),
+        ("mean of files that are not cached", AggregationRule::Mean, 0.0, false),
+        ("mean and moving average", AggregationRule::Mean, 0.9, true),
+        ("clipped_mean", AggregationRule::ClippedMean, 0.0, true),
+        ("median", AggregationRule::Median, 0.0, true),
+        ("trimmed_mean", AggregationRule::TrimmedMean, 0.0, true),
+        ("geometric_median", AggregationRule::GeometricMedian, 0.0, true),
     ] {
         let plan = AggregationPlan { rule, ema_decay, ..AggregationPlan::default() };
         let passes = if plan.compares_first() { 2 } else { 1 };
@@ -118,6 +121,10 @@ fn main() -> anyhow::Result<()> {
         let out = folder.path().join("out");
         let mut best = f64::INFINITY;
         for _ in 0..TIMES {
+            if !is_cached {
+                let updates = job.contributions.iter().map(|c| &c.weights);
+                updates.chain([&base]).try_for_each(|path| forget(path))?;
+            }
             let begun = Instant::now();
             fedavg::aggregate(&job, &out)?;
             best = best.min(begun.elapsed().as_secs_f64());
@@ -125,6 +132,7 @@ fn main() -> anyhow::Result<()> {
         let averages = u64::from(ema_decay > 0.0);
         rules.push(Measured {
             rule: name.to_owned(),
+            is_cached,
             seconds: best,
             read_bytes: (passes * (options.sites as u64 + 1) + averages) * update_bytes,
             written_bytes: (1 + averages) * update_bytes,
@@ -138,10 +146,12 @@ fn main() -> anyhow::Result<()> {
     let machine = machine(&contributions, folder.path(), update_bytes)?;
     for rule in &mut rules {
         let memory = rule.read_bytes as f64 / machine.memory_multiply_add / 1e9;
-        let disk = rule.written_bytes as f64 / machine.file_written_and_synced / 1e9;
+        let source = if rule.is_cached { f64::INFINITY } else { machine.file_uncached };
+        let read = rule.read_bytes as f64 / source / 1e9;
+        let written = rule.written_bytes as f64 / machine.file_written_and_synced / 1e9;
         rule.read_rate = rule.read_bytes as f64 / rule.seconds / 1e9;
         rule.share_of_memory = memory / rule.seconds;
-        rule.share_of_bound = memory.max(disk) / rule.seconds;
+        rule.share_of_bound = memory.max(read).max(written) / rule.seconds;
         say(&format!(
             "{}: read {:.1} GB/s, {:.0} % of what binds, {:.0} % of memory alone, {} KiB peak",
             rule.rule,
@@ -202,10 +212,7 @@ fn machine(
     };
     read_all()?;
     let file_cached = rate(total, read_all)?;
-    for path in &paths {
-        // Where the kernel keeps them all the same, this is as fast as the line above.
-        fadvise(File::open(path)?, 0, None, Advice::DontNeed)?;
-    }
+    paths.iter().try_for_each(|path| forget(path))?;
     let begun = Instant::now();
     read_all()?;
     let file_uncached = total as f64 / begun.elapsed().as_secs_f64() / 1e9;
@@ -261,6 +268,11 @@ fn multiply_add(values: &[f32]) {
         }
     }
     std::hint::black_box(sums);
+}
+
+/// Has the system drop a file from its memory. Where it keeps it all the same, reading is as fast as before.
+fn forget(path: &Path) -> anyhow::Result<()> {
+    Ok(fadvise(File::open(path)?, 0, None, Advice::DontNeed)?)
 }
 
 fn read(paths: &[&Path]) -> anyhow::Result<()> {
