@@ -38,6 +38,9 @@ use crate::policy::judge;
 use crate::supervisor::Supervisor;
 use crate::workspace::{self, Doubt, Workspace, model_path, update_path};
 
+/// How long an update that is being submitted when its round is given up is waited for: the time of a call.
+const SUBMISSION_GRACE: Duration = Duration::from_secs(30);
+
 /// What a job works with.
 #[derive(Clone)]
 pub struct Bench {
@@ -112,6 +115,7 @@ pub async fn run(
     let delivered = deliver(bench, task, &prepared, trained, cancel).await;
     // What is refused, not why it cannot be forgotten, is what the coordinator and the log are told.
     if delivered.as_ref().is_err_and(Error::is_update_refused)
+        && !cancel.is_cancelled()
         && let Err(error) = bench.workspace.forget()
     {
         tracing::warn!("the refused update cannot be forgotten: {error}");
@@ -278,7 +282,22 @@ async fn deliver(
             return Err(error);
         }
     }
-    borne(cancel, || submit(bench, task, prepared, &trained)).await
+    // That the coordinator has the update may be why the round is given up, so that its receipt is waited for.
+    // Where updates leave something out the next round asks again before it is trained, and settles that alone.
+    let grace = if trained.remainder.is_some() { Duration::ZERO } else { SUBMISSION_GRACE };
+    let never = CancellationToken::new();
+    let submitting = borne(&never, || submit(bench, task, prepared, &trained));
+    tokio::select! {
+        biased;
+        submitted = submitting => submitted,
+        () = over(cancel, grace) => Err(Error::Cancelled),
+    }
+}
+
+/// Fires `grace` after the round is given up.
+async fn over(cancel: &CancellationToken, grace: Duration) {
+    cancel.cancelled().await;
+    tokio::time::sleep(grace).await;
 }
 
 /// Does work until it succeeds or is not borne any more.

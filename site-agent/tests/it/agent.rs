@@ -313,6 +313,16 @@ async fn an_answer_from_before_a_submission_does_not_have_the_round_begun_again(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_submission_is_waited_for_though_the_round_is_told_to_be_over_before_its_answer() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    fake.state().answers_last = true;
+    let site = Site::start(channel);
+    fake.until(|state| state.answered == 1).await;
+    site.stop().await;
+    assert_eq!(fake.state().submitted.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_update_that_cannot_be_remembered_is_not_submitted() {
     let (fake, channel) = Fake::start(PLAN, model()).await;
     let workspace = tempfile::tempdir().unwrap();

@@ -57,6 +57,10 @@ pub(crate) struct State {
     pub(crate) answers_together: bool,
     /// Whether a heartbeat waits for that.
     beat_waits: bool,
+    /// Whether a submission is answered only once the agent has heard that its round is over.
+    pub(crate) answers_last: bool,
+    /// Submissions whose answer was waited for.
+    pub(crate) answered: u32,
     blobs: HashMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -101,6 +105,28 @@ impl Fake {
     /// The state, to look at or to change.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// Takes a submission; whether it is answered last, and how many heartbeats there were before.
+    fn take(&self, submission: SubmitUpdateRequest) -> Result<(bool, u64), Status> {
+        let mut state = self.state();
+        if let Some(reason) = state.refusal.take() {
+            return Err(reason.status("made up"));
+        }
+        let is_of_this_round = submission.round == state.round;
+        state.submitted.push(submission);
+        self.changed.notify_waiters();
+        if state.answers_lost > 0 {
+            state.answers_lost -= 1;
+            return Err(Status::unavailable("the connection broke"));
+        }
+        if std::mem::take(&mut state.beat_waits) {
+            state.round = state.round.take().map(|held| round(held.number + 1, 1));
+            self.together.notify_one();
+        } else if is_of_this_round {
+            state.round = None;
+        }
+        Ok((state.answers_last, state.beats))
     }
 
     /// What is said to an agent that does this.
@@ -218,24 +244,13 @@ impl FederationService for Fake {
         if self.state().answers_together {
             self.until(|state| state.beat_waits).await;
         }
-        let mut state = self.state();
-        if let Some(reason) = state.refusal.take() {
-            return Err(reason.status("made up"));
+        let (answers_last, beats) = self.take(request.into_inner())?;
+        if answers_last {
+            // The second one shows that it has heard the answer to the first.
+            self.until(|state| state.beats > beats + 1).await;
         }
-        let submission = request.into_inner();
-        let is_of_this_round = submission.round == state.round;
-        state.submitted.push(submission);
+        self.state().answered += 1;
         self.changed.notify_waiters();
-        if state.answers_lost > 0 {
-            state.answers_lost -= 1;
-            return Err(Status::unavailable("the connection broke"));
-        }
-        if std::mem::take(&mut state.beat_waits) {
-            state.round = state.round.take().map(|held| round(held.number + 1, 1));
-            self.together.notify_one();
-        } else if is_of_this_round {
-            state.round = None;
-        }
         Ok(Response::new(SubmitUpdateResponse { receipt: None }))
     }
 }
