@@ -176,7 +176,7 @@ impl Service {
             }
             metrics.uploads_put_off.inc();
             debug!(%caller, %full, "an upload is put off");
-            Reason::UploadBusy.status_after(full.to_string(), full.after)
+            Reason::UploadBusy.status_after(full.to_string(), full.after())
         })
     }
 
@@ -217,7 +217,8 @@ impl Service {
                 return Err(parse::invalid("an upload has one header"));
             };
             caller.still_may(&self.parts.driver)?;
-            let left = blob.size - upload.committed_size();
+            // What is here already may be more than the header says.
+            let left = blob.size.saturating_sub(upload.committed_size());
             if data.is_empty() || data.len() > CHUNK_BYTES_MAX || data.len() as u64 > left {
                 let bytes = data.len();
                 let what = format_args!(
