@@ -40,7 +40,7 @@ const PROPOSAL_LASTS: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TwoPersons {
-    /// Letting a site in that joins by a token.
+    /// Letting a site in: by a token two approve whoever comes with it, by its name two agree on it.
     #[serde(default)]
     pub enrolling: bool,
     /// Starting a run by a plan; a plan never changes afterwards.

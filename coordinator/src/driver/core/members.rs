@@ -49,6 +49,11 @@ pub struct Renewal {
     pub life: Duration,
 }
 
+/// Letting in whoever has a token, in words.
+fn uncontrolled_in_words(name: &SiteName) -> String {
+    format!("invite site {name} without an approval")
+}
+
 impl Core {
     pub(super) fn enroll(
         &self,
@@ -61,6 +66,11 @@ impl Core {
             Some(site) if site.revoked_at.is_none() => return Ok(self.nothing()),
             Some(site) if site.revoked_at != revoked => return Err(Error::RevokedSince(name)),
             _ => self.room_for(&name)?,
+        }
+        if self.rules.enrolling
+            && let Some(noted) = self.second_person(&actor, format!("enroll site {name}"), now)?
+        {
+            return Ok(noted);
         }
         let entry = Entry::new("site_enrolled", format!("site {name}"));
         let mut next = State::clone(&self.state);
@@ -105,6 +115,13 @@ impl Core {
             return Ok(self.nothing());
         }
         self.room_for(&name)?;
+        // Otherwise two persons approve whoever comes with the token.
+        if auto_approve
+            && self.rules.enrolling
+            && let Some(noted) = self.second_person(&actor, uncontrolled_in_words(&name), now)?
+        {
+            return Ok(noted);
+        }
         let mut next = State::clone(&self.state);
         let roster = next.roster_mut(now);
         if roster.invites.len() >= INVITES_MAX && !roster.invites.contains_key(&name) {

@@ -100,7 +100,7 @@ mod tests {
     use crate::testing::{START, blob, plan};
 
     fn core() -> Core {
-        let rules = TwoPersons { enrolling: false, planning: true, exporting: true };
+        let rules = TwoPersons { enrolling: true, planning: true, exporting: true };
         Core::load(Loaded::default(), Duration::from_secs(5)).with_rules(rules)
     }
 
@@ -144,6 +144,28 @@ mod tests {
         assert_ne!(asked(&mut core, create(2), START), id);
         apply(&mut core, create(1), START).unwrap();
         assert_eq!(core.state().runs().count(), 1);
+    }
+
+    #[test]
+    fn no_operator_lets_a_site_in_alone_by_its_name_or_by_an_invitation_that_needs_no_approval() {
+        let mut core = core();
+        let enroll = || Request::Enroll(named("ada"), "mayo".parse().unwrap(), None);
+        let id = asked(&mut core, enroll(), START);
+        assert!(core.state().site(&"mayo".parse().unwrap()).is_none());
+        apply(&mut core, Request::ApproveProposal(named("bob"), id), START).unwrap();
+        apply(&mut core, enroll(), START).unwrap();
+        assert!(core.state().site(&"mayo".parse().unwrap()).is_some());
+
+        let invite = |auto_approve| {
+            let (site, secret) = ("kyoto".parse().unwrap(), Digest::of(b"secret"));
+            Request::Invite(named("ada"), site, secret, auto_approve)
+        };
+        let id = asked(&mut core, invite(true), START);
+        assert!(core.state().roster().invites.is_empty());
+        apply(&mut core, invite(false), START).unwrap();
+        assert_eq!(core.state().roster().invites.len(), 1);
+        apply(&mut core, Request::ApproveProposal(named("bob"), id), START).unwrap();
+        apply(&mut core, invite(true), START).unwrap();
     }
 
     #[test]
