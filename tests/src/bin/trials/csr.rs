@@ -1,14 +1,19 @@
 //! Hostile requests for certificates, and what is done with join tokens that one should not do.
 //!
-//! A request is honoured if anything of what it asks for is in the certificate but its public key. Half of
-//! them come by a renewal, whose limit is no address, the others with tokens.
+//! A request is honoured if anything of what it asks for is in the certificate but its public key, or if there
+//! is a certificate at all where it must be refused. Half of them come by renewals, the others with a fresh
+//! token each, so that each kind comes both ways.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use fedpaint_coordinator::ca::RequestError;
+use fedpaint_coordinator::store::{Change, Store, sqlite_url};
 use fedpaint_proto::channel::{self, Address, Route};
 use fedpaint_proto::enrolment::{Pin, Token};
-use fedpaint_proto::identity::{Identity, Validity};
+use fedpaint_proto::identity::{Identity, KeyId, Validity};
+use fedpaint_proto::names::SiteName;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::renewal::TlsKey;
 use fedpaint_proto::v1;
@@ -17,15 +22,19 @@ use fedpaint_proto::v1::identity_service_client::IdentityServiceClient;
 use fedpaint_site_agent::keys::SiteKey;
 use fedpaint_tests::lab::{FEDERATION, Lab, LabOptions};
 use fedpaint_tests::outcome::Outcome;
+use jiff::Timestamp;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType,
 };
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
+use tokio::net::{TcpListener, TcpSocket};
 use tonic::Status;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
 
 use crate::Args;
 
@@ -38,143 +47,217 @@ const LEAF_S: u32 = 3_600;
 /// How many requests one site makes; its keys are bounded.
 const PER_SITE: usize = 8;
 
+/// How many kinds of hostile requests there are.
+const KINDS: usize = 10;
+
+/// The first of the addresses that strangers come from, one each; this machine has all of 127.0.0.0/8.
+const STRANGERS: u32 = 0x7f01_0001;
+
+/// A request with a weak key, RSA of 1024 bits, that is signed by that key. With SHA-1, because the library that
+/// checks signatures takes so short a key with no other digest: nothing but the key is left to refuse it for.
+/// Made, once, by `openssl req -new -newkey rsa:1024 -sha1 -nodes -keyout /dev/null -subj /CN=x`.
+const WEAK: &str = "-----BEGIN CERTIFICATE REQUEST-----
+MIIBSzCBtQIBADAMMQowCAYDVQQDDAF4MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCB
+iQKBgQCXCORVX+hcwW6AeZ+DPIXqFMXxZGnW7NRaXs93W5+7OhgRW8/Np/xd+WlP
+IANDb4oM853cgxShjuFYNsVQWrs4LeAhEvR21aTAWYFlD0wliPo0/wFiJYp4V0nX
+SZQW2h0bk8UXbNOwFSjEoDci0GZAipzf08AxUCfjkfCQDEO2dQIDAQABoAAwDQYJ
+KoZIhvcNAQEFBQADgYEAXUMQIje0hwPVpSpDvGXDxw92hE/auo0Q9JFeMJroH1ab
+E0mHqZswdd7gqU7qV71EeORfqP/m/C/h4hUAp8dPRtlQv4z3ID29cpclP5FSMxjW
+xrLuJ4ai/92CEus8RTdpZhqzZPW/vUCzo3ci5vvti32s3e/OxYXv5s2VUyBfpkE=
+-----END CERTIFICATE REQUEST-----
+";
+
 pub(crate) async fn csr(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
-    let count = args.count.unwrap_or(COUNT);
-    let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
     let options = LabOptions { leaf_s: Some(LEAF_S), ..LabOptions::default() };
     let mut lab = Lab::prepare(work, options)?;
     lab.start_coordinator()?;
     let mut outcome = Outcome::default();
-    let (mut honoured, mut refused, mut tamed) = (0, 0, 0);
-    let mut site = String::new();
+    requests(&lab, args, &mut outcome).await?;
+    tokens(&mut lab, &mut outcome).await?;
+    Ok(outcome)
+}
+
+/// Hostile requests, every other one with a token: each is refused for what is wrong with it, or has only its
+/// key taken.
+async fn requests(lab: &Lab, args: &Args, outcome: &mut Outcome) -> anyhow::Result<()> {
+    let count = args.count.unwrap_or(COUNT);
+    let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
+    let (mut joining, mut honoured, mut refused, mut tamed) = (0, 0, 0, 0);
     for n in 0..count {
-        if n % PER_SITE == 0 {
-            site = format!("site-{}", n / PER_SITE);
-            lab.enroll(&site)?;
-        }
-        let (what, request) = hostile(n, &mut rng)?;
-        let mut client = IdentityServiceClient::new(lab.channel(&site).await?);
-        let answer = client.renew(v1::RenewRequest { csr: request.csr.clone() }).await;
+        let request = hostile(n / 2 % KINDS, &mut rng)?;
+        let (what, joins) = (request.what, n % 2 == 1);
+        joining += usize::from(joins);
+        let (site, answer) = match joins {
+            true => by_joining(lab, n / 2, &request).await?,
+            false => by_renewing(lab, n / 2, &request).await?,
+        };
         match answer {
             Err(status) => {
-                let reason = Reason::of(&status);
-                ensure!(reason == Some(Reason::InvalidRequest), "{what}: {status:?}");
+                ensure!(request.is_refused_by(&status), "{what}, of {site}: {status:?}");
                 refused += 1;
             }
-            Ok(answer) => match judge(&answer.into_inner().certificate_pem, &site, &request) {
+            Ok(chain) => match judge(&chain, &site, &request) {
                 Ok(()) => tamed += 1,
                 Err(why) => {
                     honoured += 1;
-                    outcome.require(false, || format!("{what} was honoured: {why}"));
+                    outcome.require(false, || format!("{what}, of {site}, was honoured: {why}"));
                 }
             },
         }
     }
     outcome.set("requests", count);
+    outcome.set("requests_by_token", joining);
+    outcome.set("requests_by_renewal", count - joining);
     outcome.set("honoured", honoured);
     outcome.set("refused", refused);
     outcome.set("only_the_key_taken", tamed);
-    tokens(&lab, &mut outcome).await?;
-    Ok(outcome)
+    Ok(())
+}
+
+/// Whose certificate was asked for, and the chain that came.
+type Answer = (String, Result<String, Status>);
+
+/// A member asks by a renewal; there is another one after every [`PER_SITE`].
+async fn by_renewing(lab: &Lab, n: usize, request: &Hostile) -> anyhow::Result<Answer> {
+    let site = format!("site-{}", n / PER_SITE);
+    if n % PER_SITE == 0 {
+        lab.enroll(&site)?;
+    }
+    let mut client = IdentityServiceClient::new(lab.channel(&site).await?);
+    let answer = client.renew(v1::RenewRequest { csr: request.csr.clone() }).await;
+    Ok((site, answer.map(|answer| answer.into_inner().certificate_pem)))
+}
+
+/// A stranger asks with a fresh token that nobody has to approve, from an address of its own.
+async fn by_joining(lab: &Lab, n: usize, request: &Hostile) -> anyhow::Result<Answer> {
+    let site = format!("joining-{n}");
+    let token = invite(lab, &site, &["--auto-approve"])?;
+    let (csr, id) = (request.csr.clone(), KeyId::of_public_key(&request.key));
+    let tls = TlsKey { key_pem: String::new(), csr, id };
+    let from = Ipv4Addr::from(STRANGERS + u32::try_from(n)?);
+    let address = way(lab, from).await?;
+    let answer = join_at(&address, &token, &(tls, SiteKey::fresh()?)).await?;
+    Ok((site, answer.map(|answer| answer.certificate_pem)))
+}
+
+/// Where one connection is taken and carried on to the coordinator from the address `from`: the coordinator counts
+/// strangers' calls by their addresses, and from one of them lets only so many through at once.
+async fn way(lab: &Lab, from: Ipv4Addr) -> anyhow::Result<Address> {
+    let to: SocketAddr = lab.address().trim_start_matches("https://").parse()?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let port = listener.local_addr()?.port();
+    // Where it breaks, the call fails that it was for.
+    tokio::spawn(async move { carry(&listener, from, to).await });
+    Ok(Address { host: Ipv4Addr::LOCALHOST.to_string(), port })
+}
+
+/// Carries the next connection on to the coordinator.
+async fn carry(listener: &TcpListener, from: Ipv4Addr, to: SocketAddr) -> std::io::Result<()> {
+    let (mut stranger, _) = listener.accept().await?;
+    let socket = TcpSocket::new_v4()?;
+    // Where a system has no such address it is the usual one, from which a short trial's calls are let through.
+    let _ = socket.bind((from, 0).into());
+    let mut coordinator = socket.connect(to).await?;
+    tokio::io::copy_bidirectional(&mut stranger, &mut coordinator).await.map(drop)
 }
 
 /// A request, and the key that it is for.
 struct Hostile {
+    what: &'static str,
     csr: Vec<u8>,
     key: Vec<u8>,
+    /// Why it must be refused; none where a certificate may be issued that has only its key.
+    flaw: Option<RequestError>,
 }
 
-/// The request number `n`, and what is wrong with it.
-fn hostile(n: usize, rng: &mut ChaCha8Rng) -> anyhow::Result<(&'static str, Hostile)> {
+impl Hostile {
+    /// Whether that is a refusal for what is wrong with it.
+    fn is_refused_by(&self, status: &Status) -> bool {
+        let named = self.flaw.is_none_or(|flaw| status.message().contains(&flaw.to_string()));
+        named && Reason::of(status) == Some(Reason::InvalidRequest)
+    }
+}
+
+/// A request of a kind.
+fn hostile(kind: usize, rng: &mut ChaCha8Rng) -> anyhow::Result<Hostile> {
     let mut params = CertificateParams::new(vec!["evil.example".to_owned()])?;
     let mut algorithm = &rcgen::PKCS_ECDSA_P256_SHA256;
     let uri = |name: &str| -> anyhow::Result<SanType> {
         Ok(SanType::URI(format!("spiffe://{FEDERATION}/{name}").as_str().try_into()?))
     };
-    let what = match n % 10 {
+    let (what, flaw) = match kind {
         0 => {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-            "a request for an authority"
+            ("a request for an authority", None)
         }
         1 => {
             params.subject_alt_names.push(uri("operator/ada")?);
-            "a request in an operator's name"
+            ("a request in an operator's name", None)
         }
         2 => {
             params.subject_alt_names.push(uri("coordinator/main")?);
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-            "a request to play coordinator"
+            ("a request to play coordinator", None)
         }
         3 => {
             params.extended_key_usages =
                 vec![ExtendedKeyUsagePurpose::Any, ExtendedKeyUsagePurpose::CodeSigning];
-            "a request for any use"
+            ("a request for any use", None)
         }
         4 => {
             // A request cannot say how long; a certificate in its place can.
             params.not_after = rcgen::date_time_ymd(2126, 1, 1);
-            "a certificate of 100 years for a request"
+            ("a certificate of 100 years for a request", Some(RequestError::Malformed))
         }
         5 => {
             algorithm = &rcgen::PKCS_ED25519;
-            "a request with a key for signing"
+            ("a request with a key for signing", Some(RequestError::Key))
         }
         6 => {
             algorithm = &rcgen::PKCS_ECDSA_P384_SHA384;
-            "a request with another curve"
+            ("a request with another curve", Some(RequestError::Key))
         }
-        7 => "a request that is not signed by its key",
-        8 => "a request with a weak key",
+        7 => ("a request that is not signed by its key", Some(RequestError::Signature)),
+        8 => return weak(),
         _ => {
             for other in 0..20 {
                 params.subject_alt_names.push(uri(&format!("site/other-{other}"))?);
             }
-            "a request in twenty names"
+            ("a request in twenty names", None)
         }
     };
     let key = KeyPair::generate_for(algorithm)?;
-    let mut csr = match n % 10 {
+    let mut csr = match kind {
         4 => params.self_signed(&key)?.der().to_vec(),
         _ => params.serialize_request(&key)?.der().to_vec(),
     };
-    let mut spki = key.subject_public_key_info();
-    match n % 10 {
-        7 => {
-            let last = csr.len() - 1 - rng.random_range(0..32);
-            csr[last] ^= 1 << rng.random_range(0..8);
-        }
-        // RSA of 512 bits, as no library makes it any more: the key's bytes within a request of ours.
-        8 => (csr, spki) = weak(&csr, &spki),
-        _ => {}
+    if kind == 7 {
+        let last = csr.len() - 1 - rng.random_range(0..32);
+        csr[last] ^= 1 << rng.random_range(0..8);
     }
-    Ok((what, Hostile { csr, key: spki }))
+    Ok(Hostile { what, csr, key: key.subject_public_key_info(), flaw })
 }
 
-/// The request with a key of RSA-512 in place of its own; lengths are put right, the signature cannot be.
-fn weak(csr: &[u8], own: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    // SubjectPublicKeyInfo of rsaEncryption with a modulus of 64 bytes and the exponent 65537.
-    let mut weak = vec![0x30, 0x5c, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d];
-    weak.extend([0x01, 0x01, 0x01, 0x05, 0x00, 0x03, 0x4b, 0x00, 0x30, 0x48, 0x02, 0x41, 0x00]);
-    weak.extend([0xc3; 64]);
-    weak.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
-    let at = csr.windows(own.len()).position(|window| window == own).unwrap_or_default();
-    let mut body = csr.to_vec();
-    body.splice(at..at + own.len(), weak.iter().copied());
-    // Both sequences round the key have grown; each has a length of two bytes after `30 82`.
-    let grown = weak.len() - own.len();
-    for start in [0, 4] {
-        if body[start..].starts_with(&[0x30, 0x82]) {
-            let length = usize::from(body[start + 2]) << 8 | usize::from(body[start + 3]);
-            let length = u16::try_from(length + grown).unwrap_or(u16::MAX).to_be_bytes();
-            body[start + 2..start + 4].copy_from_slice(&length);
-        }
-    }
-    (body, weak)
+/// The request with a weak key; its own signature holds.
+fn weak() -> anyhow::Result<Hostile> {
+    let csr = CertificateSigningRequestDer::from_pem_slice(WEAK.as_bytes())?.to_vec();
+    let (what, key) = ("a request with a weak key that has signed it", signer(&csr)?);
+    Ok(Hostile { what, csr, key, flaw: Some(RequestError::Key) })
+}
+
+/// The key in a request that has signed it.
+fn signer(csr: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let (_, request) = X509CertificationRequest::from_der(csr).ok().context("a request")?;
+    ensure!(request.verify_signature().is_ok(), "the request is not signed by the key in it");
+    Ok(request.certification_request_info.subject_pki.raw.to_vec())
 }
 
 /// Whether a certificate is what `site` would have got for an honest request.
 fn judge(chain: &str, site: &str, request: &Hostile) -> Result<(), String> {
+    if let Some(flaw) = request.flaw {
+        return Err(format!("it has a certificate, though {flaw}"));
+    }
     let der = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|e| e.to_string())?;
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|e| e.to_string())?;
     let identity = Identity::from_certificate(&der).map_err(|e| e.to_string())?;
@@ -211,7 +294,7 @@ fn judge(chain: &str, site: &str, request: &Hostile) -> Result<(), String> {
 }
 
 /// What one should not do with a join token.
-async fn tokens(lab: &Lab, outcome: &mut Outcome) -> anyhow::Result<()> {
+async fn tokens(lab: &mut Lab, outcome: &mut Outcome) -> anyhow::Result<()> {
     let mut refused = 0;
     // Guesses burn it, so that the right secret is of no use after five.
     let guessed = invite(lab, "guessed", &[])?;
@@ -244,6 +327,7 @@ async fn tokens(lab: &Lab, outcome: &mut Outcome) -> anyhow::Result<()> {
     ensure!(pending.certificate_pem.is_empty(), "a site was let in that nobody approved");
     let wrong = lab.fedctl(&["site", "approve", "waiting", "lusab-babad-gutih-tugad-mudof-sakat"]);
     outcome.require(wrong.is_err(), || "other words were approved".into());
+    refused += expired(lab, outcome).await?;
     // The site's own refusal: another root than the token's.
     let address: Address = lab.address().parse()?;
     let pin = channel::join_by(&Route::default(), &address, Pin([7; 32])).await;
@@ -254,8 +338,39 @@ async fn tokens(lab: &Lab, outcome: &mut Outcome) -> anyhow::Result<()> {
     let events = lab.fedctl(&["events"])?;
     let logged = events.lines().filter(|line| line.contains("join_refused")).count();
     outcome.set("refusals_logged", logged);
-    outcome.require(logged == 6, || format!("{logged} refusals are in the audit log, not 6"));
+    outcome.require(logged == 7, || format!("{logged} refusals are in the audit log, not 7"));
     outcome.require(events.contains("invitation_ended"), || "no burnt token is told of".into());
+    let late = events.contains("site late: the invitation has expired");
+    outcome.require(late, || "no expired token is told of".into());
+    Ok(())
+}
+
+/// A token whose time is over, by the row of its invitation, which is rewritten while the coordinator is stopped.
+/// The one beside it, whose row is as it was, lets its site in: nothing but the time is refused.
+async fn expired(lab: &mut Lab, outcome: &mut Outcome) -> anyhow::Result<u32> {
+    let late = invite(lab, "late", &["--auto-approve"])?;
+    let early = invite(lab, "early", &["--auto-approve"])?;
+    lab.coordinator()?.stop()?;
+    end_invitation(Path::new(&lab.path("coordinator/coordinator.db")), &late.site).await?;
+    lab.start_coordinator()?;
+    let refused = expect(outcome, "a token that expired", join(lab, &late, &keys()?).await?);
+    let admitted = join(lab, &early, &keys()?).await?;
+    outcome.require(admitted.is_ok_and(|a| !a.certificate_pem.is_empty()), || {
+        "a token that has not expired lets nobody in".into()
+    });
+    Ok(refused)
+}
+
+/// Has an invitation end long ago, in the database of a coordinator that is stopped.
+async fn end_invitation(database: &Path, site: &SiteName) -> anyhow::Result<()> {
+    let store = Store::open(&sqlite_url(database)).await?;
+    let before = store.load().await?.roster;
+    let mut after = before.clone();
+    let invite = after.invites.get_mut(site).context("the invitation is not in the database")?;
+    invite.expires_at = Timestamp::UNIX_EPOCH;
+    let change = Change { roster: Some((&before, &after)), ..Change::default() };
+    store.save(&change).await.context("the invitation is not rewritten")?;
+    store.close().await;
     Ok(())
 }
 
@@ -279,10 +394,19 @@ fn keys() -> anyhow::Result<(TlsKey, SiteKey)> {
 async fn join(
     lab: &Lab,
     token: &Token,
-    (tls, signing): &(TlsKey, SiteKey),
+    keys: &(TlsKey, SiteKey),
 ) -> anyhow::Result<Result<v1::JoinResponse, Status>> {
     let address: Address = lab.address().parse()?;
-    let channel = channel::join_by(&Route::default(), &address, token.root).await?;
+    join_at(&address, token, keys).await
+}
+
+/// The same at another address than the coordinator's own.
+async fn join_at(
+    address: &Address,
+    token: &Token,
+    (tls, signing): &(TlsKey, SiteKey),
+) -> anyhow::Result<Result<v1::JoinResponse, Status>> {
+    let channel = channel::join_by(&Route::default(), address, token.root).await?;
     let keys = signing.with(tls)?;
     let request = v1::JoinRequest {
         name: token.site.to_string(),
