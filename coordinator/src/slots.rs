@@ -19,8 +19,9 @@ use crate::blobs::STAGED_PARTS_MAX;
 /// at a time: about as long as an upload takes on a good line.
 pub(crate) const UPLOAD_TURN: Duration = Duration::from_secs(1);
 
-/// The most uploads of one sender at once, which need as many files as it may have half here.
-pub(crate) const SENDER_SLOTS_MAX: usize = STAGED_PARTS_MAX;
+/// The most uploads of one sender at once: of as many files as it may have half here, and one more, which is
+/// refused by that limit.
+pub(crate) const SENDER_SLOTS_MAX: usize = STAGED_PARTS_MAX + 1;
 
 /// How long a sender keeps its place in line after it should have come again.
 const LINE_GRACE: SignedDuration = SignedDuration::from_secs(60);
@@ -181,7 +182,7 @@ mod tests {
             (0..SENDER_SLOTS_MAX).map(|_| slots.take(&site(1), at(0)).unwrap()).collect();
         let full = slots.take(&site(1), at(0)).unwrap_err();
         assert_eq!((full, full.after()), (Full::Own, UPLOAD_TURN));
-        assert!(full.to_string().starts_with("4 uploads of yours are under way"), "{full}");
+        assert!(full.to_string().starts_with("5 uploads of yours are under way"), "{full}");
         held.push(slots.take(&site(2), at(0)).unwrap());
         held.remove(0);
         held.push(slots.take(&site(1), at(0)).unwrap());
