@@ -89,6 +89,7 @@ pub struct Counts {
     cut: AtomicU64,
     corrupted: AtomicU64,
     stalled: AtomicU64,
+    throttled: AtomicU64,
     lost_replies: AtomicU64,
 }
 
@@ -107,6 +108,8 @@ pub struct Counted {
     pub corrupted: u64,
     /// Stalls.
     pub stalled: u64,
+    /// Connections that a [`Fault::Throttle`] held.
+    pub throttled: u64,
     /// Answers swallowed.
     pub lost_replies: u64,
 }
@@ -121,6 +124,7 @@ impl Counted {
             cut: self.cut + other.cut,
             corrupted: self.corrupted + other.corrupted,
             stalled: self.stalled + other.stalled,
+            throttled: self.throttled + other.throttled,
             lost_replies: self.lost_replies + other.lost_replies,
         }
     }
@@ -188,6 +192,7 @@ impl Proxy {
             cut: read(&c.cut),
             corrupted: read(&c.corrupted),
             stalled: read(&c.stalled),
+            throttled: read(&c.throttled),
             lost_replies: read(&c.lost_replies),
         }
     }
@@ -339,6 +344,9 @@ impl Pump<'_> {
                     tokio::time::sleep(time).await;
                 }
                 Fault::Throttle { way, bytes_per_s } if way == self.way => {
+                    if self.done == 0 {
+                        self.counts.throttled.fetch_add(1, Ordering::Relaxed);
+                    }
                     let time = piece.len() as f64 / bytes_per_s.max(1) as f64;
                     tokio::time::sleep(Duration::from_secs_f64(time)).await;
                 }

@@ -35,6 +35,9 @@ const EARLY_BYTES: u64 = 12 << 10;
 /// The longest stall.
 const STALL_MS_MAX: u64 = 400;
 
+/// What a slow line brings: a model in half a second.
+const THROTTLED_BYTES_PER_S: u64 = 4 << 20;
+
 /// The part of `--count` that is lost answers.
 const LOST_REPLIES_SHARE: u32 = 10;
 
@@ -94,13 +97,14 @@ async fn broken_transfers(
     federation.stop()?;
 
     let (equal, all) = digest_equal(&evidence, &calm.evidence);
-    let Counted { cut, corrupted, stalled, connections, .. } = counted;
+    let Counted { cut, corrupted, stalled, throttled, connections, .. } = counted;
     let ratio = (counted.up + counted.down) as f64 / needed;
     let quiet = (calm.counted.up + calm.counted.down) as f64 / needed;
     outcome.set("cuts", cut + corrupted);
     outcome.set("cut", cut);
     outcome.set("corrupted", corrupted);
     outcome.set("stalled", stalled);
+    outcome.set("throttled", throttled);
     outcome.set("connections", connections);
     outcome.set("transfers", all);
     outcome.set("digest_equal", rounded(equal as f64 / all.max(1) as f64, 6));
@@ -119,7 +123,7 @@ async fn broken_transfers(
     Ok(())
 }
 
-/// Cuts, corruptions and stalls at random bytes, until `left` have happened.
+/// Cuts, corruptions, stalls and slow lines at random bytes, until `left` have happened.
 fn cutting(seed: u64, stream: u64, size: u64, left: Arc<AtomicU32>) -> Plan {
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
     rng.set_stream(stream);
@@ -137,6 +141,9 @@ fn cutting(seed: u64, stream: u64, size: u64, left: Arc<AtomicU32>) -> Plan {
         if rng.random_range(0..10) == 0 {
             let time = Duration::from_millis(rng.random_range(0..STALL_MS_MAX));
             faults.push(Fault::Stall { way, after: after / 2, time });
+        }
+        if rng.random_range(0..10) == 0 {
+            faults.push(Fault::Throttle { way, bytes_per_s: THROTTLED_BYTES_PER_S });
         }
         faults.push(match rng.random_range(0..3) {
             0 => Fault::Corrupt { way, at: after },
