@@ -120,7 +120,7 @@ type Answer = (String, Result<String, Status>);
 /// A member asks by a renewal; there is another one after every [`PER_SITE`].
 async fn by_renewing(lab: &Lab, n: usize, request: &Hostile) -> anyhow::Result<Answer> {
     let site = format!("site-{}", n / PER_SITE);
-    if n % PER_SITE == 0 {
+    if n.is_multiple_of(PER_SITE) {
         lab.enroll(&site)?;
     }
     let mut client = IdentityServiceClient::new(lab.channel(&site).await?);
