@@ -8,7 +8,7 @@
 //!   may be encrypted with; [`renewal`]: the next certificate, with a fresh key.
 //! - [`tls`], [`channel`]: TLS 1.3 with a certificate on both ends, and the gRPC channel over it.
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
-//! - [`transfer`]: uploads and downloads that resume.
+//! - [`transfer`]: uploads and downloads that resume; [`given_up`]: when a call comes too late to be done.
 //! - [`signing`]: Ed25519 signatures by keys that the federation's root has certified.
 //! - [`statement`]: what is signed: updates, receipts, manifests of models.
 //! - [`merkle`], [`log`]: the audit log as a tree whose heads are signed, and proofs over it.
@@ -25,6 +25,7 @@ pub mod channel;
 pub mod credential;
 pub mod enrolment;
 pub mod failpoint;
+pub mod given_up;
 pub mod identity;
 pub mod limits;
 pub mod log;

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use fedpaint_proto::given_up;
 use fedpaint_proto::identity::{KeyId, Role};
 use fedpaint_proto::limits::CALL_TIMEOUT;
 use fedpaint_proto::names::{OperatorName, SiteName};
@@ -174,7 +175,10 @@ where
         Box::pin(async move {
             let peer = request.extensions().get::<Peer>().cloned();
             let path = request.uri().path().to_owned();
-            let lasts = match enter(&driver, peer, &path) {
+            let in_time = given_up::judge(request.headers(), clock.now());
+            let entered = enter(&driver, peer, &path);
+            let in_time = in_time.map_err(|late| Status::deadline_exceeded(late.to_string()));
+            let lasts = match entered.and_then(|entered| in_time.map(|()| entered)) {
                 Ok((caller, lasts)) => {
                     debug!(caller = caller.as_ref().map(tracing::field::display), path, "call");
                     if let Some(caller) = caller {

@@ -1,13 +1,18 @@
 //! Every call that changes something is made twice: the same request gets the same answer, and what
 //! happened, happened once.
 
+use std::sync::Arc;
+
+use fedpaint_coordinator::clock::SystemClock;
+use fedpaint_coordinator::limits::Limits;
+use fedpaint_proto::given_up;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_proto::v1::{
     AbandonRoundRequest, CloseRoundRequest, CloseRoundResponse, CreateRunRequest,
-    EnrollSiteRequest, HeartbeatRequest, Idle, ListEventsRequest, PauseRunRequest,
-    ReadmitSiteRequest, ResumeRunRequest, RevokeSiteRequest, RoundPhase, RoundRef, StopRunRequest,
-    WithdrawalReason, Withdrawing,
+    EnrollSiteRequest, HeartbeatRequest, Idle, InviteSiteRequest, ListEventsRequest, OperatorRole,
+    PauseRunRequest, ReadmitSiteRequest, RejectSiteRequest, ResumeRunRequest, RevokeSiteRequest,
+    RoundPhase, RoundRef, SetOperatorRequest, StopRunRequest, WithdrawalReason, Withdrawing,
 };
 use fedpaint_proto::wire::{WIRE_VERSION, WIRE_VERSIONS_SERVED};
 use tonic::{Response, Status};
@@ -74,6 +79,38 @@ async fn an_operators_call_that_is_repeated_gets_the_same_answer_and_happens_onc
     for kind in ["run_created", "run_paused", "run_resumed", "site_readmitted", "run_stopped"] {
         assert_eq!(told(&mut operator, kind).await, 1, "{kind}");
     }
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_invited_refused_and_listed_twice_is_so_once() {
+    let clock = Arc::new(SystemClock);
+    let federation = Federation::start_within(Limits::default(), clock).await;
+    let mut operator = federation.operator().await;
+    let (name, secret_digest) = ("mayo".to_owned(), vec![7; 32]);
+    let invite = InviteSiteRequest { name: name.clone(), secret_digest, auto_approve: false };
+    twice!(operator, admin, invite_site, invite);
+    twice!(operator, admin, reject_site, RejectSiteRequest { name });
+    let roles = vec![OperatorRole::Admin.into()];
+    twice!(operator, admin, set_operator, SetOperatorRequest { name: "ada".into(), roles });
+    for kind in ["site_invited", "invitation_ended", "operator_set"] {
+        assert_eq!(told(&mut operator, kind).await, 1, "{kind}");
+    }
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn an_operators_call_that_comes_after_it_was_given_up_undoes_nothing() {
+    let federation = Federation::start().await;
+    let mut operator = federation.operator().await;
+    let enroll = EnrollSiteRequest { name: "mayo".into(), revoked_at: None };
+    operator.admin.enroll_site(enroll).await.unwrap();
+    let mut request = tonic::Request::new(RevokeSiteRequest { name: "mayo".into() });
+    given_up::mark(&mut request, jiff::Timestamp::UNIX_EPOCH);
+    let status = operator.admin.revoke_site(request).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+    assert!(status.message().contains("given this call up"), "{status}");
+    assert_eq!(told(&mut operator, "site_revoked").await, 0);
     federation.stop().await;
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use fedpaint_proto::channel::{self, Address, Route};
 use fedpaint_proto::credential;
+use fedpaint_proto::given_up;
 use fedpaint_proto::identity::{Identity, Role, Validity};
 use fedpaint_proto::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX};
 use fedpaint_proto::names::FederationName;
@@ -102,10 +103,11 @@ pub(crate) async fn open(given: &Connection, now: Timestamp) -> anyhow::Result<L
     Ok(Line { channel, tls, identity, validity })
 }
 
-/// A request with the time that a call may take.
+/// A request with the time that a call may take, and when it will have been given up.
 pub(crate) fn ask<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(CALL_TIMEOUT);
+    given_up::mark(&mut request, crate::now());
     request
 }
 
