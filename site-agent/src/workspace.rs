@@ -30,7 +30,7 @@ mod remainders;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest, RunName};
@@ -116,6 +116,9 @@ pub struct Workspace {
     folder: PathBuf,
     /// Held while the history is changed.
     noting: Mutex<()>,
+    /// Held while the record or the book of remainders is changed: what a job that was given up has begun on the
+    /// disk goes on beside the next one's.
+    changing: Mutex<()>,
     /// The lock ends with the file.
     _lock: File,
 }
@@ -171,7 +174,8 @@ impl Workspace {
         let lock = lock.map_err(|source| Error::Io { path: path.clone(), source })?;
         match lock.try_lock() {
             Ok(()) => {
-                Ok(Workspace { folder: folder.to_owned(), noting: Mutex::default(), _lock: lock })
+                let (noting, changing) = Default::default();
+                Ok(Workspace { folder: folder.to_owned(), noting, changing, _lock: lock })
             }
             Err(TryLockError::WouldBlock) => Err(Error::InUse { path: folder.to_owned() }),
             Err(TryLockError::Error(source)) => Err(Error::Io { path, source }),
@@ -190,10 +194,16 @@ impl Workspace {
     /// If the disk fails; nothing half-written is left.
     pub fn remember(&self, assignment: &Assignment, trained: Trained) -> Result<(), Error> {
         self.sync_update(trained.update.digest)?;
+        let _one = self.changing();
         self.write_record(&Record::new(assignment, trained))?;
         self.keep_only("updates", "workspace.drop_updates", &[trained.update.digest])?;
         self.keep_only("training", "workspace.drop_training", &[])?;
         self.keep_remainders()
+    }
+
+    /// What it guards is on the disk, whole after every write, whoever panicked.
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sync_update(&self, digest: Digest) -> Result<(), Error> {
@@ -212,6 +222,7 @@ impl Workspace {
     /// # Errors
     /// If the disk fails.
     pub fn forget(&self) -> Result<(), Error> {
+        let _one = self.changing();
         let path = self.record_path();
         match reach("workspace.forget").and_then(|()| fs::remove_file(&path)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -238,8 +249,13 @@ impl Workspace {
                 let entry = entry?;
                 let name = entry.file_name();
                 // What begins with the digest is the file itself or a transfer of it.
-                if !kept.iter().any(|kept| name.to_string_lossy().starts_with(kept)) {
-                    fs::remove_file(entry.path())?;
+                if kept.iter().any(|kept| name.to_string_lossy().starts_with(kept)) {
+                    continue;
+                }
+                match fs::remove_file(entry.path()) {
+                    // A trainer that is being stopped has given it its name just now.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed?,
                 }
             }
             Ok(())

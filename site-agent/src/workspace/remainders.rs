@@ -138,6 +138,7 @@ impl Workspace {
     /// # Errors
     /// If the disk fails; then it stays open.
     pub fn close_update(&self, run: &RunName, is_counted: bool) -> Result<(), Error> {
+        let _one = self.changing();
         let closed = |last: Accepted| match (last.run == *run, is_counted, last.before) {
             (false, ..) => Some(last),
             (true, true, _) => Some(Accepted { open: None, ..last }),
@@ -158,6 +159,7 @@ impl Workspace {
         trained: Trained,
         attempt: u32,
     ) -> Result<(), Error> {
+        let _one = self.changing();
         let record = Record { submitted: Some(attempt), ..Record::new(assignment, trained) };
         self.write_record(&record)
     }
@@ -179,6 +181,7 @@ impl Workspace {
     /// # Errors
     /// If the disk fails; then the doubt stays.
     pub fn settle(&self, is_accepted: bool) -> Result<(), Error> {
+        let _one = self.changing();
         let Some((record, attempt, after)) = self.submitted()? else { return Ok(()) };
         if is_accepted {
             let Record { run, number, plan, remainder: before, trained, .. } = record.clone();

@@ -122,6 +122,26 @@ fn a_round_that_is_tried_again_is_made_with_the_same_and_gives_the_same_bytes() 
 }
 
 #[test]
+fn what_two_jobs_note_at_once_fails_neither_and_is_whole() {
+    let site = Site::new();
+    let (assignment, trained) = site.train(1);
+    let workspace = site.workspace();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    workspace.submitting(&assignment, trained, 1).unwrap();
+                    workspace.settle(true).unwrap();
+                    workspace.close_update(&run(), true).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(workspace.doubt().unwrap(), None);
+    assert_eq!(workspace.carried(&run(), 2, plan()).unwrap(), trained.remainder);
+}
+
+#[test]
 fn an_update_that_was_not_accepted_leaves_what_was_carried() {
     let site = Site::new();
     let (first, accepted) = site.train(1);
