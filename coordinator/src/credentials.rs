@@ -1,5 +1,5 @@
-//! What the coordinator shows and checks in handshakes, and issues certificates with: read from its
-//! files, read again when they change, and its own certificate renewed where it has the authority.
+//! What the coordinator shows and checks in handshakes, signs with, and issues certificates with: read from
+//! its files, read again when they change, and its own certificates renewed where it has the authority.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use fedpaint_proto::credential;
 use fedpaint_proto::identity::{self, Identity, Role, Validity};
 use fedpaint_proto::names::FederationName;
+use fedpaint_proto::signing::SigningFiles;
 use fedpaint_proto::tls::{self, Judge, TlsFiles};
 use jiff::Timestamp;
 use rustls::ServerConfig;
@@ -17,7 +18,9 @@ use tracing::{error, info};
 use crate::ca;
 use crate::clock::Clock;
 use crate::config::{Config, Issuing};
+use crate::evidence::{Notary, Seal};
 use crate::issuer::{self, Issuer};
+use crate::seal;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -33,6 +36,7 @@ const ISSUING: &str = "issuing authority";
 pub(crate) struct Files {
     federation: FederationName,
     tls: TlsFiles,
+    signing: Option<SigningFiles>,
     issuing: Option<Issuing>,
 }
 
@@ -44,6 +48,8 @@ pub(crate) struct Credentials {
     pub(crate) strangers: Option<Arc<ServerConfig>>,
     /// What issues certificates, where there is something.
     pub(crate) issuer: Option<Issuer>,
+    /// What the coordinator signs with, where it does.
+    pub(crate) seal: Option<Arc<Seal>>,
     /// Whose certificate ends when, soonest first.
     pub(crate) expiries: Vec<(String, Timestamp)>,
     /// Who the coordinator is, and from when to when its certificate holds.
@@ -59,6 +65,9 @@ pub enum Error {
     /// The authority cannot be used.
     #[error(transparent)]
     Issuer(#[from] issuer::Error),
+    /// What is to be signed with cannot be used.
+    #[error(transparent)]
+    Seal(#[from] seal::Error),
     /// The coordinator's own certificate names nobody.
     #[error("{} cannot be the coordinator's certificate: {source}; make one with `fedctl ca issue`", path.display())]
     Identity {
@@ -108,6 +117,7 @@ impl Files {
         Files {
             federation: config.federation.clone(),
             tls: config.tls.clone(),
+            signing: config.signing.clone(),
             issuing: config.issuing.clone(),
         }
     }
@@ -124,6 +134,8 @@ impl Files {
         let issuing = self.issuing.as_ref();
         let issuer = issuing.map(|issuing| Issuer::load(issuing, &self.tls, &self.federation));
         let issuer = issuer.transpose()?;
+        let seal = |files| seal::load(files, &self.tls.ca, &self.federation, now);
+        let seal = self.signing.as_ref().map(seal).transpose()?;
         let strangers = match &issuer {
             Some(issuer) => Some(self.tls.strangers(&issuer.root)?),
             None => None,
@@ -135,8 +147,10 @@ impl Files {
         let mut expiries: Vec<_> = roots.iter().filter_map(|root| ends(ROOT, &root[..])).collect();
         expiries.extend(issuer.iter().map(|issuer| (ISSUING.to_owned(), issuer.until)));
         expiries.push((own.0.to_string(), own.1.not_after));
+        expiries.extend(seal.iter().map(|(_, until)| (format!("{}, signing", own.0), *until)));
         expiries.sort_by_key(|(_, not_after)| *not_after);
-        Ok(Credentials { server, strangers, issuer, expiries, own })
+        let seal = seal.map(|(seal, _)| Arc::new(seal));
+        Ok(Credentials { server, strangers, issuer, seal, expiries, own })
     }
 
     /// Who the coordinator is by its own certificate.
@@ -160,12 +174,25 @@ impl Files {
     fn contents(&self) -> Vec<Option<Vec<u8>>> {
         let TlsFiles { ca, certificate, key } = &self.tls;
         let own = [ca, certificate, key].into_iter();
-        let issuing = self.issuing.iter().flat_map(|i| [&i.certificate, &i.key]);
-        own.chain(issuing).map(|path| std::fs::read(path).ok()).collect()
+        let signing = self.signing.iter().flat_map(|files| [&files.certificate, &files.key]);
+        let issuing = self.issuing.iter().flat_map(|files| [&files.certificate, &files.key]);
+        own.chain(signing).chain(issuing).map(|path| std::fs::read(path).ok()).collect()
     }
 
-    /// Renews the coordinator's own certificate with a fresh key.
+    /// Renews the coordinator's own certificates where that is due, by their age or because another authority
+    /// issues now: the one for TLS with a fresh key; the one for signing keeps its key.
     fn renew(&self, held: &Credentials, issuer: &Issuer, now: Timestamp) -> Result<(), Error> {
+        if let (Some(seal), Some(files)) = (&held.seal, &self.signing)
+            && seal::follow(seal, files, issuer, now)?
+        {
+            info!(
+                "the coordinator's signing certificate is renewed, by the authority as it is now"
+            );
+        }
+        let chain = tls::certificates("certificate", &self.tls.certificate)?;
+        if !held.is_due(now) && chain.contains(&issuer.certificate) {
+            return Ok(());
+        }
         let certificate = self.tls.own_certificate()?;
         let hosts = ca::hosts(&certificate);
         let until = now.checked_add(issuer.life(&held.own.0, now)).unwrap_or(issuer.until);
@@ -186,11 +213,12 @@ impl Credentials {
     }
 }
 
-/// Reads the files again whenever they change, and renews the coordinator's own certificate when that is
-/// due and it has the authority. What cannot be used is told, and what holds stays.
+/// Reads the files again whenever they change, for the handshakes that come and for the `notary`, and renews
+/// the coordinator's own certificates when that is due and it has the authority. What cannot be used is told,
+/// and what holds stays.
 pub(crate) async fn keep_fresh(
     files: Files,
-    shown: watch::Sender<Arc<Credentials>>,
+    (shown, notary): (watch::Sender<Arc<Credentials>>, Option<Arc<Notary>>),
     judge: Judge,
     clock: Arc<dyn Clock>,
 ) {
@@ -199,10 +227,10 @@ pub(crate) async fn keep_fresh(
         let next = clock.now().checked_add(LOOK_EVERY).unwrap_or(Timestamp::MAX);
         clock.sleep_until(next).await;
         let (held, now) = (Arc::clone(&*shown.borrow()), clock.now());
-        if let Some(issuer) = held.issuer.as_ref().filter(|_| held.is_due(now))
+        if let Some(issuer) = &held.issuer
             && let Err(error) = files.renew(&held, issuer, now)
         {
-            error!(%error, "the coordinator's own certificate cannot be renewed");
+            error!(%error, "the coordinator's own certificates cannot be renewed");
         }
         let found = files.contents();
         if found == seen {
@@ -212,6 +240,9 @@ pub(crate) async fn keep_fresh(
         match files.load(Arc::clone(&judge), now) {
             Ok(read) => {
                 info!("certificates have changed and are read anew");
+                if let (Some(notary), Some(seal)) = (&notary, &read.seal) {
+                    notary.take(Arc::clone(seal));
+                }
                 shown.send_replace(Arc::new(read));
             }
             Err(error) => error!(%error, "certificates have changed and cannot be used"),

@@ -18,6 +18,8 @@ use crate::config::Issuing;
 /// What issues certificates.
 pub(crate) struct Issuer {
     authority: Issued,
+    /// Its certificate.
+    pub(crate) certificate: CertificateDer<'static>,
     /// How long a certificate lasts of whoever renews it by itself.
     leaf: Duration,
     /// How long an operator's does.
@@ -103,11 +105,13 @@ impl Issuer {
         }
         let der = tls::certificates("issuing certificate", &issuing.certificate)?;
         let roots = tls.roots()?;
-        let root = roots.iter().find(|root| der.first().is_some_and(|own| vouches(root, own)));
         let no_root = || Error::NotUnderRoot { path: path(), roots: tls.ca.clone() };
+        let certificate = der.into_iter().next().ok_or_else(no_root)?;
+        let root = roots.iter().find(|root| vouches(root, &certificate));
         let root = root.ok_or_else(no_root)?.clone();
         Ok(Issuer {
             authority,
+            certificate,
             leaf: Duration::from_secs(issuing.leaf_s.into()),
             operator: Duration::from_secs(issuing.operator_s.into()),
             until,

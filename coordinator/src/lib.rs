@@ -2,7 +2,8 @@
 //!
 //! - [`round`], [`run`]: what happens in a round and which is next, as pure values.
 //! - [`roster`]: who is invited, which keys certificates were issued for, what operators may do.
-//! - `credentials`, `issuer`: the coordinator's certificate, and the authority that it issues others with.
+//! - `credentials`, `seal`, `issuer`: the coordinator's certificates for TLS and for signing, and the authority
+//!   that it issues others with.
 //! - [`audit`]: a change in words; [`records`]: what is kept of it.
 //! - [`evidence`]: what the coordinator signs, the audit log as a file that proves itself, and the check.
 //! - [`fedavg`], [`check`]: arithmetic and checks on model files; nothing here knows burn.
@@ -49,6 +50,7 @@ pub mod roster;
 pub mod round;
 pub mod rules;
 pub mod run;
+mod seal;
 pub mod sealed;
 pub mod server;
 mod service;

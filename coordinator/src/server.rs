@@ -4,14 +4,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fedpaint_proto::identity::{Identity, KeyId, Role};
+use fedpaint_proto::identity::{Identity, KeyId};
 use fedpaint_proto::limits;
 use fedpaint_proto::names::FederationName;
-use fedpaint_proto::signing::{self, Authority};
 use fedpaint_proto::tls::Judge;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
@@ -69,17 +68,6 @@ pub enum Error {
     /// The certificates or keys cannot be used.
     #[error(transparent)]
     Credentials(#[from] credentials::Error),
-    /// The key that the coordinator signs with, or its certificate, cannot be used.
-    #[error("{0}; see `signing` in the config, `fedctl ca issue` makes both")]
-    Signing(#[from] signing::Error),
-    /// The signing certificate is another's.
-    #[error("{} is the signing certificate of {found}, it must be the coordinator's", path.display())]
-    NotTheCoordinators {
-        /// The certificate.
-        path: PathBuf,
-        /// Whose it is.
-        found: Identity,
-    },
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {source}; free it or set another `{field}` in the config")]
     Bind {
@@ -123,6 +111,7 @@ pub struct Server {
     federation: FederationName,
     files: Files,
     credentials: Credentials,
+    notary: Option<Arc<Notary>>,
     rules: TwoPersons,
     clock: Arc<dyn Clock>,
     listener: TcpListener,
@@ -151,8 +140,9 @@ impl Server {
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Server, Error> {
         let files = Files::of(&config);
         // Nobody is judged yet: this finds out whether the files will do.
-        files.load(Arc::new(|_| true), clock.now())?;
-        let notary = notary(&config, clock.now())?;
+        let seal = files.load(Arc::new(|_| true), clock.now())?.seal;
+        let unsigned = config.unsigned_updates == UnsignedUpdates::Accept;
+        let notary = seal.map(|seal| Arc::new(Notary::sealing(seal, unsigned)));
         let (listener, address) = bind("listen", config.listen).await?;
         let (status_listener, status_address) = bind("status_listen", config.status_listen).await?;
         let mut folder = take_folder(&config.data).await?;
@@ -171,7 +161,7 @@ impl Server {
         let store = taken.await.map_err(silent)?.map_err(failed)?;
         let outcomes = store.outcomes().await.map_err(failed)?;
         let (heartbeat, rules) = (config.heartbeat(), config.two_persons);
-        let options = Options { heartbeat, rules, notary };
+        let options = Options { heartbeat, rules, notary: notary.clone() };
         let stop_driver = CancellationToken::new();
         let (own, time, stop) = (blobs.clone(), Arc::clone(&clock), stop_driver.clone());
         let started = driver::start(options, store.clone(), own, time, stop).await;
@@ -184,6 +174,7 @@ impl Server {
             federation: config.federation.clone(),
             files,
             credentials,
+            notary,
             rules: config.two_persons,
             clock,
             listener,
@@ -225,7 +216,7 @@ impl Server {
     /// nothing is waited for.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), Error> {
         let Server { federation, clock, listener, status_listener, store, halt, .. } = self;
-        let Server { files, credentials, rules, .. } = self;
+        let Server { files, credentials, notary, rules, .. } = self;
         let Server { blobs, driver, mut driving, stop_driver, retention, limits, .. } = self;
         // Ours until the end.
         let _folder = self.folder;
@@ -234,7 +225,7 @@ impl Server {
         let book = Arc::new(Book::new());
         let (shown, credentials) = watch::channel(Arc::new(credentials));
         let judge = judge(driver.clone());
-        let fresh = tokio::spawn(keep_fresh(files, shown, judge, Arc::clone(&clock)));
+        let fresh = tokio::spawn(keep_fresh(files, (shown, notary), judge, Arc::clone(&clock)));
         let parts = Parts {
             credentials: credentials.clone(),
             rules,
@@ -389,22 +380,6 @@ fn tonic_server(bounds: &Limits) -> tonic::transport::Server {
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
-}
-
-/// Who signs, if the config names a key: the coordinator itself, by a certificate that holds.
-fn notary(config: &Config, now: Timestamp) -> Result<Option<Arc<Notary>>, Error> {
-    let Some(files) = &config.signing else { return Ok(None) };
-    let signer = files.load()?;
-    let authority = Authority::load(config.federation.clone(), &config.tls.ca)?;
-    let (path, found) = (files.certificate.clone(), signer.identity().clone());
-    match authority.holder(signer.certificate(), now)?.role {
-        Role::Coordinator(_) => Ok(Some(Arc::new(Notary::new(
-            authority,
-            signer,
-            config.unsigned_updates == UnsignedUpdates::Accept,
-        )))),
-        _ => Err(Error::NotTheCoordinators { path, found }),
-    }
 }
 
 async fn bind(

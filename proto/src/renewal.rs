@@ -1,4 +1,6 @@
-//! A member's next certificate: a fresh key, over the connection that the old certificate made.
+//! A member's next certificate: a fresh key, over the connection that the old certificate made. Whoever
+//! signs keeps the key for that, which what it has signed is judged by, and is given a certificate for it
+//! by the authority as it is now.
 //!
 //! What the coordinator answers is looked at before anything is replaced, so that a member is never left
 //! with a certificate that is not its own.
@@ -14,6 +16,7 @@ use tonic::{Request, Status};
 use crate::credential;
 use crate::identity::{Identity, KeyId, Validity};
 use crate::limits::CALL_TIMEOUT;
+use crate::signing::{self, SigningFiles};
 use crate::tls::{self, TlsFiles};
 use crate::v1::RenewRequest;
 use crate::v1::identity_service_client::IdentityServiceClient;
@@ -47,6 +50,9 @@ pub enum Error {
     /// The new certificate cannot be written.
     #[error("cannot write the certificate: {0}")]
     Write(#[from] io::Error),
+    /// The signing certificate, or the one that came in its place, cannot be used.
+    #[error(transparent)]
+    Signing(#[from] signing::Error),
 }
 
 impl TlsKey {
@@ -77,20 +83,30 @@ impl TlsKey {
     }
 }
 
-/// Renews the certificate in `files` by a connection that was made with it, and replaces it and its key.
-/// Where another process has replaced them meanwhile, theirs stay. When the certificate that is there then
-/// is valid.
+/// Renews the certificate in `files` by a connection that was made with it, and replaces it and its key; and
+/// the certificate in `signing`, if the coordinator gives another for its key. Where another process has
+/// replaced the first meanwhile, theirs stays. When the certificate that is there then is valid.
 ///
 /// # Errors
 /// If the coordinator refuses or does not answer, or the disk fails; then the old pair is good still.
-pub async fn renew(channel: Channel, files: &TlsFiles) -> Result<Validity, Error> {
+pub async fn renew(
+    channel: Channel,
+    files: &TlsFiles,
+    signing: Option<&SigningFiles>,
+) -> Result<Validity, Error> {
     let held = files.own_certificate()?;
+    let signer = signing.map(SigningFiles::load).transpose()?;
+    let signing_certificate = signer.map_or_else(Vec::new, |held| held.certificate().to_vec());
     let key = TlsKey::fresh()?;
-    let mut request = Request::new(RenewRequest { csr: key.csr.clone() });
+    let mut request = Request::new(RenewRequest { csr: key.csr.clone(), signing_certificate });
     request.set_timeout(CALL_TIMEOUT);
     let renewed = IdentityServiceClient::new(channel).renew(request).await;
     let renewed = renewed.map_err(|status| Error::Refused(Box::new(status)))?.into_inner();
     let validity = fits(&renewed.certificate_pem, &key.id, &held).ok_or(Error::NotOurs)?;
+    // Before the pair: whoever dies in between renews again, and is given both.
+    if let Some(files) = signing.filter(|_| !renewed.signing_certificate_pem.is_empty()) {
+        files.recertify(&renewed.signing_certificate_pem)?;
+    }
     let place = credential::hold(files)?;
     place.settle()?;
     let found = files.own_certificate()?;

@@ -4,25 +4,25 @@
 //! alone, so that neither can be used as the other. It travels with every signature; whoever checks one
 //! needs the root and nothing else, on the day or years later.
 
+mod authority;
 pub mod bytes;
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, TrustAnchor, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
-use webpki::{EndEntityCert, KeyUsage};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::identity::{self, Identity, Role, Validity};
+pub use self::authority::{Authority, Holder};
+use crate::identity::{self, Identity, Role};
 use crate::names::FederationName;
-use crate::{tls, v1};
+use crate::{credential, tls, v1};
 
 /// What a signing certificate is good for, as the OID of RFC 9336, `id-kp-documentSigning`.
 pub const PURPOSE: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 3, 36];
@@ -35,9 +35,6 @@ pub(crate) const SIGNATURE_BYTES: usize = 64;
 
 /// The longest certificate that is looked at.
 pub const CERTIFICATE_BYTES_MAX: usize = 8 << 10;
-
-/// The most certificates there may be from a signer to the root, which is not one of them.
-const CHAIN_MAX: usize = 3;
 
 /// Why something cannot be signed, or a signature does not count.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +57,17 @@ pub enum Error {
     Key {
         /// Where.
         path: PathBuf,
+    },
+    /// A certificate that came is another's, or for another key.
+    #[error("the signing certificate that came is not for this holder and this key")]
+    NotOurs,
+    /// A certificate cannot be written.
+    #[error("cannot write the signing certificate {}: {source}", path.display())]
+    Write {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// The root cannot verify anything.
     #[error("the federation's root cannot verify signatures")]
@@ -113,19 +121,47 @@ impl SigningFiles {
     /// # Errors
     /// If one does not read or they do not fit together.
     pub fn load(&self) -> Result<Signer, Error> {
-        let read = |what, path: &PathBuf| {
-            let path = path.clone();
-            move |source| Error::Read { what, path, source }
-        };
-        let chain = CertificateDer::pem_file_iter(&self.certificate)
-            .and_then(|chain| chain.collect::<Result<Vec<_>, _>>())
-            .map_err(read("signing certificate", &self.certificate))?;
+        let path = || self.certificate.clone();
+        let chain = certificates(CertificateDer::pem_file_iter(&self.certificate));
+        let chain =
+            chain.map_err(|source| Error::Read { what: CERTIFICATE, path: path(), source })?;
+        self.signer(&chain)
+    }
+
+    /// Puts another certificate of the same holder and key into the place of the one that is there, with
+    /// those between it and the root, PEM.
+    ///
+    /// # Errors
+    /// If it is none, another's or for another key, or the disk fails; then what was there is there still.
+    pub fn recertify(&self, pem: &str) -> Result<Signer, Error> {
+        let held = self.load()?;
+        let chain = certificates(Ok(CertificateDer::pem_slice_iter(pem.as_bytes())));
+        let next = chain.ok().and_then(|chain| self.signer(&chain).ok());
+        let next = next.filter(|next| next.identity == held.identity).ok_or(Error::NotOurs)?;
+        let path = || self.certificate.clone();
+        credential::write_certificate(&self.certificate, pem)
+            .map_err(|source| Error::Write { path: path(), source })?;
+        Ok(next)
+    }
+
+    /// The holder of the key that is there, by `chain`.
+    fn signer(&self, chain: &[CertificateDer<'_>]) -> Result<Signer, Error> {
+        let path = || self.key.clone();
         let pem = tls::key_pem(&self.key)?;
         let key = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
-            .map_err(read("signing key", &self.key))?;
-        let wrong = || Error::Key { path: self.key.clone() };
-        Signer::new(&chain, &key).map_err(|_| wrong())
+            .map_err(|source| Error::Read { what: "signing key", path: path(), source })?;
+        Signer::new(chain, &key).map_err(|_| Error::Key { path: path() })
     }
+}
+
+/// What people are told that a signing certificate is.
+const CERTIFICATE: &str = "signing certificate";
+
+/// All certificates of a PEM text, or why it has a part that is none.
+fn certificates(
+    found: Result<impl Iterator<Item = Result<CertificateDer<'static>, pem::Error>>, pem::Error>,
+) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+    found?.collect()
 }
 
 /// Who signs: a private key and its certificate. Its `Debug` shows no key.
@@ -152,11 +188,7 @@ impl Signer {
         let key = key.map_err(|_| wrong())?;
         let bytes = chain.iter().flat_map(|one| one.iter().copied()).collect();
         let signer = Signer { key, chain: bytes, identity };
-        let holder = Holder {
-            role: signer.identity.role.clone(),
-            validity: Validity::of_certificate(certificate)?,
-            certificate: certificate.clone().into_owned(),
-        };
+        let holder = Holder::of(signer.identity.role.clone(), certificate)?;
         holder.check(PROBE, &signer.sign(PROBE)).map_err(|_| wrong())?;
         Ok(signer)
     }
@@ -170,6 +202,11 @@ impl Signer {
     /// signatures.
     pub fn certificate(&self) -> &[u8] {
         &self.chain
+    }
+
+    /// Whether the certificate was issued by the authority that has this one, DER, which then follows it.
+    pub fn is_under(&self, authority: &[u8]) -> bool {
+        self.chain.ends_with(authority)
     }
 
     /// Signs bytes that say what they are ([`bytes::Bytes`]).
@@ -317,132 +354,6 @@ impl Unbound {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it has no {0} that could be one")]
 pub struct Malformed(pub &'static str);
-
-/// A federation's root, and so whose signatures count in it.
-#[derive(Clone, Debug)]
-pub struct Authority {
-    federation: FederationName,
-    anchors: Vec<TrustAnchor<'static>>,
-}
-
-impl Authority {
-    /// The authority of a federation's root certificates, as PEM at `path`.
-    ///
-    /// # Errors
-    /// If the file holds no certificate that can be a root.
-    pub fn load(federation: FederationName, path: &Path) -> Result<Authority, Error> {
-        let read = |source| Error::Read { what: "root certificate", path: path.into(), source };
-        let roots = CertificateDer::pem_file_iter(path)
-            .and_then(|roots| roots.collect::<Result<Vec<_>, _>>())
-            .map_err(read)?;
-        Authority::new(federation, &roots)
-    }
-
-    /// The authority of a federation's root certificates.
-    ///
-    /// # Errors
-    /// If there is none, or one that cannot be a root.
-    pub fn new(
-        federation: FederationName,
-        roots: &[CertificateDer<'_>],
-    ) -> Result<Authority, Error> {
-        let anchor = |root| webpki::anchor_from_trusted_cert(root).map(|anchor| anchor.to_owned());
-        let anchors: Result<Vec<_>, _> = roots.iter().map(anchor).collect();
-        let anchors = anchors.ok().filter(|anchors| !anchors.is_empty()).ok_or(Error::Root)?;
-        Ok(Authority { federation, anchors })
-    }
-
-    /// The federation.
-    pub fn federation(&self) -> &FederationName {
-        &self.federation
-    }
-
-    /// The holder of a signing certificate that holds at `at`.
-    ///
-    /// # Errors
-    /// If the root has not issued it for signing, it did not hold then, or it names nobody here.
-    pub fn holder(&self, certificate: &[u8], at: Timestamp) -> Result<Holder, Error> {
-        let wrong = |what: &dyn fmt::Display| Error::Certificate(what.to_string());
-        if certificate.len() > CERTIFICATE_BYTES_MAX {
-            return Err(wrong(&"it is too long"));
-        }
-        let chain = split(certificate);
-        let [own, between @ ..] = &chain[..] else { return Err(wrong(&"there is none")) };
-        let identity = Identity::from_certificate(own)?;
-        if identity.federation != self.federation {
-            return Err(Error::Federation(identity));
-        }
-        let seconds = u64::try_from(at.as_second()).map_err(|_| wrong(&"before all time"))?;
-        let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-        // An authority between the root and the signer says nothing of purposes, the signer must.
-        if !is_for_signing(own) {
-            return Err(wrong(&"it is for another purpose"));
-        }
-        let usage = KeyUsage::required_if_present(PURPOSE_DER);
-        EndEntityCert::try_from(own)
-            .and_then(|end| {
-                let algorithms = webpki::ALL_VERIFICATION_ALGS;
-                let anchors = &self.anchors;
-                end.verify_for_usage(algorithms, anchors, between, at, usage, None, None).map(drop)
-            })
-            .map_err(|error| wrong(&error))?;
-        let validity = Validity::of_certificate(own)?;
-        Ok(Holder { role: identity.role, validity, certificate: own.clone().into_owned() })
-    }
-}
-
-/// Whether a certificate is for signing and nothing else.
-fn is_for_signing(certificate: &[u8]) -> bool {
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
-    let usage = certificate.extended_key_usage().ok().flatten();
-    usage.is_some_and(|usage| match &usage.value.other[..] {
-        [one] => one.as_bytes() == PURPOSE_DER && !usage.value.any,
-        _ => false,
-    })
-}
-
-/// Certificates that stand one after the other; what is none ends them.
-fn split(mut bytes: &[u8]) -> Vec<CertificateDer<'_>> {
-    let mut chain = Vec::new();
-    while chain.len() < CHAIN_MAX
-        && let Ok((rest, _)) = X509Certificate::from_der(bytes)
-    {
-        let (one, rest) = bytes.split_at(bytes.len() - rest.len());
-        chain.push(CertificateDer::from(one));
-        bytes = rest;
-    }
-    chain
-}
-
-/// The holder of a certificate that was believed.
-#[derive(Clone, Debug)]
-pub struct Holder {
-    /// Who it is.
-    pub role: Role,
-    /// When the certificate holds.
-    pub validity: Validity,
-    certificate: CertificateDer<'static>,
-}
-
-impl Holder {
-    /// Whether this is the holder's public key.
-    pub fn has_key(&self, key: &[u8; 32]) -> bool {
-        X509Certificate::from_der(&self.certificate).is_ok_and(|(_, certificate)| {
-            certificate.public_key().subject_public_key.data.as_ref() == key
-        })
-    }
-
-    /// That the holder signed `message`.
-    ///
-    /// # Errors
-    /// If it did not.
-    pub fn check(&self, message: &[u8], signature: &Signature) -> Result<(), Error> {
-        let checked = EndEntityCert::try_from(&self.certificate).and_then(|end| {
-            end.verify_signature(webpki::aws_lc_rs::ED25519, message, signature.as_bytes())
-        });
-        checked.map_err(|_| Error::Forged(self.role.clone()))
-    }
-}
 
 /// Bytes as base64 in a text.
 mod base64_text {

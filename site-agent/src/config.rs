@@ -101,9 +101,6 @@ pub enum Error {
     /// The signing key or its certificate cannot be used.
     #[error("{0}; see `signing` in the configuration")]
     Signing(#[from] signing::Error),
-    /// There is no signing key.
-    #[error("the configuration has no `signing`: `fedctl ca issue site` makes the key")]
-    NoSigning,
     /// The certificate names nobody.
     #[error("{}: {source}", path.display())]
     Identity {

@@ -1,9 +1,11 @@
-//! The site's certificate, renewed while the agent runs: with a fresh key, over the connection that the
-//! old one made, when two thirds of its life are over.
+//! The site's certificates, renewed while the agent runs: with a fresh key for TLS, over the connection that
+//! the old one made, when two thirds of its life are over; and the one for signing with it.
 //!
 //! Files that somebody replaces by hand, such as the roots while one takes over from another, are taken up
-//! too. A new connection is made for what comes next, and the old one serves what is under way to its end.
+//! too. A new connection is made for what comes next, and the old one serves what is under way to its end;
+//! what is signed and believed from then on is by the files as they are.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fedpaint_proto::channel::{self, Route};
@@ -13,8 +15,9 @@ use fedpaint_proto::tls;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::agent::Trust;
 use crate::agent::line::Channels;
-use crate::config::{Config, Site};
+use crate::config::{self, Config, Site};
 
 /// How often the files are looked at, and how soon what failed is tried again.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -28,17 +31,21 @@ enum Error {
     Tls(#[from] tls::Error),
     #[error(transparent)]
     Channel(#[from] channel::Error),
+    #[error(transparent)]
+    Config(#[from] config::Error),
 }
 
-/// Renews the certificate of `config` whenever that is due, and replaces the channels whenever it, its
-/// key or the roots have changed. It never ends.
-pub async fn keep(
-    config: Config,
-    route: Route,
-    site: Site,
-    line: watch::Sender<Channels>,
-    now: fn() -> Timestamp,
-) {
+/// What follows from the files, as the agent has it.
+pub struct Shown {
+    /// The connections.
+    pub channels: watch::Sender<Channels>,
+    /// What is signed with, and believed.
+    pub trust: watch::Sender<Option<Arc<Trust>>>,
+}
+
+/// Renews the certificates of `config` whenever that is due, and replaces what is `shown` whenever a
+/// certificate, a key or the roots have changed. It never ends.
+pub async fn keep(config: Config, route: Route, site: Site, shown: Shown, now: fn() -> Timestamp) {
     let mut due = site.validity.renewal();
     let mut seen = contents(&config);
     let mut told = String::new();
@@ -46,18 +53,20 @@ pub async fn keep(
         tokio::time::sleep(LOOK_EVERY).await;
         let done = async {
             if due <= now() {
-                let channel = line.borrow().calls.clone();
-                renewal::renew(channel, &config.tls).await?;
+                let channel = shown.channels.borrow().calls.clone();
+                renewal::renew(channel, &config.tls, config.signing.as_ref()).await?;
                 tracing::info!("the certificate is renewed");
             }
             let own = config.tls.own_certificate()?;
             due = Validity::of_certificate(&own).map_or(due, |validity| validity.renewal());
             let found = contents(&config);
             if found != seen {
-                let tls = config.tls.client()?;
-                line.send_replace(Channels::open(&config, &route, &site, tls).await?);
+                let (tls, trust) = (config.tls.client()?, Trust::load(&config, &site, now)?);
+                let channels = Channels::open(&config, &route, &site, tls).await?;
+                shown.trust.send_replace(trust.map(Arc::new));
+                shown.channels.send_replace(channels);
                 seen = found;
-                tracing::info!("a new connection is made, with the certificate as it is now");
+                tracing::info!("a new connection is made, with the certificates as they are now");
             }
             Ok::<(), Error>(())
         };
@@ -74,6 +83,8 @@ pub async fn keep(
 }
 
 /// What the files hold, to see whether they have changed; a file that does not read is none.
-fn contents(config: &Config) -> [Option<Vec<u8>>; 3] {
-    [&config.tls.ca, &config.tls.certificate, &config.tls.key].map(|path| std::fs::read(path).ok())
+fn contents(config: &Config) -> Vec<Option<Vec<u8>>> {
+    let tls = [&config.tls.ca, &config.tls.certificate, &config.tls.key];
+    let signing = config.signing.iter().flat_map(|files| [&files.certificate, &files.key]);
+    tls.into_iter().chain(signing).map(|path| std::fs::read(path).ok()).collect()
 }

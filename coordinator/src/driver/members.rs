@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use fedpaint_proto::identity::{KeyId, Role};
 use fedpaint_proto::names::{Digest, OperatorName, SiteName};
+use fedpaint_proto::signing;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -142,6 +143,22 @@ impl Handle {
         self.change(Request::Renew(renewal)).await?;
         let state = self.state.borrow();
         state.roster().keys.get(&key).map(|row| row.not_after).ok_or(Error::KeyKnown)
+    }
+
+    /// The key that a member signs with, by the certificate that it shows for that.
+    ///
+    /// # Errors
+    /// If the coordinator signs nothing itself, or the certificate is not the member's and for the key that it
+    /// joined with.
+    pub fn signs_with(&self, member: &Role, shown: &[u8]) -> Result<[u8; 32], signing::Error> {
+        let nobody = || signing::Error::Certificate("this coordinator judges no signatures".into());
+        let notary = self.notary.as_ref().ok_or_else(nobody)?;
+        let state = self.state.borrow();
+        let known = match member {
+            Role::Site(site) => state.site(site).and_then(|site| site.signing_key),
+            Role::Operator(_) | Role::Coordinator(_) => None,
+        };
+        notary.key((member, known), shown, self.clock.now())
     }
 
     /// Says what an operator may do; nothing, without roles.

@@ -3,7 +3,7 @@
 use fedpaint_proto::v1::identity_service_server::IdentityService;
 use fedpaint_proto::v1::{RenewRequest, RenewResponse};
 use tonic::{Request, Response, Status};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::ca::PublicKey;
 use crate::driver::Renewal;
@@ -27,7 +27,8 @@ impl IdentityService for Service {
         let caller = Caller::of(request.extensions())?;
         let credentials = self.parts.credentials.borrow().clone();
         let issuer = credentials.issuer.as_ref().ok_or_else(no_issuer)?;
-        let key = PublicKey::of_request(&request.get_ref().csr).map_err(parse::invalid)?;
+        let RenewRequest { csr, signing_certificate } = request.get_ref();
+        let key = PublicKey::of_request(csr).map_err(parse::invalid)?;
         let now = self.parts.clock.now();
         let holder = caller.role();
         let life = issuer.life(&holder, now);
@@ -35,7 +36,20 @@ impl IdentityService for Service {
         let until = self.parts.driver.renew(renewal).await.map_err(status::of_driver)?;
         let certified = issuer.certify(&holder, &key, (now, until));
         let certificate_pem = certified.map_err(|error| status::of_issuer(&error))?;
+        let mut signing_certificate_pem = String::new();
+        if !signing_certificate.is_empty() {
+            match self.parts.driver.signs_with(&holder, signing_certificate) {
+                Ok(key) => {
+                    let certified = issuer.certify_signing(&holder, &key, now);
+                    signing_certificate_pem =
+                        certified.map_err(|error| status::of_issuer(&error))?;
+                }
+                // The one for TLS is good without it.
+                Err(error) => warn!(%caller, %error, "no signing certificate is renewed"),
+            }
+        }
         info!(%caller, %until, "a certificate is renewed");
-        Ok(Response::new(RenewResponse { certificate_pem, not_after: Some(timestamp(until)) }))
+        let not_after = Some(timestamp(until));
+        Ok(Response::new(RenewResponse { certificate_pem, not_after, signing_certificate_pem }))
     }
 }

@@ -86,7 +86,7 @@ async fn a_strangers_message_and_a_request_for_the_next_certificate_are_refused_
     let request = JoinRequest { csr: csr.clone(), ..JoinRequest::default() };
     let joining = EnrolmentServiceClient::new(channel).join(request).await.unwrap_err();
     let ada = federation.operator().await;
-    let request = RenewRequest { csr };
+    let request = RenewRequest { csr, signing_certificate: Vec::new() };
     let renewing = IdentityServiceClient::new(ada.channel).renew(request).await.unwrap_err();
     for refused in [joining, renewing] {
         assert_eq!(refused.code(), Code::OutOfRange, "{refused}");

@@ -29,6 +29,7 @@ impl Agent {
                 () = hurry.notified() => {}
             }
             let activity = gate.told(activity.borrow().clone());
+            let trust = trust.now();
             let asked = trust.as_deref().map(|trust| trust.asks(size, doubt));
             let channel = line.now();
             tokio::select! {

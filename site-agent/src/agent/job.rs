@@ -29,7 +29,7 @@ use self::calls::again;
 pub use self::error::Error;
 use self::leaving::{leaving, rehearsed};
 use self::patience::Patience;
-use super::Trust;
+use super::Trusted;
 use super::line::Line;
 use crate::client::{self, Activity};
 use crate::gate::Gate;
@@ -58,8 +58,8 @@ pub struct Bench {
     pub gate: Arc<Gate>,
     /// Where an update goes instead, if it is not to leave.
     pub dry_run: Option<PathBuf>,
-    /// What is signed, and believed; none at a site without a signing key.
-    pub trust: Option<Arc<Trust>>,
+    /// What is signed with, and believed.
+    pub trust: Trusted,
 }
 
 /// What a round is trained by.

@@ -1,16 +1,36 @@
 //! The agent as a witness of the coordinator's log: it keeps the last head that it believed, and ends with
 //! the proof in its hands where the next one does not fit.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fedpaint_proto::signing::{Authority, Signer};
 use fedpaint_proto::v1::{LogDoubt, WithdrawalReason};
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use super::{Agent, Error};
 use crate::client::{Answer, LogAsked};
 use crate::config::{self, Config, Site};
 use crate::witness::{self, Doubt, Proof, Told};
+
+/// The newest trust, as certificates and roots are replaced; none at a site without a signing key. Clones
+/// follow the same.
+#[derive(Clone, Debug)]
+pub struct Trusted(watch::Receiver<Option<Arc<Trust>>>);
+
+impl Trusted {
+    /// What begins as `trust` and is replaced by the sender.
+    pub fn new(trust: Option<Trust>) -> (watch::Sender<Option<Arc<Trust>>>, Trusted) {
+        let (sender, receiver) = watch::channel(trust.map(Arc::new));
+        (sender, Trusted(receiver))
+    }
+
+    /// The newest one.
+    pub fn now(&self) -> Option<Arc<Trust>> {
+        self.0.borrow().clone()
+    }
+}
 
 /// What a site signs with, and by what it judges what others have signed.
 #[derive(Debug)]
@@ -24,14 +44,18 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// What the configuration names.
+    /// What the configuration names; none where it names no signing key.
     ///
     /// # Errors
     /// If a file does not read, or the signing certificate is not this site's or does not hold.
-    pub fn load(config: &Config, site: &Site, now: fn() -> Timestamp) -> Result<Trust, Error> {
-        let signer = config.signer(site, now())?.ok_or(config::Error::NoSigning)?;
+    pub fn load(
+        config: &Config,
+        site: &Site,
+        now: fn() -> Timestamp,
+    ) -> Result<Option<Trust>, config::Error> {
+        let Some(signer) = config.signer(site, now())? else { return Ok(None) };
         let authority = Authority::load(site.federation.clone(), &config.tls.ca)?;
-        Ok(Trust { authority, signer, now })
+        Ok(Some(Trust { authority, signer, now }))
     }
 
     /// What the coordinator is asked of its log.
@@ -64,7 +88,7 @@ impl Agent {
     /// Judges what the coordinator says of its log, and keeps it. Where this site has no signing key
     /// nothing is asked of the coordinator either.
     fn witness(&mut self, told: &Told) -> Result<(), Doubt> {
-        let Some(trust) = &self.bench.trust else { return Ok(()) };
+        let Some(trust) = self.bench.trust.now() else { return Ok(()) };
         let head =
             witness::judge(&trust.authority, self.kept.as_ref(), told, (trust.now)())?.clone();
         if self.kept.as_ref().is_none_or(|kept| kept.statement.size < head.statement.size) {

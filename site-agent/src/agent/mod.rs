@@ -36,7 +36,7 @@ use self::decide::Next;
 use self::job::{Bench, Task};
 use self::keeper::Keeper;
 use self::line::{Channels, Line};
-pub use self::log::Trust;
+pub use self::log::{Trust, Trusted};
 use self::takes_part::{Inquiry, shown};
 use crate::backoff;
 use crate::client::{Activity, Answer, Coordinator};
@@ -45,7 +45,7 @@ use crate::disk;
 use crate::gate::Gate;
 use crate::pipe::Progress;
 use crate::policy::{self, Policy};
-use crate::renewal;
+use crate::renewal::{self, Shown};
 use crate::supervisor::{self, Death, Hello, Supervisor};
 use crate::witness::Doubt;
 use crate::workspace::{self, Workspace};
@@ -133,7 +133,7 @@ pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Resul
         return Ok(());
     };
     let workspace = Arc::new(workspace?);
-    let trust = config.signing.as_ref().map(|_| Trust::load(config, &site, now)).transpose()?;
+    let trust = Trust::load(config, &site, now)?;
     let mut supervisor = Supervisor::new(program, config.setup());
     let Some(hello) = stop.now.run_until_cancelled(first_hello(&mut supervisor)).await else {
         return Ok(());
@@ -157,11 +157,13 @@ pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Resul
         Some(Err(error)) => Err(error),
         Some(Ok((channels, route))) => {
             let supervisor = Arc::clone(&supervisor);
-            let (replaced, line) = Line::new(channels);
-            let renewing = renewal::keep(config.clone(), route, site.clone(), replaced, now);
+            let (channels, line) = Line::new(channels);
+            let (trust, trusted) = Trusted::new(trust);
+            let shown = Shown { channels, trust };
+            let renewing = renewal::keep(config.clone(), route, site.clone(), shown, now);
             let renewing = tokio::spawn(renewing);
             let (site, budget) = (site.name.clone(), Budget::default());
-            let trust = trust.map(Arc::new);
+            let trust = trusted;
             let bench = Bench { line, site, workspace, supervisor, budget, gate, dry_run, trust };
             let served = serve(bench, &stop).await;
             renewing.abort();

@@ -89,7 +89,8 @@ impl Agent {
             | Activity::Uploading(round) => Activity::Withdrawing(round, why),
             told @ (Activity::Withdrawing(..) | Activity::Refusing(..)) => told,
         };
-        let asked = self.bench.trust.as_deref().map(|trust| trust.asks(size, doubt));
+        let trust = self.bench.trust.now();
+        let asked = trust.as_deref().map(|trust| trust.asks(size, doubt));
         let channel = self.bench.line.now();
         let said = client::heartbeat(&channel, &leaving, &[], asked, Duration::ZERO);
         // The coordinator will find out by itself if it is not told.

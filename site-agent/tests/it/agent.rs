@@ -7,7 +7,7 @@ use fedpaint_proto::budget::Budget;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_proto::v1::{Uploading, WithdrawalReason};
-use fedpaint_site_agent::agent::{Stop, job::Bench, serve};
+use fedpaint_site_agent::agent::{Stop, Trusted, job::Bench, serve};
 use fedpaint_site_agent::gate::Gate;
 use fedpaint_site_agent::pipe::Setup;
 use fedpaint_site_agent::policy::Policy;
@@ -63,7 +63,7 @@ impl Site {
             budget: Budget::default(),
             gate: Arc::new(gate),
             dry_run,
-            trust: None,
+            trust: Trusted::new(None).1,
         };
         let stop = Stop::default();
         let stopped = stop.clone();

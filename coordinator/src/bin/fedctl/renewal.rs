@@ -62,7 +62,7 @@ pub(crate) async fn run(now: bool, settings: &Connection, output: &Output) -> an
 }
 
 async fn renew(line: &Line) -> anyhow::Result<Validity> {
-    renewal::renew(line.channel.clone(), &line.tls).await.map_err(|error| match error {
+    renewal::renew(line.channel.clone(), &line.tls, None).await.map_err(|error| match error {
         Error::Refused(status) => of_status(&status),
         error => error.into(),
     })

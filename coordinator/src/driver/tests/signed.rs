@@ -125,7 +125,15 @@ fn a_signature_counts_by_the_key_that_the_site_joined_with_and_by_no_other_of_it
         let signature = Unbound::from_wire(signed.signature_to_wire()).unwrap();
         let judged = notary.judge((&site("mayo"), key), envelope.clone(), Some(&signature), LATER);
         assert_eq!(judged.is_ok(), counts);
+        // A certificate that is renewed is for this key too.
+        let mayo = Role::Site(site("mayo"));
+        let renewed = notary.key((&mayo, key), signer.certificate(), LATER);
+        assert_eq!(renewed.is_ok(), counts);
     }
+    let eve = Role::Site(site("eve"));
+    let others = notary.key((&eve, None), own.certificate(), LATER).unwrap_err().to_string();
+    assert!(others.contains("it is that of"), "{others}");
+    assert!(notary.key((&eve, None), b"no certificate", LATER).is_err());
 }
 
 #[tokio::test]

@@ -1,14 +1,11 @@
 //! What is signed round a job: the base model's manifest before it, the update's envelope and receipt after.
 
-use std::sync::Arc;
-
 use fedpaint_proto::names::{Digest, RoundId};
 use fedpaint_proto::signing::{Signed, Statement};
 use fedpaint_proto::statement::Envelope;
 use fedpaint_proto::v1;
 
 use super::{Bench, Error, Task, again};
-use crate::agent::Trust;
 use crate::client;
 use crate::lineage::{self, Asked, Last};
 use crate::receipt;
@@ -17,7 +14,7 @@ use crate::workspace::Doubt;
 /// Has this site believe what it is asked to train, by the base model's manifest and what it trained
 /// before. What is to be noted before it is trained; nothing where this site does not sign.
 pub(super) async fn agree(bench: &Bench, task: &Task, plan: Digest) -> Result<Option<Last>, Error> {
-    let Some(trust) = &bench.trust else { return Ok(None) };
+    let Some(trust) = bench.trust.now() else { return Ok(None) };
     let Task { round, base, .. } = task;
     let (run, version) = (&round.run, round.number.saturating_sub(1));
     let federation = trust.authority.federation();
@@ -34,7 +31,7 @@ pub(super) fn envelope(
     bench: &Bench,
     Doubt { round, plan, base, trained }: &Doubt,
 ) -> Option<Envelope> {
-    let trust = bench.trust.as_ref()?;
+    let trust = bench.trust.now()?;
     Some(Envelope {
         federation: trust.authority.federation().clone(),
         round: round.clone(),
@@ -48,7 +45,7 @@ pub(super) fn envelope(
 
 /// The signature over it.
 pub(super) fn signature(bench: &Bench, envelope: Option<&Envelope>) -> Option<v1::Signature> {
-    let trust: &Arc<Trust> = bench.trust.as_ref()?;
+    let trust = bench.trust.now()?;
     Some(Signed::by(&trust.signer, envelope?.clone()).signature_to_wire())
 }
 
@@ -60,7 +57,7 @@ pub(super) fn keep_receipt(
     envelope: Option<&Envelope>,
     told: Option<v1::Receipt>,
 ) {
-    let (Some(trust), Some(envelope)) = (&bench.trust, envelope) else { return };
+    let (Some(trust), Some(envelope)) = (bench.trust.now(), envelope) else { return };
     let digest = Digest::of(&envelope.to_bytes());
     match receipt::judge(&trust.authority, digest, told, (trust.now)()) {
         Err(refusal) => tracing::warn!(%round, "the update has no receipt: {refusal}"),

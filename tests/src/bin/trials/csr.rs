@@ -124,7 +124,8 @@ async fn by_renewing(lab: &Lab, n: usize, request: &Hostile) -> anyhow::Result<A
         lab.enroll(&site)?;
     }
     let mut client = IdentityServiceClient::new(lab.channel(&site).await?);
-    let answer = client.renew(v1::RenewRequest { csr: request.csr.clone() }).await;
+    let asking = v1::RenewRequest { csr: request.csr.clone(), signing_certificate: Vec::new() };
+    let answer = client.renew(asking).await;
     Ok((site, answer.map(|answer| answer.into_inner().certificate_pem)))
 }
 

@@ -1,5 +1,5 @@
 //! Certificates of a minute under running rounds: renewed again and again, and then a root that takes over
-//! from another, with nothing failing at any site.
+//! from another, with nothing failing at any site; after it, everybody starts anew with the new root alone.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use fedpaint_proto::credential::write_certificate;
-use fedpaint_proto::v1;
+use fedpaint_proto::signing::SigningFiles;
 use fedpaint_proto::weights::{Dtype, TensorSpec};
+use fedpaint_proto::{tls, v1};
 use fedpaint_tests::lab::{FEDERATION, Lab, LabOptions, OPEN_POLICY};
 use fedpaint_tests::models;
 use fedpaint_tests::outcome::{Outcome, rounded};
@@ -36,8 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What an agent logs where a call fails or is made again.
-const FAILURES: [&str; 5] =
-    ["does not answer", "trying again", "withdrawing", "refuses", "is revoked"];
+const FAILURES: [&str; 6] =
+    ["does not answer", "does not count", "trying again", "withdrawing", "refuses", "is revoked"];
 
 pub(crate) async fn renew(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     let count = args.count.unwrap_or(COUNT);
@@ -51,20 +52,21 @@ pub(crate) async fn renew(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     for n in 0..SITES.min(count) {
         agents.push(site(&lab, work, &format!("site-{n}"))?);
     }
-    outcome.set("join_s", rounded(began.elapsed().as_secs_f64() / agents.len() as f64, 2));
+    let sites = agents.len();
+    outcome.set("join_s", rounded(began.elapsed().as_secs_f64() / sites as f64, 2));
     let model = work.join("initial.safetensors");
     let spec = TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![100_000] };
     let blob = models::write(&model, vec![spec], |_, i| (i % 13) as f32)?;
     let plan = format!(
         "version = 1\nrounds = 10000\n[round]\nsites_min = {0}\nsites_goal = {0}\n\
          selection_s = 600\nreporting_s = 600\nfailures_max = 1\n[training]\nsteps = 20\nbatch = 1\n",
-        agents.len()
+        sites
     );
     lab.create_run("trial", &plan, &model, blob).await?;
     let mut told = Told::default();
     told.wait(&lab, RENEWED, count).await?;
     let (before, rounds) = (told.of(RENEWED), told.of("round_committed"));
-    roll_over(&lab, work, agents.len(), &mut told).await?;
+    roll_over(&lab, work, &mut agents, &mut told).await?;
     let (renewed, committed) = (told.of(RENEWED), told.of("round_committed"));
     let abandoned = told.of("round_abandoned");
     let mut failed = 0;
@@ -85,6 +87,13 @@ pub(crate) async fn renew(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     outcome.set("failed_calls", failed);
     outcome.require(abandoned == 0, || format!("{abandoned} rounds were abandoned"));
     outcome.require(committed > rounds && rounds > 0, || "no round ran meanwhile".into());
+    let named: Vec<String> = agents.iter().map(|(name, _)| name.clone()).collect();
+    drop(agents);
+    lab.coordinator()?.stop()?;
+    lab.start_coordinator()?;
+    let _agents = named.iter().map(|name| start(work, name)).collect::<anyhow::Result<Vec<_>>>()?;
+    told.wait(&lab, "round_committed", 3).await?;
+    outcome.set("rounds_by_the_new_root_alone", told.of("round_committed") - committed);
     Ok(outcome)
 }
 
@@ -105,15 +114,15 @@ fn site(lab: &Lab, work: &Path, name: &str) -> anyhow::Result<(String, Process)>
     let text = std::fs::read_to_string(&config)?;
     let more = "\n[trainer]\ndevice = \"cpu\"\nthreads = 1\n\n[rehearsal]\nsteps_ms = 50\n";
     std::fs::write(&config, format!("policy = \"policy.toml\"\n{text}{more}"))?;
-    let path = config.display().to_string();
-    let log = folder.join("agent.log");
-    let agent = Process::start_with(
-        &program("fedpaint-site-agent")?,
-        &["run", "--config", &path],
-        &log,
-        &[],
-    )?;
-    Ok((name.to_owned(), agent))
+    Ok((name.to_owned(), start(work, name)?))
+}
+
+/// Starts the agent of a site that has joined; also again.
+fn start(work: &Path, name: &str) -> anyhow::Result<Process> {
+    let folder = work.join(name);
+    let config = folder.join("site-agent.toml").display().to_string();
+    let args = ["run", "--config", &config];
+    Process::start_with(&program("fedpaint-site-agent")?, &args, &folder.join("agent.log"), &[])
 }
 
 /// How many entries of each kind the audit log has.
@@ -159,40 +168,56 @@ impl Told {
     }
 }
 
-/// A new root takes over: both are trusted everywhere, then certificates are issued under the new one, and
-/// when everybody has one the old root goes.
-async fn roll_over(lab: &Lab, work: &Path, sites: usize, told: &mut Told) -> anyhow::Result<()> {
-    let (next, desk) = (work.join("next"), work.join("desk"));
-    let (out, ada) = (next.display().to_string(), desk.display().to_string());
-    run("fedctl", &["ca", "init", "--federation", FEDERATION, "--out", &out])?;
-    run("fedctl", &["ca", "issue", "operator", "ada", "--ca", &out, "--out", &ada])?;
-    let main = ["coordinator", "main", "--host", "127.0.0.1", "--ca", &out, "--out", &ada];
-    run("fedctl", &[&["ca", "issue"][..], &main[..]].concat())?;
+/// A new root takes over: both are trusted everywhere, then certificates are issued under the new one, by
+/// which one site more joins, and when everybody has them the old root goes.
+async fn roll_over(
+    lab: &Lab,
+    work: &Path,
+    agents: &mut Vec<(String, Process)>,
+    told: &mut Told,
+) -> anyhow::Result<()> {
+    let (next, sites) = (work.join("next"), agents.len());
+    run(
+        "fedctl",
+        &["ca", "init", "--federation", FEDERATION, "--out", &next.display().to_string()],
+    )?;
     let old = std::fs::read_to_string(work.join("ca/ca.pem"))?;
     let new = std::fs::read_to_string(next.join("ca.pem"))?;
-    let mut holders = vec![work.join("certificates/ca.pem")];
-    holders.extend((0..sites).map(|n| work.join(format!("site-{n}/ca.pem"))));
-    let trust = |roots: &str| -> anyhow::Result<()> {
-        for holder in &holders {
-            write_certificate(holder, roots)?;
-        }
-        Ok(())
-    };
-    trust(&format!("{old}{new}"))?;
+    trust(work, agents, &format!("{old}{new}"))?;
     // By the time that everybody has renewed once, everybody has read it.
     told.wait(lab, RENEWED, sites).await?;
     for name in ["issuing.pem", "issuing.key"] {
         std::fs::copy(next.join(name), work.join("ca").join(name))?;
     }
-    for name in ["main.pem", "main.key"] {
-        std::fs::copy(desk.join(name), work.join("certificates").join(name))?;
-    }
     // The next certificate but one is under the new root for everybody.
     told.wait(lab, RENEWED, 2 * sites).await?;
-    for name in ["ada.pem", "ada.key"] {
-        std::fs::copy(desk.join(name), work.join("certificates").join(name))?;
+    agents.push(site(lab, work, "late-site")?);
+    lab.fedctl(&["renew", "--now"])?;
+    let issuing = tls::certificates("issuing certificate", &next.join("issuing.pem"))?;
+    for (name, files) in signers(lab, work, agents) {
+        let follows = files.load()?.is_under(&issuing[0]);
+        ensure!(follows, "{name} still signs by the old root");
     }
-    trust(&new)?;
+    trust(work, agents, &new)?;
     told.wait(lab, RENEWED, sites).await?;
     told.wait(lab, "round_committed", 3).await
+}
+
+/// Has everybody trust these roots and no other.
+fn trust(work: &Path, agents: &[(String, Process)], roots: &str) -> anyhow::Result<()> {
+    write_certificate(&work.join("certificates/ca.pem"), roots)?;
+    for (name, _) in agents {
+        write_certificate(&work.join(name).join("ca.pem"), roots)?;
+    }
+    Ok(())
+}
+
+/// What everybody signs with, the coordinator too.
+fn signers(lab: &Lab, work: &Path, agents: &[(String, Process)]) -> Vec<(String, SigningFiles)> {
+    let files = |name: &String| {
+        let file = |end| work.join(name).join(format!("{name}.signing.{end}"));
+        (name.clone(), SigningFiles { certificate: file("pem"), key: file("key") })
+    };
+    let coordinator = ("the coordinator".to_owned(), lab.signing("main"));
+    agents.iter().map(|(name, _)| files(name)).chain([coordinator]).collect()
 }
