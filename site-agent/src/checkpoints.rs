@@ -126,6 +126,7 @@ pub fn build() -> String {
 mod tests {
     use super::*;
     use crate::model::precision::Precision;
+    use crate::train::optimiser::Memory;
     use crate::train::report::Course;
     use crate::train::scaling::LossScale;
 
@@ -149,9 +150,12 @@ mod tests {
                 norms: vec![1.0; steps],
                 ..Course::default()
             },
-            optimiser_steps: steps as u32,
             scale: LossScale::new(Precision::F32),
-            tensors: vec![vec![steps as f32; 100]],
+            memory: Memory {
+                steps: steps as u32,
+                tensors: vec![vec![steps as f32; 100]],
+                stock: None,
+            },
         }
     }
 

@@ -6,6 +6,7 @@
 //! agent's configuration begins it: `steps_ms = N` is how long a step takes (0 for no time),
 //! `checkpoint_steps = N` goes before that of `[trainer]`, `weights_max = N` has the first N weights alone move.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use crate::model::precision::Precision;
 use crate::pipe::{Failure, Progress};
 use crate::settings::RehearsalSettings;
 use crate::train::journal::Journal;
+use crate::train::optimiser::Memory;
 use crate::train::report::{Course, ToldLoss, TrainingSummary};
 use crate::train::scaling::LossScale;
 use crate::train::snapshot::{Key, Snapshot};
@@ -96,8 +98,8 @@ impl Rehearsal<'_> {
         let mut moved = self.read()?;
         let steps = self.plan.steps as usize;
         let (mut course, mut weights) = match journal.from.take() {
-            Some(Snapshot { course, mut tensors, .. }) => {
-                (course, tensors.pop().unwrap_or_default())
+            Some(Snapshot { course, mut memory, .. }) => {
+                (course, memory.tensors.pop().unwrap_or_default())
             }
             None => (Course::default(), std::mem::take(&mut moved.weights)),
         };
@@ -108,10 +110,13 @@ impl Rehearsal<'_> {
             course.norms.push(1.0 + loss);
             course.examples += u64::from(self.plan.batch);
             let done = step + 1;
-            journal.after(done, steps, || {
+            let kept = || {
                 let (course, scale) = (course.clone(), LossScale::new(Precision::F32));
-                Some(Snapshot { course, optimiser_steps: 0, scale, tensors: vec![&weights[..]] })
-            });
+                let tensors = vec![Cow::Borrowed(&weights[..])];
+                let memory = Memory { steps: 0, tensors, stock: None };
+                Ok::<_, Error>(Snapshot { course, scale, memory })
+            };
+            journal.after(done, steps, kept)?;
             let waited = wait(Duration::from_millis(self.settings.steps_ms));
             let told = u32::try_from(done).unwrap_or(u32::MAX);
             let loss = mean.add(loss, self.plan.batch);

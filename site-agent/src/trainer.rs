@@ -6,6 +6,7 @@
 mod sending;
 mod stop;
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -292,7 +293,7 @@ fn train(
     if let Some(from) = &from {
         tracing::info!(step = from.steps(), "the training goes on from its checkpoint");
     }
-    let keep = &mut |snapshot: &Snapshot<&[f32]>| bench.checkpoints.keep(&key, snapshot);
+    let keep = &mut |snapshot: &Snapshot<Cow<'_, [f32]>>| bench.checkpoints.keep(&key, snapshot);
     let journal = Journal { from, every: bench.checkpoint_steps as usize, keep: Some(keep) };
     let made = match &bench.work {
         Work::Train { cohort, machine, split } => {

@@ -43,10 +43,12 @@ impl Site {
     /// Rehearses, stopped after some steps; gives what was kept last, too.
     fn run(&self, from: Option<Kept>, stop_after: u32) -> (Done, Option<Kept>) {
         let kept = RefCell::new(None);
-        let keep = &mut |snapshot: &Snapshot<&[f32]>| {
-            let tensors = snapshot.tensors.iter().map(|tensor| tensor.to_vec()).collect();
-            let Snapshot { course, optimiser_steps, scale, .. } = snapshot.clone();
-            *kept.borrow_mut() = Some(Snapshot { course, optimiser_steps, scale, tensors });
+        let keep = &mut |snapshot: &Snapshot<Cow<'_, [f32]>>| {
+            let Snapshot { course, scale, memory } = snapshot.clone();
+            let Memory { steps, tensors, stock } = memory;
+            let tensors = tensors.into_iter().map(Cow::into_owned).collect();
+            let memory = Memory { steps, tensors, stock };
+            *kept.borrow_mut() = Some(Snapshot { course, scale, memory });
         };
         let stopped = std::sync::atomic::AtomicBool::new(false);
         let settings = RehearsalSettings { steps_ms: 0, checkpoint_steps: None, weights_max: None };

@@ -2,6 +2,7 @@
 //!
 //! What is gone on with leads to the same bytes as what was never interrupted.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use burn::tensor::Device;
@@ -21,12 +22,12 @@ pub struct Journal<'a> {
     pub from: Option<Snapshot<Vec<f32>>>,
     /// How many steps lie between two snapshots; 0 for none.
     pub every: usize,
-    /// Keeps a snapshot. Where burn's optimiser works none is taken.
+    /// Keeps a snapshot.
     pub keep: Keep<'a>,
 }
 
 /// What takes a snapshot, or nobody.
-pub type Keep<'a> = Option<&'a mut dyn FnMut(&Snapshot<&[f32]>)>;
+pub type Keep<'a> = Option<&'a mut dyn FnMut(&Snapshot<Cow<'_, [f32]>>)>;
 
 impl Journal<'_> {
     /// From the start, and nobody keeps anything.
@@ -35,18 +36,20 @@ impl Journal<'_> {
     }
 
     /// Has `snapshot` kept after step `done` of `steps`, if it is the time for one.
-    pub fn after<'s>(
+    ///
+    /// # Errors
+    /// If there is none to be had.
+    pub fn after<'s, E>(
         &mut self,
         done: usize,
         steps: usize,
-        snapshot: impl FnOnce() -> Option<Snapshot<&'s [f32]>>,
-    ) {
+        snapshot: impl FnOnce() -> Result<Snapshot<Cow<'s, [f32]>>, E>,
+    ) -> Result<(), E> {
         let due = done.checked_rem(self.every) == Some(0) && done < steps;
-        if let Some(keep) = self.keep.as_mut().filter(|_| due)
-            && let Some(snapshot) = snapshot()
-        {
-            keep(&snapshot);
+        if let Some(keep) = self.keep.as_mut().filter(|_| due) {
+            keep(&snapshot()?);
         }
+        Ok(())
     }
 }
 
@@ -100,7 +103,7 @@ pub(super) fn train_by(
         let (loss, gradient_norm) = trainer.guarded_step(step, &batch)?;
         let examples = trainer.count(batch.len(), loss, gradient_norm);
         let (done, steps) = (step + 1, options.steps);
-        journal.after(done, steps, || trainer.snapshot());
+        journal.after(done, steps, || trainer.snapshot())?;
         let report = StepReport { step: done, steps, examples, loss, gradient_norm };
         if progress(report).is_break() && done < steps {
             return Err(TrainError::Stopped { steps: done });
@@ -112,15 +115,18 @@ pub(super) fn train_by(
 impl Trainer<'_> {
     /// Stands where another one stood.
     fn go_on_from(&mut self, from: Snapshot<Vec<f32>>) {
-        let Snapshot { course, optimiser_steps, scale, tensors } = from;
-        self.optimiser.restore(&mut self.net, optimiser_steps, tensors);
+        let Snapshot { course, scale, memory } = from;
+        self.optimiser.restore(&mut self.net, memory);
         (self.course, self.scale) = (course, scale);
     }
 
-    /// What the next step depends on, where it can be had.
-    fn snapshot(&self) -> Option<Snapshot<&[f32]>> {
-        let (optimiser_steps, tensors) = self.optimiser.kept()?;
-        Some(Snapshot { course: self.course.clone(), optimiser_steps, scale: self.scale, tensors })
+    /// What the next step depends on.
+    fn snapshot(&self) -> Result<Snapshot<Cow<'_, [f32]>>, TrainError> {
+        let step = self.course.losses.len();
+        let memory = device::guarded(|| self.optimiser.kept(&self.net))
+            .map_err(|error| TrainError::Crash { step, error })?
+            .map_err(|error| TrainError::Device { step, error })?;
+        Ok(Snapshot { course: self.course.clone(), scale: self.scale, memory })
     }
 
     /// Counts a step in; gives the examples seen so far.

@@ -4,9 +4,11 @@
 //! own. Both decay matrices and kernels only: what has one dimension, a norm's scale or a bias, has no
 //! reason to be small. Nothing here knows a loss.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use std::borrow::Cow;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, ExecutionError, Tensor, TensorData};
+use burn::tensor::{Bytes, Device, ExecutionError, Tensor, TensorData};
 
 use super::gradients;
 use crate::cpu::optimiser::{self, AdamW, Parameter};
@@ -52,37 +54,51 @@ impl Optimiser {
         }
     }
 
-    /// The steps taken and every parameter with its two moments, in the order in which the network is
-    /// visited. burn's own keeps them on its device; nothing is had from there.
-    pub fn kept(&self) -> Option<(u32, Vec<&[f32]>)> {
+    /// What the next step depends on, beside the gradients: of our own pass every parameter with its two
+    /// moments, of burn's the parameters and its record.
+    ///
+    /// # Errors
+    /// [`ExecutionError`] if the device cannot give a tensor back.
+    ///
+    /// # Panics
+    /// Where it is burn's and the device fails.
+    pub fn kept(&self, net: &Unet) -> Result<Memory<Cow<'_, [f32]>>, ExecutionError> {
         match self {
             Optimiser::Own(Own { parameters, steps }) => {
                 let tensors = parameters
                     .iter()
-                    .flat_map(|held| [&held.weight, &held.first, &held.second].map(Vec::as_slice));
-                Some((*steps, tensors.collect()))
+                    .flat_map(|held| [&held.weight, &held.first, &held.second])
+                    .map(|values| Cow::Borrowed(values.as_slice()));
+                Ok(Memory { steps: *steps, tensors: tensors.collect(), stock: None })
             }
-            Optimiser::Stock(_) => None,
+            Optimiser::Stock(burn) => {
+                let mut read = Read { ids: Vec::new(), tensors: Ok(Vec::new()) };
+                net.visit(&mut read);
+                let tensors = read.tensors?.into_iter().map(Cow::Owned).collect();
+                // It is written to memory, which cannot fail but for more bytes than there are.
+                let record = burn.into_bytes().map(|bytes| bytes.to_vec()).unwrap_or_default();
+                let stock = Some(Stock { ids: read.ids, record });
+                Ok(Memory { steps: 0, tensors, stock })
+            }
         }
     }
 
     /// Takes up what [`Optimiser::kept`] gave, and gives `net` its weights.
     ///
     /// # Panics
-    /// If it is of another network, or this is burn's own: then the caller has mixed up two trainings.
-    pub fn restore(&mut self, net: &mut Unet, steps: u32, tensors: Vec<Vec<f32>>) {
-        let Optimiser::Own(own) = self else { panic!("burn's optimiser keeps no checkpoint") };
-        own.steps = steps;
-        assert_eq!(tensors.len(), 3 * own.parameters.len(), "tensors of the checkpoint");
-        let mut tensors = tensors.into_iter();
-        for held in &mut own.parameters {
-            for place in [&mut held.weight, &mut held.first, &mut held.second] {
-                let kept = tensors.next().unwrap_or_default();
-                assert_eq!(kept.len(), place.len(), "numbers of a tensor of the checkpoint");
-                *place = kept;
+    /// If it is of another network or another optimiser: then the caller has mixed up two trainings.
+    pub fn restore(&mut self, net: &mut Unet, Memory { steps, tensors, stock }: Memory<Vec<f32>>) {
+        match (self, stock) {
+            (Optimiser::Own(own), None) => own.restore(net, steps, tensors),
+            (Optimiser::Stock(burn), Some(Stock { ids, record })) => {
+                assert_eq!(tensors.len(), ids.len(), "tensors of the checkpoint");
+                let mut moved = Moved { weights: tensors.iter(), ids: Some(ids.into_iter()) };
+                *net = net.clone().map(&mut moved);
+                let read = burn.clone().from_bytes(Bytes::from_bytes_vec(record));
+                *burn = read.unwrap_or_else(|error| panic!("the optimiser's record: {error}"));
             }
+            _ => panic!("the checkpoint is of another optimiser"),
         }
-        own.move_to(net);
     }
 
     /// Moves `net` by one step and gives the norm of all gradients before it was clipped. Where that is
@@ -118,6 +134,26 @@ impl Optimiser {
     }
 }
 
+/// What an optimiser and its network are made of again, in the order in which the network is visited.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Memory<T> {
+    /// The steps taken; where burn's optimiser works its record has them.
+    pub steps: u32,
+    /// Weights, and what our own pass keeps of each.
+    pub tensors: Vec<T>,
+    /// What burn's keeps, where it works.
+    pub stock: Option<Stock>,
+}
+
+/// What burn's optimiser keeps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stock {
+    /// By what names it knows the parameters.
+    pub ids: Vec<u64>,
+    /// Its moments, in the form that it writes.
+    pub record: Vec<u8>,
+}
+
 /// The parameters on the host, in the order in which the network is visited.
 pub struct Own {
     parameters: Vec<Held>,
@@ -139,6 +175,20 @@ impl Own {
         let mut own = Own { parameters: Vec::new(), steps: 0 };
         net.visit(&mut own);
         own
+    }
+
+    fn restore(&mut self, net: &mut Unet, steps: u32, tensors: Vec<Vec<f32>>) {
+        self.steps = steps;
+        assert_eq!(tensors.len(), 3 * self.parameters.len(), "tensors of the checkpoint");
+        let mut tensors = tensors.into_iter();
+        for held in &mut self.parameters {
+            for place in [&mut held.weight, &mut held.first, &mut held.second] {
+                let kept = tensors.next().unwrap_or_default();
+                assert_eq!(kept.len(), place.len(), "numbers of a tensor of the checkpoint");
+                *place = kept;
+            }
+        }
+        self.move_to(net);
     }
 
     fn step(
@@ -175,7 +225,8 @@ impl Own {
 
     /// Gives the network the weights that are here.
     fn move_to(&self, net: &mut Unet) {
-        let mut moved = Moved { weights: self.parameters.iter().map(|held| &held.weight) };
+        let weights = self.parameters.iter().map(|held| &held.weight);
+        let mut moved = Moved { weights, ids: None };
         *net = net.clone().map(&mut moved);
     }
 }
@@ -208,18 +259,40 @@ impl ModuleVisitor for Taken<'_> {
     }
 }
 
-/// Gives the parameters their new values.
+/// Takes every parameter's values and name.
+struct Read {
+    ids: Vec<u64>,
+    tensors: Result<Vec<Vec<f32>>, ExecutionError>,
+}
+
+impl ModuleVisitor for Read {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.ids.push(param.id.val());
+        let Ok(tensors) = &mut self.tensors else { return };
+        match param.val().try_into_data() {
+            Ok(data) => tensors.push(data.try_into_vec().unwrap_or_default()),
+            Err(error) => self.tensors = Err(error),
+        }
+    }
+}
+
+/// Gives the parameters their new values, and the names that they had before.
 struct Moved<I> {
     weights: I,
+    ids: Option<std::vec::IntoIter<u64>>,
 }
 
 impl<'a, I: Iterator<Item = &'a Vec<f32>>> ModuleMapper for Moved<I> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(values) = self.weights.next() else { return param };
-        param.map(|before| {
+        let moved = param.map(|before| {
             let data = TensorData::new(values.clone(), before.dims());
             Tensor::from_data(data, &before.device()).set_require_grad(before.is_require_grad())
-        })
+        });
+        match self.ids.as_mut().and_then(Iterator::next) {
+            Some(id) => Param::initialized(ParamId::from(id), moved.into_value()),
+            None => moved,
+        }
     }
 }
 

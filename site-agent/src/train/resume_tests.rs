@@ -1,5 +1,7 @@
 //! A training that was interrupted comes to what it would have come to.
 
+use std::borrow::Cow;
+
 use fedpaint_proto::names::Digest;
 
 use super::snapshot::{Key, Snapshot};
@@ -33,7 +35,7 @@ fn run(
     from: Option<Snapshot<Vec<f32>>>,
 ) -> (Vec<u8>, TrainingSummary, Vec<Vec<u8>>) {
     let mut kept = Vec::new();
-    let mut keep = |snapshot: &Snapshot<&[f32]>| {
+    let mut keep = |snapshot: &Snapshot<Cow<'_, [f32]>>| {
         let mut bytes = snapshot.header(&key()).unwrap();
         snapshot.write_numbers(&mut bytes).unwrap();
         kept.push(bytes);
@@ -49,22 +51,29 @@ fn run(
 
 #[test]
 fn a_training_goes_on_from_any_step_to_the_same_bytes_and_the_same_report() {
-    let options = eventful();
-    let (whole, summary, kept) = run(&options, None);
+    goes_on(&eventful());
+}
+
+#[test]
+fn where_burns_optimiser_works_a_training_goes_on_to_the_same_bytes_too() {
+    goes_on(&TrainingOptions { precision: Precision::Bf16, part: Part::Decoder, ..eventful() });
+}
+
+fn goes_on(options: &TrainingOptions) {
+    let (whole, summary, kept) = run(options, None);
     assert_eq!(kept.len(), 5, "one after every step but the last");
     for (i, bytes) in kept.iter().enumerate() {
         let from = Snapshot::read(&mut &bytes[..], &key()).unwrap();
         assert_eq!(from.steps(), i + 1);
-        let (again, summary_again, kept_again) = run(&options, Some(from));
+        let (again, summary_again, kept_again) = run(options, Some(from));
         assert!(again == whole, "from step {}", i + 1);
         assert_eq!(summary_again, summary);
-        assert!(kept_again == kept[i + 1..], "the later snapshots differ");
+        // But for the record of burn's optimiser, which has its parameters in any order.
+        let stands = |bytes: &Vec<u8>| {
+            let Snapshot { course, scale, memory } =
+                Snapshot::read(&mut &bytes[..], &key()).unwrap();
+            (course, scale, memory.steps, memory.tensors)
+        };
+        assert!(kept_again.iter().map(stands).eq(kept[i + 1..].iter().map(stands)));
     }
-}
-
-#[test]
-fn where_burns_optimiser_works_nothing_is_kept_and_training_begins_anew() {
-    let (_, summary, kept) =
-        run(&TrainingOptions { precision: Precision::Bf16, ..options(2) }, None);
-    assert_eq!((summary.steps, kept.len()), (2, 0));
 }

@@ -12,14 +12,18 @@ use fedpaint_proto::names::{Digest, RunName, SiteName};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
 
+use super::optimiser::{Memory, Stock};
 use super::report::{Course, Quarters};
 use super::scaling::LossScale;
 
 /// The version of the file. Another one is not read.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// The one key of the file's `__metadata__`.
 const KEY: &str = "fedpaint.training";
+
+/// The tensor that is the record of burn's optimiser, whose form is burn's own.
+const RECORD: &str = "optimiser";
 
 /// The longest header that is read: that of the largest model, thrice, and room.
 const HEADER_BYTES_MAX: u64 = 8 << 20;
@@ -54,12 +58,10 @@ pub struct Key {
 pub struct Snapshot<T> {
     /// What the steps came to so far.
     pub course: Course,
-    /// The steps that the optimiser took.
-    pub optimiser_steps: u32,
     /// The factor of f16's loss.
     pub scale: LossScale,
-    /// Weights and what the optimiser keeps of each, in an order that its maker knows.
-    pub tensors: Vec<T>,
+    /// The weights and what the optimiser keeps.
+    pub memory: Memory<T>,
 }
 
 /// What is kept beside the tensors, f64 as bits.
@@ -71,6 +73,8 @@ struct Head {
     examples: u64,
     quarters: [u64; 8],
     optimiser_steps: u32,
+    /// By what names burn's optimiser knows the parameters, where it works.
+    parameters: Option<Vec<u64>>,
     /// Its factor is a power of two, which text holds exactly.
     scale: LossScale,
 }
@@ -108,7 +112,8 @@ impl<T: AsRef<[f32]>> Snapshot<T> {
             key: key.clone(),
             examples: *examples,
             quarters: quarters.numbers().map(f64::to_bits),
-            optimiser_steps: self.optimiser_steps,
+            optimiser_steps: self.memory.steps,
+            parameters: self.memory.stock.as_ref().map(|stock| stock.ids.clone()),
             scale: self.scale,
         };
         let mut end = 0;
@@ -121,9 +126,11 @@ impl<T: AsRef<[f32]>> Snapshot<T> {
             .into_iter()
             .map(|name| info(name.into(), Dtype::F64, losses.len(), size_of::<f64>()))
             .collect();
-        infos.extend(self.tensors.iter().enumerate().map(|(i, tensor)| {
+        infos.extend(self.memory.tensors.iter().enumerate().map(|(i, tensor)| {
             info(format!("{i:05}"), Dtype::F32, tensor.as_ref().len(), size_of::<f32>())
         }));
+        let record = self.memory.stock.iter().map(|stock| stock.record.len());
+        infos.extend(record.map(|bytes| info(RECORD.into(), Dtype::U8, bytes, 1)));
         let head = HashMap::from([(KEY.to_owned(), serde_json::to_string(&head)?)]);
         let metadata = Metadata::new(Some(head), infos).map_err(io::Error::other)?;
         let mut header = serde_json::to_vec(&metadata)?;
@@ -143,13 +150,16 @@ impl<T: AsRef<[f32]>> Snapshot<T> {
                 to.write_all(&bytes)?;
             }
         }
-        for tensor in &self.tensors {
+        for tensor in &self.memory.tensors {
             for some in tensor.as_ref().chunks(NUMBERS) {
                 let bytes: Vec<u8> = some.iter().flat_map(|number| number.to_le_bytes()).collect();
                 to.write_all(&bytes)?;
             }
         }
-        Ok(())
+        match &self.memory.stock {
+            Some(stock) => to.write_all(&stock.record),
+            None => Ok(()),
+        }
     }
 }
 
@@ -178,7 +188,7 @@ impl Snapshot<Vec<f32>> {
         if head.key != *key {
             return Err(Error::Foreign(Box::new(head.key)));
         }
-        let (mut course, mut tensors) = (Vec::new(), Vec::new());
+        let (mut course, mut tensors, mut record) = (Vec::new(), Vec::new(), None);
         for name in metadata.offset_keys() {
             let Some(info) = metadata.info(&name) else { continue };
             let mut bytes = vec![0; info.data_offsets.1 - info.data_offsets.0];
@@ -186,17 +196,22 @@ impl Snapshot<Vec<f32>> {
             match info.dtype {
                 Dtype::F64 => course.push(numbers(&bytes, f64::from_le_bytes)),
                 Dtype::F32 => tensors.push(numbers(&bytes, f32::from_le_bytes)),
+                Dtype::U8 if name == RECORD => record = Some(bytes),
                 other => return Err(wrong(&format_args!("{name} is of {other:?}"))),
             }
         }
         let [losses, norms]: [Vec<f64>; 2] =
             course.try_into().map_err(|_| wrong(&"its losses or norms are missing"))?;
         let quarters = Quarters::from_numbers(head.quarters.map(f64::from_bits));
+        let stock = match (head.parameters, record) {
+            (Some(ids), Some(record)) => Some(Stock { ids, record }),
+            (None, None) => None,
+            _ => return Err(wrong(&"of its optimiser's record a part is missing")),
+        };
         Ok(Snapshot {
             course: Course { losses, norms, examples: head.examples, quarters },
-            optimiser_steps: head.optimiser_steps,
             scale: head.scale,
-            tensors,
+            memory: Memory { steps: head.optimiser_steps, tensors, stock },
         })
     }
 }
@@ -234,10 +249,19 @@ mod tests {
                 examples: 12,
                 quarters,
             },
-            optimiser_steps: 3,
             scale: LossScale::new(Precision::F16).held().held(),
-            tensors: vec![vec![1.0, -0.0, f32::MIN_POSITIVE], vec![], vec![0.1; 5000]],
+            memory: Memory {
+                steps: 3,
+                tensors: vec![vec![1.0, -0.0, f32::MIN_POSITIVE], vec![], vec![0.1; 5000]],
+                stock: None,
+            },
         }
+    }
+
+    /// The same where burn's optimiser works.
+    fn of_burns() -> Snapshot<Vec<f32>> {
+        let stock = Some(Stock { ids: vec![7, u64::MAX], record: vec![1, 2, 3] });
+        Snapshot { memory: Memory { stock, ..snapshot().memory }, ..snapshot() }
     }
 
     fn bytes(snapshot: &Snapshot<Vec<f32>>) -> Vec<u8> {
@@ -248,11 +272,13 @@ mod tests {
 
     #[test]
     fn a_snapshot_survives_its_file_bit_for_bit() {
-        let bytes = bytes(&snapshot());
-        let read = Snapshot::read(&mut &bytes[..], &key()).unwrap();
-        assert_eq!(read, snapshot());
-        assert_eq!(self::bytes(&read), bytes);
-        assert!(safetensors::SafeTensors::deserialize(&bytes).is_ok());
+        for snapshot in [snapshot(), of_burns()] {
+            let bytes = bytes(&snapshot);
+            let read = Snapshot::read(&mut &bytes[..], &key()).unwrap();
+            assert_eq!(read, snapshot);
+            assert_eq!(self::bytes(&read), bytes);
+            assert!(safetensors::SafeTensors::deserialize(&bytes).is_ok());
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "how far a GPU is from the processor is worth reading")]
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Tensor};
@@ -16,6 +17,10 @@ use fedpaint_site_agent::model::sampler::options::{SampleOptions, Sampler};
 use fedpaint_site_agent::model::sampler::prompt::Prompt;
 use fedpaint_site_agent::model::spec::{Heads, ModelSpec, Preset};
 use fedpaint_site_agent::model::weights::Weights;
+use fedpaint_site_agent::train::journal::{self, Journal};
+use fedpaint_site_agent::train::optimiser::Memory;
+use fedpaint_site_agent::train::report::StepReport;
+use fedpaint_site_agent::train::snapshot::Snapshot;
 use fedpaint_site_agent::train::{TrainError, TrainingOptions, train};
 
 /// The edge of the slices.
@@ -73,7 +78,7 @@ fn five_steps() -> TrainingOptions {
 fn trained(device: &Device, options: &TrainingOptions) -> Result<(Vec<f64>, Vec<f32>), TrainError> {
     let mut losses = Vec::new();
     let mut next = |step: usize| Ok(vec![example(2 * step), example(2 * step + 1)]);
-    let mut hear = |report: fedpaint_site_agent::train::report::StepReport| {
+    let mut hear = |report: StepReport| {
         losses.push(report.loss);
         ControlFlow::Continue(())
     };
@@ -105,6 +110,38 @@ fn five_steps_on_a_gpu_are_those_of_the_processor_and_the_same_seed_repeats_them
     assert_ne!(other.0, first.0);
     let parts = TrainingOptions { micro_batch: 1, gradient_checkpointing: true, ..options.clone() };
     assert_agree(&trained(&gpu, &parts).unwrap(), &cpu, 1e-3, "in parts, with checkpoints");
+}
+
+#[test]
+#[ignore = "needs a GPU or a software renderer: .ci/gpu-path"]
+fn a_training_on_a_gpu_that_was_interrupted_comes_to_what_it_would_have_come_to() {
+    let (gpu, options) = (gpu(), five_steps());
+    let whole = trained(&gpu, &options).unwrap();
+    let mut next = |step: usize| Ok(vec![example(2 * step), example(2 * step + 1)]);
+    let mut kept = Vec::new();
+    let keep = &mut |snapshot: &Snapshot<Cow<'_, [f32]>>| {
+        let Snapshot { course, scale, memory } = snapshot.clone();
+        let Memory { steps, tensors, stock } = memory;
+        let tensors = tensors.into_iter().map(Cow::into_owned).collect();
+        kept.push(Snapshot { course, scale, memory: Memory { steps, tensors, stock } });
+    };
+    let mut hear = |_| ControlFlow::Continue(());
+    let journal = Journal { from: None, every: 1, keep: Some(keep) };
+    journal::train(&start(), &gpu, &options, journal, &mut next, &mut hear).unwrap();
+    assert_eq!(kept.len(), 4, "one after every step but the last");
+    for from in kept {
+        let (done, mut losses) = (from.steps(), whole.0[..from.steps()].to_vec());
+        let mut hear = |report: StepReport| {
+            losses.push(report.loss);
+            ControlFlow::Continue(())
+        };
+        let journal = Journal { from: Some(from), ..Journal::none() };
+        let went_on = journal::train(&start(), &gpu, &options, journal, &mut next, &mut hear);
+        let (weights, summary) = went_on.unwrap();
+        assert_eq!(summary.steps, 5);
+        let values = weights.iter().flat_map(|(_, values)| values.iter().copied()).collect();
+        assert_agree(&(losses, values), &whole, 1e-6, &format!("from step {done}"));
+    }
 }
 
 #[test]
