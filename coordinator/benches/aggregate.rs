@@ -5,6 +5,8 @@
 //! them. The last line is JSON. What is measured beside: reading and multiply-adding an array in memory, copying
 //! one, reading the updates from the page cache and, where the kernel drops them, from the disk, and writing.
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
