@@ -120,6 +120,7 @@ impl World {
         match op {
             Op::Advance { ms } => self.pass(ms),
             Op::Jump { ms } => self.jump(ms),
+            Op::Beat { site: at } => self.hurry(site(at)),
             Op::Cut { site: at, ms: time } => {
                 let until = self.now.checked_add(ms(time)).ok();
                 self.links[site(at)].cut_until = until;

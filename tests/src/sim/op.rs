@@ -63,6 +63,8 @@ ops! {
     Advance { ms } = "advance";
     /// The clocks are set forward; timers that run meanwhile are late by as much.
     Jump { ms } = "jump";
+    /// A site's heartbeat comes out of its turn.
+    Beat { site } = "beat";
     /// A site's link is down for a while.
     Cut { site, ms } = "cut";
     /// A site's next requests do not arrive.
@@ -121,6 +123,7 @@ ops! {
 
 /// What a seed may do beside letting time pass: each kind with how often it is drawn.
 const KINDS: &[(&str, u64)] = &[
+    ("beat", 5),
     ("cut", 6),
     ("drop-requests", 5),
     ("drop-replies", 8),
@@ -179,6 +182,7 @@ pub fn of_seed(seed: u64) -> Vec<Op> {
 fn of_kind(kind: &str, dice: &mut Dice) -> Op {
     let site = dice.below(SITES as u64);
     match kind {
+        "beat" => Op::Beat { site },
         "cut" => Op::Cut { site, ms: dice.between(100, 90_000) },
         "drop-requests" => Op::DropRequests { site, count: dice.between(1, 3) },
         "drop-replies" => Op::DropReplies { site, count: dice.between(1, 3) },
