@@ -7,6 +7,7 @@ use fedpaint_proto::budget::Budget;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_proto::v1::{Uploading, WithdrawalReason};
+use fedpaint_site_agent::agent::line::{Channels, Line};
 use fedpaint_site_agent::agent::{Stop, Trusted, job::Bench, serve};
 use fedpaint_site_agent::gate::Gate;
 use fedpaint_site_agent::pipe::Setup;
@@ -23,6 +24,11 @@ use tonic::transport::Channel;
 
 use crate::fake::{Fake, State, has_stepped, round};
 use crate::site::{ENDLESS, PLAN, PROGRAM, model, program, scans, setup, trainers};
+
+/// A site that allows everything.
+fn open_gate(workspace: &TempDir) -> Gate {
+    Gate::new(Policy::open(), workspace.path(), || Timestamp::UNIX_EPOCH)
+}
 
 /// A running agent.
 pub(crate) struct Site {
@@ -42,21 +48,20 @@ impl Site {
     }
 
     fn start_with(workspace: TempDir, channel: Channel, setup: Setup) -> Site {
-        let gate = Gate::new(Policy::open(), workspace.path(), || Timestamp::UNIX_EPOCH);
-        Site::start_behind(gate, None, workspace, channel, setup)
+        Site::start_behind(open_gate(&workspace), None, workspace, channel, setup)
     }
 
     pub(crate) fn start_behind(
         gate: Gate,
         dry_run: Option<PathBuf>,
         workspace: TempDir,
-        channel: Channel,
+        line: impl Into<Line>,
         setup: Setup,
     ) -> Site {
         let supervisor = Supervisor::new(PROGRAM.into(), setup);
         let supervisor = Arc::new(Mutex::new(supervisor));
         let bench = Bench {
-            line: channel.into(),
+            line: line.into(),
             site: "mayo".parse().unwrap(),
             workspace: Arc::new(Workspace::open(workspace.path()).unwrap()),
             supervisor: Arc::clone(&supervisor),
@@ -389,6 +394,25 @@ async fn a_stalled_upload_stops_no_heartbeat() {
     fake.until(|state| state.beats >= beats + 10).await;
     assert!(matches!(fake.state().said.last(), Some(Activity::Uploading(_))));
     site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_under_way_is_not_cut_when_a_renewed_certificate_has_another_connection_made() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    fake.state().uploads_stall = true;
+    let (replaced, line) = Line::new(Channels { calls: channel.clone(), blobs: channel });
+    let workspace = tempfile::tempdir().unwrap();
+    let (gate, setup) = (open_gate(&workspace), setup(workspace.path()));
+    let site = Site::start_behind(gate, None, workspace, line, setup);
+    fake.until(|state| state.uploads > 0).await;
+    // From here on nobody has the first connection but the upload.
+    replaced.send_replace(Channels { calls: fake.connect(), blobs: fake.connect() });
+    let beats = fake.state().beats;
+    fake.until(|state| state.beats >= beats + 5).await;
+    fake.go_on();
+    fake.until(|state| !state.submitted.is_empty()).await;
+    site.stop().await;
+    assert_eq!(fake.state().uploads, 1, "it was begun anew");
 }
 
 #[tokio::test(flavor = "multi_thread")]

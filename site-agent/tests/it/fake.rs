@@ -71,6 +71,8 @@ pub(crate) struct Fake {
     changed: Arc<Notify>,
     /// A submission is answered for which a heartbeat waits.
     together: Arc<Notify>,
+    /// Where it is reached.
+    url: String,
 }
 
 /// Attempt `attempt` at round `number`.
@@ -81,15 +83,15 @@ pub(crate) fn round(number: u32, attempt: u32) -> RoundRef {
 impl Fake {
     /// A coordinator that holds round 1 with this plan and base model, and a channel to it.
     pub(crate) async fn start(plan: &str, base: Vec<u8>) -> (Fake, Channel) {
-        let fake = Fake::default();
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let url = format!("http://{}", incoming.local_addr().unwrap());
+        let fake = Fake { url, ..Fake::default() };
         {
             let mut state = fake.state();
             state.plan = plan.into();
             state.base = base;
             state.round = Some(round(1, 1));
         }
-        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = incoming.local_addr().unwrap();
         // As with the true one, a stream that nobody reads leaves the connection room for others.
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -98,8 +100,19 @@ impl Fake {
             .add_service(BlobServiceServer::new(fake.clone()))
             .serve_with_incoming(incoming);
         tokio::spawn(server);
-        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        let channel = fake.connect();
         (fake, channel)
+    }
+
+    /// A connection of its own.
+    pub(crate) fn connect(&self) -> Channel {
+        Endpoint::from_shared(self.url.clone()).unwrap().connect_lazy()
+    }
+
+    /// Reads the uploads that were left hanging.
+    pub(crate) fn go_on(&self) {
+        self.state().uploads_stall = false;
+        self.changed.notify_waiters();
     }
 
     /// The state, to look at or to change.
@@ -286,7 +299,7 @@ impl BlobService for Fake {
             state.uploads_stall
         };
         if stalls {
-            std::future::pending::<()>().await;
+            self.until(|state| !state.uploads_stall).await;
         }
         let mut parts = request.into_inner();
         let mut bytes = Vec::new();
