@@ -7,10 +7,12 @@
 
 use std::future::pending;
 use std::thread;
+use std::time::Duration;
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest, RoundId};
 use fedpaint_proto::weights;
+use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tracing::{debug, info};
 
@@ -22,6 +24,10 @@ use crate::sealed::Sealed;
 
 /// How often an average is begun again because a file does not read; then the round is given up.
 const READ_RETRIES_MAX: u32 = 12;
+
+/// How long a round's average may take, beginning again included; then the round is given up. The largest
+/// models take minutes, so that this is a disk that has been full, or silent, for a day.
+const AGGREGATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// The most files that are hashed at once.
 const VERIFY_THREADS_MAX: usize = 8;
@@ -147,18 +153,53 @@ fn whose(blobs: &Blobs, sealed: &Sealed, error: &weights::Error) -> Option<Strin
     inputs.find(|(_, blob)| blobs.path(&blob.digest) == *path).map(|(whose, _)| whose)
 }
 
-/// How often in a row the files of a round did not read. A disk that does not take what is written is
-/// no fault of the round's, and is not counted.
+/// How long a round's average is waited for, and how often its files may not read in a row. A disk that does not
+/// take what is written is no fault of the round's, and is not counted.
 #[derive(Debug, Default)]
-pub(super) struct Unread(Option<(RoundId, u32)>);
+pub(super) struct Patience(Option<Waiting>);
 
-impl Unread {
-    /// Notes one more time; whether the round's average is to be begun again.
-    pub(super) fn again(&mut self, round: &RoundId) -> bool {
-        let before = self.0.take().filter(|(of, _)| of == round).map_or(0, |(_, count)| count);
-        let again = before < READ_RETRIES_MAX;
-        self.0 = Some((round.clone(), before + u32::from(again)));
+/// The round that is waited for.
+#[derive(Debug)]
+struct Waiting {
+    round: RoundId,
+    since: Timestamp,
+    unread: u32,
+    /// Why its average was begun again last.
+    told: String,
+}
+
+impl Patience {
+    /// Notes that the average of `round` is owed at `now`; until when it is waited for. It begins anew with
+    /// another round, and with another process: whoever was not there has not waited.
+    pub(super) fn owes(&mut self, round: &RoundId, now: Timestamp) -> Timestamp {
+        if self.0.as_ref().is_none_or(|waiting| waiting.round != *round) {
+            let (round, told) = (round.clone(), "it has not ended".to_owned());
+            self.0 = Some(Waiting { round, since: now, unread: 0, told });
+        }
+        let since = self.0.as_ref().map_or(now, |waiting| waiting.since);
+        since.checked_add(AGGREGATION_MAX).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Notes why the average is to be begun again.
+    pub(super) fn tell(&mut self, why: &str) {
+        if let Some(waiting) = &mut self.0 {
+            waiting.told = why.to_owned();
+        }
+    }
+
+    /// Notes that the files did not read once more; whether the average is to be begun again.
+    pub(super) fn again(&mut self) -> bool {
+        let Some(waiting) = &mut self.0 else { return true };
+        let again = waiting.unread < READ_RETRIES_MAX;
+        waiting.unread += u32::from(again);
         again
+    }
+
+    /// Why a round is given up that was waited for long enough.
+    pub(super) fn over(&self) -> String {
+        let told = self.0.as_ref().map_or("", |waiting| &waiting.told);
+        let hours = AGGREGATION_MAX.as_secs() / 3_600;
+        format!("there was no average within {hours} hours: {told}")
     }
 }
 
@@ -198,16 +239,22 @@ mod tests {
     }
 
     #[test]
-    fn each_round_has_its_own_patience_with_files_that_do_not_read() {
+    fn each_round_has_its_own_patience_with_files_that_do_not_read_and_a_day_in_all() {
         let round = |number| RoundId { run: "brain".parse().unwrap(), number, attempt: 1 };
-        let mut unread = Unread::default();
+        let later = |hours| START + jiff::SignedDuration::from_hours(hours);
+        let mut patience = Patience::default();
+        assert_eq!(patience.owes(&round(1), START), later(24));
         for _ in 0..READ_RETRIES_MAX {
-            assert!(unread.again(&round(1)));
+            assert!(patience.again());
         }
-        assert!(!unread.again(&round(1)));
-        for _ in 0..READ_RETRIES_MAX {
-            assert!(unread.again(&round(2)), "another round begins anew");
-        }
-        assert!(!unread.again(&round(2)));
+        assert!(!patience.again());
+        assert_eq!(patience.owes(&round(1), later(3)), later(24));
+        assert_eq!(patience.over(), "there was no average within 24 hours: it has not ended");
+        patience.tell("no space");
+        assert_eq!(patience.over(), "there was no average within 24 hours: no space");
+
+        assert_eq!(patience.owes(&round(2), later(3)), later(27), "another round begins anew");
+        assert!(patience.again());
+        assert_eq!(patience.over(), "there was no average within 24 hours: it has not ended");
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use super::Options;
-use super::aggregation::{Aggregation, Ended, Failure, Unread};
+use super::aggregation::{Aggregation, Ended, Failure, Patience};
 use super::core::{Answer, Beat, Core, Request, State, Step};
 use super::error::Error;
 use super::submit::vouched;
@@ -61,7 +61,7 @@ pub(super) struct Driver {
     in_doubt: bool,
     /// After the disk has failed an aggregation: when to begin again.
     aggregate_at: Option<Timestamp>,
-    unread: Unread,
+    patience: Patience,
     /// After the database has failed: when to try again.
     retry_at: Option<Timestamp>,
 }
@@ -82,7 +82,7 @@ impl Driver {
             shown,
             aggregation: None,
             aggregate_at: None,
-            unread: Unread::default(),
+            patience: Patience::default(),
             retry_at: None,
             in_doubt: false,
         };
@@ -124,12 +124,35 @@ impl Driver {
             self.retry_later(&error);
             return self.retry_at;
         }
-        self.aggregate_at = self.aggregate_at.filter(|time| self.clock.now() < *time);
-        if self.aggregation.is_none() && self.aggregate_at.is_none() {
-            let owed = self.core.aggregation();
-            self.aggregation = owed.map(|(run, _)| Aggregation::begin(&self.blobs, run));
+        let until = match self.aggregate().await {
+            Ok(until) => until,
+            Err(error) => {
+                self.retry_later(&error);
+                return self.retry_at;
+            }
+        };
+        self.core.deadline().into_iter().chain(self.aggregate_at).chain(until).min()
+    }
+
+    /// Begins the aggregation that is owed, or gives its round up; until when it is waited for.
+    async fn aggregate(&mut self) -> Result<Option<Timestamp>, Error> {
+        let now = self.clock.now();
+        self.aggregate_at = self.aggregate_at.filter(|time| now < *time);
+        loop {
+            let Some((run, _)) = self.core.aggregation() else { return Ok(None) };
+            let round = run.round().id().clone();
+            let until = self.patience.owes(&round, now);
+            if now < until {
+                if self.aggregation.is_none() && self.aggregate_at.is_none() {
+                    self.aggregation = Some(Aggregation::begin(&self.blobs, run));
+                }
+                return Ok(Some(until));
+            }
+            let reason = self.patience.over();
+            error!(%round, reason, "a round is given up");
+            self.apply(Request::Aggregated(round, Err(reason))).await?;
+            self.settle().await?;
         }
-        self.core.deadline().into_iter().chain(self.aggregate_at).min()
     }
 
     /// What the database failed to save is owed still; it is tried again, but not at once.
@@ -194,7 +217,7 @@ impl Driver {
         let outcome = match outcome {
             Ok(made) => Ok(made),
             Err(Failure::Write(reason)) => return self.aggregate_later(&round, &reason),
-            Err(Failure::Read(reason)) if self.unread.again(&round) => {
+            Err(Failure::Read(reason)) if self.patience.again() => {
                 return self.aggregate_later(&round, &reason);
             }
             Err(Failure::Read(reason) | Failure::Round(reason)) => {
@@ -227,6 +250,7 @@ impl Driver {
 
     /// What the disk failed to read or write is owed still.
     fn aggregate_later(&mut self, round: &RoundId, reason: &str) {
+        self.patience.tell(reason);
         let retry_s = AGGREGATION_RETRY.as_secs();
         error!(%round, reason, retry_s, "aggregation could not use the disk and is begun again");
         self.aggregate_at = self.clock.now().checked_add(AGGREGATION_RETRY).ok();

@@ -71,6 +71,29 @@ async fn nobody_may_have_the_moments_of_the_optimizer() {
 }
 
 #[tokio::test]
+async fn a_round_whose_average_the_disk_does_not_take_for_a_day_is_given_up_and_says_why() {
+    let coordinator = Coordinator::start(1).await;
+    coordinator.all_but_the_last_report(1).await;
+    let last = coordinator.submission(round(1, 1), "mayo", 2.0, 4);
+    let scratch = coordinator.blobs.scratch("");
+    std::fs::remove_dir_all(&scratch).unwrap();
+    coordinator.handle.submit(&site("mayo"), last).await.unwrap();
+    let day = Duration::from_secs(24 * 3_600);
+    coordinator.until(|_, round| round.phase == Phase::Aggregating).await;
+    // Nobody has waited for it before it was begun.
+    loop {
+        coordinator.clock.advance(day);
+        tokio::task::yield_now().await;
+        let events = coordinator.handle.events(0, 0).await.unwrap();
+        let over = events.iter().find(|event| event.kind == "round_abandoned");
+        if let Some(over) = over {
+            assert!(over.detail.contains("no average within 24 hours"), "{}", over.detail);
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_crash_between_the_files_and_their_row_makes_the_same_files_again() {
     let coordinator = Coordinator::start_with(adam()).await;
     coordinator.all_but_the_last_report(1).await;
