@@ -1,6 +1,7 @@
 //! What the coordinator shows and checks in handshakes, signs with, and issues certificates with: read from
 //! its files, read again when they change, and its own certificates renewed where it has the authority.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use fedpaint_proto::signing::SigningFiles;
 use fedpaint_proto::tls::{self, Judge, TlsFiles};
 use jiff::Timestamp;
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::{error, info};
 
@@ -24,6 +26,9 @@ use crate::seal;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// The most that is told of files until they change.
+const TOLD_MAX: usize = 16;
 
 /// What people are told that a root's certificate is, where they are told when it ends.
 const ROOT: &str = "root";
@@ -52,9 +57,14 @@ pub(crate) struct Credentials {
     pub(crate) seal: Option<Arc<Seal>>,
     /// Whose certificate ends when, soonest first.
     pub(crate) expiries: Vec<(String, Timestamp)>,
-    /// Who the coordinator is, and from when to when its certificate holds.
-    own: (Role, Validity),
+    /// Who the coordinator is, by which certificate, and from when to when that holds.
+    own: (Role, CertificateDer<'static>, Validity),
+    /// What the files held before they were read.
+    contents: Contents,
 }
+
+/// What every file holds; none that does not read.
+type Contents = Vec<Option<Vec<u8>>>;
 
 /// Why the files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -122,39 +132,54 @@ impl Files {
         }
     }
 
-    /// Reads them all; `judge` has the last word on members' certificates.
+    /// Reads what is signed with, where something is.
+    ///
+    /// # Errors
+    /// If it does not read, or is not a coordinator's that holds `now`.
+    pub(crate) fn seal(&self, now: Timestamp) -> Result<Option<Arc<Seal>>, Error> {
+        let load = |files| seal::load(files, &self.tls.ca, &self.federation, now);
+        Ok(self.signing.as_ref().map(load).transpose()?.map(Arc::new))
+    }
+
+    /// Reads all others; `judge` has the last word on members' certificates.
     ///
     /// # Errors
     /// If one does not read, they do not fit together, or they are not a coordinator's that holds `now`.
-    pub(crate) fn load(&self, judge: Judge, now: Timestamp) -> Result<Credentials, Error> {
+    pub(crate) fn load(
+        &self,
+        judge: Judge,
+        seal: Option<Arc<Seal>>,
+        now: Timestamp,
+    ) -> Result<Credentials, Error> {
         let path = || self.tls.certificate.clone();
         credential::settle(&self.tls).map_err(|source| Error::Settle { path: path(), source })?;
+        let contents = self.contents();
         let server = self.tls.server(judge)?;
         let own = self.own(now)?;
         let issuing = self.issuing.as_ref();
         let issuer = issuing.map(|issuing| Issuer::load(issuing, &self.tls, &self.federation));
         let issuer = issuer.transpose()?;
-        let seal = |files| seal::load(files, &self.tls.ca, &self.federation, now);
-        let seal = self.signing.as_ref().map(seal).transpose()?;
         let strangers = match &issuer {
             Some(issuer) => Some(self.tls.strangers(&issuer.root)?),
             None => None,
         };
-        let ends = |what: &str, der: &[u8]| {
-            Validity::of_certificate(der).ok().map(|held| (what.to_owned(), held.not_after))
+        let ends = |(at, root): (usize, &CertificateDer<'_>)| {
+            let validity = Validity::of_certificate(root).ok()?;
+            let name = if at == 0 { ROOT.to_owned() } else { format!("{ROOT} {}", at + 1) };
+            Some((name, validity.not_after))
         };
         let roots = self.tls.roots()?;
-        let mut expiries: Vec<_> = roots.iter().filter_map(|root| ends(ROOT, &root[..])).collect();
+        let mut expiries: Vec<_> = roots.iter().enumerate().filter_map(ends).collect();
         expiries.extend(issuer.iter().map(|issuer| (ISSUING.to_owned(), issuer.until)));
-        expiries.push((own.0.to_string(), own.1.not_after));
-        expiries.extend(seal.iter().map(|(_, until)| (format!("{}, signing", own.0), *until)));
+        expiries.push((own.0.to_string(), own.2.not_after));
+        let signs = seal.iter().map(|seal| seal.signer.validity().not_after);
+        expiries.extend(signs.map(|until| (format!("{}, signing", own.0), until)));
         expiries.sort_by_key(|(_, not_after)| *not_after);
-        let seal = seal.map(|(seal, _)| Arc::new(seal));
-        Ok(Credentials { server, strangers, issuer, seal, expiries, own })
+        Ok(Credentials { server, strangers, issuer, seal, expiries, own, contents })
     }
 
     /// Who the coordinator is by its own certificate.
-    fn own(&self, now: Timestamp) -> Result<(Role, Validity), Error> {
+    fn own(&self, now: Timestamp) -> Result<(Role, CertificateDer<'static>, Validity), Error> {
         let path = || self.tls.certificate.clone();
         let certificate = self.tls.own_certificate()?;
         let wrong = |source| Error::Identity { path: path(), source };
@@ -166,12 +191,12 @@ impl Files {
         }
         match validity.not_after <= now {
             true => Err(Error::Expired { path: path(), until: validity.not_after }),
-            false => Ok((found.role, validity)),
+            false => Ok((found.role, certificate, validity)),
         }
     }
 
-    /// What the files hold, to see whether they have changed; a file that does not read is none.
-    fn contents(&self) -> Vec<Option<Vec<u8>>> {
+    /// What the files hold, to see whether they have changed.
+    fn contents(&self) -> Contents {
         let TlsFiles { ca, certificate, key } = &self.tls;
         let own = [ca, certificate, key].into_iter();
         let signing = self.signing.iter().flat_map(|files| [&files.certificate, &files.key]);
@@ -179,65 +204,88 @@ impl Files {
         own.chain(signing).chain(issuing).map(|path| std::fs::read(path).ok()).collect()
     }
 
-    /// Renews the coordinator's own certificates where that is due, by their age or because another authority
-    /// issues now: the one for TLS with a fresh key; the one for signing keeps its key.
+    /// Renews the coordinator's own certificate for TLS, with a fresh key.
     fn renew(&self, held: &Credentials, issuer: &Issuer, now: Timestamp) -> Result<(), Error> {
-        if let (Some(seal), Some(files)) = (&held.seal, &self.signing)
-            && seal::follow(seal, files, issuer, now)?
-        {
-            info!(
-                "the coordinator's signing certificate is renewed, by the authority as it is now"
-            );
-        }
-        let chain = tls::certificates("certificate", &self.tls.certificate)?;
-        if !held.is_due(now) && chain.contains(&issuer.certificate) {
-            return Ok(());
-        }
-        let certificate = self.tls.own_certificate()?;
-        let hosts = ca::hosts(&certificate);
-        let until = now.checked_add(issuer.life(&held.own.0, now)).unwrap_or(issuer.until);
+        let (role, certificate, _) = &held.own;
+        let hosts = ca::hosts(certificate);
+        let until = now.checked_add(issuer.life(role, now)).unwrap_or(issuer.until);
         let validity = ca::Validity::until(now, until);
-        let issued = ca::issue(issuer.authority(), &held.own.0, &hosts, validity)?;
+        let issued = ca::issue(issuer.authority(), role, &hosts, validity)?;
         let replaced = credential::replace(&self.tls, &issued.certificate_pem, &issued.key_pem);
         let path = || self.tls.certificate.clone();
         replaced.map_err(|source| Error::Settle { path: path(), source })?;
         info!(%until, "the coordinator's own certificate is renewed");
         Ok(())
     }
+
+    /// Renews the coordinator's own certificates where that is due, by their age or because another authority
+    /// issues now: one does not wait for the other.
+    fn keep(&self, held: &Credentials, now: Timestamp, told: &mut Told) {
+        let Some(issuer) = &held.issuer else { return };
+        if let (Some(seal), Some(files)) = (&held.seal, &self.signing) {
+            match seal::follow(seal, files, issuer, now) {
+                Ok(true) => info!("the coordinator's signing certificate is renewed"),
+                Ok(false) => {}
+                Err(error) => told.tell("cannot renew the signing certificate", &error),
+            }
+        }
+        if held.is_due(issuer, now)
+            && let Err(error) = self.renew(held, issuer, now)
+        {
+            told.tell("cannot renew the coordinator's own certificate", &error);
+        }
+    }
 }
 
 impl Credentials {
-    /// Whether two thirds of the life of the coordinator's own certificate are over.
-    fn is_due(&self, now: Timestamp) -> bool {
-        self.own.1.renewal() <= now
+    /// Whether the coordinator's own certificate is to be renewed: two thirds of its life are over, or another
+    /// authority has issued it than the one that issues now.
+    fn is_due(&self, issuer: &Issuer, now: Timestamp) -> bool {
+        let (_, certificate, validity) = &self.own;
+        validity.renewal() <= now || !issuer.issued(certificate)
+    }
+}
+
+/// What was told last, so that it is not told every few seconds.
+#[derive(Debug, Default)]
+struct Told(BTreeSet<String>);
+
+impl Told {
+    fn tell(&mut self, what: &'static str, error: &dyn std::error::Error) {
+        if self.0.len() < TOLD_MAX && self.0.insert(format!("{what}: {error}")) {
+            error!(%error, "{what}; what holds stays, and it is tried again");
+        }
     }
 }
 
 /// Reads the files again whenever they change, for the handshakes that come and for the `notary`, and renews
 /// the coordinator's own certificates when that is due and it has the authority. What cannot be used is told,
-/// and what holds stays.
+/// and what holds stays. Files that are not those that were read last are never written: somebody is replacing
+/// them.
 pub(crate) async fn keep_fresh(
     files: Files,
     (shown, notary): (watch::Sender<Arc<Credentials>>, Option<Arc<Notary>>),
     judge: Judge,
     clock: Arc<dyn Clock>,
 ) {
-    let mut seen = files.contents();
+    let (mut tried, mut told) = (shown.borrow().contents.clone(), Told::default());
     loop {
         let next = clock.now().checked_add(LOOK_EVERY).unwrap_or(Timestamp::MAX);
         clock.sleep_until(next).await;
         let (held, now) = (Arc::clone(&*shown.borrow()), clock.now());
-        if let Some(issuer) = &held.issuer
-            && let Err(error) = files.renew(&held, issuer, now)
-        {
-            error!(%error, "the coordinator's own certificates cannot be renewed");
+        if files.contents() == held.contents {
+            files.keep(&held, now, &mut told);
         }
         let found = files.contents();
-        if found == seen {
+        if found == tried {
             continue;
         }
-        seen = found;
-        match files.load(Arc::clone(&judge), now) {
+        (tried, told) = (found, Told::default());
+        let seal = files.seal(now).unwrap_or_else(|error| {
+            told.tell("what is signed with has changed and cannot be used", &error);
+            held.seal.clone()
+        });
+        match files.load(Arc::clone(&judge), seal, now) {
             Ok(read) => {
                 info!("certificates have changed and are read anew");
                 if let (Some(notary), Some(seal)) = (&notary, &read.seal) {
@@ -245,7 +293,172 @@ pub(crate) async fn keep_fresh(
                 }
                 shown.send_replace(Arc::new(read));
             }
-            Err(error) => error!(%error, "certificates have changed and cannot be used"),
+            Err(error) => told.tell("certificates have changed and cannot be used", &error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use fedpaint_proto::tls::certificates;
+    use rustls::pki_types::ServerName;
+
+    use super::*;
+    use crate::ca::Issued;
+    use crate::clock::ManualClock;
+    use crate::testing::LATER;
+
+    /// A coordinator's files, and who keeps them fresh.
+    struct Desk {
+        folder: tempfile::TempDir,
+        files: Files,
+        root: Issued,
+        clock: ManualClock,
+        shown: watch::Receiver<Arc<Credentials>>,
+    }
+
+    fn days(days: u32) -> ca::Validity {
+        ca::Validity::days(LATER, days).unwrap()
+    }
+
+    fn main_of(authority: &Issued) -> Issued {
+        let host = ServerName::try_from("localhost").unwrap();
+        ca::issue(authority, &"main".parse().map(Role::Coordinator).unwrap(), &[host], days(7))
+            .unwrap()
+    }
+
+    impl Desk {
+        /// With a certificate for TLS and one for signing under an issuing authority, or the root itself.
+        fn new(issues_by_root: bool) -> Desk {
+            let folder = tempfile::tempdir().unwrap();
+            let path = |name: &str| folder.path().join(name);
+            let root = ca::create(&"brain".parse().unwrap(), days(90)).unwrap();
+            let issuing = match issues_by_root {
+                true => root.clone(),
+                false => ca::create_issuing(&root, days(30)).unwrap(),
+            };
+            let tls =
+                TlsFiles { ca: path("ca"), certificate: path("main.pem"), key: path("main.key") };
+            let role = Role::Coordinator("main".parse().unwrap());
+            let signing = ca::issue_signing(&issuing, &role, days(20)).unwrap();
+            fs::write(&tls.ca, &root.certificate_pem).unwrap();
+            for (name, issued) in [("main", &main_of(&issuing)), ("signing", &signing)] {
+                put(folder.path(), name, issued);
+            }
+            put(folder.path(), "issuing", &issuing);
+            let file = |name: &str| path(name);
+            let files = Files {
+                federation: "brain".parse().unwrap(),
+                tls,
+                signing: Some(SigningFiles {
+                    certificate: file("signing.pem"),
+                    key: file("signing.key"),
+                }),
+                issuing: Some(Issuing {
+                    certificate: file("issuing.pem"),
+                    key: file("issuing.key"),
+                    leaf_s: 7 * 86_400,
+                    operator_s: 7 * 86_400,
+                }),
+            };
+            let judge: Judge = Arc::new(|_| true);
+            let seal = files.seal(LATER).unwrap();
+            let held = files.load(Arc::clone(&judge), seal, LATER).unwrap();
+            let (sender, shown) = watch::channel(Arc::new(held));
+            let clock = ManualClock::new(LATER);
+            let own = Arc::new(clock.clone());
+            tokio::spawn(keep_fresh(files.clone(), (sender, None), judge, own));
+            Desk { folder, files, root, clock, shown }
+        }
+
+        /// Has the files looked at once more.
+        async fn look(&self) {
+            // Until it sleeps, and until it has looked.
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+            self.clock.advance(LOOK_EVERY);
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+        }
+
+        fn read(&self, name: &str) -> String {
+            fs::read_to_string(self.folder.path().join(name)).unwrap()
+        }
+
+        /// Whether the certificate in this file is under the authority that issues now.
+        fn follows(&self, name: &str) -> bool {
+            let certificate = &certificates("it", &self.folder.path().join(name)).unwrap()[0];
+            let issuing = self.files.issuing.as_ref().unwrap();
+            let issuer = Issuer::load(issuing, &self.files.tls, &self.files.federation).unwrap();
+            issuer.issued(certificate)
+        }
+    }
+
+    /// Puts a certificate and its key into the places of those of this name.
+    fn put(folder: &Path, name: &str, issued: &Issued) {
+        fs::write(folder.join(format!("{name}.pem")), &issued.certificate_pem).unwrap();
+        let key = folder.join(format!("{name}.key"));
+        let _ = fs::remove_file(&key);
+        credential::write_key(&key, &issued.key_pem).unwrap();
+    }
+
+    #[tokio::test]
+    async fn both_certificates_follow_another_authority_and_where_nothing_changes_nothing_is_written()
+     {
+        for by_root in [false, true] {
+            let desk = Desk::new(by_root);
+            let names = ["main.pem", "signing.pem"];
+            let before = names.map(|name| desk.read(name));
+            desk.look().await;
+            assert_eq!(names.map(|name| desk.read(name)), before, "by the root: {by_root}");
+            put(desk.folder.path(), "issuing", &ca::create_issuing(&desk.root, days(60)).unwrap());
+            for _ in 0..3 {
+                desk.look().await;
+            }
+            assert!(names.iter().all(|name| desk.follows(name)), "by the root: {by_root}");
+            let after = names.map(|name| desk.read(name));
+            desk.look().await;
+            assert_eq!(names.map(|name| desk.read(name)), after, "once");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pair_that_somebody_is_replacing_is_left_alone_and_taken_up_once_it_is_whole() {
+        let mut desk = Desk::new(false);
+        let other = ca::create_issuing(&desk.root, days(60)).unwrap();
+        let by_hand = main_of(&other);
+        fs::write(desk.folder.path().join("main.pem"), &by_hand.certificate_pem).unwrap();
+        for _ in 0..3 {
+            desk.look().await;
+            assert_eq!(desk.read("main.pem"), by_hand.certificate_pem);
+        }
+        assert!(!desk.shown.has_changed().unwrap(), "a certificate without its key is used");
+        put(desk.folder.path(), "main", &by_hand);
+        put(desk.folder.path(), "issuing", &other);
+        desk.look().await;
+        assert!(desk.shown.has_changed().unwrap());
+        let held = desk.shown.borrow_and_update().own.1.clone();
+        assert_eq!(held, certificates("it", &desk.files.tls.certificate).unwrap()[0]);
+        desk.look().await;
+        assert_eq!(desk.read("main.pem"), by_hand.certificate_pem, "it is not due");
+    }
+
+    #[tokio::test]
+    async fn what_is_signed_with_keeps_no_certificate_for_tls_from_being_renewed() {
+        let desk = Desk::new(false);
+        fs::write(desk.folder.path().join("signing.pem"), "no certificate").unwrap();
+        desk.look().await;
+        assert!(desk.shown.borrow().seal.is_some(), "the one from before stays");
+        let before = desk.read("main.pem");
+        desk.clock.advance(Duration::from_secs(5 * 86_400));
+        for _ in 0..2 {
+            desk.look().await;
+        }
+        assert_ne!(desk.read("main.pem"), before);
     }
 }

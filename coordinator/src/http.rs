@@ -81,6 +81,8 @@ async fn healthz(State(pages): State<Pages>) -> Response {
 
 async fn metrics(State(pages): State<Pages>) -> Response {
     let credentials = Arc::clone(&*pages.credentials.borrow());
+    // A certificate that is no more has no end.
+    pages.book.metrics.certificate_end.clear();
     for (holder, until) in &credentials.expiries {
         show_end(&pages.book.metrics, holder.clone(), *until);
     }

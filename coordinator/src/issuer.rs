@@ -19,7 +19,7 @@ use crate::config::Issuing;
 pub(crate) struct Issuer {
     authority: Issued,
     /// Its certificate.
-    pub(crate) certificate: CertificateDer<'static>,
+    certificate: CertificateDer<'static>,
     /// How long a certificate lasts of whoever renews it by itself.
     leaf: Duration,
     /// How long an operator's does.
@@ -157,6 +157,11 @@ impl Issuer {
             Role::Operator(_) => self.operator,
         };
         life.min(left)
+    }
+
+    /// Whether it has issued this certificate, DER; what follows it does not matter.
+    pub(crate) fn issued(&self, certificate: &[u8]) -> bool {
+        vouches(&self.certificate, certificate)
     }
 
     /// The authority itself, for the coordinator's own certificate.

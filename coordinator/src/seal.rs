@@ -32,7 +32,6 @@ pub enum Error {
 }
 
 /// Reads what the coordinator signs with; its certificate must be under one of the `roots` and hold `now`.
-/// When it ends.
 ///
 /// # Errors
 /// If a file does not read, they do not fit together, or the certificate is not the coordinator's.
@@ -41,12 +40,11 @@ pub(crate) fn load(
     roots: &Path,
     federation: &FederationName,
     now: Timestamp,
-) -> Result<(Seal, Timestamp), Error> {
+) -> Result<Seal, Error> {
     let signer = files.load()?;
     let authority = Authority::load(federation.clone(), roots)?;
-    let holder = authority.holder(signer.certificate(), now)?;
-    match holder.role {
-        Role::Coordinator(_) => Ok((Seal { authority, signer }, holder.validity.not_after)),
+    match authority.holder(signer.certificate(), now)?.role {
+        Role::Coordinator(_) => Ok(Seal { authority, signer }),
         _ => {
             let (path, found) = (files.certificate.clone(), signer.identity().clone());
             Err(Error::NotTheCoordinators { path, found })
@@ -54,8 +52,8 @@ pub(crate) fn load(
     }
 }
 
-/// Has `issuer` vouch for the key that the coordinator signs with, where another authority does. Whether it
-/// had to.
+/// Has `issuer` vouch for the key that the coordinator signs with, where that is due: another authority does, or
+/// two thirds of the certificate's life are over and the authority's own is longer. Whether it was.
 ///
 /// # Errors
 /// If the certificate does not hold `now`, or another one cannot be made or written.
@@ -65,12 +63,16 @@ pub(crate) fn follow(
     issuer: &Issuer,
     now: Timestamp,
 ) -> Result<bool, Error> {
-    if seal.signer.is_under(&issuer.certificate) {
+    let Seal { authority, signer } = seal;
+    let validity = signer.validity();
+    let grows_old = validity.renewal() <= now && validity.not_after < issuer.until;
+    if issuer.issued(signer.certificate()) && !grows_old {
         return Ok(false);
     }
-    let holder = seal.authority.holder(seal.signer.certificate(), now)?;
+    let holder = authority.holder(signer.certificate(), now)?;
     let Some(key) = holder.key() else { return Ok(false) };
-    files.recertify(&issuer.certify_signing(&holder.role, &key, now)?)?;
+    let pem = issuer.certify_signing(&holder.role, &key, now)?;
+    files.recertify(&pem, authority, now)?;
     Ok(true)
 }
 
@@ -107,7 +109,7 @@ mod tests {
         let made = ca::issue_signing(&old.1, &role, Validity::days(LATER, 20).unwrap()).unwrap();
         write("signing.pem", &made.certificate_pem);
         fedpaint_proto::credential::write_key(&files.key, &made.key_pem).unwrap();
-        let seal = || load(&files, &path("ca.pem"), &brain, LATER).map(|(seal, _)| seal);
+        let seal = || load(&files, &path("ca.pem"), &brain, LATER);
         let issuer = |issuing: &Issued| {
             write("issuing.pem", &issuing.certificate_pem);
             fedpaint_proto::credential::write_key(&path("issuing.key"), &issuing.key_pem).unwrap();
@@ -148,15 +150,19 @@ mod tests {
         signed(&alone).by_coordinator(&alone.authority, LATER).unwrap();
         assert!(signed(&before).by_coordinator(&alone.authority, LATER).is_err());
 
-        // A certificate of another's, or for another key, takes nobody's place.
+        // A certificate of another's, for another key or under another root takes nobody's place.
         let held = fs::read(&files.certificate).unwrap();
         let other = ca::issue_signing(&new.1, &role, Validity::days(LATER, 20).unwrap()).unwrap();
         let site = Role::Site("mayo".parse().unwrap());
         let eves = issuer.certify_signing(&site, &key(&alone), LATER).unwrap();
+        let replace = |pem: &str| files.recertify(pem, &alone.authority, LATER).unwrap_err();
         for pem in [&other.certificate_pem, &eves, "", "-----BEGIN CERTIFICATE-----"] {
-            let refused = files.recertify(pem).unwrap_err();
+            let refused = replace(pem);
             assert!(matches!(refused, signing::Error::NotOurs), "{refused}");
         }
+        let (key, days) = (key(&alone), Validity::days(LATER, 20).unwrap());
+        let old = ca::certify_signing(&old.1, &role, &key, days).unwrap();
+        assert!(matches!(replace(&old), signing::Error::Certificate(_)));
         assert_eq!(fs::read(&files.certificate).unwrap(), held);
     }
 }

@@ -140,7 +140,8 @@ impl Server {
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Server, Error> {
         let files = Files::of(&config);
         // Nobody is judged yet: this finds out whether the files will do.
-        let seal = files.load(Arc::new(|_| true), clock.now())?.seal;
+        let seal = files.seal(clock.now())?;
+        files.load(Arc::new(|_| true), seal.clone(), clock.now())?;
         let unsigned = config.unsigned_updates == UnsignedUpdates::Accept;
         let notary = seal.map(|seal| Arc::new(Notary::sealing(seal, unsigned)));
         let (listener, address) = bind("listen", config.listen).await?;
@@ -166,7 +167,12 @@ impl Server {
         let (own, time, stop) = (blobs.clone(), Arc::clone(&clock), stop_driver.clone());
         let started = driver::start(options, store.clone(), own, time, stop).await;
         let (driver, driving) = started.map_err(failed)?;
-        let credentials = files.load(judge(driver.clone()), clock.now())?;
+        // They may have been replaced while the database was waited for.
+        let seal = files.seal(clock.now())?;
+        if let (Some(notary), Some(seal)) = (&notary, &seal) {
+            notary.take(Arc::clone(seal));
+        }
+        let credentials = files.load(judge(driver.clone()), seal, clock.now())?;
         if config.signing.is_none() {
             warn!("nothing is signed: the config has no `signing`");
         }

@@ -7,6 +7,7 @@
 
 use std::io;
 
+use jiff::Timestamp;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -16,7 +17,7 @@ use tonic::{Request, Status};
 use crate::credential;
 use crate::identity::{Identity, KeyId, Validity};
 use crate::limits::CALL_TIMEOUT;
-use crate::signing::{self, SigningFiles};
+use crate::signing::{self, Authority, SigningFiles};
 use crate::tls::{self, TlsFiles};
 use crate::v1::RenewRequest;
 use crate::v1::identity_service_client::IdentityServiceClient;
@@ -50,9 +51,6 @@ pub enum Error {
     /// The new certificate cannot be written.
     #[error("cannot write the certificate: {0}")]
     Write(#[from] io::Error),
-    /// The signing certificate, or the one that came in its place, cannot be used.
-    #[error(transparent)]
-    Signing(#[from] signing::Error),
 }
 
 impl TlsKey {
@@ -83,38 +81,71 @@ impl TlsKey {
     }
 }
 
-/// Renews the certificate in `files` by a connection that was made with it, and replaces it and its key; and
-/// the certificate in `signing`, if the coordinator gives another for its key. Where another process has
-/// replaced the first meanwhile, theirs stays. When the certificate that is there then is valid.
+/// What became of a renewal.
+#[derive(Debug)]
+pub struct Renewed {
+    /// When the certificate for TLS that is there now is valid.
+    pub validity: Validity,
+    /// Why the signing certificate is the one from before, where there is one.
+    pub unsigned: Option<signing::Error>,
+}
+
+/// Renews the certificate in `files` with this key, by a connection that was made with it, and replaces it and
+/// its key; and the certificate in `signing`, for the key that is there. Where another process has replaced the
+/// first meanwhile, theirs stays. What fails is tried again with the same key, so that the coordinator need not
+/// remember one for each try.
 ///
 /// # Errors
 /// If the coordinator refuses or does not answer, or the disk fails; then the old pair is good still.
 pub async fn renew(
     channel: Channel,
     files: &TlsFiles,
-    signing: Option<&SigningFiles>,
-) -> Result<Validity, Error> {
+    key: &TlsKey,
+    signing: Option<(&SigningFiles, Timestamp)>,
+) -> Result<Renewed, Error> {
     let held = files.own_certificate()?;
-    let signer = signing.map(SigningFiles::load).transpose()?;
-    let signing_certificate = signer.map_or_else(Vec::new, |held| held.certificate().to_vec());
-    let key = TlsKey::fresh()?;
+    let signer = signing.map(|(signing, _)| signing.load());
+    let shown = signer.as_ref().and_then(|signer| signer.as_ref().ok());
+    let signing_certificate = shown.map_or_else(Vec::new, |held| held.certificate().to_vec());
     let mut request = Request::new(RenewRequest { csr: key.csr.clone(), signing_certificate });
     request.set_timeout(CALL_TIMEOUT);
     let renewed = IdentityServiceClient::new(channel).renew(request).await;
     let renewed = renewed.map_err(|status| Error::Refused(Box::new(status)))?.into_inner();
     let validity = fits(&renewed.certificate_pem, &key.id, &held).ok_or(Error::NotOurs)?;
-    // Before the pair: whoever dies in between renews again, and is given both.
-    if let Some(files) = signing.filter(|_| !renewed.signing_certificate_pem.is_empty()) {
-        files.recertify(&renewed.signing_certificate_pem)?;
-    }
+    // Before the pair: whoever dies in between renews again, and is given both. One that cannot be had keeps
+    // nobody from the other, without which there is no connection.
+    let unsigned = match (signing, signer) {
+        (Some((signing, now)), Some(Ok(_))) => {
+            resign(files, signing, &renewed.signing_certificate_pem, &held, now).err()
+        }
+        (_, Some(Err(error))) => Some(error),
+        _ => None,
+    };
     let place = credential::hold(files)?;
     place.settle()?;
     let found = files.own_certificate()?;
     if found != held {
-        return Validity::of_certificate(&found).map_err(|_| Error::NotOurs);
+        let validity = Validity::of_certificate(&found).map_err(|_| Error::NotOurs)?;
+        return Ok(Renewed { validity, unsigned });
     }
     place.replace(&renewed.certificate_pem, &key.key_pem)?;
-    Ok(validity)
+    Ok(Renewed { validity, unsigned })
+}
+
+/// Replaces the signing certificate by the one that came, if it counts by the roots that are trusted here.
+fn resign(
+    files: &TlsFiles,
+    signing: &SigningFiles,
+    pem: &str,
+    held: &[u8],
+    now: Timestamp,
+) -> Result<(), signing::Error> {
+    if pem.is_empty() {
+        return Err(signing::Error::NotGiven);
+    }
+    let federation = Identity::from_certificate(held)?.federation;
+    let authority = Authority::load(federation, &files.ca)?;
+    signing.recertify(pem, &authority, now).map(drop)
 }
 
 /// When a certificate is valid, if it is for this key and whoever holds the certificate `held`.

@@ -20,7 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
 pub use self::authority::{Authority, Holder};
-use crate::identity::{self, Identity, Role};
+use crate::identity::{self, Identity, Role, Validity};
 use crate::names::FederationName;
 use crate::{credential, tls, v1};
 
@@ -61,6 +61,9 @@ pub enum Error {
     /// A certificate that came is another's, or for another key.
     #[error("the signing certificate that came is not for this holder and this key")]
     NotOurs,
+    /// None came.
+    #[error("the coordinator gives no signing certificate for this key; its log says why")]
+    NotGiven,
     /// A certificate cannot be written.
     #[error("cannot write the signing certificate {}: {source}", path.display())]
     Write {
@@ -129,15 +132,22 @@ impl SigningFiles {
     }
 
     /// Puts another certificate of the same holder and key into the place of the one that is there, with
-    /// those between it and the root, PEM.
+    /// those between it and the root, PEM. It must be one that counts `now`.
     ///
     /// # Errors
-    /// If it is none, another's or for another key, or the disk fails; then what was there is there still.
-    pub fn recertify(&self, pem: &str) -> Result<Signer, Error> {
+    /// If it is none, another's or for another key, under no root that is trusted here, or the disk fails;
+    /// then what was there is there still.
+    pub fn recertify(
+        &self,
+        pem: &str,
+        authority: &Authority,
+        now: Timestamp,
+    ) -> Result<Signer, Error> {
         let held = self.load()?;
         let chain = certificates(Ok(CertificateDer::pem_slice_iter(pem.as_bytes())));
         let next = chain.ok().and_then(|chain| self.signer(&chain).ok());
         let next = next.filter(|next| next.identity == held.identity).ok_or(Error::NotOurs)?;
+        authority.holder(next.certificate(), now)?;
         let path = || self.certificate.clone();
         credential::write_certificate(&self.certificate, pem)
             .map_err(|source| Error::Write { path: path(), source })?;
@@ -170,6 +180,7 @@ pub struct Signer {
     /// One certificate after the other.
     chain: Vec<u8>,
     identity: Identity,
+    validity: Validity,
 }
 
 impl Signer {
@@ -187,8 +198,8 @@ impl Signer {
         let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(key.secret_pkcs8_der());
         let key = key.map_err(|_| wrong())?;
         let bytes = chain.iter().flat_map(|one| one.iter().copied()).collect();
-        let signer = Signer { key, chain: bytes, identity };
-        let holder = Holder::of(signer.identity.role.clone(), certificate)?;
+        let holder = Holder::of(identity.role.clone(), certificate)?;
+        let signer = Signer { key, chain: bytes, identity, validity: holder.validity };
         holder.check(PROBE, &signer.sign(PROBE)).map_err(|_| wrong())?;
         Ok(signer)
     }
@@ -204,9 +215,9 @@ impl Signer {
         &self.chain
     }
 
-    /// Whether the certificate was issued by the authority that has this one, DER, which then follows it.
-    pub fn is_under(&self, authority: &[u8]) -> bool {
-        self.chain.ends_with(authority)
+    /// From when to when the certificate is valid.
+    pub fn validity(&self) -> Validity {
+        self.validity
     }
 
     /// Signs bytes that say what they are ([`bytes::Bytes`]).

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fedpaint_proto::channel::{self, Route};
 use fedpaint_proto::identity::Validity;
-use fedpaint_proto::renewal;
+use fedpaint_proto::renewal::{self, TlsKey};
 use fedpaint_proto::tls;
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -44,22 +44,38 @@ pub struct Shown {
 }
 
 /// Renews the certificates of `config` whenever that is due, and replaces what is `shown` whenever a
-/// certificate, a key or the roots have changed. It never ends.
-pub async fn keep(config: Config, route: Route, site: Site, shown: Shown, now: fn() -> Timestamp) {
+/// certificate, a key or the roots are others than those `seen`, by which it was made. It never ends.
+pub async fn keep(
+    config: Config,
+    route: Route,
+    site: Site,
+    (shown, mut seen): (Shown, Contents),
+    now: fn() -> Timestamp,
+) {
     let mut due = site.validity.renewal();
-    let mut seen = contents(&config);
+    // One for every try, until it has a certificate.
+    let mut next: Option<TlsKey> = None;
     let mut told = String::new();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let done = async {
             if due <= now() {
                 let channel = shown.channels.borrow().calls.clone();
-                renewal::renew(channel, &config.tls, config.signing.as_ref()).await?;
+                let key = match &next {
+                    Some(key) => key,
+                    None => next.insert(TlsKey::fresh().map_err(renewal::Error::from)?),
+                };
+                let signing = config.signing.as_ref().map(|files| (files, now()));
+                let renewed = renewal::renew(channel, &config.tls, key, signing).await?;
+                next = None;
                 tracing::info!("the certificate is renewed");
+                if let Some(why) = renewed.unsigned {
+                    tracing::warn!("the signing certificate is the one from before: {why}");
+                }
             }
             let own = config.tls.own_certificate()?;
             due = Validity::of_certificate(&own).map_or(due, |validity| validity.renewal());
-            let found = contents(&config);
+            let found = Contents::of(&config);
             if found != seen {
                 let (tls, trust) = (config.tls.client()?, Trust::load(&config, &site, now)?);
                 let channels = Channels::open(&config, &route, &site, tls).await?;
@@ -83,8 +99,14 @@ pub async fn keep(config: Config, route: Route, site: Site, shown: Shown, now: f
 }
 
 /// What the files hold, to see whether they have changed; a file that does not read is none.
-fn contents(config: &Config) -> Vec<Option<Vec<u8>>> {
-    let tls = [&config.tls.ca, &config.tls.certificate, &config.tls.key];
-    let signing = config.signing.iter().flat_map(|files| [&files.certificate, &files.key]);
-    tls.into_iter().chain(signing).map(|path| std::fs::read(path).ok()).collect()
+#[derive(PartialEq)]
+pub struct Contents(Vec<Option<Vec<u8>>>);
+
+impl Contents {
+    /// As they are now.
+    pub fn of(config: &Config) -> Contents {
+        let tls = [&config.tls.ca, &config.tls.certificate, &config.tls.key];
+        let signing = config.signing.iter().flat_map(|files| [&files.certificate, &files.key]);
+        Contents(tls.into_iter().chain(signing).map(|path| std::fs::read(path).ok()).collect())
+    }
 }

@@ -45,7 +45,7 @@ use crate::disk;
 use crate::gate::Gate;
 use crate::pipe::Progress;
 use crate::policy::{self, Policy};
-use crate::renewal::{self, Shown};
+use crate::renewal::{self, Contents, Shown};
 use crate::supervisor::{self, Death, Hello, Supervisor};
 use crate::witness::Doubt;
 use crate::workspace::{self, Workspace};
@@ -133,6 +133,8 @@ pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Resul
         return Ok(());
     };
     let workspace = Arc::new(workspace?);
+    // Before they are read: what is replaced while the coordinator is waited for is taken up then.
+    let seen = Contents::of(config);
     let trust = Trust::load(config, &site, now)?;
     let mut supervisor = Supervisor::new(program, config.setup());
     let Some(hello) = stop.now.run_until_cancelled(first_hello(&mut supervisor)).await else {
@@ -160,7 +162,7 @@ pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Resul
             let (channels, line) = Line::new(channels);
             let (trust, trusted) = Trusted::new(trust);
             let shown = Shown { channels, trust };
-            let renewing = renewal::keep(config.clone(), route, site.clone(), shown, now);
+            let renewing = renewal::keep(config.clone(), route, site.clone(), (shown, seen), now);
             let renewing = tokio::spawn(renewing);
             let (site, budget) = (site.name.clone(), Budget::default());
             let trust = trusted;

@@ -5,7 +5,7 @@
 //! until it ends.
 
 use fedpaint_proto::identity::Validity;
-use fedpaint_proto::renewal::{self, Error};
+use fedpaint_proto::renewal::{self, Error, TlsKey};
 use fedpaint_proto::text;
 use jiff::Timestamp;
 
@@ -62,7 +62,9 @@ pub(crate) async fn run(now: bool, settings: &Connection, output: &Output) -> an
 }
 
 async fn renew(line: &Line) -> anyhow::Result<Validity> {
-    renewal::renew(line.channel.clone(), &line.tls, None).await.map_err(|error| match error {
+    let key = TlsKey::fresh()?;
+    let renewed = renewal::renew(line.channel.clone(), &line.tls, &key, None).await;
+    renewed.map(|renewed| renewed.validity).map_err(|error| match error {
         Error::Refused(status) => of_status(&status),
         error => error.into(),
     })

@@ -4,6 +4,8 @@
 //! is a certificate at all where it must be refused. Half of them come by renewals, the others with a fresh
 //! token each, so that each kind comes both ways.
 
+mod signing;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
@@ -73,6 +75,7 @@ pub(crate) async fn csr(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     lab.start_coordinator()?;
     let mut outcome = Outcome::default();
     requests(&lab, args, &mut outcome).await?;
+    signing::certificates(&lab, &mut outcome).await?;
     tokens(&mut lab, &mut outcome).await?;
     Ok(outcome)
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use fedpaint_proto::credential::write_certificate;
-use fedpaint_proto::signing::SigningFiles;
+use fedpaint_proto::signing::{Authority, SigningFiles};
+use fedpaint_proto::v1;
 use fedpaint_proto::weights::{Dtype, TensorSpec};
-use fedpaint_proto::{tls, v1};
 use fedpaint_tests::lab::{FEDERATION, Lab, LabOptions, OPEN_POLICY};
 use fedpaint_tests::models;
 use fedpaint_tests::outcome::{Outcome, rounded};
@@ -193,10 +193,11 @@ async fn roll_over(
     told.wait(lab, RENEWED, 2 * sites).await?;
     agents.push(site(lab, work, "late-site")?);
     lab.fedctl(&["renew", "--now"])?;
-    let issuing = tls::certificates("issuing certificate", &next.join("issuing.pem"))?;
+    let authority = Authority::load(FEDERATION.parse()?, &next.join("ca.pem"))?;
     for (name, files) in signers(lab, work, agents) {
-        let follows = files.load()?.is_under(&issuing[0]);
-        ensure!(follows, "{name} still signs by the old root");
+        let signer = files.load()?;
+        let follows = authority.holder(signer.certificate(), signer.validity().not_before);
+        follows.with_context(|| format!("{name} still signs by the old root"))?;
     }
     trust(work, agents, &new)?;
     told.wait(lab, RENEWED, sites).await?;

@@ -117,13 +117,13 @@ impl Show for Proposals {
 }
 
 /// How soon an end of a coordinator's certificate, which renews itself, and of an authority's, which
-/// somebody has to renew, is told in capitals, in seconds.
+/// somebody has to renew, and of what ends with it, is told in capitals, in seconds.
 const SOON_S: [i64; 2] = [36 * 3600, 30 * 24 * 3600];
 
 /// Which certificates end when.
 pub(super) fn expiries(expiries: &[Expiry], now: Timestamp) -> String {
     let row = |expiry: &Expiry| {
-        let leaf = expiry.holder.contains('/');
+        let leaf = expiry.holder.contains('/') && !expiry.holder.ends_with(", signing");
         let left = expiry.not_after.map(|end| end.as_second() - now.as_second());
         let alarm = match left {
             Some(..=0) => "EXPIRED",
