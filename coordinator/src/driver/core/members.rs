@@ -67,13 +67,15 @@ impl Core {
             Some(site) if site.revoked_at != revoked => return Err(Error::RevokedSince(name)),
             _ => self.room_for(&name)?,
         }
+        let what = format!("enroll site {name}");
         if self.rules.enrolling
-            && let Some(noted) = self.second_person(&actor, format!("enroll site {name}"), now)?
+            && let Some(noted) = self.second_person(&actor, what.clone(), now)?
         {
             return Ok(noted);
         }
         let entry = Entry::new("site_enrolled", format!("site {name}"));
         let mut next = State::clone(&self.state);
+        self.spend(&mut next, &what, now);
         next.put_site(SiteRow::by_name(name, now));
         Ok(self.step(next, &by_operator(actor), now, vec![entry]))
     }
@@ -123,6 +125,9 @@ impl Core {
             return Ok(noted);
         }
         let mut next = State::clone(&self.state);
+        if auto_approve {
+            self.spend(&mut next, &uncontrolled_in_words(&name), now);
+        }
         let roster = next.roster_mut(now);
         if roster.invites.len() >= INVITES_MAX && !roster.invites.contains_key(&name) {
             return Err(Error::TooMany { what: "invitations", max: INVITES_MAX });
@@ -279,9 +284,18 @@ impl Core {
         }
         let mut next = State::clone(&self.state);
         let keys = &mut next.roster_mut(now).keys;
-        let good = |row: &&KeyRow| row.holder == holder && row.not_after > now;
-        if keys.values().filter(good).count() >= KEYS_PER_HOLDER_MAX {
-            return Err(Error::TooMany { what: "keys of one holder", max: KEYS_PER_HOLDER_MAX });
+        let good = |(_, row): &(&KeyId, &mut KeyRow)| {
+            row.holder == holder && row.not_after > now && row.revoked_at.is_none()
+        };
+        let good: Vec<(&KeyId, &mut KeyRow)> = keys.iter_mut().filter(good).collect();
+        // Keys whose certificates never came: whoever has that many asks with one and uses no other.
+        if good.len() >= KEYS_PER_HOLDER_MAX
+            && let Some((_, oldest)) = good
+                .into_iter()
+                .filter(|(id, _)| **id != held)
+                .min_by_key(|(id, row)| (row.issued_at, **id))
+        {
+            oldest.revoked_at = Some(now);
         }
         let until = end_of(now, life);
         let entry = Entry::new("certificate_renewed", format!("{holder}: until {until}"));

@@ -52,6 +52,13 @@ impl Core {
         Ok(Some(Step { refused, ..step }))
     }
 
+    /// Takes the agreement off that was acted on: for the same once more, two persons are asked again.
+    pub(super) fn spend(&self, next: &mut State, what: &str, now: Timestamp) {
+        if self.rules.enrolling {
+            next.roster_mut(now).proposals.remove(&Digest::of(what.as_bytes()));
+        }
+    }
+
     pub(super) fn approve_proposal(
         &self,
         actor: OperatorName,
@@ -155,6 +162,13 @@ mod tests {
         apply(&mut core, Request::ApproveProposal(named("bob"), id), START).unwrap();
         apply(&mut core, enroll(), START).unwrap();
         assert!(core.state().site(&"mayo".parse().unwrap()).is_some());
+        apply(&mut core, enroll(), START).unwrap();
+        // Nor back in, by an agreement from before it was shut out.
+        let later = START.checked_add(Duration::from_secs(60)).unwrap();
+        let revoke = Request::Revoke(named("ada"), "mayo".parse().unwrap());
+        apply(&mut core, revoke, later).unwrap();
+        let again = Request::Enroll(named("ada"), "mayo".parse().unwrap(), Some(later));
+        assert_eq!(asked(&mut core, again, later), id);
 
         let invite = |auto_approve| {
             let (site, secret) = ("kyoto".parse().unwrap(), Digest::of(b"secret"));
@@ -166,6 +180,10 @@ mod tests {
         assert_eq!(core.state().roster().invites.len(), 1);
         apply(&mut core, Request::ApproveProposal(named("bob"), id), START).unwrap();
         apply(&mut core, invite(true), START).unwrap();
+        apply(&mut core, invite(true), START).unwrap();
+        let (site, secret) = ("kyoto".parse().unwrap(), Digest::of(b"another secret"));
+        let more = Request::Invite(named("ada"), site, secret, true);
+        assert_eq!(asked(&mut core, more, START), id, "one agreement, one invitation");
     }
 
     #[test]

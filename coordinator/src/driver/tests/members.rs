@@ -5,7 +5,7 @@ use fedpaint_proto::names::Digest;
 
 use super::*;
 use crate::driver::{Asking, JoinRefusal, Joining, Renewal, Standing};
-use crate::roster::{OperatorRole, Roles};
+use crate::roster::{KEYS_PER_HOLDER_MAX, OperatorRole, Roles};
 
 /// How long a certificate lasts.
 const LIFE: Duration = Duration::from_secs(3_600);
@@ -144,6 +144,25 @@ async fn a_key_is_renewed_for_a_fresh_one_and_none_holds_once_its_site_is_revoke
     for (keys, out) in [("k", true), ("k2", true), ("fresh", false)] {
         assert_eq!(coordinator.handle.shuts_out(&joined(), &key(keys)), out, "{keys}");
     }
+}
+
+#[tokio::test]
+async fn whoever_renews_again_and_again_loses_its_oldest_keys_and_never_the_one_that_it_asks_with()
+{
+    let coordinator = Coordinator::start(1).await;
+    coordinator.invite("s", true).await;
+    coordinator.asks("s", "k").await.unwrap();
+    for next in 0..3 * KEYS_PER_HOLDER_MAX {
+        coordinator.clock.advance(Duration::from_secs(1));
+        let next = key(&format!("next {next}"));
+        let renewal = Renewal { holder: joined(), held: key("k"), next, life: LIFE };
+        coordinator.handle.renew(renewal).await.unwrap();
+        assert_eq!(coordinator.handle.admits(&joined(), &next).unwrap(), Standing::Site);
+    }
+    assert_eq!(coordinator.handle.admits(&joined(), &key("k")).unwrap(), Standing::Site);
+    let admitted = (0..3 * KEYS_PER_HOLDER_MAX)
+        .filter(|next| coordinator.handle.admits(&joined(), &key(&format!("next {next}"))).is_ok());
+    assert_eq!(admitted.count(), KEYS_PER_HOLDER_MAX - 1);
 }
 
 #[tokio::test]
