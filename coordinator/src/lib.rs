@@ -17,7 +17,7 @@
 //!   and the wire in and out; [`limits`]: how many may be there.
 //! - `http`, `observe`, `metrics`: `/healthz` and `/metrics`.
 //! - `janitor`: deletes what nobody needs any more, one [`share`] of all blobs after the other.
-//! - `heap`: gives free memory back to the system.
+//! - [`heap`]: one arena for all threads, and its free memory given back to the system.
 //! - [`maintenance`]: check, backup, restore, replay.
 //! - [`folder`]: the data folder's lock, which one process holds.
 //! - [`config`], [`server`]: what is configured, and all of it put together.
@@ -37,7 +37,7 @@ pub mod evidence;
 pub mod fedavg;
 pub mod folder;
 pub mod halt;
-mod heap;
+pub mod heap;
 mod http;
 mod issuer;
 mod janitor;

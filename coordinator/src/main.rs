@@ -123,6 +123,7 @@ enum Output {
 }
 
 fn main() -> ExitCode {
+    fedpaint_coordinator::heap::share_one_arena();
     match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
