@@ -386,7 +386,7 @@ async fn being_told_to_come_again_is_no_failure_and_is_waited_for_as_long_as_tol
     let (bytes, after) = (noise(12, 5000), RETRY_AFTER_MIN);
     // Far more often than a transfer may fail.
     let fake = Fake::giving(&[], vec![Cut::Later(after); 7]);
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     put(&fake, &bytes, blob_of(&bytes)).await.unwrap();
     assert_eq!(fake.state().streams, 8);
     assert!(begun.elapsed() >= 7 * after, "it came too early: {:?}", begun.elapsed());
