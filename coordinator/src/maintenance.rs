@@ -4,9 +4,11 @@
 
 mod backup;
 mod fsck;
+mod log;
 mod replay;
 mod restore;
 mod rows;
+mod vouched;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! Checks every row and every blob, and names what is wrong and what to do. It reads a moment of the
+//! Checks every row and every blob, and names what is wrong and what to do. What a row holds that nobody
+//! has signed, such as a loss, is checked only for being readable. It reads a moment of the
 //! database and then the files, so it may run beside a coordinator: what that writes meanwhile is not
 //! looked at, and nothing that a row names is deleted but what retention lets go.
 
@@ -6,18 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 
-use fedpaint_proto::merkle::Frontier;
 use fedpaint_proto::names::{Blob, Digest, FederationName};
 use fedpaint_proto::weights::ModelFile;
 use serde::Serialize;
 
-use super::{Error, Moment, bar, lost, rows};
+use super::vouched::Rows;
+use super::{Error, Moment, bar, log, lost, rows};
 use crate::blobs::{Blobs, digest_of};
 use crate::config::Config;
 use crate::store::{self, Named};
-
-/// How many entries of the audit log are read at a time.
-const LOG_PAGE: u32 = 1_000;
 
 /// What a check has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -66,8 +64,7 @@ pub async fn fsck(config: &Config) -> Result<Fsck, Error> {
         found.damaged("the database", line, "restore a backup");
     }
     let moment = Moment::of(config).await?;
-    check_rows(&moment, &mut found).await?;
-    check_log(&moment, &config.federation, &mut found).await?;
+    check_rows(&moment, &config.federation, &mut found).await?;
     let named = moment.store.named().await?;
     let mut by_digest: BTreeMap<Digest, Vec<&Named>> = BTreeMap::new();
     for one in &named {
@@ -86,66 +83,53 @@ pub async fn fsck(config: &Config) -> Result<Fsck, Error> {
     Ok(found)
 }
 
-async fn check_rows(moment: &Moment, found: &mut Fsck) -> Result<(), Error> {
+/// Checks every row, and what was signed of them.
+pub(super) async fn check_rows(
+    moment: &Moment,
+    federation: &FederationName,
+    found: &mut Fsck,
+) -> Result<(), Error> {
     let (count, first, last) = moment.store.audit_extent().await?;
     found.events = count;
     if (count > 0 && first != 1) || count != last {
         let gap = format!("{count} entries from {first} to {last}: some are missing");
         found.damaged("the audit log", gap, "restore a backup if they matter");
     }
-    match check_runs(moment, found).await {
-        Ok(()) => {}
-        // The first row that does not read hides those behind it.
-        Err(Error::Store(error @ store::Error::Row { .. })) => {
-            found.damaged("a row", error.to_string(), "restore a backup, or use a newer version");
-        }
-        Err(error) => return Err(error),
-    }
-    Ok(())
+    let read = check_runs(moment, federation, found).await;
+    // Where rows are missing, nothing can be said of what was signed of them.
+    let rows = unless_unreadable(read, found)?;
+    let read = log::check(moment, federation, rows.as_ref(), found).await;
+    unless_unreadable(read, found).map(drop)
 }
 
-async fn check_runs(moment: &Moment, found: &mut Fsck) -> Result<(), Error> {
+/// What was read, unless there is a row that does not read: it hides those behind it.
+fn unless_unreadable<T>(read: Result<T, Error>, found: &mut Fsck) -> Result<Option<T>, Error> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(Error::Store(error @ store::Error::Row { .. })) => {
+            found.damaged("a row", error.to_string(), "restore a backup, or use a newer version");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn check_runs(
+    moment: &Moment,
+    federation: &FederationName,
+    found: &mut Fsck,
+) -> Result<Rows, Error> {
     let loaded = moment.store.load().await?;
     (found.sites, found.runs) = (loaded.sites.len(), loaded.runs.len());
+    let mut signed = Rows::default();
     for run in &loaded.runs {
         // One run's rounds at a time.
         let rounds = moment.rounds(run).await?;
         found.rounds += rounds.len();
         found.damage.extend(rows::check(run, &rounds));
+        signed.add(federation, run, &rounds, &moment.store.stragglers(run.name()).await?);
     }
-    Ok(())
-}
-
-/// Whether the entries of the log are those that were hashed and signed. Whose the signatures are is for
-/// `fedctl audit verify` to say, which has the root.
-async fn check_log(
-    moment: &Moment,
-    federation: &FederationName,
-    found: &mut Fsck,
-) -> Result<(), Error> {
-    const WHAT: &str = "the audit log";
-    const TODO: &str = "restore a backup, or sites will refuse the log; see `fedctl audit verify`";
-    let mut tree = Frontier::default();
-    loop {
-        let page = moment.store.vouched(federation, (tree.size(), u64::MAX >> 1), LOG_PAGE).await?;
-        if page.is_empty() {
-            return Ok(());
-        }
-        for vouched in page {
-            let seq = vouched.entry.seq;
-            if seq != tree.size() + 1 || vouched.entry.leaf() != vouched.leaf {
-                let changed = format!("entry {seq} is not the one that was hashed");
-                found.damaged(WHAT, changed, TODO);
-                return Ok(());
-            }
-            tree.push(vouched.leaf);
-            if vouched.head.is_some_and(|head| head.statement.root != tree.root()) {
-                let changed = format!("entries up to {seq} are not those that were signed");
-                found.damaged(WHAT, changed, TODO);
-                return Ok(());
-            }
-        }
-    }
+    Ok(signed)
 }
 
 /// Checks every file that rows name; gives those that are not there.
@@ -221,7 +205,12 @@ fn todo(named: &Named) -> String {
 }
 
 impl Fsck {
-    fn damaged(&mut self, what: impl Into<String>, found: impl Into<String>, todo: &str) {
+    pub(super) fn damaged(
+        &mut self,
+        what: impl Into<String>,
+        found: impl Into<String>,
+        todo: &str,
+    ) {
         let (what, found, todo) = (what.into(), found.into(), todo.to_owned());
         self.damage.push(Damage { what, found, todo });
     }

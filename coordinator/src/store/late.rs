@@ -27,6 +27,18 @@ pub(super) async fn stragglers(
     found.fetch_all(pool).await?.iter().map(straggler).collect()
 }
 
+/// Every straggler that a run had.
+pub(super) async fn all(
+    pool: &AnyPool,
+    run: &RunName,
+) -> Result<Vec<(SiteName, Straggler)>, Error> {
+    let found = sqlx::query(
+        "SELECT run, number, attempt, site, base_digest, base_size, since, state, update_digest, \
+         update_size, examples, report, reason FROM straggler WHERE run = $1",
+    );
+    found.bind(run.as_str()).fetch_all(pool).await?.iter().map(straggler).collect()
+}
+
 fn straggler(row: &AnyRow) -> Result<(SiteName, Straggler), Error> {
     let state = row.text("state")?;
     let late = match state.as_str() {

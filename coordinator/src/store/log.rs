@@ -1,5 +1,7 @@
 //! The audit log's tree, the heads that were signed over it, and what its entries vouch for.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use fedpaint_proto::log::{SignedHead, TreeHead};
@@ -81,6 +83,42 @@ impl Store {
             proof.push(Part::hash(&hashes(&self.reads, &part.nodes()).await?));
         }
         Ok(proof)
+    }
+
+    /// The nodes above the leaves that are full with the entries after `from` and up to `to`, as they were
+    /// saved.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn nodes(&self, from: u64, to: u64) -> Result<BTreeMap<Node, Hash>, Error> {
+        let mut nodes = BTreeMap::new();
+        for level in (1..u64::BITS).take_while(|level| to >> level > 0) {
+            let of_level = sqlx::query(
+                "SELECT idx, hash FROM log_node WHERE level = $1 AND idx >= $2 AND idx < $3",
+            );
+            let of_level = of_level
+                .bind(i64::from(level))
+                .bind(rows::bigint("a node", from >> level)?)
+                .bind(rows::bigint("a node", to >> level)?);
+            for row in of_level.fetch_all(&self.reads).await? {
+                let node = Node { level, index: row.number("idx")? };
+                nodes.insert(node, row.parsed("hash")?);
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// How many nodes the log's tree has, leaves and those above them, and how many heads were signed.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn log_extent(&self) -> Result<(u64, u64), Error> {
+        let row = sqlx::query(
+            "SELECT (SELECT COUNT(*) FROM log_node) AS nodes, \
+             (SELECT COUNT(*) FROM log_head) AS heads",
+        );
+        let row = row.fetch_one(&self.reads).await?;
+        Ok((row.number("nodes")?, row.number("heads")?))
     }
 
     /// The entry that vouches for a document, if there is one.

@@ -12,6 +12,7 @@ use sqlx::any::AnyRow;
 use super::rows::{self, Columns};
 use super::{Error, EventRow, Store, late};
 use crate::round::{Round, Update};
+use crate::run::Straggler;
 
 /// A model that a round made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +97,14 @@ impl Store {
             rows::round(row, policy, by_round.remove(&id).unwrap_or_default())
         };
         rounds.iter().rev().map(round).collect()
+    }
+
+    /// Every straggler that a run had, in whatever state it is.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn stragglers(&self, run: &RunName) -> Result<Vec<(SiteName, Straggler)>, Error> {
+        late::all(&self.reads, run).await
     }
 
     /// How many audit entries there are, and the first and the last one's number.
