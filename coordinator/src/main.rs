@@ -222,7 +222,15 @@ fn tell(output: Output, result: &impl Serialize, text: String) -> anyhow::Result
 /// Serves, with so many files that may be open.
 async fn serve(config: Config, files: u64) -> anyhow::Result<()> {
     let stop = stop_on_signal().context("cannot listen for signals")?;
-    let server = Server::start(config, Arc::new(SystemClock)).await?;
+    // A start may wait long for its disk.
+    let server = tokio::select! {
+        biased;
+        () = stop.cancelled() => {
+            info!("stopped before the start was done");
+            return Ok(());
+        }
+        server = Server::start(config, Arc::new(SystemClock)) => server?,
+    };
     info!(version = env!("CARGO_PKG_VERSION"), cryptography = tls::cryptography(), "started");
     if let Some(told) = limits::too_few_files(files) {
         warn!("{told}");

@@ -2,9 +2,10 @@
 //!
 //! Everything that can be refused is refused before the data folder is touched.
 
+mod state;
+
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::state::{DATABASE_TIMEOUT, State, patiently, take_folder};
 use crate::accept::{Door, accept};
 use crate::blobs::{self, Blobs};
 use crate::clock::Clock;
@@ -44,14 +46,6 @@ use crate::store::{self, LEASE_RENEWAL, Outcomes, Store};
 /// How long calls under way may take to end once the server stops, and after them the driver.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long opening the database may take, which includes bringing it up to date.
-const DATABASE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How often the data folder's lock is tried, and how long between two tries: a program that the last
-/// holder was starting as it ended may hold the lock for a moment more.
-const LOCK_TRIES_MAX: u32 = 10;
-const LOCK_WAIT: Duration = Duration::from_millis(50);
-
 /// How many calls of one connection are worked on at once; the others wait.
 const CALLS_PER_CONNECTION_MAX: usize = 8;
 
@@ -61,6 +55,9 @@ const PENDING_RESETS_MAX: usize = 20;
 
 /// How many streams of one connection may be reset for errors before it is closed.
 const LOCAL_RESETS_MAX: usize = 256;
+
+/// A listener, and where it really listens.
+type Bound = (TcpListener, SocketAddr);
 
 /// Why the server cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +130,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Checks the configuration, binds both addresses and takes up the state where it was left.
+    /// Checks the configuration, binds both addresses and takes up the state where it was left. Where a
+    /// disk cannot be used now this takes as long as [`state::patiently`] waits; whoever drops it meanwhile
+    /// leaves what a crash would.
     ///
     /// # Errors
     /// If anything in the configuration cannot be used; nothing is written then.
@@ -144,29 +143,27 @@ impl Server {
         files.load(Arc::new(|_| true), seal.clone(), clock.now())?;
         let unsigned = config.unsigned_updates == UnsignedUpdates::Accept;
         let notary = seal.map(|seal| Arc::new(Notary::sealing(seal, unsigned)));
-        let (listener, address) = bind("listen", config.listen).await?;
-        let (status_listener, status_address) = bind("status_listen", config.status_listen).await?;
-        let mut folder = take_folder(&config.data).await?;
-        let blobs = Blobs::open(&config.data, clock.now()).await?;
-        let url = config.database();
-        let failed = |source| Error::Database { place: without_password(&url), source };
-        let store = tokio::time::timeout(DATABASE_TIMEOUT, Store::connect(&url)).await;
-        let silent = |_| Error::DatabaseSilent { place: without_password(&url) };
-        let halt = blobs.halt().clone();
-        let store = store.map_err(silent)?.map_err(failed)?.with_halt(&halt);
-        let (dead, now) = (folder.dead().to_owned(), clock.now());
-        let held = tokio::time::timeout(DATABASE_TIMEOUT, store.lease()).await;
-        let held = held.map_err(silent)?.map_err(failed)?;
-        let holder = folder.holder(now, held.as_ref().map(|lease| &lease.holder));
-        let taken = tokio::time::timeout(DATABASE_TIMEOUT, store.take_lease(&holder, &dead, now));
-        let store = taken.await.map_err(silent)?.map_err(failed)?;
-        let outcomes = store.outcomes().await.map_err(failed)?;
+        let (at, status_at) = match listen(&config).await {
+            Ok(both) => both,
+            // It is hardly by chance that who has our address also has our data.
+            Err(error) => return Err(Folder::taken(&config.data).map_or(error, Error::Folder)),
+        };
+        let ((listener, address), (status_listener, status_address)) = (at, status_at);
+        let mut folder =
+            patiently(&*clock, async || take_folder(&config.data, &*clock).await).await?;
         let (heartbeat, rules) = (config.heartbeat(), config.two_persons);
         let options = Options { heartbeat, rules, notary: notary.clone() };
         let stop_driver = CancellationToken::new();
-        let (own, time, stop) = (blobs.clone(), Arc::clone(&clock), stop_driver.clone());
-        let started = driver::start(options, store.clone(), own, time, stop).await;
-        let (driver, driving) = started.map_err(failed)?;
+        let opened = patiently(&*clock, async || {
+            let state = state::open(&config, &*clock, &mut folder).await?;
+            let (store, blobs) = (state.store.clone(), state.blobs.clone());
+            let (time, stop) = (Arc::clone(&clock), stop_driver.clone());
+            let started = driver::start(options.clone(), store, blobs, time, stop).await;
+            let started = started.map_err(|error| Error::database(&config.database(), error))?;
+            Ok((state, started))
+        });
+        let (State { blobs, store, outcomes }, (driver, driving)) = opened.await?;
+        let halt = blobs.halt().clone();
         // They may have been replaced while the database was waited for.
         let seal = files.seal(clock.now())?;
         if let (Some(notary), Some(seal)) = (&notary, &seal) {
@@ -319,16 +316,6 @@ fn judge(driver: Handle) -> Judge {
     })
 }
 
-async fn take_folder(path: &Path) -> Result<Folder, folder::Error> {
-    for _ in 1..LOCK_TRIES_MAX {
-        match Folder::take(path) {
-            Err(folder::Error::Busy { .. }) => tokio::time::sleep(LOCK_WAIT).await,
-            taken => return taken,
-        }
-    }
-    Folder::take(path)
-}
-
 /// Renews the lease of the database for as long as it is ours. A database that does not answer is
 /// asked again: the lease is lost only when another coordinator takes it.
 async fn keep_lease(store: Store, clock: Arc<dyn Clock>, halt: Halt) {
@@ -388,10 +375,13 @@ fn tonic_server(bounds: &Limits) -> tonic::transport::Server {
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
 }
 
-async fn bind(
-    field: &'static str,
-    address: SocketAddr,
-) -> Result<(TcpListener, SocketAddr), Error> {
+/// Binds both addresses.
+async fn listen(config: &Config) -> Result<(Bound, Bound), Error> {
+    let listener = bind("listen", config.listen).await?;
+    Ok((listener, bind("status_listen", config.status_listen).await?))
+}
+
+async fn bind(field: &'static str, address: SocketAddr) -> Result<Bound, Error> {
     let fail = |source| Error::Bind { field, address, source };
     let listener = TcpListener::bind(address).await.map_err(fail)?;
     let bound = listener.local_addr().map_err(fail)?;

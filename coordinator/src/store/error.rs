@@ -1,11 +1,19 @@
 //! Why the database fails, and what that means for whoever wanted something of it.
 
 use fedpaint_proto::reason::Reason;
+use sqlx::migrate::MigrateError;
 
 use super::Lease;
+use crate::disk;
 
 /// SQLite's SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC. PostgreSQL ends itself after a failed sync.
 const FAILED_SYNC: [&str; 2] = ["1034", "1290"];
+
+/// SQLite's SQLITE_IOERR and SQLITE_FULL.
+const SQLITE_DISK: [u32; 2] = [10, 13];
+
+/// PostgreSQL's `disk_full` and `io_error`.
+const POSTGRES_DISK: [&str; 2] = ["53100", "58030"];
 
 /// PostgreSQL's `undefined_table`.
 const UNDEFINED_TABLE: &str = "42P01";
@@ -21,7 +29,7 @@ pub enum Error {
     Open(#[source] sqlx::Error),
     /// Its schema cannot be brought up to date.
     #[error("cannot bring the database up to date: {0}")]
-    Migrate(#[source] sqlx::migrate::MigrateError),
+    Migrate(#[source] MigrateError),
     /// A newer version of the program has brought it further.
     #[error(
         "the database has version {found} of the schema and this program knows it up to {known}; \
@@ -103,6 +111,18 @@ impl Error {
         }
     }
 
+    /// Whether the disk beneath the database is full, broken or read-only now, which may pass by itself. A
+    /// failed sync is none of these.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Error::Io(error) => disk::may_pass(error),
+            Error::Open(error) | Error::Sql(error) => is_of_disk(error),
+            Error::Migrate(MigrateError::Execute(error))
+            | Error::Migrate(MigrateError::ExecuteMigration(error, _)) => is_of_disk(error),
+            _ => false,
+        }
+    }
+
     /// Whether the process must not go on: another one writes, or what the disk holds is not known.
     pub(super) fn is_fatal(&self) -> bool {
         match self {
@@ -110,6 +130,25 @@ impl Error {
             Error::Sql(error) | Error::Uncertain(error) => is_failed_sync(error),
             _ => false,
         }
+    }
+}
+
+/// Whether a statement failed by the database's disk. SQLite's code for what is read-only is the same for a
+/// file that may not be written, which does not pass; what lies in the data folder is looked at before.
+fn is_of_disk(error: &sqlx::Error) -> bool {
+    if let sqlx::Error::Io(error) = error {
+        return disk::may_pass(error);
+    }
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| is_code_of_disk(&code)) && !is_failed_sync(error)
+}
+
+fn is_code_of_disk(code: &str) -> bool {
+    match code.parse::<u32>() {
+        _ if POSTGRES_DISK.contains(&code) => true,
+        // An extended code is its primary one in the lowest byte; PostgreSQL's all have five letters.
+        Ok(number) => code.len() < 5 && SQLITE_DISK.contains(&(number & 0xff)),
+        Err(_) => false,
     }
 }
 
@@ -125,4 +164,21 @@ pub(super) fn is_no_table(error: &sqlx::Error) -> bool {
         error.code().is_some_and(|code| code == UNDEFINED_TABLE)
             || error.message().starts_with(NO_TABLE)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_of_the_disk_where_it_says_full_or_broken_and_not_where_it_says_anything_else() {
+        // SQLITE_FULL, SQLITE_IOERR, SQLITE_IOERR_WRITE, and the two of PostgreSQL.
+        for code in ["13", "10", "778", "53100", "58030"] {
+            assert!(is_code_of_disk(code), "{code}");
+        }
+        // SQLITE_READONLY, SQLITE_CANTOPEN, SQLITE_NOTADB; others of PostgreSQL, one with a 10 in its lowest byte.
+        for code in ["8", "14", "26", "42P01", "23505", "22026", "57P03"] {
+            assert!(!is_code_of_disk(code), "{code}");
+        }
+    }
 }

@@ -209,11 +209,21 @@ fn it_says_one_line_when_it_is_ready_and_stops_cleanly_on_a_signal() {
         let ports = [grpc.strip_prefix("listening on https://127.0.0.1:").unwrap(), status];
         assert!(ports.iter().all(|port| port.parse::<u16>().unwrap() > 0));
 
-        let second = serve(folder.path());
-        assert_eq!(second.status.code(), Some(1));
-        let text = String::from_utf8(second.stderr).unwrap();
-        let line = text.lines().last().unwrap();
-        assert!(line.contains("another coordinator"), "{text}");
+        // A second one over the same data hears who has it, with ports of its own and with the same ones.
+        let who = format!("the coordinator with process id {} on ", child.id());
+        for field_ports in [["0", "0"], ports] {
+            write_config(folder.path(), |text| {
+                let [grpc, status] = field_ports;
+                let text = text
+                    .replace("\nlisten = \"127.0.0.1:0", &format!("\nlisten = \"127.0.0.1:{grpc}"));
+                text.replace(
+                    "status_listen = \"127.0.0.1:0",
+                    &format!("status_listen = \"127.0.0.1:{status}"),
+                )
+            });
+            let line = one_line(folder.path());
+            assert!(line.contains(&who) && line.contains("the data folder"), "{line}");
+        }
 
         kill_process(Pid::from_child(&child), signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(0));
