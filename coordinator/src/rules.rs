@@ -9,8 +9,10 @@ use crate::roster::OperatorRole::{self, Admin, Approver, Auditor, Runner, Viewer
 pub enum Lasts {
     /// At most [`fedpaint_proto::limits::CALL_TIMEOUT`], until the answer or the head of a stream of answers.
     Shortly,
-    /// A whole model is moved or read; the blob service watches that bytes keep moving.
+    /// A whole model is read: the request has to be there within the same time, the work may last.
     Long,
+    /// A whole model is moved: the blob service watches that bytes keep moving.
+    Paced,
 }
 
 /// Who may call a method.
@@ -58,6 +60,10 @@ const fn long(rule: Rule) -> Rule {
     Rule { lasts: Lasts::Long, ..rule }
 }
 
+const fn paced(rule: Rule) -> Rule {
+    Rule { lasts: Lasts::Paced, ..rule }
+}
+
 /// Every method there is.
 pub const TABLE: &[Rule] = &[
     stranger("/fedpaint.v1.EnrolmentService/Join"),
@@ -66,7 +72,7 @@ pub const TABLE: &[Rule] = &[
     site("/fedpaint.v1.FederationService/GetRunPlan"),
     long(site("/fedpaint.v1.FederationService/SubmitUpdate")),
     rule("/fedpaint.v1.BlobService/GetUploadStatus", true, RUN),
-    long(rule("/fedpaint.v1.BlobService/Upload", true, RUN)),
+    paced(rule("/fedpaint.v1.BlobService/Upload", true, RUN)),
     rule("/fedpaint.v1.BlobService/Download", true, RUN),
     rule("/fedpaint.v1.BlobService/GetManifest", true, RUN),
     desk("/fedpaint.v1.AdminService/GetStatus", ALL),

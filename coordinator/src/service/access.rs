@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use fedpaint_proto::given_up;
 use fedpaint_proto::identity::{KeyId, Role};
-use fedpaint_proto::limits::CALL_TIMEOUT;
+use fedpaint_proto::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX};
 use fedpaint_proto::names::{OperatorName, SiteName};
 use fedpaint_proto::reason::Reason;
 use http::{Request, Response};
@@ -25,6 +25,9 @@ use crate::clock::{Clock, within};
 use crate::driver::{Handle, Standing};
 use crate::rules::{self, Lasts, Rule};
 use crate::service::status;
+
+/// The longest request of one message: the message behind its prefix.
+const REQUEST_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 5;
 
 /// Who calls, as the services see it: somebody who may make this call.
 #[derive(Clone, Debug)]
@@ -189,17 +192,37 @@ where
                 Err(status) => return Ok(status.into_http()),
             };
             match lasts {
-                Lasts::Long => inner.call(request).await,
+                Lasts::Paced => inner.call(request).await,
+                Lasts::Long => match within(&*clock, CALL_TIMEOUT, whole(request)).await {
+                    Some(Ok(request)) => inner.call(request).await,
+                    Some(Err(status)) => Ok(status.into_http()),
+                    None => Ok(too_long("the request").into_http()),
+                },
                 Lasts::Shortly => {
                     let answer = within(&*clock, CALL_TIMEOUT, inner.call(request)).await;
-                    answer.unwrap_or_else(|| {
-                        let what = format!("the call took more than {} s", CALL_TIMEOUT.as_secs());
-                        Ok(Status::deadline_exceeded(what).into_http())
-                    })
+                    answer.unwrap_or_else(|| Ok(too_long("the call").into_http()))
                 }
             }
         })
     }
+}
+
+fn too_long(what: &str) -> Status {
+    let seconds = CALL_TIMEOUT.as_secs();
+    Status::deadline_exceeded(format!("{what} took more than {seconds} s"))
+}
+
+/// The same request, once it has come to its end.
+async fn whole(request: Request<Body>) -> Result<Request<Body>, Status> {
+    let (head, body) = request.into_parts();
+    let bytes = axum::body::to_bytes(axum::body::Body::new(body), REQUEST_BYTES_MAX).await;
+    // Who has broken off does not hear it.
+    let bytes = bytes.map_err(|_| {
+        Status::out_of_range(format!(
+            "the message is too large, the limit is: {MESSAGE_BYTES_MAX} bytes"
+        ))
+    })?;
+    Ok(Request::from_parts(head, Body::new(axum::body::Body::from(bytes))))
 }
 
 /// Who makes a call, and how long it may last; nobody, where a stranger may make it.

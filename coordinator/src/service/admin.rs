@@ -21,17 +21,15 @@ use fedpaint_proto::v1::{
     ResumeRunRequest, ResumeRunResponse, RevokeSiteRequest, RevokeSiteResponse, SetOperatorRequest,
     SetOperatorResponse, StopRunRequest, StopRunResponse, WatchRunRequest, WatchRunResponse,
 };
-use tokio::sync::mpsc;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::driver::{Export, Handle, Watch};
 use crate::evidence::export::Line;
 use crate::service::access::{Caller, Member};
 use crate::service::enrolment::no_issuer;
-use crate::service::{Parts, end_draining, page, parse, status, wire};
+use crate::service::reader::{self, Reader};
+use crate::service::{Parts, page, parse, status, wire};
 
 /// The federation, as an operator sees it.
 pub(crate) struct Service {
@@ -272,9 +270,9 @@ impl AdminService for Service {
     ) -> Result<Response<Exporting>, Status> {
         let driver = self.parts.driver.clone();
         let export = driver.export().await.map_err(status::of_driver)?;
-        let (sender, lines) = mpsc::channel(1);
-        tokio::spawn(send_export(driver, export, self.parts.stop.clone(), sender));
-        Ok(Response::new(Box::pin(ReceiverStream::new(lines))))
+        let (reader, lines) = reader::begin(&self.parts);
+        tokio::spawn(send_export(driver, export, reader));
+        Ok(Response::new(Box::pin(lines)))
     }
 
     type WatchRunStream = Watching;
@@ -285,9 +283,9 @@ impl AdminService for Service {
     ) -> Result<Response<Watching>, Status> {
         let name = parse::name(&request.get_ref().name)?;
         let watch = self.parts.driver.watch(&name).map_err(status::of_driver)?;
-        let (sender, seen) = mpsc::channel(1);
-        tokio::spawn(show(watch, self.parts.stop.clone(), sender));
-        Ok(Response::new(Box::pin(ReceiverStream::new(seen))))
+        let (reader, seen) = reader::begin(&self.parts);
+        tokio::spawn(show(watch, reader));
+        Ok(Response::new(Box::pin(seen)))
     }
 
     async fn get_round(
@@ -369,27 +367,17 @@ fn actor<T>(request: &Request<T>) -> Result<OperatorName, Status> {
 }
 
 /// Sends an export to its end, unless the server stops or nobody reads it any more.
-async fn send_export(
-    driver: Handle,
-    mut export: Export,
-    stop: CancellationToken,
-    sender: mpsc::Sender<Result<ExportLogResponse, Status>>,
-) {
+async fn send_export(driver: Handle, mut export: Export, reader: Reader<ExportLogResponse>) {
     loop {
-        let more = tokio::select! {
-            () = stop.cancelled() => return end_draining(&sender).await,
-            () = sender.closed() => return,
-            more = driver.export_more(&mut export) => more,
-        };
+        let more = reader.unless_gone(driver.export_more(&mut export)).await;
         let message = match more {
-            Ok(None) => return,
-            Ok(Some(lines)) => {
-                Ok(ExportLogResponse { lines: lines.iter().map(Line::to_text).collect() })
+            None | Some(Ok(None)) => return,
+            Some(Ok(Some(lines))) => {
+                ExportLogResponse { lines: lines.iter().map(Line::to_text).collect() }
             }
-            Err(error) => Err(status::of_driver(error)),
+            Some(Err(error)) => return reader.end(status::of_driver(error)),
         };
-        let last = message.is_err();
-        if sender.send(message).await.is_err() || last {
+        if reader.give(message).await.is_err() {
             return;
         }
     }
@@ -397,25 +385,11 @@ async fn send_export(
 
 /// Sends what is seen until the run ends, the server stops, or nobody looks any more. A slow reader
 /// misses what happened in between and always gets the newest.
-async fn show(
-    mut watch: Watch,
-    stop: CancellationToken,
-    sender: mpsc::Sender<Result<WatchRunResponse, Status>>,
-) {
-    loop {
-        let seen = tokio::select! {
-            () = stop.cancelled() => return end_draining(&sender).await,
-            () = sender.closed() => return,
-            seen = watch.next() => seen,
-        };
-        let Some((run, round)) = seen else { return };
+async fn show(mut watch: Watch, reader: Reader<WatchRunResponse>) {
+    while let Some(Some((run, round))) = reader.unless_gone(watch.next()).await {
         let message =
             WatchRunResponse { run: Some(wire::run(&run)), round: Some(wire::round(&round)) };
-        let sent = tokio::select! {
-            () = stop.cancelled() => return end_draining(&sender).await,
-            sent = sender.send(Ok(message)) => sent,
-        };
-        if sent.is_err() {
+        if reader.give(message).await.is_err() {
             return;
         }
     }

@@ -10,6 +10,7 @@ mod identity;
 mod pace;
 mod page;
 mod parse;
+mod reader;
 mod status;
 mod wire;
 

@@ -11,8 +11,8 @@ use fedpaint_proto::reason::Reason;
 use fedpaint_proto::tls::TlsFiles;
 use fedpaint_proto::v1::upload_request::Part;
 use fedpaint_proto::v1::{
-    DownloadRequest, HeartbeatRequest, HeartbeatResponse, UploadHeader, UploadRequest,
-    UploadResponse,
+    CreateRunRequest, CreateRunResponse, DownloadRequest, HeartbeatRequest, HeartbeatResponse,
+    SubmitUpdateRequest, SubmitUpdateResponse, UploadHeader, UploadRequest, UploadResponse,
 };
 use http::uri::PathAndQuery;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -124,27 +124,55 @@ async fn who_has_too_many_connections_gets_no_more_and_others_do() {
     federation.stop().await;
 }
 
+/// A call of `client` whose request never comes to its end, and what it comes to.
+async fn never_ends<Q, A>(client: &Client, path: &'static str) -> JoinHandle<Result<(), Status>>
+where
+    Q: prost::Message + Default + 'static,
+    A: prost::Message + Default + 'static,
+{
+    let mut client = Grpc::new(client.channel.clone());
+    client.ready().await.unwrap();
+    tokio::spawn(async move {
+        let (_never, requests) = mpsc::channel::<Q>(1);
+        let requests = Request::new(ReceiverStream::new(requests));
+        let codec = ProstCodec::<Q, A>::default();
+        let path = PathAndQuery::from_static(path);
+        client.client_streaming(requests, path, codec).await.map(drop)
+    })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_whose_request_does_not_end_is_ended_by_its_limit() {
     let (clock, federation) = start().await;
     let mut mayo = federation.site("mayo").await;
-    let (never, requests) = mpsc::channel::<HeartbeatRequest>(1);
-    let mut client = Grpc::new(mayo.channel.clone());
-    client.ready().await.unwrap();
-    let call = tokio::spawn(async move {
-        let path = PathAndQuery::from_static("/fedpaint.v1.FederationService/Heartbeat");
-        let codec = ProstCodec::<HeartbeatRequest, HeartbeatResponse>::default();
-        client.client_streaming(Request::new(ReceiverStream::new(requests)), path, codec).await
-    });
+    let operator = federation.operator().await;
+    let calls = [
+        never_ends::<HeartbeatRequest, HeartbeatResponse>(
+            &mayo,
+            "/fedpaint.v1.FederationService/Heartbeat",
+        )
+        .await,
+        // The work of these two may last, and their requests may not.
+        never_ends::<SubmitUpdateRequest, SubmitUpdateResponse>(
+            &mayo,
+            "/fedpaint.v1.FederationService/SubmitUpdate",
+        )
+        .await,
+        never_ends::<CreateRunRequest, CreateRunResponse>(
+            &operator,
+            "/fedpaint.v1.AdminService/CreateRun",
+        )
+        .await,
+    ];
     mayo.beat().await.unwrap();
     clock.advance(CALL_TIMEOUT - SECOND);
     mayo.beat().await.unwrap();
-    assert!(!call.is_finished());
-    let ended = moved(&clock, SECOND, call).await.unwrap();
-    let status = ended.map(Response::into_inner).unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
-    assert!(status.message().contains("more than 30 s"), "{status}");
-    drop(never);
+    assert!(calls.iter().all(|call| !call.is_finished()), "not before their time");
+    for call in calls {
+        let status = moved(&clock, SECOND, call).await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+        assert!(status.message().contains("more than 30 s"), "{status}");
+    }
     mayo.beat().await.unwrap();
     federation.stop().await;
 }
