@@ -245,9 +245,11 @@ impl Store {
             log::write_nodes(&mut transaction, &change.nodes).await?;
         }
         for document in &change.documents {
+            reach("db.document")?;
             log::write_document(&mut transaction, document).await?;
         }
         if let Some(head) = &change.head {
+            reach("db.head")?;
             log::write_head(&mut transaction, head).await?;
         }
         reach("db.commit")?;

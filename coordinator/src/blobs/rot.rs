@@ -32,7 +32,7 @@ impl Blobs {
     pub fn set_aside(&self, digest: Digest) -> Error {
         let (path, rotten) = (self.path(&digest), self.rotten(&digest));
         error!(blob = %digest, to = %rotten.display(), "a blob has changed on the disk and is set aside");
-        if let Err(error) = fs::rename(&path, &rotten) {
+        if let Err(error) = reach("blob.rot").and_then(|()| fs::rename(&path, &rotten)) {
             // It is found again before its next use.
             error!(%error, blob = %digest, "a blob that has changed cannot be set aside");
         }

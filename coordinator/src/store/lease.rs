@@ -117,7 +117,11 @@ impl Store {
             .bind(bigint("an epoch", epoch)?)
             .bind(micros(until))
             .execute(&self.pool);
-        let renewed = in_time(LEASE_RENEWAL, async { Ok(renewed.await?) }).await?;
+        let renewed = in_time(LEASE_RENEWAL, async {
+            reach("db.renew")?;
+            Ok(renewed.await?)
+        });
+        let renewed = renewed.await?;
         if renewed.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced) }
     }
 }
