@@ -291,8 +291,8 @@ fn is_sound(connection: &AnyConnection) -> bool {
     !connection.is_in_transaction()
 }
 
-/// Sets up a fresh connection. On SQLite a commit is on the disk when it returns, and readers do not
-/// wait for the writer; PostgreSQL is like that by itself.
+/// Sets up a fresh connection. A commit is on the disk when it returns, whatever a server's configuration
+/// says, and readers do not wait for the writer, which PostgreSQL has by itself.
 async fn prepare(connection: &mut AnyConnection, cache_kib: u32) -> Result<(), sqlx::Error> {
     if connection.backend_name() == "SQLite" {
         sqlx::raw_sql(
@@ -305,6 +305,8 @@ async fn prepare(connection: &mut AnyConnection, cache_kib: u32) -> Result<(), s
             BUSY_TIMEOUT.as_millis()
         );
         sqlx::raw_sql(sqlx::AssertSqlSafe(limits)).execute(connection).await?;
+    } else {
+        sqlx::raw_sql("SET synchronous_commit = on").execute(connection).await?;
     }
     Ok(())
 }

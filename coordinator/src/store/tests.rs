@@ -257,6 +257,19 @@ async fn a_commit_on_sqlite_is_on_the_disk() {
 }
 
 #[tokio::test]
+async fn a_commit_on_postgres_is_on_the_disk_whatever_its_configuration_says() {
+    let Some((url, _guard)) = postgres().await else { return };
+    let off = if url.contains('?') { "&" } else { "?" };
+    let store =
+        Store::open(&format!("{url}{off}options=-csynchronous_commit%3Doff")).await.unwrap();
+    for pool in [&store.pool, &store.reads] {
+        let found: String =
+            sqlx::query_scalar("SHOW synchronous_commit").fetch_one(pool).await.unwrap();
+        assert_eq!(found, "on");
+    }
+}
+
+#[tokio::test]
 async fn a_database_that_does_not_open_or_is_another_is_an_error_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let missing = format!("sqlite:{}/no/such/folder/x.db", folder.path().display());
