@@ -96,6 +96,14 @@ pub struct Proof {
     pub consistency: Vec<Hash>,
 }
 
+/// Whether a head that was kept cannot be the one that was believed: what it says is not what was signed.
+///
+/// Its certificate has to hold when it was signed and no longer, and where the roots were replaced since, nobody
+/// can tell any more: neither is a reason not to know it.
+pub fn is_harmed(authority: &Authority, kept: &SignedHead) -> bool {
+    matches!(kept.signer(authority, kept.statement.at), Err(signing::Error::Forged(_)))
+}
+
 /// Judges what the coordinator says of its log at `now`, by the site's clock. The head to keep.
 ///
 /// # Errors

@@ -18,7 +18,8 @@
 //!   evidence/         what proves that the log was changed
 //! ```
 //! A file has its name only when it is whole, and but for an update that is not remembered yet on the disk;
-//! an update is used by its digest alone. But for what the trainer prepares of scans
+//! an update is used by its digest alone, and what the agent must remember has a digest of its own, see `seal`.
+//! But for what the trainer prepares of scans
 //! none is ever put here, and beside that the folder never holds more than the newest base model, the
 //! newest update, the newest checkpoint, a transfer under way, and where updates are rounded what a few of
 //! them left out.
@@ -26,6 +27,7 @@
 mod heads;
 mod ledger;
 mod remainders;
+mod seal;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -63,9 +65,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// What must not be forgotten does not read.
+    /// What must not be forgotten does not read, or is not what was written.
     #[error(
-        "the workspace's {} does not read: ask the coordinator's operator for a head (`fedctl audit head`) \
+        "the workspace's {} is not as it was written, its disk may lose bits: ask the coordinator's operator for a head (`fedctl audit head`) \
          and take it with `fedpaint-site-agent head accept`", path.display()
     )]
     Damaged {
@@ -296,8 +298,8 @@ pub fn trained(
     Ok(unharmed.then_some(record.trained))
 }
 
-/// What is remembered, if anything. A record of another version is as good as none: the round is trained
-/// again.
+/// What is remembered, if anything. A record that is not as it was written, or of another version, is as good as
+/// none: the round is trained again.
 fn read_record(path: &Path) -> io::Result<Option<Record>> {
     match reach("workspace.record_read").and_then(|()| fs::metadata(path)) {
         Ok(found) if found.len() <= RECORD_BYTES_MAX => {}
@@ -305,7 +307,11 @@ fn read_record(path: &Path) -> io::Result<Option<Record>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
-    Ok(serde_json::from_slice(&fs::read(path)?).ok())
+    let record = seal::read(&fs::read(path)?);
+    if record.is_none() {
+        tracing::warn!("{} is not as it was written: the round is trained again", path.display());
+    }
+    Ok(record)
 }
 
 /// What a file is, or none where there is no file.
@@ -384,6 +390,33 @@ mod tests {
         assert_eq!(again(&workspace, &assignment(1, b"base")), None);
         fs::write(workspace.record_path(), b"{").unwrap();
         assert_eq!(again(&workspace, &assignment(1, b"base")), None);
+    }
+
+    #[test]
+    fn a_record_with_one_bit_flipped_anywhere_is_trained_again_and_never_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(folder.path()).unwrap();
+        let update = train(&workspace, b"update");
+        workspace.remember(&assignment(1, b"base"), update).unwrap();
+        let whole = fs::read(workspace.record_path()).unwrap();
+        for bit in 0..8 * whole.len() {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(workspace.record_path(), bytes).unwrap();
+            assert_eq!(again(&workspace, &assignment(1, b"base")), None, "bit {bit}");
+        }
+        fs::write(workspace.record_path(), whole).unwrap();
+        assert_eq!(again(&workspace, &assignment(1, b"base")), Some(update));
+    }
+
+    #[test]
+    fn a_record_that_an_older_agent_wrote_is_as_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(folder.path()).unwrap();
+        let update = train(&workspace, b"update");
+        let record = Record::new(&assignment(1, b"base"), update);
+        fs::write(workspace.record_path(), serde_json::to_vec(&record).unwrap()).unwrap();
+        assert_eq!(again(&workspace, &assignment(1, b"base")), Some(update));
     }
 
     #[test]

@@ -321,7 +321,7 @@ struct Agent {
 
 impl Agent {
     fn new(bench: Bench) -> Result<Agent, Error> {
-        let kept = bench.workspace.head()?;
+        let kept = remembered(&bench)?;
         Ok(Agent {
             consent: Consent::new(Arc::clone(&bench.gate)),
             keeper: Keeper::begin(Arc::clone(&bench.workspace)),
@@ -471,6 +471,14 @@ impl Agent {
             tracing::info!(%round, "the round is given up");
         }
     }
+}
+
+/// The head that was believed last, once it and what was trained are known to be what was written: by others this
+/// site would accuse the coordinator, or train what it must not.
+fn remembered(bench: &Bench) -> Result<Option<SignedHead>, workspace::Error> {
+    let Some(trust) = bench.trust.now() else { return bench.workspace.head() };
+    bench.workspace.history()?;
+    bench.workspace.head_of(&trust.authority)
 }
 
 /// The end of the job in hand; never, where there is none.

@@ -13,13 +13,14 @@ use std::path::PathBuf;
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::log::SignedHead;
+use fedpaint_proto::signing::Authority;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Error, Workspace};
+use super::{Error, Workspace, seal};
 use crate::disk::{Places, write_whole};
 use crate::lineage::History;
-use crate::witness::Proof;
+use crate::witness::{self, Proof};
 
 /// The longest head that is read.
 const HEAD_BYTES_MAX: u64 = 64 << 10;
@@ -44,7 +45,7 @@ impl Workspace {
     /// The last head that was believed; none where none ever was.
     ///
     /// # Errors
-    /// If the file is there and does not read: what was believed must not be forgotten.
+    /// If the file is there and is not what was written: what was believed must not be forgotten.
     pub fn head(&self) -> Result<Option<SignedHead>, Error> {
         let path = self.head_path();
         let io = |source| Error::Io { path: path.clone(), source };
@@ -52,13 +53,26 @@ impl Workspace {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io(error)),
             Ok(found) if found.len() > HEAD_BYTES_MAX => {
-                return Err(Error::Damaged { path: path.clone() });
+                return Err(Error::Damaged { path });
             }
             Ok(_) => {}
         }
         let text = fs::read(&path).map_err(io)?;
-        let head = serde_json::from_slice(&text);
-        head.map(Some).map_err(|_| Error::Damaged { path: path.clone() })
+        seal::read(&text).map(Some).ok_or(Error::Damaged { path })
+    }
+
+    /// The same for who knows the federation's root, by which a head that an older agent has kept shows
+    /// whether it is what was written.
+    ///
+    /// # Errors
+    /// As [`Workspace::head`].
+    pub fn head_of(&self, authority: &Authority) -> Result<Option<SignedHead>, Error> {
+        match self.head()? {
+            Some(head) if witness::is_harmed(authority, &head) => {
+                Err(Error::Damaged { path: self.head_path() })
+            }
+            head => Ok(head),
+        }
     }
 
     /// Keeps a head that was believed in place of the last one.
@@ -66,7 +80,7 @@ impl Workspace {
     /// # Errors
     /// If the disk fails; then the last one is still there.
     pub fn keep_head(&self, head: &SignedHead) -> Result<(), Error> {
-        write(self.head_path(), &HEAD, head)
+        seal::write(self.head_path(), &HEAD, head)
     }
 
     /// Keeps the proof that the log was changed. Where it lies.

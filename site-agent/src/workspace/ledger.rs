@@ -15,7 +15,7 @@ use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{RoundId, RunName};
 
 use super::heads::write;
-use super::{Error, Workspace};
+use super::{Error, Workspace, seal};
 use crate::disk::Places;
 use crate::lineage::{History, Last};
 use crate::receipt::Kept;
@@ -43,7 +43,8 @@ impl Workspace {
     /// What was trained last, by run.
     ///
     /// # Errors
-    /// If the file is there and does not read: what was trained must not be forgotten.
+    /// If the file is there and is not what was written: what was trained must not be forgotten, or an older
+    /// round would be trained again.
     pub fn history(&self) -> Result<History, Error> {
         let path = self.folder.join("history.json");
         match reach("workspace.history_read").and_then(|()| fs::metadata(&path)) {
@@ -53,7 +54,7 @@ impl Workspace {
             Ok(_) => {}
         }
         let text = fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        serde_json::from_slice(&text).map_err(|_| Error::Damaged { path })
+        seal::read(&text).ok_or(Error::Damaged { path })
     }
 
     /// Notes what is about to be trained in a run. A later round that is noted already stays.
@@ -69,7 +70,7 @@ impl Workspace {
             return Ok(());
         }
         history.insert(run.clone(), last);
-        write(self.folder.join("history.json"), &HISTORY, &history)
+        seal::write(self.folder.join("history.json"), &HISTORY, &history)
     }
 
     /// Keeps a receipt.

@@ -21,8 +21,8 @@ use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest, RoundId, RunName};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, RECORD, Record, Workspace, blob_of, read_record};
-use crate::disk::{Places, write_whole};
+use super::{Error, RECORD, Record, Workspace, blob_of, read_record, seal};
+use crate::disk::Places;
 use crate::pipe::{Assignment, Trained};
 
 /// Of how many runs it is kept, the newest: each costs twice the room of a model.
@@ -222,9 +222,7 @@ impl Workspace {
     }
 
     pub(super) fn write_record(&self, record: &Record) -> Result<(), Error> {
-        let path = self.record_path();
-        let written = write_whole(&path, &RECORD, |file| Ok(serde_json::to_writer(file, record)?));
-        written.map_err(|source| Error::Io { path, source })
+        seal::write(self.record_path(), &RECORD, record)
     }
 
     fn book_path(&self) -> PathBuf {
@@ -232,9 +230,7 @@ impl Workspace {
     }
 
     fn write_book(&self, book: &[Accepted]) -> Result<(), Error> {
-        let path = self.book_path();
-        let written = write_whole(&path, &BOOK, |file| Ok(serde_json::to_writer(file, book)?));
-        written.map_err(|source| Error::Io { path, source })
+        seal::write(self.book_path(), &BOOK, &book)
     }
 
     /// The accepted updates, the newest last.
@@ -247,7 +243,7 @@ impl Workspace {
             Ok(_) => {}
         }
         let text = fs::read(&path).map_err(|source| Error::Io { path, source })?;
-        Ok(serde_json::from_slice(&text).unwrap_or_else(|_| self.unread_book()))
+        Ok(seal::read(&text).unwrap_or_else(|| self.unread_book()))
     }
 
     /// What was left out is as good as lost, which costs some digits and no round.

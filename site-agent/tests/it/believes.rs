@@ -313,6 +313,55 @@ fn a_head_or_history_that_does_not_read_is_not_taken_for_none() {
 }
 
 #[test]
+fn a_head_or_history_with_one_bit_flipped_anywhere_is_told_and_never_believed() {
+    let (folder, pki) = (tempfile::tempdir().unwrap(), Pki::new());
+    let workspace = Workspace::open(folder.path()).unwrap();
+    let head = Log::of(3, "a").head(&pki.signer("coordinator/main"), NOW);
+    workspace.keep_head(&head).unwrap();
+    workspace.note(&round(1).run, last(1)).unwrap();
+    type Reading = fn(&Workspace) -> Result<(), workspace::Error>;
+    let files: [(&str, Reading); 2] = [
+        ("head.json", |workspace| workspace.head().map(drop)),
+        ("history.json", |workspace| workspace.history().map(drop)),
+    ];
+    for (name, read) in files {
+        let path = folder.path().join(name);
+        let whole = std::fs::read(&path).unwrap();
+        for bit in 0..8 * whole.len() {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, bytes).unwrap();
+            let error = read(&workspace).unwrap_err();
+            assert!(matches!(error, workspace::Error::Damaged { .. }), "{name} {bit}: {error}");
+        }
+        std::fs::write(&path, whole).unwrap();
+        read(&workspace).unwrap();
+    }
+    assert_eq!(workspace.head_of(&pki.authority()).unwrap(), Some(head));
+}
+
+#[test]
+fn a_head_that_an_older_agent_kept_is_held_against_its_signature_as_far_as_the_roots_tell() {
+    let (folder, pki) = (tempfile::tempdir().unwrap(), Pki::new());
+    let workspace = Workspace::open(folder.path()).unwrap();
+    let head = Log::of(3, "a").head(&pki.signer("coordinator/main"), NOW);
+    let keep = |head: &SignedHead| {
+        let text = serde_json::to_string_pretty(head).unwrap();
+        std::fs::write(folder.path().join("head.json"), text).unwrap();
+    };
+    keep(&head);
+    assert_eq!(workspace.head_of(&pki.authority()).unwrap(), Some(head.clone()));
+    // Under other roots nobody can tell, and that is no reason to know nothing.
+    let others = Pki::new().authority();
+    assert_eq!(workspace.head_of(&others).unwrap(), Some(head.clone()));
+    let mut harmed = head;
+    harmed.statement.size = 9;
+    keep(&harmed);
+    let error = workspace.head_of(&pki.authority()).unwrap_err();
+    assert!(matches!(error, workspace::Error::Damaged { .. }), "{error}");
+}
+
+#[test]
 fn a_signature_counts_only_while_its_certificate_holds() {
     let pki = Pki::new();
     let (authority, main) = (pki.authority(), pki.signer("coordinator/main"));

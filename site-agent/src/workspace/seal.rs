@@ -1,0 +1,94 @@
+//! A record with the digest of its own bytes, so that a disk that loses bits is found out before what it gives
+//! back is used.
+//!
+//! The digest is in the record's file, because two files can be parted by a crash, and is white space after
+//! the JSON, so that whatever reads JSON reads the record as before: `fedctl`, an older agent. What an older
+//! agent wrote has none, and is taken as it is.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Error;
+use crate::disk::{Places, write_whole};
+
+/// The bytes of a seal: one for each bit of a digest, between two ends of lines.
+const SEAL_BYTES: usize = 8 * blake3::OUT_LEN + 2;
+
+/// Writes a value as JSON with its seal, whole or not.
+pub(super) fn write(path: PathBuf, places: &Places, what: &impl Serialize) -> Result<(), Error> {
+    let written = write_whole(&path, places, |file| {
+        let content = serde_json::to_vec_pretty(what)?;
+        file.write_all(&content)?;
+        file.write_all(&seal_of(&content))
+    });
+    written.map_err(|source| Error::Io { path, source })
+}
+
+/// The value that was written; none if the bytes are others now, or are of no such value.
+pub(super) fn read<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
+    let content = text.trim_ascii_end();
+    let seal = &text[content.len()..];
+    // An older agent ended a record with one end of a line at most.
+    let is_sealed = seal.len() >= SEAL_BYTES;
+    if is_sealed && seal != seal_of(content) {
+        return None;
+    }
+    serde_json::from_slice(content).ok()
+}
+
+/// The digest of `content`, the lowest bit of each byte first: a space for 0, a tab for 1. They differ in
+/// three bits.
+fn seal_of(content: &[u8]) -> Vec<u8> {
+    let digest = blake3::hash(content);
+    let bits = digest.as_bytes().iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1));
+    let blanks = bits.map(|bit| if bit == 0 { b' ' } else { b'\t' });
+    std::iter::once(b'\n').chain(blanks).chain([b'\n']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    type Value = BTreeMap<String, u32>;
+
+    fn value() -> Value {
+        [("brain".to_owned(), 8)].into()
+    }
+
+    fn sealed() -> Vec<u8> {
+        let content = serde_json::to_vec_pretty(&value()).unwrap();
+        [&content[..], &seal_of(&content)].concat()
+    }
+
+    #[test]
+    fn a_record_with_one_bit_flipped_anywhere_is_none_at_all() {
+        let whole = sealed();
+        assert_eq!(read(&whole), Some(value()));
+        for bit in 0..8 * whole.len() {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(read::<Value>(&bytes), None, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_an_older_agent_is_read_and_an_older_agent_reads_a_sealed_one() {
+        let older = serde_json::to_vec(&value()).unwrap();
+        assert_eq!(read(&older), Some(value()));
+        assert_eq!(read(&[&older[..], b"\n"].concat()), Some(value()));
+        assert_eq!(serde_json::from_slice::<Value>(&sealed()).unwrap(), value());
+    }
+
+    #[test]
+    fn what_is_cut_off_before_its_seal_is_none() {
+        let whole = sealed();
+        let content = whole.len() - SEAL_BYTES;
+        for len in 0..content {
+            assert_eq!(read::<Value>(&whole[..len]), None, "{len}");
+        }
+    }
+}
