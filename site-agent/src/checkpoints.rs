@@ -2,7 +2,7 @@
 //!
 //! It is there so that a trainer which dies costs some steps and not a round. Whatever is wrong with it
 //! costs those steps and nothing else: a disk that fails is told once, a file that is damaged or of
-//! another training is ignored and training begins anew.
+//! another training is ignored, one that the training cannot go on from is dropped, and training begins anew.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -57,6 +57,31 @@ impl Checkpoints {
         found.max_by_key(Snapshot::steps)
     }
 
+    /// Has `train` go on with the training of `key` from its checkpoint, or begin where there is none. If it
+    /// cannot go on from that, as `is_unfit` says of its error, the checkpoint is dropped and it begins too.
+    ///
+    /// # Errors
+    /// Those of `train`.
+    pub fn go_on<T, E: std::fmt::Display>(
+        &self,
+        key: &Key,
+        is_unfit: impl FnOnce(&E) -> bool,
+        mut train: impl FnMut(Option<Snapshot<Vec<f32>>>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let Some(from) = self.find(key) else { return train(None) };
+        tracing::info!(step = from.steps(), "the training goes on from its checkpoint");
+        match train(Some(from)) {
+            Err(error) if is_unfit(&error) => {
+                tracing::warn!("{error}; it begins anew");
+                if let Err(error) = self.drop_all() {
+                    tracing::warn!("the checkpoint cannot be dropped: {error}");
+                }
+                train(None)
+            }
+            ended => ended,
+        }
+    }
+
     /// Keeps where the training of `key` is, in the place of what was kept before. A failure is for
     /// the log alone: the training does not depend on it.
     pub fn keep<T: AsRef<[f32]>>(&self, key: &Key, snapshot: &Snapshot<T>) {
@@ -90,6 +115,11 @@ impl Checkpoints {
             fs::remove_file(other)?;
         }
         Ok(())
+    }
+
+    fn drop_all(&self) -> io::Result<()> {
+        reach("checkpoint.drop_unfit")?;
+        self.files()?.into_iter().try_for_each(fs::remove_file)
     }
 
     fn files(&self) -> io::Result<Vec<PathBuf>> {

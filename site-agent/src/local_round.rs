@@ -108,6 +108,7 @@ impl Error {
                 // Another trainer finds the same device, which cannot compute so.
                 TrainError::Option { .. } | TrainError::Precision(_) => Failure::Plan,
                 TrainError::Device { .. } | TrainError::Crash { .. } => Failure::Device,
+                TrainError::Checkpoint { .. } => Failure::Disk,
                 TrainError::Examples { error, .. } if error.is::<pool::Error>() => Failure::NoData,
                 TrainError::Examples { .. } | TrainError::Example { .. } => Failure::Internal,
             },
@@ -118,8 +119,8 @@ impl Error {
 /// Trains `base` for one round on the cohort's training patients.
 ///
 /// # Errors
-/// [`Error`] if the training does not fit the device, the scans or the training fail, or the watch
-/// stops it.
+/// [`Error`] if the training does not fit the device, the scans or the training fail, the journal cannot be
+/// gone on with, or the watch stops it.
 pub fn train_round(
     base: &Weights,
     cohort: &Cohort,

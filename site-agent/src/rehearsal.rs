@@ -114,7 +114,7 @@ impl Rehearsal<'_> {
                 let (course, scale) = (course.clone(), LossScale::new(Precision::F32));
                 let tensors = vec![Cow::Borrowed(&weights[..])];
                 let memory = Memory { steps: 0, tensors, stock: None };
-                Ok::<_, Error>(Snapshot { course, scale, memory })
+                Ok::<_, Error>(Some(Snapshot { course, scale, memory }))
             };
             journal.after(done, steps, kept)?;
             let waited = wait(Duration::from_millis(self.settings.steps_ms));

@@ -165,6 +165,12 @@ pub enum TrainError {
         /// Its last words.
         error: Crash,
     },
+    /// What was kept of it cannot be gone on with. No step was done; from the start it may go well.
+    #[error("the training cannot go on from its checkpoint: {reason}")]
+    Checkpoint {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The caller stopped it.
     #[error("training was stopped after {steps} steps")]
     Stopped {

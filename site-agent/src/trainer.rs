@@ -99,6 +99,12 @@ impl Error {
         }
     }
 
+    /// Whether it is the trainer's training that cannot go on from what was kept of it.
+    fn is_of_the_checkpoint(&self) -> bool {
+        let Error::Round(local_round::Error::Train(error)) = self else { return false };
+        matches!(error, TrainError::Checkpoint { .. })
+    }
+
     /// Whether its text may name a scan or the place of one, which may be a patient's name.
     fn may_name_scans(&self) -> bool {
         let reads = |error: &TrainError| {
@@ -274,8 +280,7 @@ fn train(
     watch: &mut Watch<'_>,
 ) -> Result<Trained, Error> {
     let plan = RunPlan::from_toml(&assignment.plan_toml)?;
-    let path = model_path(&bench.workspace, assignment.base.digest);
-    check(&path, assignment.base)?;
+    check(&model_path(&bench.workspace, assignment.base.digest), assignment.base)?;
     let data = match &bench.work {
         Work::Train { cohort, .. } => {
             cohort.survey(&|| stop.is_set(), &mut |_, _| {})?;
@@ -289,13 +294,30 @@ fn train(
         return Ok(known);
     }
     let key = key(bench, assignment, data);
-    let from = bench.checkpoints.find(&key);
-    if let Some(from) = &from {
-        tracing::info!(step = from.steps(), "the training goes on from its checkpoint");
-    }
-    let keep = &mut |snapshot: &Snapshot<Cow<'_, [f32]>>| bench.checkpoints.keep(&key, snapshot);
-    let journal = Journal { from, every: bench.checkpoint_steps as usize, keep: Some(keep) };
-    let made = match &bench.work {
+    let made = bench.checkpoints.go_on(&key, Error::is_of_the_checkpoint, |from| {
+        let keep = &mut |snapshot: &Snapshot<Cow<'_, [f32]>>| {
+            bench.checkpoints.keep(&key, snapshot);
+        };
+        let journal = Journal { from, every: bench.checkpoint_steps as usize, keep: Some(keep) };
+        make(bench, (assignment, &plan), &key, journal, stop, watch)
+    });
+    let Made { write, examples, report } = made?;
+    let outbox = Outbox { workspace: &bench.workspace, stop };
+    let Encoded { update, remainder } = outbox.put(plan.exchange, assignment, write)?;
+    Ok(Trained { update, examples, report, data, remainder })
+}
+
+/// Trains, or rehearses, from where the journal says it was.
+fn make(
+    bench: &Bench,
+    (assignment, plan): (&Assignment, &RunPlan),
+    key: &Key,
+    journal: Journal<'_>,
+    stop: &Stop,
+    watch: &mut Watch<'_>,
+) -> Result<Made, Error> {
+    let path = model_path(&bench.workspace, assignment.base.digest);
+    match &bench.work {
         Work::Train { cohort, machine, split } => {
             let key = RoundKey {
                 plan: &plan.training,
@@ -314,20 +336,16 @@ fn train(
             }
             let update = checkpoint::to_bytes(&done.weights).map_err(Error::Update)?;
             let write: Writing = Box::new(move |out| out.write_all(&update));
-            Made { write, examples: done.examples, report: done.report }
+            Ok(Made { write, examples: done.examples, report: done.report })
         }
         Work::Rehearse(settings) => {
-            let rehearsal = Rehearsal { base: &path, key: &key, plan: &plan.training, settings };
+            let rehearsal = Rehearsal { base: &path, key, plan: &plan.training, settings };
             let wait = &|time| stop.wait(time);
             let (update, summary) = rehearsal.run(journal, wait, watch)?;
             let write: Writing = Box::new(move |out| update.write(out));
-            Made { write, examples: summary.examples, report: local_round::report(&summary) }
+            Ok(Made { write, examples: summary.examples, report: local_round::report(&summary) })
         }
-    };
-    let Made { write, examples, report } = made;
-    let outbox = Outbox { workspace: &bench.workspace, stop };
-    let Encoded { update, remainder } = outbox.put(plan.exchange, assignment, write)?;
-    Ok(Trained { update, examples, report, data, remainder })
+    }
 }
 
 /// Whether a file that was right when it was downloaded is so still.

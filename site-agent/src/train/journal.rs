@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 
 use burn::tensor::Device;
 
+use super::optimiser::{NotKept, Unfit};
 use super::report::{StepReport, TrainingSummary};
 use super::snapshot::Snapshot;
 use super::{MAX_BATCH, NextBatch, TrainError, Trainer, TrainingOptions, check_weight};
@@ -35,19 +36,21 @@ impl Journal<'_> {
         Journal { from: None, every: 0, keep: None }
     }
 
-    /// Has `snapshot` kept after step `done` of `steps`, if it is the time for one.
+    /// Has `snapshot` kept after step `done` of `steps`, if it is the time for one and it gives one.
     ///
     /// # Errors
-    /// If there is none to be had.
+    /// Those of `snapshot`.
     pub fn after<'s, E>(
         &mut self,
         done: usize,
         steps: usize,
-        snapshot: impl FnOnce() -> Result<Snapshot<Cow<'s, [f32]>>, E>,
+        snapshot: impl FnOnce() -> Result<Option<Snapshot<Cow<'s, [f32]>>>, E>,
     ) -> Result<(), E> {
         let due = done.checked_rem(self.every) == Some(0) && done < steps;
-        if let Some(keep) = self.keep.as_mut().filter(|_| due) {
-            keep(&snapshot()?);
+        if let Some(keep) = self.keep.as_mut().filter(|_| due)
+            && let Some(snapshot) = snapshot()?
+        {
+            keep(&snapshot);
         }
         Ok(())
     }
@@ -57,7 +60,7 @@ impl Journal<'_> {
 /// for the examples of the steps that are left.
 ///
 /// # Errors
-/// As [`super::train`].
+/// As [`super::train`], and [`TrainError::Checkpoint`] before any step where the journal cannot be gone on with.
 pub fn train(
     start: &Weights,
     device: &Device,
@@ -84,15 +87,14 @@ pub(super) fn train_by(
     check_weight(options.loss_weight, &Diffusion::new(start.spec()))?;
     let from = journal.from.take();
     let first = from.as_ref().map_or(0, Snapshot::steps);
-    let begin = || {
-        let mut trainer = Trainer::by(ops, start, device, options);
-        if let Some(from) = from {
-            trainer.go_on_from(from);
-        }
-        trainer
-    };
-    let mut trainer =
-        device::guarded(begin).map_err(|error| TrainError::Crash { step: first + 1, error })?;
+    let mut trainer = device::guarded(|| Trainer::by(ops, start, device, options))
+        .map_err(|error| TrainError::Crash { step: first + 1, error })?;
+    if let Some(from) = from {
+        // burn may panic over what it does not understand. A device that fails does so from the start too.
+        device::guarded(|| trainer.go_on_from(from))
+            .map_err(|crash| TrainError::Checkpoint { reason: crash.to_string() })?
+            .map_err(|unfit| TrainError::Checkpoint { reason: unfit.to_string() })?;
+    }
     for step in first..options.steps {
         let error = |error| TrainError::Examples { step: step + 1, error };
         let batch = measure(Operation::Examples, || next_batch(step)).map_err(error)?;
@@ -114,19 +116,28 @@ pub(super) fn train_by(
 
 impl Trainer<'_> {
     /// Stands where another one stood.
-    fn go_on_from(&mut self, from: Snapshot<Vec<f32>>) {
+    fn go_on_from(&mut self, from: Snapshot<Vec<f32>>) -> Result<(), Unfit> {
         let Snapshot { course, scale, memory } = from;
-        self.optimiser.restore(&mut self.net, memory);
+        self.optimiser.restore(&mut self.net, memory)?;
         (self.course, self.scale) = (course, scale);
+        Ok(())
     }
 
-    /// What the next step depends on.
-    fn snapshot(&self) -> Result<Snapshot<Cow<'_, [f32]>>, TrainError> {
+    /// What the next step depends on; none where the optimiser cannot say it, which is no reason to end a
+    /// training that goes well.
+    fn snapshot(&self) -> Result<Option<Snapshot<Cow<'_, [f32]>>>, TrainError> {
         let step = self.course.losses.len();
-        let memory = device::guarded(|| self.optimiser.kept(&self.net))
-            .map_err(|error| TrainError::Crash { step, error })?
-            .map_err(|error| TrainError::Device { step, error })?;
-        Ok(Snapshot { course: self.course.clone(), scale: self.scale, memory })
+        let kept = device::guarded(|| self.optimiser.kept(&self.net))
+            .map_err(|error| TrainError::Crash { step, error })?;
+        let memory = match kept {
+            Ok(memory) => memory,
+            Err(NotKept::Device(error)) => return Err(TrainError::Device { step, error }),
+            Err(error @ NotKept::Record(_)) => {
+                tracing::warn!(step, "no checkpoint is kept, training goes on without: {error}");
+                return Ok(None);
+            }
+        };
+        Ok(Some(Snapshot { course: self.course.clone(), scale: self.scale, memory }))
     }
 
     /// Counts a step in; gives the examples seen so far.

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::store::RecordError;
 use burn::tensor::{Bytes, Device, ExecutionError, Tensor, TensorData};
 
 use super::gradients;
@@ -28,6 +29,31 @@ pub struct StepSize {
     pub weight_decay: f64,
     /// Gradients are scaled down to this norm over all parameters together.
     pub norm_max: f64,
+}
+
+/// Why what an optimiser keeps cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum NotKept {
+    /// The device does not give a tensor back.
+    #[error("{0}")]
+    Device(#[from] ExecutionError),
+    /// burn's does not write its record.
+    #[error("the optimiser does not write its record: {0}")]
+    Record(RecordError),
+}
+
+/// Why a memory cannot be taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// It is of another network.
+    #[error("its tensors are not those of this network")]
+    Network,
+    /// It is of another optimiser.
+    #[error("it is of another optimiser")]
+    Optimiser,
+    /// What burn's has written does not read.
+    #[error("its optimiser's record does not read: {0}")]
+    Record(RecordError),
 }
 
 /// AdamW and what it keeps from step to step.
@@ -58,11 +84,11 @@ impl Optimiser {
     /// moments, of burn's the parameters and its record.
     ///
     /// # Errors
-    /// [`ExecutionError`] if the device cannot give a tensor back.
+    /// [`NotKept`] if the device cannot give a tensor back, or burn's cannot write its record.
     ///
     /// # Panics
     /// Where it is burn's and the device fails.
-    pub fn kept(&self, net: &Unet) -> Result<Memory<Cow<'_, [f32]>>, ExecutionError> {
+    pub fn kept(&self, net: &Unet) -> Result<Memory<Cow<'_, [f32]>>, NotKept> {
         match self {
             Optimiser::Own(Own { parameters, steps }) => {
                 let tensors = parameters
@@ -75,8 +101,7 @@ impl Optimiser {
                 let mut read = Read { ids: Vec::new(), tensors: Ok(Vec::new()) };
                 net.visit(&mut read);
                 let tensors = read.tensors?.into_iter().map(Cow::Owned).collect();
-                // It is written to memory, which cannot fail but for more bytes than there are.
-                let record = burn.into_bytes().map(|bytes| bytes.to_vec()).unwrap_or_default();
+                let record = burn.into_bytes().map_err(NotKept::Record)?.to_vec();
                 let stock = Some(Stock { ids: read.ids, record });
                 Ok(Memory { steps: 0, tensors, stock })
             }
@@ -85,19 +110,34 @@ impl Optimiser {
 
     /// Takes up what [`Optimiser::kept`] gave, and gives `net` its weights.
     ///
+    /// # Errors
+    /// [`Unfit`] if it is of another network or another optimiser, or burn's cannot read its record. Then the
+    /// optimiser is of no use any more.
+    ///
     /// # Panics
-    /// If it is of another network or another optimiser: then the caller has mixed up two trainings.
-    pub fn restore(&mut self, net: &mut Unet, Memory { steps, tensors, stock }: Memory<Vec<f32>>) {
+    /// Where it is burn's and the device fails.
+    pub fn restore(
+        &mut self,
+        net: &mut Unet,
+        Memory { steps, tensors, stock }: Memory<Vec<f32>>,
+    ) -> Result<(), Unfit> {
         match (self, stock) {
             (Optimiser::Own(own), None) => own.restore(net, steps, tensors),
             (Optimiser::Stock(burn), Some(Stock { ids, record })) => {
-                assert_eq!(tensors.len(), ids.len(), "tensors of the checkpoint");
+                let mut own = Lengths(Vec::new());
+                net.visit(&mut own);
+                if ids.len() != tensors.len()
+                    || !own.0.iter().copied().eq(tensors.iter().map(Vec::len))
+                {
+                    return Err(Unfit::Network);
+                }
                 let mut moved = Moved { weights: tensors.iter(), ids: Some(ids.into_iter()) };
                 *net = net.clone().map(&mut moved);
                 let read = burn.clone().from_bytes(Bytes::from_bytes_vec(record));
-                *burn = read.unwrap_or_else(|error| panic!("the optimiser's record: {error}"));
+                *burn = read.map_err(Unfit::Record)?;
+                Ok(())
             }
-            _ => panic!("the checkpoint is of another optimiser"),
+            _ => Err(Unfit::Optimiser),
         }
     }
 
@@ -177,18 +217,21 @@ impl Own {
         own
     }
 
-    fn restore(&mut self, net: &mut Unet, steps: u32, tensors: Vec<Vec<f32>>) {
-        self.steps = steps;
-        assert_eq!(tensors.len(), 3 * self.parameters.len(), "tensors of the checkpoint");
-        let mut tensors = tensors.into_iter();
-        for held in &mut self.parameters {
-            for place in [&mut held.weight, &mut held.first, &mut held.second] {
-                let kept = tensors.next().unwrap_or_default();
-                assert_eq!(kept.len(), place.len(), "numbers of a tensor of the checkpoint");
-                *place = kept;
-            }
+    fn restore(&mut self, net: &mut Unet, steps: u32, tensors: Vec<Vec<f32>>) -> Result<(), Unfit> {
+        let places = self
+            .parameters
+            .iter_mut()
+            .flat_map(|held| [&mut held.weight, &mut held.first, &mut held.second]);
+        let places: Vec<&mut Vec<f32>> = places.collect();
+        if !places.iter().map(|place| place.len()).eq(tensors.iter().map(Vec::len)) {
+            return Err(Unfit::Network);
         }
+        for (place, kept) in places.into_iter().zip(tensors) {
+            *place = kept;
+        }
+        self.steps = steps;
         self.move_to(net);
+        Ok(())
     }
 
     fn step(
@@ -273,6 +316,15 @@ impl ModuleVisitor for Read {
             Ok(data) => tensors.push(data.try_into_vec().unwrap_or_default()),
             Err(error) => self.tensors = Err(error),
         }
+    }
+}
+
+/// How many numbers every parameter has.
+struct Lengths(Vec<usize>);
+
+impl ModuleVisitor for Lengths {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0.push(param.val().shape().num_elements());
     }
 }
 
