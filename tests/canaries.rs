@@ -34,6 +34,8 @@ fn canaries() -> Vec<Canary> {
         ("a NIfTI file's description", "coate1o2sitisectaces"),
         ("a NIfTI file's auxiliary name", "iscotea2tosiec0ta"),
         ("a broken scan's name", "sitotec0asico2ties"),
+        ("the folder of a split and a cache", "ecasot2aictose0tis"),
+        ("a case in a split", "tosica1eteocas2ti"),
         ("a patient's name in DICOM", "geheim"),
         ("an institution's or a referrer's name in DICOM", "berweiser"),
         ("the root of every UID in DICOM", "1.2.826"),
@@ -294,5 +296,101 @@ async fn no_secret_of_a_scan_leaves_the_site_and_the_agent_reaches_the_coordinat
         let only = [inet("127.0.0.1", tap.port())];
         assert!(used.reached.iter().eq(&only), "{:?}", used.reached);
         assert!(used.reachable.is_empty(), "{:?}", used.reachable);
+    }
+}
+
+/// What a split file may hold that is none, and where else it may be damaged: in each of them a case is named.
+fn damaged_splits() -> [String; 4] {
+    let case = canary("a case in a split");
+    [
+        format!("{{\"version\": 2, \"cases\": \"{case}\"}}"),
+        format!("{{\"version\": 2, \"cases\": [{{\"case\": \"x\", \"part\": \"{case}\"}}]}}"),
+        format!("{{\"version\": \"{case}\", \"cases\": []}}"),
+        format!("{{\"version\": 2, \"cases\": [{{\"case\": \"{case}\","),
+    ]
+}
+
+/// Flips a bit in the middle of every entry of a cache; how many there are.
+fn damage(cache: &Path) -> usize {
+    let entries = std::fs::read_dir(cache.join("prepared-v1")).unwrap().flatten();
+    let entries = entries.map(|entry| entry.path());
+    let entries: Vec<_> =
+        entries.filter(|path| path.extension() == Some("case".as_ref())).collect();
+    for path in &entries {
+        let mut bytes = std::fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
+    entries.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_path_and_no_case_of_a_split_or_a_cache_is_in_a_log_whatever_is_wrong_with_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let lab = Lab::start(&folder.join("lab")).unwrap();
+    let scans = scans(folder);
+    let base = initial_model(folder);
+    let model = folder.join("initial.safetensors");
+    lab.enroll("mayo").unwrap();
+    let secret = folder.join(canary("the folder of a split and a cache"));
+    std::fs::create_dir(&secret).unwrap();
+    let (split, cache) = (secret.join("split.json"), secret.join("cache"));
+    let options = AgentOptions {
+        data: format!("label_scheme = \"brats2023\"\nsplit = {split:?}\ncache = {cache:?}\n"),
+        ..AgentOptions::default()
+    };
+    let start = || lab.start_agent("mayo", &scans, &options).unwrap();
+
+    // Nothing of it reads: the agent does not begin.
+    for text in damaged_splits() {
+        std::fs::write(&split, text).unwrap();
+        assert!(!start().wait().unwrap().success());
+    }
+    std::fs::remove_file(&split).unwrap();
+    std::fs::write(&cache, "no folder").unwrap();
+    assert!(!start().wait().unwrap().success());
+    std::fs::remove_file(&cache).unwrap();
+
+    // All is well, and then the cache loses bits.
+    for run in ["well", "harmed"] {
+        let mut agent = start();
+        lab.create_run(run, &plan(1, 1, 1, TRAINING), &model, base).await.unwrap();
+        let finished = lab.watch(run, |run, _| run.state() == v1::RunState::Finished).await;
+        finished.unwrap_or_else(|e| panic!("{e}\n{}", agent.log().unwrap()));
+        assert!(agent.stop().unwrap().success(), "{}", agent.log().unwrap());
+        assert!(damage(&cache) > 0, "{run}");
+    }
+    let held = std::fs::read(&split).unwrap();
+    let patient = Canary::new("a patient", &canary("a patient's name"));
+    assert!(patient.found_in(&held).is_some(), "the split names its cases");
+
+    // The folder of both goes away under an agent that has trained.
+    let mut agent = start();
+    for (run, state) in [("there", v1::RunState::Finished), ("gone", v1::RunState::Paused)] {
+        lab.create_run(run, &plan(1, 1, 1, TRAINING), &model, base).await.unwrap();
+        let seen = lab.watch(run, |run, _| run.state() == state).await;
+        seen.unwrap_or_else(|e| panic!("{e}\n{}", agent.log().unwrap()));
+        if run == "there" {
+            std::fs::remove_dir_all(&secret).unwrap();
+        }
+    }
+    assert!(agent.stop().unwrap().success(), "{}", agent.log().unwrap());
+
+    for name in ["mayo.log", "coordinator.log"] {
+        let log = std::fs::read(lab.path(name)).unwrap();
+        for canary in canaries() {
+            let form = canary.found_in(&log);
+            let text = String::from_utf8_lossy(&log);
+            assert!(form.is_none(), "{} is in {name}: {text}", canary.what);
+        }
+    }
+    // Each of them is told all the same.
+    let log = std::fs::read_to_string(lab.path("mayo.log")).unwrap();
+    let told =
+        ["line 1 column", "the cache, `data.cache`", "is made again", "the split, `data.split`"];
+    for words in told {
+        assert!(log.contains(words), "{words}: {log}");
     }
 }

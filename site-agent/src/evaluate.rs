@@ -197,11 +197,9 @@ pub fn evaluate<E: From<Error>>(
                 Ok(judged) => judged,
                 Err(error) => {
                     let Some(reason) = error.of_the_scan() else { return Err(error.into()) };
-                    tracing::warn!(
-                        case = case.name,
-                        contrast = contrast.name(),
-                        "set aside: {reason}"
-                    );
+                    // A log may be sent to others, and a case's name may be a patient's.
+                    let scan = contrast.name();
+                    tracing::warn!(scan, "a scan is set aside: the report says which, and why");
                     let (case, contrast) = (case.name.clone(), Some(contrast));
                     set_aside.push(NotJudged { case, contrast, reason });
                     continue;

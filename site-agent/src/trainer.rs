@@ -27,6 +27,7 @@ use self::stop::Stop;
 use crate::checkpoints::{self, Checkpoints};
 use crate::cohort::{self, Cohort};
 use crate::cpu::tile;
+use crate::data::told::words;
 use crate::disk;
 use crate::local_round::{self, Machine, RoundKey, Watch, train_round};
 use crate::model::checkpoint::{self, CheckpointError};
@@ -49,7 +50,11 @@ const SCANS_CACHE: &str = "scans-cache";
 const SCANS_AT_FAULT: &str = "none of the scans can be used, or one has changed since it was looked at: \
                               `fedpaint-site-agent data check` says which, and why";
 
-/// Why the trainer cannot do what it was told. Texts may name files of the site.
+/// What of the disk a trainer works on, as the log names it: paths may be a patient's name.
+const WORKSPACE: &str = "the workspace";
+const SPLIT: &str = "the split, `data.split`";
+
+/// Why the trainer cannot do what it was told. Texts may name files of the site, see [`Error::told`].
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("the agent speaks version {0} of the pipe and the trainer {PIPE_VERSION}")]
@@ -78,8 +83,8 @@ enum Error {
     Update(CheckpointError),
     #[error("the update cannot be encoded: {0}")]
     Encoding(weights::Error),
-    #[error("{}: {source}", path.display())]
-    Disk { path: PathBuf, source: io::Error },
+    #[error("{what}: {}", words(source))]
+    Disk { what: &'static str, source: io::Error },
 }
 
 impl Error {
@@ -96,6 +101,17 @@ impl Error {
             Error::Encoding(weights::Error::Blocks { .. }) => Failure::NotFinite,
             Error::Encoding(_) => Failure::BaseModel,
             Error::Rotten | Error::Update(_) | Error::Disk { .. } => Failure::Disk,
+        }
+    }
+
+    /// What the agent is told. It logs it, and a log may be sent to others: nothing here names a scan, a case or
+    /// a path of data.
+    fn told(&self) -> String {
+        match self {
+            Error::Cohort(cohort::Error::Known(error)) => error.told(),
+            Error::Cohort(cohort::Error::Cache(error)) => error.told(),
+            error if error.may_name_scans() => SCANS_AT_FAULT.to_owned(),
+            error => pipe::detail(error),
         }
     }
 
@@ -192,12 +208,7 @@ fn serve(stdin: io::Stdin, out: &mut File) -> Result<(), pipe::Error> {
 }
 
 fn answer_failure(out: &mut File, error: &Error) -> Result<(), pipe::Error> {
-    let failure = error.failure();
-    // The agent logs it, and a log may be sent to others.
-    let detail = match error.may_name_scans() {
-        true => SCANS_AT_FAULT.to_owned(),
-        false => pipe::detail(error),
-    };
+    let (failure, detail) = (error.failure(), error.told());
     pipe::write(out, &FromTrainer::Failed { failure, detail })
 }
 
@@ -288,7 +299,7 @@ fn train(
         }
         Work::Rehearse(_) => Digest::of(rehearsal::MACHINE.as_bytes()),
     };
-    let known = patiently(stop, &bench.workspace, || trained(&bench.workspace, assignment, data))?;
+    let known = patiently(stop, WORKSPACE, || trained(&bench.workspace, assignment, data))?;
     if let Some(known) = known {
         tracing::info!("this round is trained already");
         return Ok(known);
@@ -329,7 +340,7 @@ fn make(
             let base = checkpoint::load(&path).map_err(Error::Base)?;
             let done = train_round(&base, cohort, machine, key, journal, watch)?;
             if let Some(split) = split {
-                patiently(stop, split, || {
+                patiently(stop, SPLIT, || {
                     reach("train.split")?;
                     cohort.manifest().write(split)
                 })?;
@@ -350,7 +361,7 @@ fn make(
 
 /// Whether a file that was right when it was downloaded is so still.
 fn check(path: &Path, blob: Blob) -> Result<(), Error> {
-    let disk = |source| Error::Disk { path: path.to_owned(), source };
+    let disk = |source| Error::Disk { what: "the base model", source };
     reach("train.base").map_err(disk)?;
     match blob_of(path).map_err(disk)? {
         Some(found) if found == blob => Ok(()),
@@ -383,7 +394,7 @@ fn key(bench: &Bench, assignment: &Assignment, data: Digest) -> Key {
 /// Works on the disk until it lets us: what was trained is not thrown away for want of room.
 fn patiently<T>(
     stop: &Stop,
-    path: &Path,
+    what: &'static str,
     mut work: impl FnMut() -> io::Result<T>,
 ) -> Result<T, Error> {
     let mut retries = 0;
@@ -392,15 +403,15 @@ fn patiently<T>(
             Ok(done) => return Ok(done),
             Err(error) if disk::may_pass(&error) && retries < disk::RETRIES_MAX => {
                 if retries == 0 {
-                    let path = path.display();
-                    tracing::warn!("{path}: {error}; trying again until there is room");
+                    let error = words(&error);
+                    tracing::warn!("{what}: {error}; trying again until there is room");
                 }
                 retries += 1;
                 if stop.wait(disk::RETRY_WAIT) {
                     return Err(Error::Stopped);
                 }
             }
-            Err(source) => return Err(Error::Disk { path: path.to_owned(), source }),
+            Err(source) => return Err(Error::Disk { what, source }),
         }
     }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use memmap2::Mmap;
 
 use super::prepared::Block;
+use super::told::words;
 
 /// The folder of blocks inside the one that was named. Another version begins another one.
 const FOLDER: &str = "prepared-v1";
@@ -47,6 +48,16 @@ pub struct Error {
     pub path: PathBuf,
     /// Why.
     pub source: io::Error,
+}
+
+impl Error {
+    /// The same for a log, which may be sent to others: it names no path.
+    pub fn told(&self) -> String {
+        let source = words(&self.source);
+        format!(
+            "the cache, `data.cache`: {source}, name a folder on a local disk that this user may write"
+        )
+    }
 }
 
 /// A cache in use.

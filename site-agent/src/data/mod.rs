@@ -34,4 +34,5 @@ pub mod shelf;
 pub mod slices;
 pub mod split;
 pub mod stream;
+pub mod told;
 pub mod volume;

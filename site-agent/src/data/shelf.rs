@@ -19,6 +19,7 @@ use super::lru::Lru;
 use super::mask::Mode;
 use super::mask::bank::Shape;
 use super::prepared::Prepared;
+use super::told::words;
 
 /// Prepared cases take this many bytes of memory or address space at most, unless the caller says
 /// less.
@@ -154,6 +155,7 @@ impl Shelf {
         let stored = self.cache.as_ref().map_or(Ok(false), |cache| cache.store(key, &block));
         if let Err(error) = &stored {
             // The training goes on without: it is slower, not other.
+            let error = words(error);
             tracing::warn!("the cache cannot be written: {error}");
         }
         let mapped = match (stored, &self.cache) {

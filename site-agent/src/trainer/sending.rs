@@ -12,7 +12,7 @@ use fedpaint_proto::plan::ExchangePlan;
 use fedpaint_proto::weights::{self, Encoded, Sources, encode, sync_folder};
 
 use super::stop::Stop;
-use super::{Error, patiently};
+use super::{Error, WORKSPACE, patiently};
 use crate::disk::write_by_digest;
 use crate::pipe::Assignment;
 use crate::workspace::{model_path, remainder_path, update_path};
@@ -44,7 +44,7 @@ impl Outbox<'_> {
         let Outbox { workspace, stop } = self;
         let folder = workspace.join("updates");
         let put = || write_by_digest(&folder, IN_THE_MAKING, UPDATE, &write);
-        let trained = patiently(stop, &folder, put)?;
+        let trained = patiently(stop, WORKSPACE, put)?;
         if form.is_whole_model() {
             return Ok(Encoded { update: trained, remainder: None });
         }
@@ -54,8 +54,8 @@ impl Outbox<'_> {
         let remainder = assignment.remainder.map(|blob| remainder_path(workspace, blob.digest));
         let base = model_path(workspace, assignment.base.digest);
         let sources = Sources { base: &base, trained: &path, remainder: remainder.as_deref() };
-        let made = patiently(stop, &path, || self.encode(form, sources))?;
-        patiently(stop, &path, || fs::remove_file(&path))?;
+        let made = patiently(stop, WORKSPACE, || self.encode(form, sources))?;
+        patiently(stop, WORKSPACE, || fs::remove_file(&path))?;
         made.map_err(Error::Encoding)
     }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Side;
+use crate::data::told::words;
 
 /// The format. Version 1 had no `sides`; it is read too.
 pub const VERSION: u32 = 2;
@@ -40,14 +41,44 @@ pub struct Manifest {
 
 /// A manifest that does not read.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the split {}: {reason}; bring it back, or delete it and who was held out may train", path.display()
-)]
+#[error("the split {}: {reason}; {REMEDY}", path.display())]
 pub struct ReadError {
     /// Where it is.
     pub path: PathBuf,
     /// Why.
-    pub reason: String,
+    pub reason: Unread,
+}
+
+/// What to do about it.
+const REMEDY: &str = "bring it back, or delete it and who was held out may train";
+
+/// Why a manifest does not read. No text quotes what it says: it names cases.
+#[derive(Debug, thiserror::Error)]
+pub enum Unread {
+    /// The file does not read.
+    #[error("{}", words(.0))]
+    Io(#[from] io::Error),
+    /// It is too long.
+    #[error("it has more than {BYTES_MAX} bytes")]
+    TooLong,
+    /// It is no JSON of a manifest.
+    #[error("line {line} column {column} is not of a split")]
+    Parse {
+        /// Where, from 1.
+        line: usize,
+        /// Likewise.
+        column: usize,
+    },
+    /// It is of another version.
+    #[error("its version is {0}")]
+    Version(u32),
+}
+
+impl ReadError {
+    /// The same for a log, which may be sent to others: it names no path.
+    pub fn told(&self) -> String {
+        format!("the split, `data.split`: {}; {REMEDY}", self.reason)
+    }
 }
 
 /// What an earlier manifest says of who is on which side.
@@ -75,23 +106,23 @@ impl Known {
             case: String,
             part: Part,
         }
-        let wrong = |reason: String| ReadError { path: path.to_owned(), reason };
+        let wrong = |reason: Unread| ReadError { path: path.to_owned(), reason };
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::default()),
-            Err(error) => return Err(wrong(error.to_string())),
+            Err(error) => return Err(wrong(error.into())),
         };
         let mut bytes = Vec::new();
-        file.take(BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| wrong(error.to_string()))?;
+        file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| wrong(error.into()))?;
         if bytes.len() as u64 > BYTES_MAX {
-            return Err(wrong(format!("it has more than {BYTES_MAX} bytes")));
+            return Err(wrong(Unread::TooLong));
         }
         let written: Written =
-            serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+            serde_json::from_slice(&bytes).map_err(|error: serde_json::Error| {
+                wrong(Unread::Parse { line: error.line(), column: error.column() })
+            })?;
         if !(1..=VERSION).contains(&written.version) {
-            return Err(wrong(format!("its version is {}", written.version)));
+            return Err(wrong(Unread::Version(written.version)));
         }
         let side = |Case { case, part }| match part {
             Part::Training => Some((case, Side::Training)),
@@ -242,6 +273,27 @@ mod tests {
             let refused = Known::read(&path).unwrap_err().to_string();
             assert!(refused.contains("split.json") && refused.contains("delete"), "{refused}");
         }
+    }
+
+    #[test]
+    fn what_is_told_of_a_split_that_does_not_read_names_no_case_and_no_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret.json");
+        for text in [
+            r#"{"version":2,"cases":[{"case":"secret","part":"secret"}]}"#,
+            r#"{"version":2,"cases":"secret"}"#,
+            r#"{"version":2,"cases":[{"case":"secret","#,
+            r#"{"version":"secret","cases":[]}"#,
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let told = Known::read(&path).unwrap_err().told();
+            assert!(told.contains("line 1") && told.contains("data.split"), "{told}");
+            assert!(!told.contains("secret"), "{told}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let told = Known::read(&path).unwrap_err().told();
+        assert!(told.contains("directory") && !told.contains("secret"), "{told}");
     }
 
     #[test]
