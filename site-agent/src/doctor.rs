@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use fedpaint_proto::channel;
+use fedpaint_proto::identity::Validity;
 use fedpaint_proto::names::RunName;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::tls;
@@ -29,6 +30,9 @@ const DISK_WARN_BYTES: u64 = 8 << 30;
 
 /// Less free disk than this does not hold a model, its update and a transfer.
 const DISK_FAIL_BYTES: u64 = 1 << 30;
+
+/// A root that ends sooner than this is told, as `fedctl status` does: everybody has to take the next one.
+const ROOT_WARN: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -62,6 +66,8 @@ pub async fn examine(config: &Config, now: Timestamp, program: PathBuf) -> Vec<C
     let mut checks = Vec::new();
     let site = config.site();
     checks.push(certificate(config, &site, now));
+    checks.extend(signing(config, now));
+    checks.extend(roots(config, now));
     match site {
         Ok(site) => checks.extend(coordinator(config, &site, now).await),
         Err(_) => {
@@ -97,6 +103,57 @@ fn certificate<E: std::fmt::Display>(
     match site.validity.renewal() <= now {
         true => check(NAME, Verdict::Warn, format!("{who}: {todo}")),
         false => check(NAME, Verdict::Ok, who),
+    }
+}
+
+/// When the certificate for signing ends, where this site signs.
+fn signing(config: &Config, now: Timestamp) -> Option<Check> {
+    let files = config.signing.as_ref()?;
+    let validity = validities("signing certificate", &files.certificate)?.into_iter().next()?;
+    let todo = "its renewal is due: `run` does it with the other certificate's, if the coordinator issues \
+                certificates; else ask for another one";
+    Some(ending(
+        "signing",
+        ("the certificate for signing", todo),
+        validity,
+        validity.renewal(),
+        now,
+    ))
+}
+
+/// When the federation's root ends; of two that hold the one that ends first.
+fn roots(config: &Config, now: Timestamp) -> Option<Check> {
+    let roots = validities("root certificate", &config.tls.ca)?;
+    let (held, ended): (Vec<_>, Vec<_>) = roots.into_iter().partition(|root| now < root.not_after);
+    let end = |root: &Validity| root.not_after;
+    let first = held.into_iter().min_by_key(end).or(ended.into_iter().max_by_key(end))?;
+    let soon = first.not_after.checked_sub(ROOT_WARN).unwrap_or(Timestamp::MIN);
+    let todo = "ask the operator for the next root: `tls.ca` holds both while it takes over, and then it alone";
+    Some(ending("roots", ("the federation's root", todo), first, soon, now))
+}
+
+/// When the certificates of a file hold; none where one does not read, which `certificate` tells.
+fn validities(what: &'static str, path: &Path) -> Option<Vec<Validity>> {
+    let found = tls::certificates(what, path).ok()?;
+    found.iter().map(|one| Validity::of_certificate(one).ok()).collect()
+}
+
+/// One certificate's end, with what to do from `soon` on.
+fn ending(
+    name: &'static str,
+    (what, todo): (&str, &str),
+    validity: Validity,
+    soon: Timestamp,
+    now: Timestamp,
+) -> Check {
+    let end = validity.not_after;
+    let hours = end.duration_since(now).as_hours();
+    if end <= now {
+        return check(name, Verdict::Fail, format!("{what} has ended on {end}: {todo}"));
+    }
+    match soon <= now {
+        true => check(name, Verdict::Warn, format!("{what}, valid for {hours} hours: {todo}")),
+        false => check(name, Verdict::Ok, format!("{what}, valid for {hours} hours")),
     }
 }
 
@@ -232,6 +289,17 @@ fn disk(workspace: &Path) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_is_told_when_it_is_near_and_fails_when_it_has_come() {
+        let day = |day: i64| Timestamp::from_second(86_400 * day).unwrap();
+        let root = Validity { not_before: day(0), not_after: day(100) };
+        let judged = |today| ending("roots", ("the root", "ask"), root, day(70), day(today));
+        assert_eq!(judged(69).verdict, Verdict::Ok);
+        assert_eq!((judged(70).verdict, judged(99).verdict), (Verdict::Warn, Verdict::Warn));
+        assert_eq!(judged(100).verdict, Verdict::Fail);
+        assert_eq!(judged(99).detail, "the root, valid for 24 hours: ask");
+    }
 
     #[test]
     fn a_clock_is_judged_by_its_distance_from_the_coordinators() {
