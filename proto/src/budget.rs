@@ -15,7 +15,8 @@ pub const RETRIES_BURST: u32 = 30;
 /// How long it takes until another retry is allowed.
 pub const RETRY_EVERY: Duration = Duration::from_secs(1);
 
-/// A bucket of tokens, one for each retry. Clones are the same bucket.
+/// A bucket of tokens, one for each retry, be it of a call or of a transfer. Clones are the same bucket: a process
+/// has one.
 #[derive(Clone, Debug)]
 pub struct Budget {
     /// When the bucket is full again, if nothing more is taken.
@@ -35,7 +36,7 @@ impl Budget {
     }
 
     /// Counts a retry and says when it may be made.
-    fn reserve(&self, now: Instant) -> Instant {
+    pub(crate) fn reserve(&self, now: Instant) -> Instant {
         // A time is right after any panic.
         let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
         *full_at = (*full_at).max(now) + RETRY_EVERY;

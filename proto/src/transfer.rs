@@ -108,7 +108,7 @@ impl Error {
 }
 
 /// Uploads `file`, whose bytes are `blob`, for `purpose`. A blob that the coordinator has already is
-/// not sent again.
+/// not sent again. Its retries take their turn in `budget`, beside all others of the caller's.
 ///
 /// # Errors
 /// If the file does not read or is not as long as the blob, if the coordinator refuses, or if the
@@ -118,13 +118,15 @@ pub async fn upload(
     purpose: v1::UploadPurpose,
     blob: Blob,
     file: &Path,
+    budget: &Budget,
     progress: &mut Progress<'_>,
 ) -> Result<(), Error> {
-    send::send(&client(channel), &purpose, blob, file, progress, &Patience::DEFAULT).await
+    let patience = Patience::within(budget);
+    send::send(&client(channel), &purpose, blob, file, progress, &patience).await
 }
 
 /// Downloads `blob` to `file`, by way of `<file>.part`. If `file` is there and right, nothing moves.
-/// Two transfers to one file must not run at once.
+/// Two transfers to one file must not run at once. Its retries take their turn in `budget`.
 ///
 /// # Errors
 /// If the file does not write, if the coordinator refuses or gives other bytes, or if the transfer
@@ -133,10 +135,11 @@ pub async fn download(
     channel: &Channel,
     blob: Blob,
     file: &Path,
+    budget: &Budget,
     progress: &mut Progress<'_>,
 ) -> Result<(), Error> {
-    let keep = receive::Keep::Durably;
-    receive::receive(&client(channel), blob, file, keep, progress, &Patience::DEFAULT).await
+    let (keep, patience) = (receive::Keep::Durably, Patience::within(budget));
+    receive::receive(&client(channel), blob, file, keep, progress, &patience).await
 }
 
 /// The same for what is hashed again before each use and can be had again: when it reaches the disk is left
@@ -148,10 +151,11 @@ pub async fn fetch(
     channel: &Channel,
     blob: Blob,
     file: &Path,
+    budget: &Budget,
     progress: &mut Progress<'_>,
 ) -> Result<(), Error> {
-    let keep = receive::Keep::ForNow;
-    receive::receive(&client(channel), blob, file, keep, progress, &Patience::DEFAULT).await
+    let (keep, patience) = (receive::Keep::ForNow, Patience::within(budget));
+    receive::receive(&client(channel), blob, file, keep, progress, &patience).await
 }
 
 /// The blob that `file` is, to say so before it is uploaded.
@@ -175,15 +179,20 @@ struct Patience {
     backoff_first: Duration,
     backoff_max: Duration,
     stall_timeout: Duration,
+    /// The caller's, for all its retries together.
+    budget: Budget,
 }
 
 impl Patience {
-    const DEFAULT: Patience = Patience {
-        retries_max: TRANSFER_RETRIES_MAX,
-        backoff_first: BACKOFF_FIRST,
-        backoff_max: BACKOFF_MAX,
-        stall_timeout: TRANSFER_STALL_TIMEOUT,
-    };
+    fn within(budget: &Budget) -> Patience {
+        Patience {
+            retries_max: TRANSFER_RETRIES_MAX,
+            backoff_first: BACKOFF_FIRST,
+            backoff_max: BACKOFF_MAX,
+            stall_timeout: TRANSFER_STALL_TIMEOUT,
+            budget: budget.clone(),
+        }
+    }
 
     /// The wait before a retry, from 1 on: doubled each time, and spread by a quarter to either side
     /// so that the sites which one restart cut off do not all come back in the same moment.
@@ -199,7 +208,6 @@ impl Patience {
 #[derive(Debug)]
 struct Retries<'a> {
     patience: &'a Patience,
-    budget: Budget,
     digest: Digest,
     /// What the coordinator is to do with the blob: take it or give it.
     what: &'static str,
@@ -211,7 +219,7 @@ struct Retries<'a> {
 impl<'a> Retries<'a> {
     fn new(patience: &'a Patience, digest: Digest, what: &'static str) -> Retries<'a> {
         let put_off = PutOff::new(digest.as_bytes());
-        Retries { patience, budget: Budget::default(), digest, what, best: 0, resumed: 0, put_off }
+        Retries { patience, digest, what, best: 0, resumed: 0, put_off }
     }
 
     /// The transfer has come to `size` bytes; further than ever before means that it gets on.
@@ -243,7 +251,7 @@ impl<'a> Retries<'a> {
         self.resumed += 1;
         let backoff = self.patience.backoff(self.resumed, spread(digest, self.resumed));
         tokio::time::sleep(backoff).await;
-        self.budget.take().await;
+        self.patience.budget.take().await;
         Ok(())
     }
 }

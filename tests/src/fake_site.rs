@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use fedpaint_proto::budget::Budget;
 use fedpaint_proto::identity::Role;
 use fedpaint_proto::names::{Blob, Digest, RoundId};
 use fedpaint_proto::signing::{Signed, Signer};
@@ -26,6 +27,7 @@ pub struct FakeSite {
     channel: Channel,
     client: FederationServiceClient<Channel>,
     signer: Signer,
+    budget: Budget,
 }
 
 impl FakeSite {
@@ -38,7 +40,8 @@ impl FakeSite {
         let channel = lab.channel(name).await?;
         let client = FederationServiceClient::new(channel.clone());
         let signer = lab.signing(name).load()?;
-        Ok(FakeSite { name: name.into(), channel, client, signer })
+        let budget = Budget::default();
+        Ok(FakeSite { name: name.into(), channel, client, signer, budget })
     }
 
     /// The site's name.
@@ -105,7 +108,7 @@ impl FakeSite {
     ) -> Result<(), transfer::Error> {
         let purpose =
             v1::UploadPurpose { purpose: Some(upload_purpose::Purpose::Update(round.clone())) };
-        transfer::upload(&self.channel, purpose, blob, file, &mut |_, _| ()).await
+        transfer::upload(&self.channel, purpose, blob, file, &self.budget, &mut |_, _| ()).await
     }
 
     /// Downloads a model.
@@ -113,7 +116,7 @@ impl FakeSite {
     /// # Errors
     /// If the coordinator refuses it.
     pub async fn download(&self, blob: Blob, file: &Path) -> Result<(), transfer::Error> {
-        transfer::download(&self.channel, blob, file, &mut |_, _| ()).await
+        transfer::download(&self.channel, blob, file, &self.budget, &mut |_, _| ()).await
     }
 
     /// Signs what it says of an update; nothing if it says what cannot be said.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use fedpaint_proto::budget::Budget;
 use fedpaint_proto::channel::{self, Address};
 use fedpaint_proto::names::{Blob, FederationName};
 use fedpaint_proto::plan::PlanSignature;
@@ -371,7 +372,8 @@ impl Lab {
             purpose: Some(upload_purpose::Purpose::InitialModel(v1::InitialModel {})),
         };
         let channel = self.channel("ada").await?;
-        transfer::upload(&channel, purpose, blob, model, &mut |_, _| ()).await?;
+        transfer::upload(&channel, purpose, blob, model, &Budget::default(), &mut |_, _| ())
+            .await?;
         let request = v1::CreateRunRequest {
             name: name.into(),
             plan_toml: plan.into(),

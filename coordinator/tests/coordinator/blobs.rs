@@ -1,5 +1,6 @@
 //! Blobs over the wire: pieces, resumption, and what is refused.
 
+use fedpaint_proto::budget::Budget;
 use fedpaint_proto::limits::CHUNK_BYTES_MAX;
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::reason::Reason;
@@ -188,9 +189,12 @@ async fn the_clients_own_loops_move_a_model_both_ways() {
     let file = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
     let (mut up, mut down) = (0, 0);
     let channel = operator.channel.clone();
-    transfer::upload(&channel, initial(), file, &sent, &mut |moved, _| up = moved).await.unwrap();
+    let budget = Budget::default();
+    transfer::upload(&channel, initial(), file, &sent, &budget, &mut |moved, _| up = moved)
+        .await
+        .unwrap();
     create_run(&mut operator, &values).await;
-    transfer::download(&channel, file, &got, &mut |moved, _| down = moved).await.unwrap();
+    transfer::download(&channel, file, &got, &budget, &mut |moved, _| down = moved).await.unwrap();
     assert_eq!((up, down), (file.size, file.size));
     assert!(std::fs::read(&got).unwrap() == bytes);
     federation.stop().await;

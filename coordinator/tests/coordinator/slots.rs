@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fedpaint_coordinator::clock::SystemClock;
 use fedpaint_coordinator::limits::Limits;
+use fedpaint_proto::budget::Budget;
 use fedpaint_proto::names::Blob;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::transfer;
@@ -107,7 +108,7 @@ async fn a_transfer_comes_again_as_it_is_told_and_brings_its_file_over() {
     std::fs::write(&path, &wanted).unwrap();
     let (file, channel) = (Blob::try_from(&blob(&wanted)).unwrap(), more.channel.clone());
     let sending = tokio::spawn(async move {
-        transfer::upload(&channel, initial(), file, &path, &mut |_, _| {}).await
+        transfer::upload(&channel, initial(), file, &path, &Budget::default(), &mut |_, _| {}).await
     });
     // It was put off once, and then twice.
     for times in [1, 2] {

@@ -14,17 +14,21 @@ use tonic::{Response, Streaming};
 use super::blob_of as blob_of_file;
 use super::receive::Keep;
 use super::*;
+use crate::budget::{RETRIES_BURST, RETRY_EVERY};
 use crate::limits::{CHUNK_BYTES_MAX, RETRY_AFTER_MIN};
 use crate::v1::blob_service_server::{BlobService, BlobServiceServer};
 use crate::v1::upload_request::Part;
 
 /// Waits short enough for a test; the waits themselves are tested by [`Patience::backoff`].
-const HASTY: Patience = Patience {
-    retries_max: 3,
-    backoff_first: Duration::from_micros(10),
-    backoff_max: Duration::from_micros(20),
-    stall_timeout: Duration::from_millis(200),
-};
+fn hasty() -> Patience {
+    Patience {
+        retries_max: 3,
+        backoff_first: Duration::from_micros(10),
+        backoff_max: Duration::from_micros(20),
+        stall_timeout: Duration::from_millis(200),
+        budget: Budget::default(),
+    }
+}
 
 /// How one stream ends.
 #[derive(Clone, Debug)]
@@ -218,12 +222,12 @@ async fn put(fake: &Fake, bytes: &[u8], blob: Blob) -> Result<(), Error> {
     std::fs::write(&path, bytes).unwrap();
     assert_eq!(blob_of_file(&path).await.unwrap(), blob_of(bytes));
     let purpose = v1::UploadPurpose::default();
-    send::send(&fake.serve().await, &purpose, blob, &path, &mut |_, _| {}, &HASTY).await
+    send::send(&fake.serve().await, &purpose, blob, &path, &mut |_, _| {}, &hasty()).await
 }
 
 async fn get(fake: &Fake, blob: Blob, path: &Path) -> Result<(), Error> {
     let client = fake.serve().await;
-    receive::receive(&client, blob, path, Keep::Durably, &mut |_, _| {}, &HASTY).await
+    receive::receive(&client, blob, path, Keep::Durably, &mut |_, _| {}, &hasty()).await
 }
 
 #[tokio::test]
@@ -262,7 +266,7 @@ async fn progress_rises_from_where_the_part_ended_to_the_size() {
     let mut seen = Vec::new();
     let mut progress = |done, size| seen.push((done, size));
     let (client, size) = (fake.serve().await, bytes.len() as u64);
-    receive::receive(&client, blob_of(&bytes), &path, Keep::ForNow, &mut progress, &HASTY)
+    receive::receive(&client, blob_of(&bytes), &path, Keep::ForNow, &mut progress, &hasty())
         .await
         .unwrap();
     assert_eq!(seen.first(), Some(&(7, size)));
@@ -382,6 +386,17 @@ async fn only_retries_that_bring_no_byte_are_counted() {
 }
 
 #[tokio::test]
+async fn the_retries_of_all_transfers_of_one_caller_take_their_turn_in_its_budget() {
+    let patience = hasty();
+    let start = tokio::time::Instant::now();
+    for _ in 0..RETRIES_BURST {
+        let mut retries = Retries::new(&patience, Digest::of(b"update"), "take");
+        retries.wait(Status::unavailable("gone")).await.unwrap();
+    }
+    assert!(patience.budget.reserve(start) >= start + RETRY_EVERY);
+}
+
+#[tokio::test]
 async fn being_told_to_come_again_is_no_failure_and_is_waited_for_as_long_as_told() {
     let (bytes, after) = (noise(12, 5000), RETRY_AFTER_MIN);
     // Far more often than a transfer may fail.
@@ -425,8 +440,9 @@ async fn a_download_that_is_dropped_goes_on_where_it_was() {
     let mut progress = |done, _| {
         seen.send_replace(done);
     };
+    let patience = hasty();
     tokio::select! {
-        _ = receive::receive(&client, blob, &path, Keep::ForNow, &mut progress, &HASTY) => panic!("not dropped"),
+        _ = receive::receive(&client, blob, &path, Keep::ForNow, &mut progress, &patience) => panic!("not dropped"),
         _ = far.wait_for(|done| *done >= 2 * CHUNK_BYTES_MAX as u64) => {}
     }
     assert!(!path.exists());
@@ -453,7 +469,7 @@ async fn an_empty_blob_and_a_file_of_another_length_never_reach_the_wire() {
 
 #[test]
 fn waits_double_up_to_a_bound_and_are_spread_by_a_quarter() {
-    let wait = |retry, spread| Patience::DEFAULT.backoff(retry, spread);
+    let wait = |retry, spread| Patience::within(&Budget::default()).backoff(retry, spread);
     for (retry, base) in [(1, 0.25), (2, 0.5), (5, 4.0), (8, 30.0), (1000, 30.0)] {
         assert_eq!(wait(retry, 0).as_secs_f64(), 0.75 * base);
         assert_eq!(wait(retry, 500).as_secs_f64(), 1.25 * base);

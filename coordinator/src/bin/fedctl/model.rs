@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use fedpaint_proto::budget::Budget;
 use fedpaint_proto::limits::MESSAGE_BYTES_MAX;
 use fedpaint_proto::names::{Blob, RunName};
 use fedpaint_proto::note::{ModelKind, ModelNote};
@@ -47,7 +48,9 @@ pub(crate) async fn run(
             let blob = blob(&model, kind)?;
             let bar = transfer_bar("downloading", blob.size);
             let mut progress = |done, _| bar.set_position(done);
-            let moved = transfer::download(&session.channel, blob, &out, &mut progress).await;
+            let budget = Budget::default();
+            let moved =
+                transfer::download(&session.channel, blob, &out, &budget, &mut progress).await;
             bar.finish_and_clear();
             moved?;
             let note = ModelNote { run, round: model.round, kind, digest: blob.digest };

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use fedpaint_proto::budget::Budget;
 use fedpaint_proto::limits::PLAN_BYTES_MAX;
 use fedpaint_proto::names::RunName;
 use fedpaint_proto::plan::{PlanSignature, RunPlan};
@@ -87,7 +88,8 @@ async fn create(
     let purpose = v1::UploadPurpose { purpose: Some(initial) };
     let bar = transfer_bar("uploading", blob.size);
     let mut progress = |done, _| bar.set_position(done);
-    let moved = transfer::upload(&session.channel, purpose, blob, model, &mut progress).await;
+    let (channel, budget) = (&session.channel, Budget::default());
+    let moved = transfer::upload(channel, purpose, blob, model, &budget, &mut progress).await;
     bar.finish_and_clear();
     moved?;
     let (initial_model, plan_signature) = (Some(blob.into()), signature.map(|s| s.to_wire()));

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use fedpaint_proto::budget::Budget;
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::transfer;
 use fedpaint_proto::v1::federation_service_client::FederationServiceClient;
@@ -318,7 +319,7 @@ pub(crate) async fn part(path: &Path) -> anyhow::Result<String> {
         Layout::Same => bytes.clone(),
         Layout::Another => channel::connect(&address, &federation, files.client()?).await?,
     };
-    let mut told = Told::default();
+    let (mut told, budget) = (Told::default(), Budget::default());
     let ((), idle_ms) = beside(&beats, async {
         tokio::time::sleep(20 * BEAT_EVERY).await;
         Ok(())
@@ -328,7 +329,8 @@ pub(crate) async fn part(path: &Path) -> anyhow::Result<String> {
     let copy = part.file.with_extension("copy");
     let base = part.base.blob()?;
     let begun = Instant::now();
-    let download = async { Ok(transfer::download(&bytes, base, &copy, &mut |_, _| ()).await?) };
+    let download =
+        async { Ok(transfer::download(&bytes, base, &copy, &budget, &mut |_, _| ()).await?) };
     ((), told.download_ms) = beside(&beats, download).await?;
     told.download_s = begun.elapsed().as_secs_f64();
     let (run, number, attempt) = part.round.clone();
@@ -336,8 +338,10 @@ pub(crate) async fn part(path: &Path) -> anyhow::Result<String> {
     let purpose = v1::UploadPurpose { purpose: Some(upload_purpose::Purpose::Update(round)) };
     let update = part.update.blob()?;
     let begun = Instant::now();
-    let upload =
-        async { Ok(transfer::upload(&bytes, purpose, update, &part.file, &mut |_, _| ()).await?) };
+    let file = &part.file;
+    let upload = async {
+        Ok(transfer::upload(&bytes, purpose, update, file, &budget, &mut |_, _| ()).await?)
+    };
     ((), told.upload_ms) = beside(&beats, upload).await?;
     told.upload_s = begun.elapsed().as_secs_f64();
     Ok(serde_json::to_string(&told)?)
