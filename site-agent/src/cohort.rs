@@ -29,6 +29,9 @@ use crate::data::split::{self, Side};
 use crate::pipe::{CohortSummary, Failure};
 use crate::settings::DataSettings;
 
+/// How much of a word that has no meaning is quoted.
+const WORD_CHARS_MAX: usize = 40;
+
 /// Why a cohort cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -298,7 +301,8 @@ fn parse<'a, T: Deserialize<'a>>(
     known: &'static str,
 ) -> Result<T, Error> {
     let deserializer: StrDeserializer<'a, WordError> = word.into_deserializer();
-    let unknown = |_| Error::Word { field, word: word.chars().take(40).collect(), known };
+    let unknown =
+        |_| Error::Word { field, word: word.chars().take(WORD_CHARS_MAX).collect(), known };
     T::deserialize(deserializer).map_err(unknown)
 }
 

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 /// The highest GPU number that is understood.
 pub const MAX_GPU: usize = 63;
 
+/// How much of a word that is no device is quoted.
+const WORD_CHARS_MAX: usize = 40;
+
 /// Which device to run on: `auto`, `cpu` or `gpu:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -166,7 +169,7 @@ impl FromStr for DeviceChoice {
     type Err = DeviceError;
 
     fn from_str(word: &str) -> Result<DeviceChoice, DeviceError> {
-        let unknown = || DeviceError::Unknown(word.chars().take(40).collect());
+        let unknown = || DeviceError::Unknown(word.chars().take(WORD_CHARS_MAX).collect());
         match word {
             "auto" => Ok(DeviceChoice::Auto),
             "cpu" => Ok(DeviceChoice::Cpu),
