@@ -10,9 +10,11 @@ pub mod core;
 mod error;
 mod handle;
 mod members;
+mod patience;
 mod proofs;
 mod rounds;
 mod submit;
+mod troubles;
 mod uploads;
 mod view;
 mod watch;
@@ -34,6 +36,7 @@ pub use self::handle::{AGENT_VERSION_BYTES_MAX, EVENTS_MAX, Handle};
 pub use self::members::Joining;
 pub use self::proofs::{Export, Taken};
 pub use self::rounds::{MODELS_MAX, ROUNDS_MAX};
+pub use self::troubles::Owed;
 pub use self::uploads::UPLOADS_MAX;
 use self::uploads::Uploads;
 pub use self::view::{
@@ -85,11 +88,21 @@ pub async fn start(
     let parts = (store.clone(), blobs.clone(), Arc::clone(&clock));
     let silent_after = (options.heartbeat * SILENT_BEATS).max(SILENT_MIN);
     let notary = options.notary.clone();
-    let (driver, state) = work::Driver::load(options, parts).await?;
+    let (driver, (state, troubles)) = work::Driver::load(options, parts).await?;
     let checks = Arc::new(Semaphore::new(CHECKS_MAX));
     let uploads = Uploads::default();
-    let handle =
-        Handle { mailbox, state, store, blobs, clock, notary, checks, uploads, silent_after };
+    let handle = Handle {
+        mailbox,
+        state,
+        troubles,
+        store,
+        blobs,
+        clock,
+        notary,
+        checks,
+        uploads,
+        silent_after,
+    };
     let task = tokio::spawn(driver.run(messages, shutdown));
     Ok((handle, task))
 }

@@ -103,6 +103,8 @@ pub enum Event {
     Aggregated(Made<Blob>),
     /// The average could not be made.
     AggregationFailed(String),
+    /// The average was waited for long enough.
+    NoAverage(String),
     /// The operator waits no longer.
     Closed,
     /// The operator gives the round up.
@@ -292,10 +294,16 @@ impl Round {
                 self.abandon(Abandonment::AggregationFailed { reason }, now);
                 Ok(())
             }
+            (Phase::Aggregating, Event::NoAverage(reason)) => {
+                self.abandon(Abandonment::NoAverageInTime { reason }, now);
+                Ok(())
+            }
             (Phase::Aggregating, Event::Joined(_)) => Err(Refusal::SelectionOver),
             (Phase::Aggregating, _) => Err(Refusal::ReportingOver),
             (Phase::Reporting { .. }, Event::Joined(_)) => Err(Refusal::SelectionOver),
-            (_, Event::Aggregated(_) | Event::AggregationFailed(_)) => Err(Refusal::NotAggregating),
+            (_, Event::Aggregated(_) | Event::AggregationFailed(_) | Event::NoAverage(_)) => {
+                Err(Refusal::NotAggregating)
+            }
         }
     }
 

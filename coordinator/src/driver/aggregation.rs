@@ -22,20 +22,18 @@ use crate::fedavg;
 use crate::run::Run;
 use crate::sealed::Sealed;
 
-/// How often an average is begun again because a file does not read; then the round is given up.
-const READ_RETRIES_MAX: u32 = 12;
-
-/// How long a round's average may take, beginning again included; then the round is given up. The largest
-/// models take minutes, so that this is a disk that has been full, or silent, for a day.
-const AGGREGATION_MAX: Duration = Duration::from_secs(24 * 3_600);
-
 /// The most files that are hashed at once.
 const VERIFY_THREADS_MAX: usize = 8;
+
+/// How long an average is waited for that nobody needs any more, as of a round that an operator gave up.
+const UNWANTED_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// An average in the making.
 #[derive(Debug)]
 pub(super) struct Aggregation {
     round: RoundId,
+    /// When it is let go of.
+    until: Timestamp,
     task: JoinHandle<Result<Made<Blob>, Failure>>,
 }
 
@@ -54,8 +52,8 @@ pub(super) enum Failure {
 }
 
 impl Aggregation {
-    /// Begins the average of the sealed updates of the run's round in hand.
-    pub(super) fn begin(blobs: &Blobs, run: &Run) -> Aggregation {
+    /// Begins the average of the sealed updates of the run's round in hand, which is waited for until then.
+    pub(super) fn begin(blobs: &Blobs, run: &Run, until: Timestamp) -> Aggregation {
         let (round, exempt) = (run.round(), run.exempt(run.round().id().number));
         let sealed = Sealed::of(round, run.plan(), run.committed(), run.newest(), exempt);
         let (id, blobs) = (run.round().id().clone(), blobs.clone());
@@ -67,13 +65,35 @@ impl Aggregation {
             tokio::task::spawn_blocking(move || blobs.let_go(read));
             made
         });
-        Aggregation { round: id, task }
+        Aggregation { round: id, until, task }
+    }
+
+    /// Which round's it is.
+    pub(super) fn round(&self) -> &RoundId {
+        &self.round
+    }
+
+    /// When it is let go of.
+    pub(super) fn until(&self) -> Timestamp {
+        self.until
+    }
+
+    /// Nobody needs it any more: it is waited for a while, so that the next one does not add to its memory,
+    /// but not for a disk that is silent.
+    pub(super) fn is_unwanted(&mut self, now: Timestamp) {
+        let until = now.checked_add(UNWANTED_MAX).unwrap_or(Timestamp::MAX);
+        self.until = self.until.min(until);
+    }
+
+    /// Whether its end is there to be taken.
+    pub(super) fn has_ended(&self) -> bool {
+        self.task.is_finished()
     }
 
     /// The end of the aggregation that is there, which then is no longer; never if there is none.
     /// Dropping the future loses nothing.
     pub(super) async fn end(slot: &mut Option<Aggregation>) -> Ended {
-        let Some(Aggregation { round, task }) = slot else { return pending().await };
+        let Some(Aggregation { round, task, .. }) = slot else { return pending().await };
         let outcome = task.await.unwrap_or_else(|panic| Err(Failure::Round(panic.to_string())));
         let round = round.clone();
         debug!(%round, is_made = outcome.is_ok(), "aggregation ends");
@@ -153,56 +173,6 @@ fn whose(blobs: &Blobs, sealed: &Sealed, error: &weights::Error) -> Option<Strin
     inputs.find(|(_, blob)| blobs.path(&blob.digest) == *path).map(|(whose, _)| whose)
 }
 
-/// How long a round's average is waited for, and how often its files may not read in a row. A disk that does not
-/// take what is written is no fault of the round's, and is not counted.
-#[derive(Debug, Default)]
-pub(super) struct Patience(Option<Waiting>);
-
-/// The round that is waited for.
-#[derive(Debug)]
-struct Waiting {
-    round: RoundId,
-    since: Timestamp,
-    unread: u32,
-    /// Why its average was begun again last.
-    told: String,
-}
-
-impl Patience {
-    /// Notes that the average of `round` is owed at `now`; until when it is waited for. It begins anew with
-    /// another round, and with another process: whoever was not there has not waited.
-    pub(super) fn owes(&mut self, round: &RoundId, now: Timestamp) -> Timestamp {
-        if self.0.as_ref().is_none_or(|waiting| waiting.round != *round) {
-            let (round, told) = (round.clone(), "it has not ended".to_owned());
-            self.0 = Some(Waiting { round, since: now, unread: 0, told });
-        }
-        let since = self.0.as_ref().map_or(now, |waiting| waiting.since);
-        since.checked_add(AGGREGATION_MAX).unwrap_or(Timestamp::MAX)
-    }
-
-    /// Notes why the average is to be begun again.
-    pub(super) fn tell(&mut self, why: &str) {
-        if let Some(waiting) = &mut self.0 {
-            waiting.told = why.to_owned();
-        }
-    }
-
-    /// Notes that the files did not read once more; whether the average is to be begun again.
-    pub(super) fn again(&mut self) -> bool {
-        let Some(waiting) = &mut self.0 else { return true };
-        let again = waiting.unread < READ_RETRIES_MAX;
-        waiting.unread += u32::from(again);
-        again
-    }
-
-    /// Why a round is given up that was waited for long enough.
-    pub(super) fn over(&self) -> String {
-        let told = self.0.as_ref().map_or("", |waiting| &waiting.told);
-        let hours = AGGREGATION_MAX.as_secs() / 3_600;
-        format!("there was no average within {hours} hours: {told}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -236,25 +206,5 @@ mod tests {
             assert!(told.starts_with(begins), "{told}");
         }
         assert!(matches!(not_made("write", Path::new("x").into()), Failure::Write(_)));
-    }
-
-    #[test]
-    fn each_round_has_its_own_patience_with_files_that_do_not_read_and_a_day_in_all() {
-        let round = |number| RoundId { run: "brain".parse().unwrap(), number, attempt: 1 };
-        let later = |hours| START + jiff::SignedDuration::from_hours(hours);
-        let mut patience = Patience::default();
-        assert_eq!(patience.owes(&round(1), START), later(24));
-        for _ in 0..READ_RETRIES_MAX {
-            assert!(patience.again());
-        }
-        assert!(!patience.again());
-        assert_eq!(patience.owes(&round(1), later(3)), later(24));
-        assert_eq!(patience.over(), "there was no average within 24 hours: it has not ended");
-        patience.tell("no space");
-        assert_eq!(patience.over(), "there was no average within 24 hours: no space");
-
-        assert_eq!(patience.owes(&round(2), later(3)), later(27), "another round begins anew");
-        assert!(patience.again());
-        assert_eq!(patience.over(), "there was no average within 24 hours: it has not ended");
     }
 }

@@ -20,6 +20,7 @@ mod review;
 mod state;
 #[cfg(test)]
 mod tests;
+mod views;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,6 +166,11 @@ impl Core {
             Duty::Aggregate(reports) => Some((run, reports)),
             Duty::WaitUntil(_) | Duty::OpenRound | Duty::Nothing => None,
         })
+    }
+
+    /// The runs whose round in hand is owed its average, in the order of creation.
+    pub fn aggregations(&self) -> impl Iterator<Item = &Run> {
+        self.state.runs().filter(|run| matches!(run.duty(), Duty::Aggregate(_)))
     }
 
     /// When time next changes anything.

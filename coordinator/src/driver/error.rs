@@ -141,6 +141,14 @@ pub enum Error {
         /// What it must be.
         must: &'static str,
     },
+    /// A text of a request is too long.
+    #[error("{what} must be at most {bytes_max} bytes long")]
+    TooLong {
+        /// Which text.
+        what: &'static str,
+        /// How long it may be.
+        bytes_max: usize,
+    },
     /// A bound on how many there may be is reached.
     #[error("there are {max} {what} already, which is the most there may be")]
     TooMany {
@@ -220,7 +228,9 @@ impl Error {
             Error::Unsigned { why: Unsigned::Absent, .. } => Reason::Unsigned,
             Error::Unsigned { .. } => Reason::BadSignature,
             Error::BlobUnknown(_) => Reason::BlobUnknown,
-            Error::Invalid { .. } | Error::TooMany { .. } => Reason::InvalidRequest,
+            Error::Invalid { .. } | Error::TooLong { .. } | Error::TooMany { .. } => {
+                Reason::InvalidRequest
+            }
             Error::Blobs(error) => error.reason(),
             Error::Store(error) => error.reason(),
             Error::Background => Reason::Internal,

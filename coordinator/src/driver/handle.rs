@@ -15,6 +15,7 @@ use super::core::{Answer, Beat, Command, Request, State, Submission};
 use super::error::Error;
 use super::rounds::bounded;
 use super::submit;
+use super::troubles::Troubles;
 use super::uploads::Uploads;
 use super::view::RunView;
 use super::watch::Watch;
@@ -37,6 +38,7 @@ pub const EVENTS_MAX: u32 = 1_000;
 pub struct Handle {
     pub(super) mailbox: mpsc::Sender<Message>,
     pub(super) state: watch::Receiver<Arc<State>>,
+    pub(super) troubles: watch::Receiver<Arc<Troubles>>,
     pub(super) store: Store,
     pub(super) blobs: Blobs,
     pub(super) clock: Arc<dyn Clock>,
@@ -64,7 +66,8 @@ impl Handle {
     /// If the site is not enrolled, the beat is out of bounds, or the database fails.
     pub async fn heartbeat(&self, site: &SiteName, beat: Beat) -> Result<Answer, Error> {
         if beat.agent_version.len() > AGENT_VERSION_BYTES_MAX {
-            return Err(Error::Invalid { what: "agent_version", must: "at most 64 bytes long" });
+            let (what, bytes_max) = ("agent_version", AGENT_VERSION_BYTES_MAX);
+            return Err(Error::TooLong { what, bytes_max });
         }
         self.ask(|reply| Message::Beat(site.clone(), beat, reply)).await
     }
@@ -174,12 +177,14 @@ impl Handle {
     /// # Errors
     /// If there is no such run.
     pub fn run(&self, name: &RunName) -> Result<RunView, Error> {
-        Ok(RunView::from(self.state.borrow().run(name)?))
+        let (troubles, state) = (self.troubles(), self.state.borrow());
+        Ok(state.run_view(state.run(name)?, &troubles))
     }
 
     /// Every run, in the order of creation.
     pub fn runs(&self) -> Vec<RunView> {
-        self.state.borrow().runs().map(RunView::from).collect()
+        let (troubles, state) = (self.troubles(), self.state.borrow());
+        state.runs().map(|run| state.run_view(run, &troubles)).collect()
     }
 
     /// Gives the round in hand up and begins nothing new.
@@ -240,7 +245,12 @@ impl Handle {
     /// If there is no such run.
     pub fn watch(&self, run: &RunName) -> Result<Watch, Error> {
         self.run(run)?;
-        Ok(Watch::new(self.state.clone(), run.clone()))
+        Ok(Watch::new(self.state.clone(), self.troubles.clone(), run.clone()))
+    }
+
+    /// What keeps the driver from what it owes.
+    pub(super) fn troubles(&self) -> Arc<Troubles> {
+        Arc::clone(&self.troubles.borrow())
     }
 
     /// Whether the driver still takes messages.

@@ -6,6 +6,7 @@ use fedpaint_proto::names::{OperatorName, RoundId, RunName, SiteName};
 use super::core::{Moment, Request, Stage, State, Verdict};
 use super::error::Error;
 use super::handle::Handle;
+use super::troubles::Troubles;
 use super::view::{ModelView, RoundView, RunView};
 use crate::round::{Abandonment, Phase, Refusal};
 use crate::run::{self, Run};
@@ -22,9 +23,9 @@ impl Handle {
     /// # Errors
     /// If there is no such run.
     pub fn run_now(&self, name: &RunName) -> Result<(RunView, RoundView), Error> {
-        let state = self.state.borrow();
+        let (troubles, state) = (self.troubles(), self.state.borrow());
         let run = state.run(name)?;
-        Ok((RunView::from(run), self.round_now(&state, run)))
+        Ok((state.run_view(run, &troubles), self.round_now(&state, run)))
     }
 
     /// The round in hand of every active run, in the order of creation.
@@ -46,7 +47,11 @@ impl Handle {
         let run = state.run(&id.run)?;
         // What is over does not change any more, so neither does the answer.
         let in_hand = run.round() == &round && !round.is_over();
-        Ok(if in_hand { self.round_now(&state, run) } else { state.round_view(&round) })
+        Ok(if in_hand {
+            self.round_now(&state, run)
+        } else {
+            state.round_view(&round, &Troubles::default())
+        })
     }
 
     /// The newest rounds of a run, every attempt, before the number and attempt `before`, oldest first;
@@ -63,8 +68,8 @@ impl Handle {
         let plan = self.plan(run)?;
         let limit = bounded(limit, ROUNDS_MAX);
         let rounds = self.store.rounds(run, &plan.round, before, limit).await?;
-        let state = self.state.borrow();
-        Ok(rounds.iter().map(|round| state.round_view(round)).collect())
+        let (troubles, state) = (self.troubles(), self.state.borrow());
+        Ok(rounds.iter().map(|round| state.round_view(round, &troubles)).collect())
     }
 
     /// The newest global models of a run that are of rounds before `before`, oldest first; at most
@@ -123,7 +128,7 @@ impl Handle {
         reason: &str,
     ) -> Result<RoundView, Error> {
         if reason.len() > REASON_BYTES_MAX {
-            return Err(Error::Invalid { what: "reason", must: "at most 500 bytes long" });
+            return Err(Error::TooLong { what: "reason", bytes_max: REASON_BYTES_MAX });
         }
         let given_up = Abandonment::ByOperator { reason: reason.to_owned() };
         let done =
@@ -154,7 +159,7 @@ impl Handle {
         let upload = |site: &SiteName, round: &RoundId| self.uploads.of(site, round);
         let (now, silent_after) = (self.clock.now(), self.silent_after);
         let missing = state.missing(run, Moment { now, silent_after, upload: &upload });
-        RoundView { missing, ..state.round_view(run.round()) }
+        RoundView { missing, ..state.round_view(run.round(), &self.troubles()) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The driver over a real database and a real directory, with a clock that is moved by hand.
 
+mod aggregation;
 mod created;
 mod declined;
 mod doubt;
@@ -481,5 +482,11 @@ async fn what_the_database_does_not_save_is_not_shown() {
     sites.iter_mut().for_each(|site| {
         (site.seen_at, site.agent_version, site.wire_version) = (None, None, None)
     });
-    assert_eq!((sites, handle.runs(), rounds()), before);
+    // But that nothing is saved is.
+    let told = handle.run(&brain()).unwrap().reason().unwrap();
+    assert!(told.starts_with(&format!("nothing was saved since {START}: ")), "{told}");
+    assert_eq!(handle.watch(&brain()).unwrap().next().await.unwrap().0.reason(), Some(told));
+    let mut runs = handle.runs();
+    runs.iter_mut().for_each(|run| run.trouble = None);
+    assert_eq!((sites, runs, rounds()), before);
 }

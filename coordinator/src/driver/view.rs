@@ -8,6 +8,7 @@ use fedpaint_proto::plan::{PlanSignature, RunPlan};
 use fedpaint_proto::rule::Rule;
 use jiff::Timestamp;
 
+use super::troubles::Owed;
 use crate::round::{Counts, LateUpdate, Member, Phase, Round, Withdrawal};
 use crate::run::{Run, State, Tally};
 use crate::standing::Standing;
@@ -35,16 +36,18 @@ pub struct RunView {
     pub tally: Tally,
     /// Which sites are in no quarantine, and from which round on.
     pub readmitted: BTreeMap<SiteName, u32>,
+    /// What keeps it, in words; not kept over a restart.
+    pub trouble: Option<String>,
 }
 
 impl RunView {
     /// Why the run is in its state, in words, where there is more to say than the state does: why it
-    /// is paused, or whose updates the rounds of a run lacked that is over.
+    /// is paused, whose updates the rounds of a run lacked that is over, or what keeps one that is active.
     pub fn reason(&self) -> Option<String> {
         match &self.state {
             State::Paused { reason } => Some(reason.to_string()),
             State::Finished | State::Stopped => self.tally.in_words(self.rounds_committed),
-            State::Active => None,
+            State::Active => self.trouble.clone(),
         }
     }
 }
@@ -62,6 +65,7 @@ impl From<&Run> for RunView {
             created_at: run.created_at(),
             tally: run.tally().clone(),
             readmitted: run.readmitted().clone(),
+            trouble: None,
         }
     }
 }
@@ -91,6 +95,8 @@ pub struct RoundView {
     pub missing: Vec<MissingView>,
     /// How the updates of a committed round lie to each other.
     pub standings: Vec<Standing>,
+    /// The average that is owed, while it aggregates; not kept over a restart.
+    pub average: Option<Owed>,
 }
 
 /// A site whose update is not there.
@@ -178,11 +184,13 @@ pub struct LateView {
 }
 
 impl RoundView {
-    /// When the phase ends by itself, while selecting or reporting.
+    /// When the phase ends by itself, while selecting or reporting; when the round is given up, while it
+    /// aggregates and its turn has come.
     pub fn until(&self) -> Option<Timestamp> {
         match self.phase {
             Phase::Selecting { until } | Phase::Reporting { until } => Some(until),
-            Phase::Aggregating | Phase::Committed(_) | Phase::Abandoned { .. } => None,
+            Phase::Aggregating => self.average.as_ref().and_then(|average| average.until),
+            Phase::Committed(_) | Phase::Abandoned { .. } => None,
         }
     }
 
@@ -194,11 +202,12 @@ impl RoundView {
         }
     }
 
-    /// Why the round was abandoned, in words.
+    /// Why the round was abandoned, or why it has no average yet, in words.
     pub fn reason(&self) -> Option<String> {
         match &self.phase {
             Phase::Abandoned { reason } => Some(reason.to_string()),
-            _ => None,
+            Phase::Aggregating => self.average.as_ref().and_then(Owed::in_words),
+            Phase::Selecting { .. } | Phase::Reporting { .. } | Phase::Committed(_) => None,
         }
     }
 
@@ -230,6 +239,7 @@ impl RoundView {
             due: round.stretch().map(|stretch| stretch.due),
             missing: Vec::new(),
             standings: round.standings().to_vec(),
+            average: None,
         }
     }
 }

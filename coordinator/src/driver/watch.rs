@@ -6,19 +6,25 @@ use fedpaint_proto::names::RunName;
 use tokio::sync::watch;
 
 use super::core::State;
+use super::troubles::Troubles;
 use super::view::{RoundView, RunView};
 
 /// A run and its newest round, at once and whenever either changes.
 #[derive(Debug)]
 pub struct Watch {
     state: watch::Receiver<Arc<State>>,
+    troubles: watch::Receiver<Arc<Troubles>>,
     run: RunName,
     last: Option<(RunView, RoundView)>,
 }
 
 impl Watch {
-    pub(super) fn new(state: watch::Receiver<Arc<State>>, run: RunName) -> Watch {
-        Watch { state, run, last: None }
+    pub(super) fn new(
+        state: watch::Receiver<Arc<State>>,
+        troubles: watch::Receiver<Arc<Troubles>>,
+        run: RunName,
+    ) -> Watch {
+        Watch { state, troubles, run, last: None }
     }
 
     /// The next state that differs from the last; none after the run's end or the driver's. Whoever
@@ -33,12 +39,18 @@ impl Watch {
         loop {
             let state = Arc::clone(&self.state.borrow_and_update());
             let run = state.find_run(&self.run)?;
-            let now = (RunView::from(run), state.round_view(run.round()));
+            let troubles = Arc::clone(&self.troubles.borrow_and_update());
+            let round = state.round_view(run.round(), &troubles);
+            let now = (state.run_view(run, &troubles), round);
             if self.last.as_ref() != Some(&now) {
                 self.last = Some(now.clone());
                 return Some(now);
             }
-            self.state.changed().await.ok()?;
+            let changed = tokio::select! {
+                changed = self.state.changed() => changed,
+                changed = self.troubles.changed() => changed,
+            };
+            changed.ok()?;
         }
     }
 }

@@ -13,10 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use super::Options;
-use super::aggregation::{Aggregation, Ended, Failure, Patience};
+use super::aggregation::{Aggregation, Ended, Failure};
 use super::core::{Answer, Beat, Core, Request, State, Step};
 use super::error::Error;
+use super::patience::{AGGREGATION_RETRY, Patience};
 use super::submit::vouched;
+use super::troubles::{Troubles, Unsaved};
 use crate::aggregate::Made;
 use crate::blobs::Blobs;
 use crate::clock::Clock;
@@ -26,10 +28,6 @@ use crate::store::{self, Store};
 
 /// How long the driver waits before it tries again what the database has failed to save.
 const SAVE_RETRY: Duration = Duration::from_secs(5);
-
-/// How long the driver waits before it makes an average again for which the disk failed: half of the
-/// time in which work is to go on once a full disk has room.
-const AGGREGATION_RETRY: Duration = Duration::from_secs(5);
 
 /// The way back to who asked.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -59,20 +57,25 @@ pub(super) struct Driver {
     /// Whether the last save failed: it may have happened all the same, as when the connection to the
     /// database broke, so only the database knows what holds.
     in_doubt: bool,
-    /// After the disk has failed an aggregation: when to begin again.
-    aggregate_at: Option<Timestamp>,
     patience: Patience,
     /// After the database has failed: when to try again.
     retry_at: Option<Timestamp>,
+    /// What was last given to the database and not taken.
+    unsaved: Option<Unsaved>,
+    troubles: watch::Sender<Arc<Troubles>>,
 }
+
+/// What the driver shows: the state, and what keeps it from what it owes.
+pub(super) type Shown = (watch::Receiver<Arc<State>>, watch::Receiver<Arc<Troubles>>);
 
 impl Driver {
     pub(super) async fn load(
         options: Options,
         (store, blobs, clock): (Store, Blobs, Arc<dyn Clock>),
-    ) -> Result<(Driver, watch::Receiver<Arc<State>>), store::Error> {
+    ) -> Result<(Driver, Shown), store::Error> {
         let core = Core::load(store.load().await?, options.heartbeat).with_rules(options.rules);
-        let (shown, receiver) = watch::channel(Arc::clone(core.state()));
+        let (shown, state) = watch::channel(Arc::clone(core.state()));
+        let (troubles, told) = watch::channel(Arc::default());
         let driver = Driver {
             core,
             store,
@@ -81,12 +84,13 @@ impl Driver {
             notary: options.notary,
             shown,
             aggregation: None,
-            aggregate_at: None,
             patience: Patience::default(),
             retry_at: None,
+            unsaved: None,
+            troubles,
             in_doubt: false,
         };
-        Ok((driver, receiver))
+        Ok((driver, (state, told)))
     }
 
     pub(super) async fn run(
@@ -99,6 +103,7 @@ impl Driver {
                 Some(deadline) => self.clock.sleep_until(deadline),
                 None => Box::pin(pending()),
             };
+            self.show_troubles();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -124,39 +129,87 @@ impl Driver {
             self.retry_later(&error);
             return self.retry_at;
         }
-        let until = match self.aggregate().await {
-            Ok(until) => until,
+        match self.aggregate().await {
+            Ok(until) => self.core.deadline().into_iter().chain(until).min(),
             Err(error) => {
                 self.retry_later(&error);
-                return self.retry_at;
+                self.retry_at
             }
-        };
-        self.core.deadline().into_iter().chain(self.aggregate_at).chain(until).min()
+        }
     }
 
-    /// Begins the aggregation that is owed, or gives its round up; until when it is waited for.
+    /// Begins an aggregation that is owed, unless one is under way; when time next changes anything of them.
     async fn aggregate(&mut self) -> Result<Option<Timestamp>, Error> {
         let now = self.clock.now();
-        self.aggregate_at = self.aggregate_at.filter(|time| now < *time);
-        loop {
-            let Some((run, _)) = self.core.aggregation() else { return Ok(None) };
-            let round = run.round().id().clone();
-            let until = self.patience.owes(&round, now);
-            if now < until {
-                if self.aggregation.is_none() && self.aggregate_at.is_none() {
-                    self.aggregation = Some(Aggregation::begin(&self.blobs, run));
-                }
-                return Ok(Some(until));
+        self.give_up(now).await?;
+        if let Some(under_way) = &mut self.aggregation {
+            if !self.patience.is_owed(under_way.round()) {
+                under_way.is_unwanted(now);
             }
-            let reason = self.patience.over();
+            if under_way.until() <= now && !under_way.has_ended() {
+                self.let_go();
+            }
+        }
+        if self.aggregation.is_none()
+            && let Some(round) = self.patience.next(now)
+            && let Some(run) = self.core.aggregations().find(|run| *run.round().id() == round)
+        {
+            let until = self.patience.begins(&round, now);
+            self.aggregation = Some(Aggregation::begin(&self.blobs, run, until));
+        }
+        let let_go = self.aggregation.as_ref().map(Aggregation::until);
+        Ok(self.patience.deadline(let_go.is_some()).into_iter().chain(let_go).min())
+    }
+
+    /// Gives the rounds up whose averages were waited for long enough.
+    async fn give_up(&mut self, now: Timestamp) -> Result<(), Error> {
+        loop {
+            let owed = self.core.aggregations().map(|run| run.round().id().clone());
+            self.patience.owes(&owed.collect::<Vec<_>>());
+            let ended = self.aggregation.as_ref().filter(|under_way| under_way.has_ended());
+            let Some((round, reason)) = self.patience.over(ended.map(Aggregation::round), now)
+            else {
+                return Ok(());
+            };
             error!(%round, reason, "a round is given up");
-            self.apply(Request::Aggregated(round, Err(reason))).await?;
+            self.apply(Request::NoAverage(round, reason)).await?;
             self.settle().await?;
         }
     }
 
+    /// Waits no longer for the average that is under way, so that the others are made. No thread can be ended
+    /// from outside: this one keeps its memory, and is one more beside the next, until its disk answers or the
+    /// process ends. What it makes then has no row, and is swept up like any blob that nobody names.
+    fn let_go(&mut self) {
+        if let Some(under_way) = self.aggregation.take() {
+            error!(round = %under_way.round(), "an average does not end and is let go of");
+        }
+    }
+
+    /// Notes that the database did not take what it was given.
+    fn not_saved(&mut self, error: &store::Error) {
+        let (since, why) = (self.clock.now(), error.to_string());
+        let since = self.unsaved.as_ref().map_or(since, |unsaved| unsaved.since);
+        self.unsaved = Some(Unsaved { since, why });
+        self.show_troubles();
+    }
+
+    fn show_troubles(&self) {
+        let now = Troubles { averages: self.patience.shown(), unsaved: self.unsaved.clone() };
+        self.troubles.send_if_modified(|held| {
+            let changed = **held != now;
+            if changed {
+                *held = Arc::new(now);
+            }
+            changed
+        });
+    }
+
     /// What the database failed to save is owed still; it is tried again, but not at once.
     fn retry_later(&mut self, error: &Error) {
+        if let Error::Store(error) = error {
+            self.not_saved(error);
+        }
         error!(%error, retry_s = SAVE_RETRY.as_secs(), "cannot save what has changed");
         self.retry_at = self.clock.now().checked_add(SAVE_RETRY).ok();
     }
@@ -189,8 +242,11 @@ impl Driver {
         }
         if !change.is_empty() {
             self.in_doubt = true;
-            self.store.save(&change).await?;
-            self.in_doubt = false;
+            if let Err(error) = self.store.save(&change).await {
+                self.not_saved(&error);
+                return Err(error.into());
+            }
+            (self.in_doubt, self.unsaved) = (false, None);
             self.blobs.are_named(change.named());
         }
         for event in &change.events {
@@ -217,7 +273,7 @@ impl Driver {
         let outcome = match outcome {
             Ok(made) => Ok(made),
             Err(Failure::Write(reason)) => return self.aggregate_later(&round, &reason),
-            Err(Failure::Read(reason)) if self.patience.again() => {
+            Err(Failure::Read(reason)) if self.patience.again(&round) => {
                 return self.aggregate_later(&round, &reason);
             }
             Err(Failure::Read(reason) | Failure::Round(reason)) => {
@@ -232,8 +288,12 @@ impl Driver {
         let aggregated = Request::Aggregated(round.clone(), outcome);
         match self.apply(vouched(aggregated, document)).await {
             Ok(()) => drop(reach("publish.saved")),
-            // If this is not saved the round aggregates still, and the same average is made again.
-            Err(error @ Error::Store(_)) => self.retry_later(&error),
+            // If this is not saved the round aggregates still, and the same average is made again. That
+            // was no fault of the average's.
+            Err(error @ Error::Store(_)) => {
+                self.patience.made(&round);
+                self.retry_later(&error);
+            }
             // A round that an operator gave up meanwhile needs no model.
             Err(error) => info!(%round, %error, "an aggregation is not wanted any more"),
         }
@@ -250,10 +310,12 @@ impl Driver {
 
     /// What the disk failed to read or write is owed still.
     fn aggregate_later(&mut self, round: &RoundId, reason: &str) {
-        self.patience.tell(reason);
+        if !self.patience.is_owed(round) {
+            return info!(%round, reason, "an aggregation is not wanted any more");
+        }
         let retry_s = AGGREGATION_RETRY.as_secs();
         error!(%round, reason, retry_s, "aggregation could not use the disk and is begun again");
-        self.aggregate_at = self.clock.now().checked_add(AGGREGATION_RETRY).ok();
+        self.patience.fails(round, reason, self.clock.now());
     }
 
     async fn answer(&mut self, message: Message) {

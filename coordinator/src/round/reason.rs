@@ -73,6 +73,13 @@ pub enum Abandonment {
         /// Why.
         reason: String,
     },
+    /// The average was waited for long enough. That is the disk's fault and none of the updates', so that
+    /// late ones wait for the next attempt.
+    #[error("no average in time: {reason}")]
+    NoAverageInTime {
+        /// How long, and what kept it.
+        reason: String,
+    },
     /// An operator gave the round up.
     #[error("given up by an operator: {reason}")]
     ByOperator {
@@ -174,6 +181,10 @@ mod tests {
             let json = serde_json::to_string(&reason(n)).unwrap();
             assert_eq!(serde_json::from_str::<Abandonment>(&json).unwrap(), reason(n));
         }
+        let late = Abandonment::NoAverageInTime { reason: "x".to_owned() };
+        let json = serde_json::to_string(&late).unwrap();
+        assert_eq!(json, r#"{"no_average_in_time":{"reason":"x"}}"#);
+        assert_eq!(serde_json::from_str::<Abandonment>(&json).unwrap(), late);
         let old = r#"{"too_few_reports":{"reported":1,"need":2}}"#;
         assert_eq!(serde_json::from_str::<Abandonment>(old).unwrap(), reason(0));
         assert_eq!(serde_json::to_string(&reason(0)).unwrap(), old);

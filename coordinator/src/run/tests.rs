@@ -203,6 +203,7 @@ fn random_event(dice: &mut Dice) -> Event {
         40 => Event::Revoked(name),
         44..=49 => Event::Arriving(name),
         41 if dice.roll(2) == 0 => Event::Abandoned("by hand".to_owned()),
+        42 => Event::NoAverage("disk".to_owned()),
         _ => Event::AggregationFailed("disk".to_owned()),
     }
 }
@@ -230,7 +231,14 @@ fn a_random_history_of_10_000_events_never_breaks_the_rounds_invariants() {
         }
     }
     println!("rounds by their end: {ends:?}");
-    for end in ["committed", "too few sites", "too few reports", "aggregation failed", "operator"] {
+    for end in [
+        "committed",
+        "too few sites",
+        "too few reports",
+        "aggregation failed",
+        "no average in time",
+        "operator",
+    ] {
         assert!(ends.get(end).is_some_and(|count| *count >= 50), "{end}: {ends:?}");
     }
 }
@@ -339,6 +347,7 @@ fn end(round: &Round) -> &'static str {
             Abandonment::TooFewSites { .. } => "too few sites",
             Abandonment::TooFewReports { .. } => "too few reports",
             Abandonment::AggregationFailed { .. } => "aggregation failed",
+            Abandonment::NoAverageInTime { .. } => "no average in time",
             Abandonment::ByOperator { .. } => "operator",
         },
         _ => "committed",

@@ -89,9 +89,11 @@ pub(crate) struct Round {
     pub(crate) attempt: u32,
     /// `selecting`, `reporting`, `aggregating`, `committed` or `abandoned`.
     pub(crate) phase: &'static str,
+    /// Why it was abandoned; while it aggregates, why there is no average yet.
     pub(crate) reason: Option<String>,
     pub(crate) base_model: Option<Blob>,
     pub(crate) model: Option<Blob>,
+    /// When the phase ends by itself; when the round is given up, while it aggregates.
     pub(crate) until: Option<Timestamp>,
     pub(crate) opened_at: Option<Timestamp>,
     pub(crate) closed_at: Option<Timestamp>,

@@ -172,11 +172,13 @@ fn changes(before: Option<&Seen>, seen: &Seen) -> Vec<String> {
             let was = earlier.and_then(|r| r.members.iter().find(|m| m.site == member.site));
             lines.extend(member_change(was, member).map(|change| format!("{id} {change}")));
         }
-        if earlier.is_none_or(|earlier| earlier.phase != round.phase) {
+        let stuck = |earlier: &Round| round.reason.is_some() && earlier.reason != round.reason;
+        if earlier.is_none_or(|earlier| earlier.phase != round.phase || stuck(earlier)) {
             lines.push(format!("{id} {}", phase(round)));
         }
     }
-    if before.is_none_or(|before| before.run.state != run.state) {
+    let stuck = |before: &Seen| run.reason.is_some() && before.run.reason != run.reason;
+    if before.is_none_or(|before| before.run.state != run.state || stuck(before)) {
         let Run { name, state, rounds_committed, rounds_planned, .. } = run;
         let mut text = format!("run {name} {state}, {rounds_committed}/{rounds_planned} rounds");
         if let Some(reason) = &run.reason {
@@ -327,6 +329,23 @@ mod tests {
                 "run t1 finished, 2/2 rounds: 1 of 2 rounds without every member: ucl missing in 1",
             ]
         );
+    }
+
+    #[test]
+    fn what_keeps_a_round_or_its_run_is_told_when_it_comes_and_once() {
+        let before = seen("active", 0, (1, "aggregating"), vec![]);
+        let mut stuck = before.clone();
+        stuck.round.as_mut().unwrap().reason = Some("its average waits for its turn".into());
+        stuck.run.reason = Some("nothing was saved".into());
+        assert_eq!(
+            changes(Some(&before), &stuck),
+            [
+                "round 1.1 aggregating: its average waits for its turn",
+                "run t1 active, 0/2 rounds: nothing was saved",
+            ]
+        );
+        assert!(changes(Some(&stuck), &stuck).is_empty());
+        assert!(changes(Some(&stuck), &before).is_empty(), "what follows tells that it goes on");
     }
 
     #[test]

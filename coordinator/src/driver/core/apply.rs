@@ -55,6 +55,9 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
             let event = outcome.map_or_else(Event::AggregationFailed, Event::Aggregated);
             core.happen(COORDINATOR, &round, event, now)
         }
+        Request::NoAverage(round, reason) => {
+            core.happen(COORDINATOR, &round, Event::NoAverage(reason), now)
+        }
     }
 }
 

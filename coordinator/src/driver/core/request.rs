@@ -57,6 +57,8 @@ pub enum Request {
     /// The aggregation that was owed has ended: with files that have their names, or with the
     /// reason why there are none.
     Aggregated(RoundId, Result<Made<Blob>, String>),
+    /// The aggregation that was owed is waited for no longer, for this reason.
+    NoAverage(RoundId, String),
 }
 
 /// "This is what I am doing."

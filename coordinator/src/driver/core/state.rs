@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::request::Doubt;
 use crate::audit::{self, Entry};
 use crate::driver::error::Error;
-use crate::driver::view::{Progress, RoundView, SiteView};
+use crate::driver::view::Progress;
 use crate::records::{Change, EventRow, Loaded, SiteRow};
 use crate::roster::{Roles, Roster};
 use crate::round::{Member, Phase, Round};
@@ -411,30 +411,5 @@ impl State {
             (!same).then(|| (held.map(Arc::as_ref), run.as_ref()))
         };
         self.runs.iter().filter_map(pair)
-    }
-
-    pub(in crate::driver) fn round_view(&self, round: &Round) -> RoundView {
-        RoundView::new(round, |site| match self.seen.get(site)?.doing.as_ref()? {
-            (id, Doing::Training(progress)) if id == round.id() => Some(*progress),
-            _ => None,
-        })
-    }
-
-    pub(in crate::driver) fn site_views(&self) -> Vec<SiteView> {
-        let view = |site: &SiteRow| {
-            let seen = self.seen.get(&site.name);
-            SiteView {
-                name: site.name.clone(),
-                enrolled_at: site.enrolled_at,
-                revoked_at: site.revoked_at,
-                seen_at: seen.map(|seen| seen.at),
-                agent_version: seen.map(|seen| seen.agent_version.clone()),
-                wire_version: seen.map(|seen| seen.wire_version),
-                joined_at: site.joined_at,
-                signing_key: site.signing_key,
-                certificate_until: self.roster.until(&Role::Site(site.name.clone())),
-            }
-        };
-        self.sites.values().map(view).collect()
     }
 }

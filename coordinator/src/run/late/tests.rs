@@ -136,6 +136,24 @@ fn a_late_update_in_what_could_not_be_averaged_is_let_go_and_fails_no_other_atte
 }
 
 #[test]
+fn a_late_update_in_what_was_not_averaged_in_time_counts_in_the_next_attempt() {
+    let mut run = run(folding(4));
+    seal(&mut run, &["a", "b"], &["a"]);
+    let first = run.round().id().clone();
+    commit(&mut run);
+    report_late(&mut run, &first, "b", "b1").unwrap();
+    seal(&mut run, &["a"], &["a"]);
+    assert_eq!(folded(&run).len(), 1);
+    run.apply(Event::NoAverage("the disk was silent".to_owned()), START).unwrap();
+    let reason = Abandonment::NoAverageInTime { reason: "the disk was silent".to_owned() };
+    assert_eq!(run.round().phase(), &Phase::Abandoned { reason });
+    assert_eq!((folded(&run).len(), run.failures()), (0, 1), "it counts as a failure");
+    run.open_round(START);
+    seal(&mut run, &["a"], &["a"]);
+    assert_eq!(folded(&run), [("b".to_owned(), first, 1)]);
+}
+
+#[test]
 fn an_update_may_be_so_many_rounds_late_and_no_more() {
     for late_by in [2, 3] {
         let mut run = run(folding(9));

@@ -71,7 +71,8 @@ fn bar(template: &str) -> ProgressBar {
 fn headline(round: &Round) -> String {
     let Round { number, attempt, phase, .. } = round;
     let [sites, ..] = round_summary(round);
-    format!("round {number}.{attempt} {phase}, {sites} reported")
+    let why = round.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+    format!("round {number}.{attempt} {phase}, {sites} reported{why}")
 }
 
 fn draw(bar: &ProgressBar, member: &Member) {

@@ -1,0 +1,44 @@
+//! What the outside sees of the state: see [`crate::driver::view`].
+
+use fedpaint_proto::identity::Role;
+use fedpaint_proto::names::SiteName;
+
+use super::state::{Doing, State};
+use crate::driver::troubles::Troubles;
+use crate::driver::view::{RoundView, RunView, SiteView};
+use crate::records::SiteRow;
+use crate::round::Round;
+use crate::run::Run;
+
+impl State {
+    pub(in crate::driver) fn run_view(&self, run: &Run, troubles: &Troubles) -> RunView {
+        RunView { trouble: troubles.of_runs(), ..RunView::from(run) }
+    }
+
+    pub(in crate::driver) fn round_view(&self, round: &Round, troubles: &Troubles) -> RoundView {
+        let progress = |site: &SiteName| match self.seen(site)?.doing.as_ref()? {
+            (id, Doing::Training(progress)) if id == round.id() => Some(*progress),
+            _ => None,
+        };
+        let average = troubles.averages.get(round.id()).cloned();
+        RoundView { average, ..RoundView::new(round, progress) }
+    }
+
+    pub(in crate::driver) fn site_views(&self) -> Vec<SiteView> {
+        let view = |(_, site): (&SiteName, &SiteRow)| {
+            let seen = self.seen(&site.name);
+            SiteView {
+                name: site.name.clone(),
+                enrolled_at: site.enrolled_at,
+                revoked_at: site.revoked_at,
+                seen_at: seen.map(|seen| seen.at),
+                agent_version: seen.map(|seen| seen.agent_version.clone()),
+                wire_version: seen.map(|seen| seen.wire_version),
+                joined_at: site.joined_at,
+                signing_key: site.signing_key,
+                certificate_until: self.roster().until(&Role::Site(site.name.clone())),
+            }
+        };
+        self.sites().map(view).collect()
+    }
+}
