@@ -1,6 +1,8 @@
 //! What a change was, in words for the audit log: derived from the run before and after, so no
 //! change can be saved without its entry.
 
+use std::collections::BTreeMap;
+
 use fedpaint_proto::names::SiteName;
 use fedpaint_proto::plan::LatePolicy;
 
@@ -23,8 +25,16 @@ impl Entry {
     }
 }
 
+/// What a run does not know of its federation.
+#[derive(Clone, Debug, Default)]
+pub struct Around {
+    /// Of which sites it is told no more that they join and leave the round in hand while it selects, and
+    /// whether the last that was told is that they have joined.
+    pub untold: BTreeMap<SiteName, bool>,
+}
+
 /// The entries that a change of one run makes.
-pub fn changes(before: Option<&Run>, after: &Run) -> Vec<Entry> {
+pub fn changes(before: Option<&Run>, after: &Run, around: &Around) -> Vec<Entry> {
     let mut entries = Vec::new();
     if before.is_none() {
         let (name, plan, model) = (after.name(), after.plan(), after.initial().digest.short());
@@ -35,7 +45,7 @@ pub fn changes(before: Option<&Run>, after: &Run) -> Vec<Entry> {
         entries.push(Entry::new("run_created", detail));
     }
     let round_before = before.map(Run::round).filter(|round| round.id() == after.round().id());
-    round_changes(round_before, after.round(), &mut entries);
+    round_changes(round_before, after.round(), &around.untold, &mut entries);
     if sealed(after.round()) && !round_before.is_some_and(sealed) {
         entries.extend(missing(after));
     }
@@ -128,14 +138,26 @@ fn late_change(before: Option<&Straggler>, site: &SiteName, after: &Straggler) -
     })
 }
 
-fn round_changes(before: Option<&Round>, after: &Round, entries: &mut Vec<Entry>) {
+fn round_changes(
+    before: Option<&Round>,
+    after: &Round,
+    untold: &BTreeMap<SiteName, bool>,
+    entries: &mut Vec<Entry>,
+) {
     let id = after.id();
+    let selects = |round: &Round| matches!(round.phase(), Phase::Selecting { .. });
+    let selected = before.is_some_and(selects);
     if before.is_none() {
         let base = after.base().digest.short();
         entries.push(Entry::new("round_opened", format!("round {id}: base model {base}")));
     }
     for (site, member) in after.members() {
-        if before.and_then(|before| before.members().get(site)) == Some(member) {
+        let same = match untold.get(site).filter(|_| selected) {
+            // Where it is in the end is told with the end of selection.
+            Some(joined) => selects(after) || (*joined && *member == Member::Joined),
+            None => before.and_then(|before| before.members().get(site)) == Some(member),
+        };
+        if same {
             continue;
         }
         entries.push(match member {
@@ -152,7 +174,10 @@ fn round_changes(before: Option<&Round>, after: &Round, entries: &mut Vec<Entry>
         });
     }
     let gone = before.into_iter().flat_map(|before| before.members().keys());
-    for site in gone.filter(|site| !after.members().contains_key(*site)) {
+    let gone = gone.filter(|site| !untold.contains_key(*site));
+    let ended = selected && !selects(after);
+    let unheard = untold.iter().filter(|(_, joined)| ended && **joined).map(|(site, _)| site);
+    for site in gone.chain(unheard).filter(|site| !after.members().contains_key(*site)) {
         entries.push(Entry::new("site_left", format!("round {id}: site {site}")));
     }
     if let Some(stretch) = after.stretch()
@@ -221,14 +246,15 @@ mod tests {
     use crate::testing::{START, blob, plan};
 
     fn kinds(before: Option<&Run>, after: &Run) -> Vec<&'static str> {
-        changes(before, after).into_iter().map(|entry| entry.kind).collect()
+        let entries = changes(before, after, &Around::default());
+        entries.into_iter().map(|entry| entry.kind).collect()
     }
 
     #[test]
     fn every_change_of_a_run_is_told_and_what_did_not_change_is_not() {
         let created = Run::create("brain".parse().unwrap(), plan(1, 2), blob("base"), START);
         assert_eq!(kinds(None, &created), ["run_created", "round_opened"]);
-        assert_eq!(changes(Some(&created), &created), []);
+        assert_eq!(changes(Some(&created), &created, &Around::default()), []);
 
         let mut joined = created.clone();
         joined.apply(Event::Joined("mayo".parse().unwrap()), START).unwrap();

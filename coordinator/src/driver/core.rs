@@ -11,6 +11,8 @@
 //! `driver/work.rs`; a simulation has one of its own.
 
 mod apply;
+mod comings;
+mod declined;
 mod members;
 mod missing;
 mod proposals;
@@ -30,6 +32,7 @@ use fedpaint_proto::names::{RunName, SiteName};
 use jiff::Timestamp;
 
 pub use self::apply::{RUNS_MAX, SITES_MAX};
+pub use self::comings::COMINGS_TOLD_MAX;
 pub use self::members::{Asking, Renewal};
 pub use self::missing::Moment;
 pub use self::refusals::REFUSALS_NOTED_MAX;

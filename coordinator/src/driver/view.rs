@@ -146,6 +146,8 @@ pub enum Why {
     Late(RoundId),
     /// Its own policy refuses the round, by this rule.
     Declined(Rule),
+    /// It is in this round of another run.
+    Busy(RoundId),
 }
 
 impl fmt::Display for MissingView {
@@ -162,6 +164,7 @@ impl fmt::Display for MissingView {
             Why::Uploading => f.write_str("uploading")?,
             Why::Withdrew(why) => write!(f, "withdrew: {why}")?,
             Why::Late(round) => write!(f, "late: trains round {round}")?,
+            Why::Busy(round) => write!(f, "busy with round {round} of another run")?,
             Why::Declined(rule) => write!(f, "declined, by the rule {rule} of its own policy")?,
         }
         match (self.upload, self.progress) {

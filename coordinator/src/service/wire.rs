@@ -114,6 +114,7 @@ fn missing(view: &MissingView) -> v1::Missing {
         Why::Withdrew(_) => v1::MissingReason::Withdrew,
         Why::Late(_) => v1::MissingReason::Late,
         Why::Declined(_) => v1::MissingReason::Declined,
+        Why::Busy(_) => v1::MissingReason::Busy,
     };
     v1::Missing {
         site: view.site.to_string(),

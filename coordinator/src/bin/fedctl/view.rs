@@ -2,6 +2,7 @@
 //! programs: they may be added to and never change their meaning.
 
 mod members;
+mod missing;
 mod plan;
 mod standing;
 
@@ -15,6 +16,7 @@ pub(crate) use self::members::{
     Expiry, Invitation, Invite, Operator, Operators, Proposal, Proposals, Rejected, SiteTally,
     Sites,
 };
+pub(crate) use self::missing::Missing;
 pub(crate) use self::plan::PlanSigned;
 pub(crate) use self::standing::Standing;
 
@@ -133,21 +135,6 @@ pub(crate) struct Late {
     pub(crate) update: Option<Blob>,
     /// How many rounds late it is.
     pub(crate) staleness: u32,
-}
-
-/// A site whose update is not there.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Missing {
-    pub(crate) site: String,
-    /// `never_joined`, `waiting`, `silent`, `not_begun`, `training`, `uploading`, `withdrew` or `late`.
-    pub(crate) why: &'static str,
-    pub(crate) detail: String,
-    /// Null where it was before the coordinator was started.
-    pub(crate) since: Option<Timestamp>,
-    pub(crate) heard_at: Option<Timestamp>,
-    pub(crate) progress: Option<Progress>,
-    pub(crate) uploaded_bytes: Option<u64>,
-    pub(crate) upload_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -411,33 +398,6 @@ impl From<v1::LateUpdate> for Late {
             examples: late.examples,
             update: blob(late.update),
             staleness: late.staleness,
-        }
-    }
-}
-
-impl From<v1::Missing> for Missing {
-    fn from(missing: v1::Missing) -> Missing {
-        let uploads = missing.upload_bytes > 0;
-        Missing {
-            why: match missing.reason() {
-                v1::MissingReason::NeverJoined => "never_joined",
-                v1::MissingReason::Waiting => "waiting",
-                v1::MissingReason::Silent => "silent",
-                v1::MissingReason::NotBegun => "not_begun",
-                v1::MissingReason::Training => "training",
-                v1::MissingReason::Uploading => "uploading",
-                v1::MissingReason::Withdrew => "withdrew",
-                v1::MissingReason::Late => "late",
-                v1::MissingReason::Declined => "declined",
-                v1::MissingReason::Unspecified => UNKNOWN,
-            },
-            site: missing.site,
-            detail: missing.detail,
-            since: time(missing.since),
-            heard_at: time(missing.heard_at),
-            progress: missing.progress.map(Progress::from),
-            uploaded_bytes: uploads.then_some(missing.uploaded_bytes),
-            upload_bytes: uploads.then_some(missing.upload_bytes),
         }
     }
 }

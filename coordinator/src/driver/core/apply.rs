@@ -75,7 +75,7 @@ impl Core {
         let mut next = State::clone(&self.state);
         let seen = Seen { at: now, agent_version, wire_version, doing, since: now };
         next.put_seen(site.clone(), seen);
-        let mut told = next.put_declined(&site, declined);
+        let mut told = next.put_declined(&site, declined, now);
         told.extend(next.put_doubt(&site, doubt));
         let event = match activity {
             Activity::Joining(round) => Some((round, Event::Joined(site.clone()))),
@@ -83,7 +83,11 @@ impl Core {
             Activity::Idle | Activity::Training(..) | Activity::Uploading(_) => None,
         };
         // What no longer applies is no error: the answer says what does.
-        let late = event.and_then(|(round, event)| happen(&mut next, &round, event, now).err());
+        let late = event.and_then(|(round, event)| {
+            let outcome = happen(&mut next, &round, event, now);
+            next.note_coming(&self.state, &round, &site);
+            outcome.err()
+        });
         let step = self.step(next, &by_site(&site), now, told);
         Ok(Step { late, ..step })
     }

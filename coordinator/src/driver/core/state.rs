@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use fedpaint_proto::identity::{KeyId, Role};
 use fedpaint_proto::names::{Blob, Digest, RoundId, RunName, SiteName};
-use fedpaint_proto::rule::Rule;
 use jiff::Timestamp;
 
+use super::comings::Comings;
+use super::declined::Declines;
 use super::request::Doubt;
-use crate::audit::{self, Entry};
+use crate::audit::{self, Around, Entry};
 use crate::driver::error::Error;
 use crate::driver::view::Progress;
 use crate::records::{Change, EventRow, Loaded, SiteRow};
@@ -33,19 +34,12 @@ pub struct State {
     runs: Vec<Arc<Run>>,
     /// Not kept over a restart.
     seen: BTreeMap<SiteName, Seen>,
-    /// What sites have declined by their own policies: the newest round of each run. Nor is this.
-    declined: BTreeMap<SiteName, BTreeMap<RunName, Declined>>,
+    /// What sites have declined by their own policies. Nor is this.
+    pub(super) declined: Declines,
+    /// How often sites came to the rounds that select, and went. Nor is this.
+    pub(super) comings: Comings,
     /// What sites have said that they do not believe. Nor is this.
     doubts: BTreeSet<(SiteName, Doubt)>,
-}
-
-/// A round that a site's own policy refused.
-#[derive(Clone, Debug, PartialEq)]
-struct Declined {
-    round: RoundId,
-    rule: Rule,
-    /// Whether it still does.
-    holds: bool,
 }
 
 /// What the holder of a certificate may do.
@@ -87,7 +81,8 @@ impl From<Loaded> for State {
             roster: Arc::new(loaded.roster),
             runs: loaded.runs.into_iter().map(Arc::new).collect(),
             seen: BTreeMap::new(),
-            declined: BTreeMap::new(),
+            declined: Declines::default(),
+            comings: Comings::default(),
             doubts: BTreeSet::new(),
         }
     }
@@ -97,7 +92,8 @@ impl State {
     /// The same with what sites last told `other`.
     pub(super) fn with_seen_of(self, other: &State) -> State {
         let (seen, declined) = (other.seen.clone(), other.declined.clone());
-        State { seen, declined, doubts: other.doubts.clone(), ..self }
+        let (comings, doubts) = (other.comings.clone(), other.doubts.clone());
+        State { seen, declined, comings, doubts, ..self }
     }
 
     /// Whether the site may call at all: enrolled and not revoked.
@@ -204,42 +200,6 @@ impl State {
         let doubt = doubt.filter(|doubt| !self.doubts.contains(&(site.clone(), *doubt)))?;
         self.doubts.insert((site.clone(), doubt));
         Some(Entry::new("site_doubts", format!("site {site}: {doubt}")))
-    }
-
-    /// Notes what a site declines now: what of it is news, for the audit log. A rule that comes and goes is
-    /// told again only for another round.
-    pub(super) fn put_declined(
-        &mut self,
-        site: &SiteName,
-        declined: Vec<(RoundId, Rule)>,
-    ) -> Vec<Entry> {
-        if declined.is_empty() && !self.declined.contains_key(site) {
-            return Vec::new();
-        }
-        let mut held = self.declined.remove(site).unwrap_or_default();
-        held.retain(|run, _| self.find_run(run).is_some_and(|run| !run.is_over()));
-        held.values_mut().for_each(|declined| declined.holds = false);
-        let mut entries = Vec::new();
-        for (round, rule) in declined {
-            if self.round(&round).is_err() {
-                continue;
-            }
-            let now = Declined { round: round.clone(), rule, holds: true };
-            let before = held.insert(round.run.clone(), now);
-            if before.is_none_or(|before| (&before.round, before.rule) != (&round, rule)) {
-                let detail =
-                    format!("round {round}: site {site}, by the rule {rule} of its own policy");
-                entries.push(Entry::new("site_declined", detail));
-            }
-        }
-        self.declined.insert(site.clone(), held);
-        entries
-    }
-
-    /// By which rule of its own policy a site refuses a round, if it does.
-    pub(super) fn declines(&self, site: &SiteName, round: &RoundId) -> Option<Rule> {
-        let declined = self.declined.get(site)?.get(&round.run)?;
-        (declined.holds && declined.round == *round).then_some(declined.rule)
     }
 
     /// Every run, in the order of creation.
@@ -372,7 +332,8 @@ impl State {
     pub(super) fn entries_since(&self, before: &State, extra: Vec<Entry>) -> Vec<Entry> {
         let mut entries = extra;
         for (held, run) in self.runs_since(before) {
-            entries.extend(audit::changes(held, run));
+            let untold = self.comings.untold(run.round().id());
+            entries.extend(audit::changes(held, run, &Around { untold }));
         }
         entries
     }

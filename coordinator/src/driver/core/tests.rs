@@ -2,12 +2,13 @@
 
 use fedpaint_proto::names::{OperatorName, RoundId};
 use fedpaint_proto::plan::LatePolicy;
+use fedpaint_proto::rule::Rule;
 use jiff::Timestamp;
 
 use super::*;
 use crate::aggregate::Aggregate;
-use crate::round::Phase;
 use crate::round::tests::update;
+use crate::round::{Phase, Withdrawal};
 use crate::run::{Drop, Late};
 use crate::testing::{START, blob, plan};
 
@@ -23,6 +24,14 @@ fn site(name: &str) -> SiteName {
 
 fn ada() -> OperatorName {
     "ada".parse().unwrap()
+}
+
+fn beat(name: &str, activity: Activity, declined: Vec<(RoundId, Rule)>) -> Request {
+    let agent_version = String::new();
+    Request::Beat(
+        site(name),
+        Beat { agent_version, wire_version: 1, activity, declined, doubt: None },
+    )
 }
 
 impl Shell {
@@ -42,12 +51,18 @@ impl Shell {
 
     /// Has a request change what it changes; how many entries the audit log has more.
     fn ask(&mut self, request: Request) -> usize {
-        let step = self.core.apply(request, self.now).unwrap();
-        let mut entries = step.change().events.len();
-        self.core.install(step);
-        while let Some(step) = self.core.settle(self.now) {
-            entries += step.change().events.len();
+        self.entries(request).len()
+    }
+
+    /// The same; the kinds of the entries, and their words.
+    fn entries(&mut self, request: Request) -> Vec<(String, String)> {
+        let mut entries = Vec::new();
+        let mut next = Some(self.core.apply(request, self.now).unwrap());
+        while let Some(step) = next {
+            let events = step.change().events;
+            entries.extend(events.into_iter().map(|event| (event.kind, event.detail)));
             self.core.install(step);
+            next = self.core.settle(self.now);
         }
         entries
     }
@@ -71,10 +86,7 @@ impl Shell {
     /// `names` join the round in hand, `aachen` reports, and the round is sealed.
     fn seal(&mut self, names: &[&str]) {
         for name in names {
-            let activity = Activity::Joining(self.id());
-            let (agent_version, declined) = (String::new(), Vec::new());
-            let beat = Beat { agent_version, wire_version: 1, activity, declined, doubt: None };
-            self.ask(Request::Beat(site(name), beat));
+            self.ask(beat(name, Activity::Joining(self.id()), Vec::new()));
         }
         self.close();
         let id = self.id();
@@ -143,4 +155,49 @@ fn a_site_that_is_refused_again_and_again_fills_no_audit_log() {
     shell.seal(&["aachen", "mayo"]);
     shell.ask(Request::Aggregated(shell.id(), Ok(Aggregate::of(blob("model 1")).into())));
     assert_eq!(refuse(&mut shell, "mayo", bogus(1), 1), 1);
+}
+
+#[test]
+fn a_site_that_joins_and_leaves_without_end_fills_no_audit_log_and_is_told_where_it_is_in_the_end()
+{
+    for stays in [true, false] {
+        let mut shell = Shell::new(&["aachen", "kyoto", "mayo"]);
+        let id = shell.id();
+        let comes = || beat("mayo", Activity::Joining(id.clone()), Vec::new());
+        let leaves = || {
+            let why = Withdrawal::Stopping;
+            beat("mayo", Activity::Withdrawing(id.clone(), why), Vec::new())
+        };
+        let mut entries = 0;
+        for _ in 0..100 {
+            entries += shell.ask(comes());
+            assert!(shell.run().round().members().contains_key(&site("mayo")));
+            entries += shell.ask(leaves());
+            assert!(shell.run().round().members().is_empty(), "what it does is done all the same");
+        }
+        assert_eq!(entries, COMINGS_TOLD_MAX as usize);
+        if stays {
+            assert_eq!(shell.ask(comes()), 0);
+        }
+        shell.ask(beat("aachen", Activity::Joining(id.clone()), Vec::new()));
+        let told = shell.entries(Request::Verdict(ada(), id.clone(), Verdict::Close));
+        let kinds: Vec<&str> = told.iter().map(|(kind, _)| kind.as_str()).collect();
+        let ends = ["site_joined", "round_reporting"];
+        assert_eq!(kinds, if stays { &ends[..] } else { &ends[1..] });
+        assert_eq!(shell.ask(leaves()), usize::from(stays), "what follows is told as ever");
+    }
+}
+
+#[test]
+fn rules_that_come_and_go_are_told_once_for_each_round() {
+    let mut shell = Shell::new(&["mayo"]);
+    let mut entries = 0;
+    for turn in 0..100 {
+        let rule = [Rule::Hours, Rule::Approval][turn % 2];
+        entries += shell.ask(beat("mayo", Activity::Idle, vec![(shell.id(), rule)]));
+    }
+    assert_eq!(entries, 2);
+    shell.ask(Request::Verdict(ada(), shell.id(), Verdict::Abandon("again".to_owned())));
+    let again = beat("mayo", Activity::Idle, vec![(shell.id(), Rule::Hours)]);
+    assert_eq!(shell.ask(again), 1, "it is another round");
 }

@@ -13,14 +13,25 @@ async fn a_round_that_a_site_declines_is_told_once_in_the_audit_log_and_shown_un
         ..idle("0.1.0".to_owned())
     };
     let handle = &coordinator.handle;
-    for rule in [Rule::Approval, Rule::Approval, Rule::Hours] {
+    for rule in [Rule::Approval, Rule::Approval, Rule::Hours, Rule::Approval, Rule::Hours] {
+        coordinator.clock.advance(Duration::from_secs(1));
         let told = handle.heartbeat(&site("mayo"), declining(rule)).await.unwrap().directive;
         assert_eq!(told, Directive::Rest, "it is not asked again");
     }
     let missing = handle.round(&round(1, 1)).await.unwrap().missing;
     let mayo = missing.iter().find(|missing| missing.site == site("mayo")).unwrap();
     assert_eq!(mayo.why, Why::Declined(Rule::Hours));
+    assert_eq!(
+        mayo.since,
+        Some(Timestamp::from_second(5).unwrap()),
+        "since it refuses by this rule"
+    );
     assert!(mayo.to_string().contains("hours"), "{mayo}");
+    coordinator.clock.advance(Duration::from_secs(2));
+    handle.heartbeat(&site("mayo"), declining(Rule::Hours)).await.unwrap();
+    let missing = handle.round(&round(1, 1)).await.unwrap().missing;
+    let mayo = missing.iter().find(|missing| missing.site == site("mayo")).unwrap();
+    assert_eq!(mayo.since, Some(Timestamp::from_second(5).unwrap()), "it still does");
     // The rule no longer holds.
     let told = coordinator.beat("mayo", Activity::Idle).await;
     assert!(matches!(told, Directive::Join { .. }), "{told:?}");

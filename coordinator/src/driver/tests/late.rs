@@ -196,6 +196,11 @@ async fn at_any_moment_it_is_told_who_is_missing_since_when_and_why() {
     let at = |seconds| Some(Timestamp::from_second(seconds).unwrap());
     let line = |site: &str, why: &str, since| (site.to_owned(), why.to_owned(), since);
     let names = ["aachen", "kyoto", "mayo"];
+    let unheard = "not heard of since the coordinator was started";
+    assert_eq!(told(), names.map(|name| line(name, unheard, None)));
+    for name in names {
+        coordinator.beat(name, Activity::Idle).await;
+    }
     assert_eq!(told(), names.map(|name| line(name, "has not joined", Some(START))));
     coordinator.clock.advance(Duration::from_secs(10));
     coordinator.join(&["kyoto"]).await;
@@ -237,9 +242,40 @@ async fn a_site_that_trains_late_is_shown_with_the_round_it_trains() {
     let missing = coordinator.handle.run_now(&brain()).unwrap().1.missing;
     let mayo = missing.iter().find(|missing| missing.site.as_str() == "mayo").unwrap();
     assert_eq!(mayo.to_string(), "late: trains round brain/1.1, step 9 of 200");
+    let heard = coordinator.clock.now();
+    coordinator.clock.advance(Duration::from_secs(16));
+    let missing = coordinator.handle.run_now(&brain()).unwrap().1.missing;
+    let mayo = missing.iter().find(|missing| missing.site.as_str() == "mayo").unwrap();
+    assert_eq!(mayo.to_string(), format!("not heard of since {heard}"), "nobody trains it");
     let gone = Activity::Withdrawing(round(1, 1), Withdrawal::TrainerDied);
     assert!(matches!(coordinator.beat("mayo", gone).await, Directive::Join { .. }));
     let state = coordinator.handle.state.borrow().clone();
     let straggler = state.run(&brain()).unwrap().straggler(&round(1, 1), &site("mayo")).unwrap();
     assert!(matches!(straggler.late, Late::Dropped { .. }));
+}
+
+#[tokio::test]
+async fn a_site_that_does_not_join_is_shown_as_what_it_is_silent_or_busy_with_another_run() {
+    let coordinator = Coordinator::start_with(plan(1, 2)).await;
+    coordinator.join(&["aachen", "kyoto", "mayo"]).await;
+    coordinator.clock.advance(Duration::from_secs(10));
+    let (handle, liver) = (&coordinator.handle, "liver".parse().unwrap());
+    let base = coordinator.put("base", BASE);
+    handle.create_run(&ada(), &liver, plan(1, 2), base).await.unwrap();
+    coordinator.submit(round(1, 1), "kyoto", 4.0, 1).await;
+    for name in ["aachen", "kyoto"] {
+        coordinator.beat(name, Activity::Idle).await;
+    }
+    coordinator.clock.advance(Duration::from_secs(8));
+    let told = handle.run_now(&liver).unwrap().1.missing;
+    let told: Vec<_> = told.iter().map(|missing| (missing.to_string(), missing.since)).collect();
+    let at = |seconds| Some(Timestamp::from_second(seconds).unwrap());
+    assert_eq!(
+        told,
+        [
+            ("busy with round brain/1.1 of another run".to_owned(), at(0)),
+            ("has not joined".to_owned(), at(10)),
+            (format!("not heard of since {START}"), at(0)),
+        ]
+    );
 }
