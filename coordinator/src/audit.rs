@@ -28,6 +28,8 @@ impl Entry {
 /// What a run does not know of its federation.
 #[derive(Clone, Debug, Default)]
 pub struct Around {
+    /// The sites that took part in none of its rounds, of a run that has just ended.
+    pub absent: Vec<SiteName>,
     /// Of which sites it is told no more that they join and leave the round in hand while it selects, and
     /// whether the last that was told is that they have joined.
     pub untold: BTreeMap<SiteName, bool>,
@@ -60,12 +62,12 @@ pub fn changes(before: Option<&Run>, after: &Run, around: &Around) -> Vec<Entry>
         }
     }
     if let Some(before) = before.filter(|before| before.state() != after.state()) {
-        entries.push(state_change(before, after));
+        entries.push(state_change(before, after, &around.absent));
     }
     entries
 }
 
-fn state_change(before: &Run, after: &Run) -> Entry {
+fn state_change(before: &Run, after: &Run, absent: &[SiteName]) -> Entry {
     let name = after.name();
     match after.state() {
         State::Active => {
@@ -76,7 +78,7 @@ fn state_change(before: &Run, after: &Run) -> Entry {
         State::Finished => {
             let (rounds, model) = (after.committed(), after.model().digest.short());
             let mut detail = format!("run {name}: {rounds} rounds made model {model}");
-            if let Some(short) = after.tally().in_words(rounds) {
+            if let Some(short) = after.tally().in_words(rounds, absent) {
                 detail.push_str(&format!("; {short}"));
             }
             Entry::new("run_finished", detail)

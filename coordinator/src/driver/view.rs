@@ -36,6 +36,8 @@ pub struct RunView {
     pub tally: Tally,
     /// Which sites are in no quarantine, and from which round on.
     pub readmitted: BTreeMap<SiteName, u32>,
+    /// Which sites took part in none of the committed rounds of a run that is over.
+    pub absent: Vec<SiteName>,
     /// What keeps it, in words; not kept over a restart.
     pub trouble: Option<String>,
 }
@@ -46,7 +48,9 @@ impl RunView {
     pub fn reason(&self) -> Option<String> {
         match &self.state {
             State::Paused { reason } => Some(reason.to_string()),
-            State::Finished | State::Stopped => self.tally.in_words(self.rounds_committed),
+            State::Finished | State::Stopped => {
+                self.tally.in_words(self.rounds_committed, &self.absent)
+            }
             State::Active => self.trouble.clone(),
         }
     }
@@ -65,6 +69,7 @@ impl From<&Run> for RunView {
             created_at: run.created_at(),
             tally: run.tally().clone(),
             readmitted: run.readmitted().clone(),
+            absent: Vec::new(),
             trouble: None,
         }
     }

@@ -56,8 +56,8 @@ pub(crate) fn run(run: &RunView) -> v1::Run {
 }
 
 fn absence((site, absence): (&SiteName, &Absence)) -> v1::SiteTally {
-    let Absence { missing, folded } = *absence;
-    v1::SiteTally { site: site.to_string(), missing, folded }
+    let Absence { missing, folded, quarantined } = *absence;
+    v1::SiteTally { site: site.to_string(), missing, folded, quarantined }
 }
 
 /// A round.
@@ -129,8 +129,8 @@ fn missing(view: &MissingView) -> v1::Missing {
 }
 
 fn counts(counts: Counts) -> v1::RoundCounts {
-    let Counts { joined, reported, folded, withdrawn, missing } = counts;
-    v1::RoundCounts { joined, reported, folded, withdrawn, missing }
+    let Counts { joined, reported, folded, withdrawn, missing, quarantined } = counts;
+    v1::RoundCounts { joined, reported, folded, withdrawn, missing, quarantined }
 }
 
 fn late(view: &LateView) -> v1::LateUpdate {

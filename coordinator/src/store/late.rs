@@ -9,6 +9,7 @@ use super::Error;
 use super::rows::{self, Columns, micros};
 use crate::round::{LateUpdate, Update};
 use crate::run::{Late, Run, Straggler, Tally};
+use crate::standing::Standing;
 
 /// The stragglers of a run whose update may still count, and those that were settled in the newest
 /// round, which is `newest`.
@@ -132,6 +133,15 @@ pub(super) async fn tally(pool: &AnyPool, run: &RunName) -> Result<Tally, Error>
     for row in missing.bind(run.as_str()).fetch_all(pool).await? {
         tally.absences.entry(row.parsed("site")?).or_default().missing = row.number("rounds")?;
     }
+    quarantined(pool, run, &mut tally).await?;
+    let members = sqlx::query(
+        "SELECT DISTINCT member.site AS site FROM member JOIN round ON member.run = round.run \
+         AND member.number = round.number AND member.attempt = round.attempt \
+         WHERE round.run = $1 AND round.phase = 'committed'",
+    );
+    for row in members.bind(run.as_str()).fetch_all(pool).await? {
+        tally.members.insert(row.parsed("site")?);
+    }
     let folded = sqlx::query(
         "SELECT site, COUNT(*) AS rounds FROM straggler WHERE run = $1 AND state = 'folded' \
          GROUP BY site",
@@ -140,6 +150,22 @@ pub(super) async fn tally(pool: &AnyPool, run: &RunName) -> Result<Tally, Error>
         tally.absences.entry(row.parsed("site")?).or_default().folded = row.number("rounds")?;
     }
     Ok(tally)
+}
+
+/// Whose updates the committed rounds of a run have left out, and the rounds that lacked a member for that
+/// alone. The rows that may tell of one are found by how such a standing is written.
+async fn quarantined(pool: &AnyPool, run: &RunName, tally: &mut Tally) -> Result<(), Error> {
+    let found = sqlx::query(
+        "SELECT standings, (SELECT COUNT(*) FROM member WHERE member.run = round.run \
+         AND member.number = round.number AND member.attempt = round.attempt \
+         AND member.state <> 'reported') AS lacked FROM round WHERE run = $1 AND phase = 'committed' AND standings LIKE '%\"excluded\":true%'",
+    );
+    for row in found.bind(run.as_str()).fetch_all(pool).await? {
+        let standings: Vec<Standing> = row.json("standings")?;
+        let (own, lacked) = (tally.left_out(&standings), row.number::<u32>("lacked")?);
+        tally.rounds_short += u32::from(own && lacked == 0);
+    }
+    Ok(())
 }
 
 /// Writes the stragglers that differ from `before`. Whoever was settled, was so in the round in hand.

@@ -122,6 +122,8 @@ pub(crate) struct Counts {
     pub(crate) folded: u32,
     pub(crate) withdrawn: u32,
     pub(crate) missing: u32,
+    /// Of those that reported, whose update was quarantined.
+    pub(crate) quarantined: u32,
 }
 
 /// An update that came when its round was sealed, and counts in a later one.
@@ -378,13 +380,14 @@ fn counted(members: &[Member]) -> Counts {
         folded: 0,
         withdrawn: of("withdrawn"),
         missing: of("joined"),
+        quarantined: 0,
     }
 }
 
 impl From<v1::RoundCounts> for Counts {
     fn from(counts: v1::RoundCounts) -> Counts {
-        let v1::RoundCounts { joined, reported, folded, withdrawn, missing } = counts;
-        Counts { joined, reported, folded, withdrawn, missing }
+        let v1::RoundCounts { joined, reported, folded, withdrawn, missing, quarantined } = counts;
+        Counts { joined, reported, folded, withdrawn, missing, quarantined }
     }
 }
 

@@ -195,8 +195,13 @@ fn phase(round: &Round) -> String {
     let why = round.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
     if round.phase == "committed" {
         let [sites, examples, loss] = round_summary(round);
-        let Counts { folded, withdrawn, missing, .. } = round.counts;
-        let told = [(folded, "late"), (withdrawn, "withdrew"), (missing, "missing")];
+        let Counts { folded, withdrawn, missing, quarantined, .. } = round.counts;
+        let told = [
+            (folded, "late"),
+            (withdrawn, "withdrew"),
+            (missing, "missing"),
+            (quarantined, "quarantined"),
+        ];
         let told: String = told
             .iter()
             .filter(|(count, _)| *count > 0)
@@ -280,6 +285,7 @@ mod tests {
             folded: 0,
             withdrawn: of("withdrawn"),
             missing: of("joined"),
+            quarantined: 0,
         };
         let shown = Round { phase: round.1, members, counts, ..Round::from(shown) };
         Seen { run: Run { state, ..run.into() }, round: Some(shown) }

@@ -332,8 +332,10 @@ impl State {
     pub(super) fn entries_since(&self, before: &State, extra: Vec<Entry>) -> Vec<Entry> {
         let mut entries = extra;
         for (held, run) in self.runs_since(before) {
+            let ends = run.is_over() && !held.is_some_and(Run::is_over);
+            let absent = if ends { self.absent(run) } else { Vec::new() };
             let untold = self.comings.untold(run.round().id());
-            entries.extend(audit::changes(held, run, &Around { untold }));
+            entries.extend(audit::changes(held, run, &Around { absent, untold }));
         }
         entries
     }

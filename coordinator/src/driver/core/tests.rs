@@ -7,9 +7,11 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::aggregate::Aggregate;
+use crate::aggregate::Made;
 use crate::round::tests::update;
 use crate::round::{Phase, Withdrawal};
 use crate::run::{Drop, Late};
+use crate::standing::{Outlier, Standing};
 use crate::testing::{START, blob, plan};
 
 /// A core whose steps are saved at once.
@@ -200,4 +202,38 @@ fn rules_that_come_and_go_are_told_once_for_each_round() {
     shell.ask(Request::Verdict(ada(), shell.id(), Verdict::Abandon("again".to_owned())));
     let again = beat("mayo", Activity::Idle, vec![(shell.id(), Rule::Hours)]);
     assert_eq!(shell.ask(again), 1, "it is another round");
+}
+
+#[test]
+fn a_finished_run_names_whose_updates_were_left_out_and_who_was_in_no_round() {
+    let mut shell = Shell::new(&["aachen", "kyoto", "oslo", "paris"]);
+    shell.ask(Request::Revoke(ada(), site("paris")));
+    for number in 1..=4 {
+        for name in ["aachen", "kyoto"] {
+            shell.ask(beat(name, Activity::Joining(shell.id()), Vec::new()));
+        }
+        shell.close();
+        let id = shell.id();
+        for name in ["aachen", "kyoto"] {
+            shell.report(name, &id);
+        }
+        let excluded = number == 2;
+        let outlier = excluded.then_some(Outlier::Length);
+        let (site, late, norm, cosine) = (site("kyoto"), false, 1.0, None);
+        let standings = vec![Standing { site, late, norm, cosine, outlier, excluded }];
+        let made = Made { files: Aggregate::of(blob(&format!("model {number}"))), standings };
+        let told = shell.entries(Request::Aggregated(id, Ok(made)));
+        let committed = told.iter().find(|(kind, _)| kind == "round_committed").unwrap();
+        let of = if excluded { "1 of 2 sites (1 quarantined)" } else { "2 of 2 sites" };
+        assert!(committed.1.ends_with(of), "{committed:?}");
+        if number == 4 {
+            let short = "1 of 4 rounds without every member: kyoto quarantined in 1; in no committed round: oslo";
+            assert_eq!(told.last().unwrap().0, "run_finished");
+            assert!(told.last().unwrap().1.ends_with(short), "{told:?}");
+            shell.now += Duration::from_secs(9);
+            shell.ask(Request::Enroll(ada(), "later".parse().unwrap(), None));
+            let view = shell.core.state().run_view(shell.run(), &Default::default());
+            assert_eq!(view.reason().as_deref(), Some(short), "whoever came later is not missed");
+        }
+    }
 }

@@ -12,7 +12,9 @@ use crate::run::Run;
 
 impl State {
     pub(in crate::driver) fn run_view(&self, run: &Run, troubles: &Troubles) -> RunView {
-        RunView { trouble: troubles.of_runs(), ..RunView::from(run) }
+        let made_models = run.is_over() && run.committed() > 0;
+        let absent = if made_models { self.absent(run) } else { Vec::new() };
+        RunView { absent, trouble: troubles.of_runs(), ..RunView::from(run) }
     }
 
     pub(in crate::driver) fn round_view(&self, round: &Round, troubles: &Troubles) -> RoundView {
@@ -40,5 +42,18 @@ impl State {
             }
         };
         self.sites().map(view).collect()
+    }
+
+    /// The sites that were enrolled when a run ended, and not revoked, and took part in none of its rounds
+    /// that made a model.
+    pub(super) fn absent(&self, run: &Run) -> Vec<SiteName> {
+        let ended = run.round().closed_at();
+        let was_in = |row: &SiteRow| {
+            let in_time = ended.is_none_or(|ended| row.enrolled_at <= ended);
+            in_time && row.revoked_at.is_none_or(|at| ended.is_some_and(|ended| at > ended))
+        };
+        let absent =
+            self.sites().filter(|(site, row)| was_in(row) && !run.tally().members.contains(*site));
+        absent.map(|(site, _)| site.clone()).collect()
     }
 }

@@ -72,7 +72,8 @@ async fn a_late_update_counts_in_the_next_round_and_a_restart_anywhere_makes_the
         coordinator.assert_saved().await;
         coordinator.handle.submit(&site("mayo"), late.clone()).await.unwrap();
         let view = coordinator.handle.round(&round(2, 1)).await.unwrap();
-        let counts = Counts { joined: 3, reported: 2, folded: 1, withdrawn: 0, missing: 1 };
+        let counts =
+            Counts { joined: 3, reported: 2, folded: 1, withdrawn: 0, missing: 1, quarantined: 0 };
         assert_eq!(view.counts, counts);
         assert_eq!((view.late[0].site.as_str(), view.late[0].staleness), ("mayo", 1));
         models.push(run.model);

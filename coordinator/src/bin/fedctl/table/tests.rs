@@ -32,7 +32,7 @@ fn a_run() -> v1::Run {
         plan_signature: None,
         plan_toml: "version = 1\n\n[round]\nsites_min = 2\n".into(),
         rounds_short: 1,
-        missing: vec![v1::SiteTally { site: "ucl".into(), missing: 1, folded: 1 }],
+        missing: vec![v1::SiteTally { site: "ucl".into(), missing: 1, folded: 1, quarantined: 0 }],
         readmitted: vec!["mayo".into()],
     }
 }
@@ -95,6 +95,7 @@ fn a_round() -> v1::Round {
             folded: 1,
             withdrawn: 1,
             missing: 1,
+            quarantined: 0,
         }),
         late: vec![v1::LateUpdate {
             site: "oslo".into(),
@@ -232,7 +233,7 @@ fn json_has_stable_names_and_plain_values() {
                 "since": null
             }
         ],
-        "counts": { "joined": 3, "reported": 1, "folded": 1, "withdrawn": 1, "missing": 1 },
+        "counts": { "joined": 3, "reported": 1, "folded": 1, "withdrawn": 1, "missing": 1, "quarantined": 0 },
         "update_bytes": 8_388_608,
         "late": [{
             "site": "oslo", "number": 3, "attempt": 1, "examples": 0, "staleness": 1,

@@ -81,12 +81,14 @@ pub(crate) struct SiteTally {
     pub(crate) missing: u32,
     /// How many of its updates came late and were folded into later rounds.
     pub(crate) folded: u32,
+    /// How many of its updates were quarantined.
+    pub(crate) quarantined: u32,
 }
 
 impl From<v1::SiteTally> for SiteTally {
     fn from(tally: v1::SiteTally) -> SiteTally {
-        let v1::SiteTally { site, missing, folded } = tally;
-        SiteTally { site, missing, folded }
+        let v1::SiteTally { site, missing, folded, quarantined } = tally;
+        SiteTally { site, missing, folded, quarantined }
     }
 }
 
