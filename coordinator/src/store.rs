@@ -115,7 +115,7 @@ impl Store {
                 .acquire_timeout(CONNECT_TIMEOUT)
                 .before_acquire(|connection, _| Box::pin(ready(Ok(is_sound(connection)))));
             match sqlite {
-                // Each is a thread with an arena of its own, and no server or network ages it.
+                // Each is a thread with pages of its own, and no server or network ages it.
                 true => options.idle_timeout(None).max_lifetime(None),
                 false => options,
             }
