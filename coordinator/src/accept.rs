@@ -13,6 +13,7 @@ use std::time::Duration;
 use fedpaint_proto::enrolment;
 use fedpaint_proto::identity::{Identity, KeyId, Validity};
 use fedpaint_proto::names::FederationName;
+use jiff::Timestamp;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -71,6 +72,8 @@ pub(crate) enum Who {
         identity: Identity,
         /// The certificate's key.
         key: KeyId,
+        /// When the certificate ends.
+        until: Timestamp,
     },
     /// Somebody without a certificate, who came by the protocol for joining.
     Stranger,
@@ -234,7 +237,7 @@ impl Door {
         debug!(%address, %identity, "connected");
         let line = Line::default();
         let hung_up = Box::pin(line.0.clone().cancelled_owned());
-        let peer = Peer { who: Who::Member { identity, key }, address, line };
+        let peer = Peer { who: Who::Member { identity, key, until }, address, line };
         let (_permits, _place) = ((permit, None), Some(place));
         Ok(Connection { stream, peer, expired, cut, hung_up, ended: None, _permits, _place })
     }

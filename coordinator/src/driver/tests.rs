@@ -119,8 +119,7 @@ impl Coordinator {
     }
 
     async fn beat(&self, name: &str, activity: Activity) -> Directive {
-        let (agent_version, declined) = ("0.1.0".to_owned(), Vec::new());
-        let beat = Beat { agent_version, wire_version: 1, activity, declined, doubt: None };
+        let beat = Beat { activity, ..idle("0.1.0".to_owned()) };
         self.handle.heartbeat(&site(name), beat).await.unwrap().directive
     }
 
@@ -401,8 +400,14 @@ async fn a_site_that_is_not_enrolled_or_revoked_gets_in_nowhere_and_counts_as_wi
 
 /// What an agent of some version says that does nothing.
 fn idle(agent_version: String) -> Beat {
-    let (activity, declined) = (Activity::Idle, Vec::new());
-    Beat { agent_version, wire_version: 1, activity, declined, doubt: None }
+    Beat {
+        agent_version,
+        wire_version: 1,
+        activity: Activity::Idle,
+        declined: Vec::new(),
+        doubt: None,
+        shown_until: None,
+    }
 }
 
 #[tokio::test]
@@ -458,13 +463,7 @@ async fn what_the_database_does_not_save_is_not_shown() {
     };
     let before = (handle.sites(), handle.runs(), rounds());
     coordinator.store.close().await;
-    let joining = Beat {
-        agent_version: "0.1.0".to_owned(),
-        wire_version: 1,
-        activity: Activity::Joining(round(1, 1)),
-        declined: Vec::new(),
-        doubt: None,
-    };
+    let joining = Beat { activity: Activity::Joining(round(1, 1)), ..idle("0.1.0".to_owned()) };
     for outcome in [
         handle.enroll_site(&ada(), &site("oslo"), None).await.map(|_| ()),
         handle.heartbeat(&site("mayo"), joining).await.map(|_| ()),

@@ -295,7 +295,8 @@ pub struct SiteView {
     pub joined_at: Option<Timestamp>,
     /// The Ed25519 key that it joined with.
     pub signing_key: Option<[u8; 32]>,
-    /// When the newest certificate ends that the coordinator issued to it.
+    /// When the certificate ends that it showed last; not kept over a restart. Where it has shown none since it
+    /// was let in, the newest that the coordinator issued to it.
     pub certificate_until: Option<Timestamp>,
 }
 

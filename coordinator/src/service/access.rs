@@ -15,6 +15,7 @@ use fedpaint_proto::limits::{CALL_TIMEOUT, MESSAGE_BYTES_MAX};
 use fedpaint_proto::names::{OperatorName, SiteName};
 use fedpaint_proto::reason::Reason;
 use http::{Request, Response};
+use jiff::Timestamp;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -36,6 +37,8 @@ pub(crate) struct Caller {
     pub(crate) member: Member,
     /// By the key of the certificate.
     pub(crate) key: KeyId,
+    /// When that certificate ends.
+    pub(crate) until: Timestamp,
     rule: &'static Rule,
     line: Line,
 }
@@ -238,9 +241,9 @@ fn enter(
             true => Ok((None, rule.lasts)),
             false => Err(Reason::NoIdentity.status("a certificate is needed to call this")),
         }),
-        Who::Member { identity, key } => find(path).and_then(|rule| {
+        Who::Member { identity, key, until } => find(path).and_then(|rule| {
             let member = permit(driver, &identity.role, key, rule)?;
-            Ok((Some(Caller { member, key: *key, rule, line }), rule.lasts))
+            Ok((Some(Caller { member, key: *key, until: *until, rule, line }), rule.lasts))
         }),
     };
     if let Err(status) = &entered {

@@ -39,7 +39,7 @@ impl FederationService for Service {
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
-        let site = site(&request)?;
+        let (site, until) = (site(&request)?, Caller::of(request.extensions())?.until);
         let request = request.into_inner();
         let doubt = doubt(request.log_doubt());
         let HeartbeatRequest {
@@ -57,6 +57,7 @@ impl FederationService for Service {
             activity: self::activity(parse::present("activity", activity)?)?,
             declined: parse::declined(&declined)?,
             doubt,
+            shown_until: Some(until),
         };
         let activity = beat.activity.clone();
         let heard = self.parts.driver.heartbeat(&site, beat).await.map_err(status::of_driver)?;

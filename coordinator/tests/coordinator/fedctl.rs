@@ -4,12 +4,14 @@
 use std::path::Path;
 use std::process::{Output, Stdio};
 
+use fedpaint_proto::identity::Validity;
 use fedpaint_proto::tls::TlsFiles;
 use serde_json::Value;
 use time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
+use crate::access::metrics;
 use crate::federation::Federation;
 use crate::pki::{Authority, Leaf};
 use crate::rounds::model;
@@ -154,6 +156,35 @@ async fn moving_average_is_exported(desk: &Desk<'_>, listed: &Value) {
     let error = desk.failure("model export t1 --round 0 --ema --out none.safetensors").await;
     assert!(error.contains("round 0 of run t1 has no moving average"), "{error}");
     assert!(!folder.join("none.safetensors").exists());
+}
+
+#[tokio::test]
+async fn of_a_site_that_was_let_in_by_name_the_end_of_the_certificate_that_it_shows_is_told() {
+    let federation = Federation::start().await;
+    let desk = Desk::new(&federation, &federation.authority, &Leaf::client(OPERATOR));
+    let site = desk.json("site enroll a").await;
+    assert_eq!(site["certificate_until"], Value::Null, "it has shown none");
+    let leaf = Leaf::client("spiffe://brain/site/a");
+    // The one shown last counts, though it ends before the other.
+    for hours in [72, 5] {
+        let leaf = Leaf { holds: Duration::hours(hours), ..leaf.clone() };
+        let files = federation.certificate(&federation.authority, &leaf);
+        federation.connect(&files).await.unwrap().beat().await.unwrap();
+        let shown = Validity::of_certificate(&files.own_certificate().unwrap()).unwrap();
+        let (end, second) = (shown.not_after.to_string(), shown.not_after.as_second());
+        for page in ["status", "site list"] {
+            let reply = desk.json(page).await;
+            let site = &reply["sites"][0];
+            assert_eq!(site["certificate_until"], end.as_str(), "{page}: {site}");
+        }
+        let metric = "fedpaint_certificate_end_timestamp_seconds{holder=\"site/a\"}";
+        let text = metrics(&federation).await;
+        assert!(text.contains(&format!("{metric} {second}")), "{text}");
+    }
+    let table = String::from_utf8(desk.run("status").await.stdout).unwrap();
+    let row = table.lines().find(|line| line.starts_with("a "));
+    assert!(row.is_some_and(|row| row.ends_with(" h, ENDS SOON")), "{table}");
+    federation.stop().await;
 }
 
 #[tokio::test]

@@ -49,8 +49,8 @@ impl World {
         let name = self.sites[site].name.clone();
         let (agent_version, activity) = ("0.1.0".to_owned(), site::to_coordinator(activity));
         let declined = Vec::new();
-        let (wire_version, doubt) = (WIRE_VERSION, None);
-        let beat = Beat { agent_version, wire_version, activity, declined, doubt };
+        let (wire_version, doubt, shown_until) = (WIRE_VERSION, None, None);
+        let beat = Beat { agent_version, wire_version, activity, declined, doubt, shown_until };
         self.request(Request::Beat(name.clone(), beat))?;
         self.settle()?;
         let answer = self.process()?.core.answer(&name);

@@ -68,7 +68,7 @@ fn sites(sites: &[Site], now: Timestamp) -> String {
         let version = or_none(site.agent_version.as_deref());
         let wire = site.wire_version.map_or(NONE.to_owned(), |version| version.to_string());
         let (seen, enrolled) = (ago(now, site.seen_at), ago(now, site.enrolled_at));
-        let certificate = ago(now, site.certificate_until);
+        let certificate = members::site_end(site.certificate_until, now);
         vec![site.name.clone(), state, seen, version, wire, enrolled, certificate]
     };
     let header = ["SITE", "STATE", "SEEN", "AGENT", "WIRE ", "ENROLLED", "CERTIFICATE"];

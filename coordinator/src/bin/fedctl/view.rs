@@ -44,7 +44,7 @@ pub(crate) struct Site {
     pub(crate) wire_version: Option<u32>,
     /// When it joined by a token; null where it was enrolled by name.
     pub(crate) joined_at: Option<Timestamp>,
-    /// When its newest certificate ends that the coordinator issued.
+    /// When the certificate ends that it showed last, or else the newest that the coordinator issued to it.
     pub(crate) certificate_until: Option<Timestamp>,
 }
 

@@ -64,7 +64,7 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
 impl Core {
     fn beat(&self, site: SiteName, beat: Beat, now: Timestamp) -> Result<Step, Error> {
         self.state.access(&site)?;
-        let Beat { agent_version, wire_version, activity, declined, doubt } = beat;
+        let Beat { agent_version, wire_version, activity, declined, doubt, shown_until } = beat;
         let doing = match &activity {
             Activity::Training(round, progress) => {
                 Some((round.clone(), Doing::Training(*progress)))
@@ -73,7 +73,7 @@ impl Core {
             _ => None,
         };
         let mut next = State::clone(&self.state);
-        let seen = Seen { at: now, agent_version, wire_version, doing, since: now };
+        let seen = Seen { at: now, agent_version, wire_version, doing, since: now, shown_until };
         next.put_seen(site.clone(), seen);
         let mut told = next.put_declined(&site, declined, now);
         told.extend(next.put_doubt(&site, doubt));

@@ -74,6 +74,8 @@ pub struct Beat {
     pub declined: Vec<(RoundId, Rule)>,
     /// What it does not believe of what it was last told of the audit log.
     pub doubt: Option<Doubt>,
+    /// When the certificate ends that it showed, where there was one.
+    pub shown_until: Option<Timestamp>,
 }
 
 /// Why a site does not believe what it is told of the audit log.

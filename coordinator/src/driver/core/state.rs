@@ -63,6 +63,8 @@ pub(super) struct Seen {
     pub(super) doing: Option<(RoundId, Doing)>,
     /// Since when it does that for that round.
     pub(super) since: Timestamp,
+    /// When the certificate ends that it showed.
+    pub(super) shown_until: Option<Timestamp>,
 }
 
 /// What a site does for a round.

@@ -29,11 +29,9 @@ fn ada() -> OperatorName {
 }
 
 fn beat(name: &str, activity: Activity, declined: Vec<(RoundId, Rule)>) -> Request {
-    let agent_version = String::new();
-    Request::Beat(
-        site(name),
-        Beat { agent_version, wire_version: 1, activity, declined, doubt: None },
-    )
+    let (agent_version, doubt, shown_until) = (String::new(), None, None);
+    let beat = Beat { agent_version, wire_version: 1, activity, declined, doubt, shown_until };
+    Request::Beat(site(name), beat)
 }
 
 impl Shell {

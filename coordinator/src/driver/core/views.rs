@@ -2,6 +2,7 @@
 
 use fedpaint_proto::identity::Role;
 use fedpaint_proto::names::SiteName;
+use jiff::Timestamp;
 
 use super::state::{Doing, State};
 use crate::driver::troubles::Troubles;
@@ -38,10 +39,21 @@ impl State {
                 wire_version: seen.map(|seen| seen.wire_version),
                 joined_at: site.joined_at,
                 signing_key: site.signing_key,
-                certificate_until: self.roster().until(&Role::Site(site.name.clone())),
+                certificate_until: self.certificate_until(site),
             }
         };
         self.sites().map(view).collect()
+    }
+
+    /// When the certificate ends that a site uses: the one that it showed last, whoever issued it. Where it has
+    /// shown none since it was let in, the newest that was issued to it; one that is out uses none.
+    fn certificate_until(&self, site: &SiteRow) -> Option<Timestamp> {
+        if site.revoked_at.is_some() {
+            return None;
+        }
+        let seen = self.seen(&site.name).filter(|seen| seen.at >= site.enrolled_at);
+        let issued = || self.roster().until(&Role::Site(site.name.clone()));
+        seen.and_then(|seen| seen.shown_until).or_else(issued)
     }
 
     /// The sites that were enrolled when a run ended, and not revoked, and took part in none of its rounds

@@ -7,9 +7,7 @@ use super::*;
 async fn join_unnoticed(coordinator: &Coordinator) {
     let loaded = coordinator.store.load().await.unwrap();
     let mut core = core::Core::load(loaded, Duration::from_secs(5));
-    let activity = Activity::Joining(round(1, 1));
-    let (agent_version, declined) = ("0.1.0".to_owned(), Vec::new());
-    let beat = Beat { agent_version, wire_version: 1, activity, declined, doubt: None };
+    let beat = Beat { activity: Activity::Joining(round(1, 1)), ..idle("0.1.0".to_owned()) };
     let request = core::Request::Beat(site("kyoto"), beat);
     let step = core.apply(request, coordinator.clock.now()).unwrap();
     coordinator.store.save(&step.change()).await.unwrap();
@@ -20,13 +18,7 @@ async fn join_unnoticed(coordinator: &Coordinator) {
 async fn a_driver_that_is_behind_its_database_asks_it_what_holds_and_goes_on() {
     let coordinator = Coordinator::start(1).await;
     join_unnoticed(&coordinator).await;
-    let beat = Beat {
-        agent_version: "0.1.0".to_owned(),
-        wire_version: 1,
-        activity: Activity::Joining(round(1, 1)),
-        declined: Vec::new(),
-        doubt: None,
-    };
+    let beat = Beat { activity: Activity::Joining(round(1, 1)), ..idle("0.1.0".to_owned()) };
     let failed = coordinator.handle.heartbeat(&site("aachen"), beat).await;
     assert!(matches!(failed, Err(Error::Store(_))), "its entry of the audit log is there already");
 

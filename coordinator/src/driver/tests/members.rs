@@ -53,6 +53,19 @@ impl Coordinator {
         }
     }
 
+    /// When the certificate of a site ends, as is told once it has shown one that ends then.
+    async fn shows(&self, name: &str, until: Timestamp) -> Option<Timestamp> {
+        let beat = Beat { shown_until: Some(until), ..idle("0.1.0".to_owned()) };
+        self.handle.heartbeat(&site(name), beat).await.unwrap();
+        self.end_of(name)
+    }
+
+    /// When the certificate of a site ends, as is told.
+    fn end_of(&self, name: &str) -> Option<Timestamp> {
+        let mut sites = self.handle.sites().into_iter();
+        sites.find(|view| view.name == site(name)).unwrap().certificate_until
+    }
+
     fn words(&self) -> String {
         let (name, invite) = self.handle.invites().remove(0);
         invite.candidate.unwrap().keys().words(&name)
@@ -89,6 +102,37 @@ async fn a_site_is_let_in_by_its_token_once_an_operator_has_approved_the_words_o
     assert_eq!(admits("k").unwrap(), Standing::Site);
     assert_eq!(admits("by hand").unwrap_err().reason(), Reason::Revoked);
     assert!(coordinator.handle.shuts_out(&joined(), &key("by hand")));
+}
+
+#[tokio::test]
+async fn of_a_certificate_that_was_not_issued_here_the_end_of_the_one_shown_last_is_told() {
+    let coordinator = Coordinator::start(1).await;
+    assert_eq!(coordinator.end_of("mayo"), None, "it has shown none");
+    for end in [200, 50, 100].map(|second| Timestamp::from_second(second).unwrap()) {
+        assert_eq!(coordinator.shows("mayo", end).await, Some(end));
+    }
+    assert_eq!(coordinator.end_of("kyoto"), None);
+    // It is what was seen, and nothing that is kept.
+    let coordinator = coordinator.restart().await;
+    assert_eq!(coordinator.end_of("mayo"), None);
+}
+
+#[tokio::test]
+async fn a_shown_certificate_counts_before_an_issued_one_until_its_site_is_shut_out_or_let_in_anew()
+{
+    let coordinator = Coordinator::start(1).await;
+    let issued = || coordinator.clock.now().checked_add(LIFE).unwrap();
+    let shown = Timestamp::from_second(50).unwrap();
+    coordinator.invite("s", true).await;
+    coordinator.asks("s", "k").await.unwrap();
+    assert_eq!(coordinator.end_of("new"), Some(issued()));
+    assert_eq!(coordinator.shows("new", shown).await, Some(shown));
+    coordinator.clock.advance(Duration::from_secs(1));
+    coordinator.handle.revoke_site(&ada(), &site("new")).await.unwrap();
+    assert_eq!(coordinator.end_of("new"), None, "it uses none any more");
+    coordinator.invite("once more", true).await;
+    coordinator.asks("once more", "fresh").await.unwrap();
+    assert_eq!(coordinator.end_of("new"), Some(issued()), "what it showed was before");
 }
 
 #[tokio::test]

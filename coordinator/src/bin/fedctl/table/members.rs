@@ -116,20 +116,33 @@ impl Show for Proposals {
     }
 }
 
-/// How soon an end of a coordinator's certificate, which renews itself, and of an authority's, which
-/// somebody has to renew, and of what ends with it, is told in capitals, in seconds.
+/// How soon an end of a coordinator's or a site's certificate, which renew themselves, and of an authority's,
+/// which somebody has to renew, and of what ends with it, is told in capitals, in seconds.
 const SOON_S: [i64; 2] = [36 * 3600, 30 * 24 * 3600];
+
+/// What is told in capitals of an end, if it is past or less than `soon_s` from now.
+fn alarm(end: Option<Timestamp>, now: Timestamp, soon_s: i64) -> Option<&'static str> {
+    match end?.as_second() - now.as_second() {
+        ..=0 => Some("EXPIRED"),
+        left if left < soon_s => Some("ENDS SOON"),
+        _ => None,
+    }
+}
+
+/// When the certificate of a site ends.
+pub(super) fn site_end(end: Option<Timestamp>, now: Timestamp) -> String {
+    let ends = ago(now, end);
+    match alarm(end, now, SOON_S[0]) {
+        Some(alarm) => format!("{ends}, {alarm}"),
+        None => ends,
+    }
+}
 
 /// Which certificates end when.
 pub(super) fn expiries(expiries: &[Expiry], now: Timestamp) -> String {
     let row = |expiry: &Expiry| {
         let leaf = expiry.holder.contains('/') && !expiry.holder.ends_with(", signing");
-        let left = expiry.not_after.map(|end| end.as_second() - now.as_second());
-        let alarm = match left {
-            Some(..=0) => "EXPIRED",
-            Some(left) if left < SOON_S[usize::from(!leaf)] => "ENDS SOON",
-            _ => "",
-        };
+        let alarm = alarm(expiry.not_after, now, SOON_S[usize::from(!leaf)]).unwrap_or_default();
         vec![expiry.holder.clone(), ago(now, expiry.not_after), alarm.to_owned()]
     };
     table(&["CERTIFICATE", "ENDS", ""], expiries.iter().map(row))

@@ -147,6 +147,21 @@ evil  revoked 3 min ago  -        -         -  24 h ago  -";
 }
 
 #[test]
+fn an_end_of_a_sites_certificate_that_is_near_or_past_is_told_in_capitals() {
+    for (offset, told) in [
+        (36 * 3600, "in 36 h"),
+        (36 * 3600 - 1, "in 35 h, ENDS SOON"),
+        (1, "in 1 s, ENDS SOON"),
+        (0, "now, EXPIRED"),
+        (-300, "5 min ago, EXPIRED"),
+    ] {
+        let end = Timestamp::from_second(NOW + offset).unwrap();
+        assert_eq!(members::site_end(Some(end), now()), told);
+    }
+    assert_eq!(members::site_end(None, now()), "-", "it has shown none");
+}
+
+#[test]
 fn a_run_is_shown_with_its_plan() {
     let expected = "\
 run                   t1
