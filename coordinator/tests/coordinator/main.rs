@@ -15,5 +15,6 @@ mod idempotence;
 mod pki;
 mod quarantine;
 mod raw;
+mod readers;
 mod rounds;
 mod slots;
