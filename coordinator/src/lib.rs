@@ -19,7 +19,7 @@
 //! - `janitor`: deletes what nobody needs any more, one [`share`] of all blobs after the other.
 //! - [`heap`]: one arena for all threads, and its free memory given back to the system.
 //! - [`maintenance`]: check, backup, restore, replay.
-//! - [`folder`]: the data folder's lock, which one process holds; `disk`: which trouble may pass.
+//! - [`folder`]: the data folder's lock, which one process holds.
 //! - [`config`], [`server`]: what is configured, and all of it put together.
 
 mod accept;
@@ -32,7 +32,6 @@ pub mod clock;
 pub mod config;
 mod connections;
 mod credentials;
-mod disk;
 pub mod driver;
 pub mod evidence;
 pub mod fedavg;

@@ -14,7 +14,8 @@
 //! - [`merkle`], [`log`]: the audit log as a tree whose heads are signed, and proofs over it.
 //! - [`wire`]: the protocol's version, and which versions can be served.
 //! - [`text`]: text from outside, made fit to be kept and shown.
-//! - [`failpoint`]: where a test may end a program or have its disk fail.
+//! - [`failpoint`]: where a test may end a program or have its disk fail; [`disk`]: which of its trouble may
+//!   pass.
 //! - [`rule`]: the rules of a site's own policy, by name.
 //! - [`note`]: which run and round made an exported model.
 //!
@@ -23,6 +24,7 @@
 pub mod budget;
 pub mod channel;
 pub mod credential;
+pub mod disk;
 pub mod enrolment;
 pub mod failpoint;
 pub mod given_up;

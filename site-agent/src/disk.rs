@@ -1,4 +1,4 @@
-//! Files that are whole or not there, and trouble of the disk that may pass by itself.
+//! Files that are whole or not there, and how long a disk that fails is waited for.
 //!
 //! Nothing here knows what is written. What fails on the way to the disk is never trusted: it is
 //! removed, and the caller writes it anew.
@@ -12,7 +12,6 @@ use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::weights::{BUFFER_BYTES, sync_folder};
 use fedpaint_proto::writeback::Writeback;
-use rustix::io::Errno;
 
 /// How long to wait before a disk that failed is tried again: room may have been made.
 pub const RETRY_WAIT: Duration = Duration::from_secs(2);
@@ -131,17 +130,11 @@ fn temporary_of(path: &Path) -> PathBuf {
     PathBuf::from(temporary)
 }
 
-/// Whether the disk is full, broken or read-only now, which may pass without anybody touching a
-/// configuration.
-pub fn may_pass(error: &io::Error) -> bool {
-    let number = error.raw_os_error();
-    [Errno::NOSPC, Errno::DQUOT, Errno::IO, Errno::ROFS]
-        .iter()
-        .any(|errno| number == Some(errno.raw_os_error()))
-}
-
 #[cfg(test)]
 mod tests {
+    use fedpaint_proto::disk::may_pass;
+    use rustix::io::Errno;
+
     use super::*;
 
     const PLACES: Places = Places {
@@ -183,14 +176,5 @@ mod tests {
         assert_eq!(blob, Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 });
         assert_eq!(fs::read(folder.path().join(blob.digest.to_string())).unwrap(), bytes);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_full_a_broken_and_a_read_only_disk_may_pass_and_a_missing_folder_does_not() {
-        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::IO, Errno::ROFS] {
-            assert!(may_pass(&errno.into()), "{errno}");
-        }
-        assert!(!may_pass(&Errno::NOENT.into()) && !may_pass(&Errno::ACCESS.into()));
-        assert!(!may_pass(&io::Error::other("no space left on device")));
     }
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use burn::tensor::Device;
+use fedpaint_proto::disk::may_pass;
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::plan::RunPlan;
@@ -401,7 +402,7 @@ fn patiently<T>(
     loop {
         match work() {
             Ok(done) => return Ok(done),
-            Err(error) if disk::may_pass(&error) && retries < disk::RETRIES_MAX => {
+            Err(error) if may_pass(&error) && retries < disk::RETRIES_MAX => {
                 if retries == 0 {
                     let error = words(&error);
                     tracing::warn!("{what}: {error}; trying again until there is room");

@@ -34,13 +34,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use fedpaint_proto::disk::may_pass;
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest, RunName};
 use fedpaint_proto::weights::sync_folder;
 use serde::{Deserialize, Serialize};
 
 pub use self::remainders::{Doubt, Open, remainder_path};
-use crate::disk::{self, Places};
+use crate::disk::Places;
 use crate::pipe::{Assignment, Trained};
 
 /// The longest `trained.json` that is read.
@@ -88,7 +89,7 @@ pub enum Error {
 impl Error {
     /// Whether it may pass by itself: a disk that is full now.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Error::Io { source, .. } if disk::may_pass(source))
+        matches!(self, Error::Io { source, .. } if may_pass(source))
     }
 }
 

@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use fedpaint_proto::disk::may_pass;
 use tracing::{info, warn};
 
 use super::Error;
@@ -120,7 +121,7 @@ impl Error {
     fn may_pass(&self) -> bool {
         match self {
             Error::Folder(folder::Error::Io { source, .. })
-            | Error::Blobs(blobs::Error::Io { source, .. }) => crate::disk::may_pass(source),
+            | Error::Blobs(blobs::Error::Io { source, .. }) => may_pass(source),
             Error::Database { source, .. } => source.may_pass(),
             _ => false,
         }

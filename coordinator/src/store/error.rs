@@ -1,10 +1,10 @@
 //! Why the database fails, and what that means for whoever wanted something of it.
 
+use fedpaint_proto::disk::may_pass;
 use fedpaint_proto::reason::Reason;
 use sqlx::migrate::MigrateError;
 
 use super::Lease;
-use crate::disk;
 
 /// SQLite's SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC. PostgreSQL ends itself after a failed sync.
 const FAILED_SYNC: [&str; 2] = ["1034", "1290"];
@@ -115,7 +115,7 @@ impl Error {
     /// failed sync is none of these.
     pub fn may_pass(&self) -> bool {
         match self {
-            Error::Io(error) => disk::may_pass(error),
+            Error::Io(error) => may_pass(error),
             Error::Open(error) | Error::Sql(error) => is_of_disk(error),
             Error::Migrate(MigrateError::Execute(error))
             | Error::Migrate(MigrateError::ExecuteMigration(error, _)) => is_of_disk(error),
@@ -137,7 +137,7 @@ impl Error {
 /// file that may not be written, which does not pass; what lies in the data folder is looked at before.
 fn is_of_disk(error: &sqlx::Error) -> bool {
     if let sqlx::Error::Io(error) = error {
-        return disk::may_pass(error);
+        return may_pass(error);
     }
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| is_code_of_disk(&code)) && !is_failed_sync(error)

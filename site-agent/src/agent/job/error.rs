@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use fedpaint_proto::disk::may_pass;
 use fedpaint_proto::reason::{self, Reason};
 use fedpaint_proto::transfer;
 use fedpaint_proto::v1::WithdrawalReason;
@@ -10,7 +11,6 @@ use tonic::Status;
 
 use super::submission::SUBMISSION;
 use crate::agent::dry_run;
-use crate::disk;
 use crate::lineage;
 use crate::pipe::Failure;
 use crate::policy::Refusal;
@@ -91,9 +91,9 @@ impl Error {
     pub(super) fn is_disk(&self) -> bool {
         match self {
             Error::Download(transfer::Error::File { source, .. })
-            | Error::Upload(transfer::Error::File { source, .. }) => disk::may_pass(source),
+            | Error::Upload(transfer::Error::File { source, .. }) => may_pass(source),
             Error::Workspace(error) => error.may_pass(),
-            Error::Model(weights::Error::Io { source, .. }) => disk::may_pass(source),
+            Error::Model(weights::Error::Io { source, .. }) => may_pass(source),
             _ => false,
         }
     }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -205,7 +206,11 @@ impl Manifest {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let mut temporary = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder)?;
+        // Opened here, because `tempfile` puts the path in the place of the error's number, by which a disk
+        // that may be well again is known.
+        let open =
+            |path: &Path| File::options().write(true).create_new(true).mode(0o600).open(path);
+        let mut temporary = tempfile::Builder::new().prefix(".writing-").make_in(folder, open)?;
         serde_json::to_writer_pretty(temporary.as_file_mut(), self)?;
         temporary.as_file_mut().write_all(b"\n")?;
         temporary.as_file().sync_all()?;
@@ -294,6 +299,14 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         let told = Known::read(&path).unwrap_err().told();
         assert!(told.contains("directory") && !told.contains("secret"), "{told}");
+    }
+
+    #[test]
+    fn a_folder_that_takes_no_file_is_told_by_the_systems_own_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("missing").join("split.json");
+        let error = Manifest::new(0.2, BTreeMap::new(), Vec::new()).write(&path).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(2), "{error}");
     }
 
     #[test]
