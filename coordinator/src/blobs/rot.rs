@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use fedpaint_proto::failpoint::reach;
-use fedpaint_proto::names::{Blob, Digest};
+use fedpaint_proto::names::Digest;
 use tracing::error;
 
 use super::{Blobs, Error, length};
@@ -17,15 +17,15 @@ impl Blobs {
     ///
     /// # Errors
     /// If there is no such blob, it has changed, or the disk fails.
-    pub fn verify(&self, blob: &Blob) -> Result<(), Error> {
-        let path = self.path(&blob.digest);
+    pub fn verify(&self, digest: &Digest) -> Result<(), Error> {
+        let path = self.path(digest);
         if length(&path)?.is_none() {
-            return Err(self.absence(blob.digest));
+            return Err(self.absence(*digest));
         }
-        if digest_of(&path)? == blob.digest {
+        if digest_of(&path)? == *digest {
             return Ok(());
         }
-        Err(self.set_aside(blob.digest))
+        Err(self.set_aside(*digest))
     }
 
     /// Takes the name of its digest from a file that does not deserve it.

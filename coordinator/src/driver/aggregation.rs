@@ -123,7 +123,7 @@ fn verify(blobs: &Blobs, inputs: &[(String, Blob)]) -> Result<(), Failure> {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(VERIFY_THREADS_MAX);
     let each = |turn: usize| {
         let own = inputs.iter().enumerate().skip(turn).step_by(threads);
-        let verified = own.map(|(i, (_, blob))| (i, blobs.verify(blob)));
+        let verified = own.map(|(i, (_, blob))| (i, blobs.verify(&blob.digest)));
         verified.filter_map(|(i, verified)| Some((i, verified.err()?))).next()
     };
     let wrong = thread::scope(|scope| {

@@ -116,10 +116,13 @@ async fn check(
     let checked = handle.in_background(move || check_update(&paths.0, &paths.1, form));
     let checked = handle.while_arriving(site, &round, checked).await?;
     let Err(rejection) = checked else { return Ok(Some(update)) };
-    // What is wrong may have come to the file since it was uploaded: then the site sends it again.
+    // What is wrong may have come to a file since it was written: to the update, which the site then sends
+    // again, or to the base model, of which no update is guilty.
     let blobs = handle.blobs.clone();
-    match handle.in_background(move || blobs.verify(&weights)).await? {
-        Err(blobs::Error::Rotten(digest)) => Err(Error::BlobUnknown(digest)),
+    let verify = move || (blobs.verify(&weights.digest), blobs.verify(&base));
+    match handle.in_background(verify).await? {
+        (Err(blobs::Error::Rotten(digest)), _) => Err(Error::BlobUnknown(digest)),
+        (_, Err(rotten @ blobs::Error::Rotten(_))) => Err(rotten.into()),
         _ => Err(Error::Update { round, rejection }),
     }
 }

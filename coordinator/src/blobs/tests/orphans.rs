@@ -108,7 +108,7 @@ async fn what_was_set_aside_is_left_to_the_operator() {
     send(&blobs, "update", &["update"], 0).await.unwrap();
     let path = blobs.path(&blob("update").digest);
     std::fs::write(&path, "updatf").unwrap();
-    blobs.verify(&blob("update")).unwrap_err();
+    blobs.verify(&blob("update").digest).unwrap_err();
     let blobs = open(folder.path()).await;
     assert_eq!(collect(&blobs, &[], &[], after(OLD)).await, Freed::default());
     assert!(path.with_extension("rotten").exists());

@@ -53,6 +53,27 @@ async fn each_wrong_update_is_refused_with_its_reason_and_the_round_still_comple
 }
 
 #[tokio::test]
+async fn a_base_model_that_has_changed_on_the_disk_is_no_fault_of_an_update() {
+    let coordinator = Coordinator::start(1).await;
+    coordinator.join(&["aachen", "kyoto", "mayo"]).await;
+    let submission = coordinator.submission(round(1, 1), "mayo", 3.0, 2);
+    let path = coordinator.blobs.path(&submission.base);
+    let right = std::fs::read(&path).unwrap();
+    let mut wrong = right.clone();
+    // The name of its tensor, by which the update would lack it.
+    let name = right.iter().position(|byte| *byte == b'w').unwrap();
+    wrong[name] ^= 1;
+    std::fs::write(&path, wrong).unwrap();
+    for _ in 0..2 {
+        let submitted = coordinator.handle.submit(&site("mayo"), submission.clone()).await;
+        let error = submitted.unwrap_err();
+        assert_eq!(error.reason(), Reason::BlobRotten, "{error}");
+    }
+    std::fs::write(&path, right).unwrap();
+    coordinator.handle.submit(&site("mayo"), submission).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_submission_whose_reply_was_lost_may_be_repeated_even_after_the_round() {
     let coordinator = Coordinator::start(2).await;
     let id = round(1, 1);
