@@ -53,6 +53,8 @@ const SCANS_AT_FAULT: &str = "none of the scans can be used, or one has changed 
 
 /// What of the disk a trainer works on, as the log names it: paths may be a patient's name.
 const WORKSPACE: &str = "the workspace";
+const BASE: &str = "the base model";
+const REMAINDER: &str = "what the last update left out";
 const SPLIT: &str = "the split, `data.split`";
 
 /// Why the trainer cannot do what it was told. Texts may name files of the site, see [`Error::told`].
@@ -72,8 +74,8 @@ enum Error {
     Plan(#[from] fedpaint_proto::plan::Error),
     #[error("the base model: {0}")]
     Base(CheckpointError),
-    #[error("the base model in the workspace is no longer what it was: its disk loses bits")]
-    Rotten,
+    #[error("{0} in the workspace is no longer what it was: its disk loses bits")]
+    Rotten(&'static str),
     #[error("the rehearsal: {0}")]
     Rehearsal(#[from] rehearsal::Error),
     #[error("the round was given up while its files were written")]
@@ -101,7 +103,7 @@ impl Error {
             Error::Stopped => Failure::Cancelled,
             Error::Encoding(weights::Error::Blocks { .. }) => Failure::NotFinite,
             Error::Encoding(_) => Failure::BaseModel,
-            Error::Rotten | Error::Update(_) | Error::Disk { .. } => Failure::Disk,
+            Error::Rotten(_) | Error::Update(_) | Error::Disk { .. } => Failure::Disk,
         }
     }
 
@@ -292,7 +294,7 @@ fn train(
     watch: &mut Watch<'_>,
 ) -> Result<Trained, Error> {
     let plan = RunPlan::from_toml(&assignment.plan_toml)?;
-    check(&model_path(&bench.workspace, assignment.base.digest), assignment.base)?;
+    check(BASE, &model_path(&bench.workspace, assignment.base.digest), assignment.base)?;
     let data = match &bench.work {
         Work::Train { cohort, .. } => {
             cohort.survey(&|| stop.is_set(), &mut |_, _| {})?;
@@ -360,13 +362,13 @@ fn make(
     }
 }
 
-/// Whether a file that was right when it was downloaded is so still.
-fn check(path: &Path, blob: Blob) -> Result<(), Error> {
-    let disk = |source| Error::Disk { what: "the base model", source };
+/// Whether a file that was right when it came here is so still.
+fn check(what: &'static str, path: &Path, blob: Blob) -> Result<(), Error> {
+    let disk = |source| Error::Disk { what, source };
     reach("train.base").map_err(disk)?;
     match blob_of(path).map_err(disk)? {
         Some(found) if found == blob => Ok(()),
-        _ => Err(Error::Rotten),
+        _ => Err(Error::Rotten(what)),
     }
 }
 

@@ -12,7 +12,7 @@ use fedpaint_proto::plan::ExchangePlan;
 use fedpaint_proto::weights::{self, Encoded, Sources, encode, sync_folder};
 
 use super::stop::Stop;
-use super::{Error, WORKSPACE, patiently};
+use super::{BASE, Error, REMAINDER, WORKSPACE, check, patiently};
 use crate::disk::write_by_digest;
 use crate::pipe::Assignment;
 use crate::workspace::{model_path, remainder_path, update_path};
@@ -34,7 +34,8 @@ impl Outbox<'_> {
     /// workspace.
     ///
     /// # Errors
-    /// If it cannot be encoded, the disk fails for longer than is borne, or the trainer is stopped.
+    /// If it cannot be encoded, what it is made with has changed, the disk fails for longer than is borne, or
+    /// the trainer is stopped.
     pub(super) fn put(
         self,
         form: ExchangePlan,
@@ -42,6 +43,9 @@ impl Outbox<'_> {
         write: impl Fn(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Encoded, Error> {
         let Outbox { workspace, stop } = self;
+        if !form.is_whole_model() {
+            look_again(workspace, assignment)?;
+        }
         let folder = workspace.join("updates");
         let put = || write_by_digest(&folder, IN_THE_MAKING, UPDATE, &write);
         let trained = patiently(stop, WORKSPACE, put)?;
@@ -81,10 +85,84 @@ impl Outbox<'_> {
     }
 }
 
+/// Looks whether what an update is made with is still what it was when the training began, which may be hours
+/// ago.
+fn look_again(workspace: &Path, assignment: &Assignment) -> Result<(), Error> {
+    let Assignment { base, remainder, .. } = assignment;
+    check(BASE, &model_path(workspace, base.digest), *base)?;
+    match remainder {
+        Some(left) => check(REMAINDER, &remainder_path(workspace, left.digest), *left),
+        None => Ok(()),
+    }
+}
+
 /// Gives a file that is whole and on the disk its name.
 fn name(made: &Path, path: &Path) -> io::Result<()> {
     reach("train.encoded_rename")?;
     fs::rename(made, path)?;
     reach("train.encoded_folder")?;
     sync_folder(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use fedpaint_proto::names::Blob;
+    use fedpaint_proto::plan::Encoding;
+    use fedpaint_proto::weights::{Dtype, ModelWriter, TensorSpec};
+
+    use super::*;
+
+    /// A model of one tensor in the workspace's folder `sub`, under its digest.
+    fn model(workspace: &Path, sub: &str, value: f32) -> Blob {
+        let spec = TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![300] };
+        let path = workspace.join(sub).join("new");
+        let mut writer = ModelWriter::create(&path, vec![spec], &BTreeMap::new()).unwrap();
+        writer.write(&[value; 300]).unwrap();
+        let blob = writer.finish().unwrap();
+        fs::rename(&path, workspace.join(sub).join(blob.digest.to_string())).unwrap();
+        blob
+    }
+
+    #[test]
+    fn nothing_is_encoded_with_a_base_model_or_a_remainder_that_has_changed_in_the_meantime() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = folder.path();
+        for sub in ["models", "updates", "remainders"] {
+            fs::create_dir(workspace.join(sub)).unwrap();
+        }
+        let base = model(workspace, "models", 1.0);
+        let remainder = model(workspace, "remainders", 0.25);
+        let trained = model(workspace, "updates", 1.5);
+        let trained = fs::read(update_path(workspace, trained.digest)).unwrap();
+        let assignment = Assignment {
+            run: "brain".parse().unwrap(),
+            number: 3,
+            site: "mayo".parse().unwrap(),
+            plan_toml: String::new(),
+            base,
+            remainder: Some(remainder),
+        };
+        let form = ExchangePlan { encoding: Encoding::Int8, ..ExchangePlan::default() };
+        let stop = Stop::default();
+        let put = || {
+            let outbox = Outbox { workspace, stop: &stop };
+            outbox.put(form, &assignment, |out| out.write_all(&trained))
+        };
+        let made = put().unwrap();
+        for (path, what) in [
+            (model_path(workspace, base.digest), BASE),
+            (remainder_path(workspace, remainder.digest), REMAINDER),
+        ] {
+            let right = fs::read(&path).unwrap();
+            let mut wrong = right.clone();
+            wrong[right.len() - 1] ^= 1;
+            fs::write(&path, wrong).unwrap();
+            let refused = put().unwrap_err();
+            assert!(matches!(refused, Error::Rotten(told) if told == what), "{refused}");
+            fs::write(&path, right).unwrap();
+        }
+        assert_eq!(put().unwrap(), made);
+    }
 }
