@@ -2,7 +2,8 @@
 //! digest in the workspace's folder `plans`.
 //!
 //! The agent writes plans, `plan approve` writes approvals; neither waits for the other. An approval is of
-//! a plan's canonical text, whatever run has it: the same plan needs no second look.
+//! a plan's canonical text, whatever run has it: the same plan needs no second look. A file that lost a bit is
+//! as good as none, see `workspace/seal`: nobody is to approve another plan than the one that its digest names.
 
 use std::fs;
 use std::io;
@@ -15,6 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Places, write_whole};
+use crate::workspace::seal;
 
 /// The most plans that are kept; one more takes the place of the oldest that nobody has approved.
 pub const PLANS_MAX: usize = 256;
@@ -133,7 +135,7 @@ impl Plans {
         }
         let (run, at) = kept.map_or_else(|| (run.clone(), at), |kept| (kept.run, kept.at));
         let shown = Shown { run, at, plan_toml: plan.to_toml(), signature: *signature };
-        write_whole(&path, &PLAN, |file| Ok(serde_json::to_writer(file, &shown)?))
+        write_whole(&path, &PLAN, |file| file.write_all(&seal::sealed(&shown)?))
             .map_err(io(&path))?;
         Ok(digest)
     }
@@ -156,7 +158,7 @@ impl Plans {
             let Some(digest) = digest.and_then(|digest| digest.parse::<Digest>().ok()) else {
                 continue;
             };
-            // A file of another version is as good as none: the plan is shown again.
+            // A file of another version, or that has changed, is as good as none: the plan is shown again.
             if let Some(shown) = read::<Shown>(&entry.path())? {
                 plans.push((digest, shown));
             }
@@ -195,7 +197,7 @@ impl Plans {
     /// If the disk fails.
     pub fn approve(&self, digest: Digest, approved: &Approved) -> Result<(), Error> {
         let path = self.approval_path(digest);
-        write_whole(&path, &PLAN, |file| Ok(serde_json::to_writer(file, approved)?))
+        write_whole(&path, &PLAN, |file| file.write_all(&seal::sealed(approved)?))
             .map_err(|source| Error::Io { path, source })
     }
 
@@ -237,7 +239,7 @@ impl Plans {
     }
 }
 
-/// What a file holds; none if it is not there or is not one of ours.
+/// What a file holds; none if it is not there, is not one of ours, or is not as it was written.
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     match fs::metadata(path) {
@@ -246,7 +248,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error>
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io(error)),
     }
-    Ok(serde_json::from_slice(&fs::read(path).map_err(io)?).ok())
+    Ok(seal::read(&fs::read(path).map_err(io)?))
 }
 
 #[cfg(test)]
@@ -296,6 +298,30 @@ mod tests {
         plans.take_back(digest).unwrap();
         plans.take_back(digest).unwrap();
         assert_eq!(plans.approved(digest).unwrap(), None);
+    }
+
+    #[test]
+    fn a_plan_or_an_approval_with_one_bit_flipped_anywhere_is_none_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let plans = Plans::of(folder.path());
+        let digest = plans.keep(&"a".parse().unwrap(), &plan(3), at(1)).unwrap();
+        plans.approve(digest, &Approved { by: "ada".into(), at: at(9) }).unwrap();
+        let found = || {
+            let approved = plans.approved(digest).unwrap();
+            plans.list().unwrap().len() + usize::from(approved.is_some())
+        };
+        assert_eq!(found(), 2);
+        for path in [plans.plan_path(digest), plans.approval_path(digest)] {
+            let whole = fs::read(&path).unwrap();
+            for bit in 0..8 * whole.len() {
+                let mut bytes = whole.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                fs::write(&path, bytes).unwrap();
+                assert_eq!(found(), 1, "bit {bit} of {}", path.display());
+            }
+            fs::write(&path, whole).unwrap();
+        }
+        assert_eq!(found(), 2);
     }
 
     #[test]

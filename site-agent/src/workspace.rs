@@ -27,7 +27,7 @@
 mod heads;
 mod ledger;
 mod remainders;
-mod seal;
+pub(crate) mod seal;
 
 use std::fs::{self, File, TryLockError};
 use std::io;

@@ -5,6 +5,7 @@
 //! the JSON, so that whatever reads JSON reads the record as before: `fedctl`, an older agent. What an older
 //! agent wrote has none, and is taken as it is.
 
+use std::io;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -18,16 +19,20 @@ const SEAL_BYTES: usize = 8 * blake3::OUT_LEN + 2;
 
 /// Writes a value as JSON with its seal, whole or not.
 pub(super) fn write(path: PathBuf, places: &Places, what: &impl Serialize) -> Result<(), Error> {
-    let written = write_whole(&path, places, |file| {
-        let content = serde_json::to_vec_pretty(what)?;
-        file.write_all(&content)?;
-        file.write_all(&seal_of(&content))
-    });
+    let written = write_whole(&path, places, |file| file.write_all(&sealed(what)?));
     written.map_err(|source| Error::Io { path, source })
 }
 
+/// A value as JSON with its seal.
+pub(crate) fn sealed(what: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(what)?;
+    let seal = seal_of(&bytes);
+    bytes.extend(seal);
+    Ok(bytes)
+}
+
 /// The value that was written; none if the bytes are others now, or are of no such value.
-pub(super) fn read<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
+pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
     let content = text.trim_ascii_end();
     let seal = &text[content.len()..];
     // An older agent ended a record with one end of a line at most.
@@ -60,8 +65,7 @@ mod tests {
     }
 
     fn sealed() -> Vec<u8> {
-        let content = serde_json::to_vec_pretty(&value()).unwrap();
-        [&content[..], &seal_of(&content)].concat()
+        super::sealed(&value()).unwrap()
     }
 
     #[test]
