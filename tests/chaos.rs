@@ -44,3 +44,20 @@ fn connections_that_break_in_transfers_change_no_byte_and_a_lost_answer_sends_no
     assert!(found["lost_replies"].as_u64().unwrap() > 0, "{found}");
     assert_eq!(found["reuploads_after_lost_reply"], 0, "{found}");
 }
+
+#[test]
+fn a_bit_that_turns_in_any_file_of_either_side_is_found_before_the_file_is_used() {
+    let found = chaos(&["flips", "--count", "40"]);
+    assert_eq!((&found["flips"], &found["found"]), (&40.into(), &40.into()), "{found}");
+    // In the coordinator's files, in the site's, and in rounds.
+    assert_eq!(found["used"], 40 + 40 + 4, "{found}");
+    assert_eq!(found["found_before_use"], found["used"], "{found}");
+    let coordinators = ["replay", "download"];
+    let rounds = ["upload", "submission", "average_of_update", "average_of_base_model"];
+    let trainers = ["base_model", "update", "record", "checkpoint", "remainder"];
+    let agents = ["fetched_base_model", "carried_remainder", "book_of_remainders"];
+    let agents = agents.iter().chain(&["history", "head", "plan"]);
+    for used in coordinators.iter().chain(&rounds).chain(&trainers).chain(agents) {
+        assert!(found["by_use"][used]["used"].as_u64() > Some(0), "{used}: {found}");
+    }
+}

@@ -57,7 +57,7 @@ pub(crate) async fn disk(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     outcome.set("seed", args.seed);
     places(args, work, &shape, &mut outcome).await?;
     full_disk::full_disk(work, &shape, &mut outcome).await?;
-    flips::flips(args, work, &shape, &mut outcome).await?;
+    flips::turned(args, work, &mut outcome).await?;
     Ok(outcome)
 }
 

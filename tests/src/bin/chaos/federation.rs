@@ -232,16 +232,25 @@ impl Federation {
         2.0 * self.model.size as f64 * self.sites.len() as f64 * f64::from(rounds)
     }
 
-    /// Ends every process as an operator does.
+    /// Ends every agent as an operator does.
     ///
     /// # Errors
     /// If one does not end well.
-    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) fn stop_agents(&mut self) -> anyhow::Result<()> {
         for site in &mut self.sites {
             if let Some(mut agent) = site.agent.take() {
                 agent.stop().with_context(|| format!("{} does not end", site.name))?;
             }
         }
+        Ok(())
+    }
+
+    /// Ends every process as an operator does.
+    ///
+    /// # Errors
+    /// If one does not end well.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        self.stop_agents()?;
         self.lab.coordinator()?.stop()?;
         Ok(())
     }

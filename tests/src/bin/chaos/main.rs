@@ -83,6 +83,8 @@ enum Mode {
     CrashPoints,
     /// Full, broken and read-only disks at every place that uses one, and bits that turn at rest.
     Disk,
+    /// The last part of `disk` alone: bits that turn at rest, in files of either side.
+    Flips,
     /// One site far slower than the others, and one that comes and goes.
     Stragglers,
     /// Many small sites for a long time: memory, descriptors, progress.
@@ -137,6 +139,7 @@ async fn run(args: &Args, work: &std::path::Path) -> anyhow::Result<Outcome> {
         Mode::Cuts => cuts::cuts(args, work).await,
         Mode::CrashPoints => crash_points::crash_points(args, work).await,
         Mode::Disk => disk::disk(args, work).await,
+        Mode::Flips => flips::flips(args, work).await,
         Mode::Stragglers => stragglers::stragglers(args, work).await,
         Mode::Soak => soak::soak(args, work).await,
         Mode::Upgrade => upgrade::upgrade(args, work).await,
