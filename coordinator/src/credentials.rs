@@ -311,6 +311,9 @@ mod tests {
     use crate::clock::ManualClock;
     use crate::testing::LATER;
 
+    /// More than two thirds of the seven days that the coordinator's certificate holds.
+    const FIVE_DAYS: Duration = Duration::from_secs(5 * 86_400);
+
     /// A coordinator's files, and who keeps them fresh.
     struct Desk {
         folder: tempfile::TempDir,
@@ -324,10 +327,10 @@ mod tests {
         ca::Validity::days(LATER, days).unwrap()
     }
 
-    fn main_of(authority: &Issued) -> Issued {
+    fn main_of(authority: &Issued, validity: ca::Validity) -> Issued {
         let host = ServerName::try_from("localhost").unwrap();
-        ca::issue(authority, &"main".parse().map(Role::Coordinator).unwrap(), &[host], days(7))
-            .unwrap()
+        let role = Role::Coordinator("main".parse().unwrap());
+        ca::issue(authority, &role, &[host], validity).unwrap()
     }
 
     impl Desk {
@@ -345,7 +348,7 @@ mod tests {
             let role = Role::Coordinator("main".parse().unwrap());
             let signing = ca::issue_signing(&issuing, &role, days(20)).unwrap();
             fs::write(&tls.ca, &root.certificate_pem).unwrap();
-            for (name, issued) in [("main", &main_of(&issuing)), ("signing", &signing)] {
+            for (name, issued) in [("main", &main_of(&issuing, days(7))), ("signing", &signing)] {
                 put(folder.path(), name, issued);
             }
             put(folder.path(), "issuing", &issuing);
@@ -390,6 +393,12 @@ mod tests {
             fs::read_to_string(self.folder.path().join(name)).unwrap()
         }
 
+        /// Whether the certificate that is shown is to be renewed, whatever lies in its file.
+        fn is_due(&self) -> bool {
+            let held = Arc::clone(&*self.shown.borrow());
+            held.is_due(held.issuer.as_ref().unwrap(), self.clock.now())
+        }
+
         /// Whether the certificate in this file is under the authority that issues now.
         fn follows(&self, name: &str) -> bool {
             let certificate = &certificates("it", &self.folder.path().join(name)).unwrap()[0];
@@ -431,19 +440,26 @@ mod tests {
     async fn a_pair_that_somebody_is_replacing_is_left_alone_and_taken_up_once_it_is_whole() {
         let mut desk = Desk::new(false);
         let other = ca::create_issuing(&desk.root, days(60)).unwrap();
-        let by_hand = main_of(&other);
-        fs::write(desk.folder.path().join("main.pem"), &by_hand.certificate_pem).unwrap();
-        for _ in 0..3 {
+        let by_hand = main_of(&other, days(30));
+        for (name, issued) in [("main", &by_hand), ("issuing", &other)] {
+            let (pem, key) = (format!("{name}.pem"), format!("{name}.key"));
+            let key_before = desk.read(&key);
+            fs::write(desk.folder.path().join(&pem), &issued.certificate_pem).unwrap();
+            desk.clock.advance(FIVE_DAYS);
+            // First by its age, then because the authority from before has not issued what came by hand.
+            assert!(desk.is_due(), "{name}");
+            for _ in 0..3 {
+                desk.look().await;
+                assert_eq!(desk.read("main.pem"), by_hand.certificate_pem, "{name}");
+                assert_eq!(desk.read(&key), key_before, "{name}");
+            }
+            assert!(!desk.shown.has_changed().unwrap(), "{pem} is used without its key");
+            put(desk.folder.path(), name, issued);
             desk.look().await;
-            assert_eq!(desk.read("main.pem"), by_hand.certificate_pem);
+            assert!(desk.shown.has_changed().unwrap(), "{name}");
+            let held = desk.shown.borrow_and_update().own.1.clone();
+            assert_eq!(held, certificates("it", &desk.files.tls.certificate).unwrap()[0]);
         }
-        assert!(!desk.shown.has_changed().unwrap(), "a certificate without its key is used");
-        put(desk.folder.path(), "main", &by_hand);
-        put(desk.folder.path(), "issuing", &other);
-        desk.look().await;
-        assert!(desk.shown.has_changed().unwrap());
-        let held = desk.shown.borrow_and_update().own.1.clone();
-        assert_eq!(held, certificates("it", &desk.files.tls.certificate).unwrap()[0]);
         desk.look().await;
         assert_eq!(desk.read("main.pem"), by_hand.certificate_pem, "it is not due");
     }
@@ -452,13 +468,21 @@ mod tests {
     async fn what_is_signed_with_keeps_no_certificate_for_tls_from_being_renewed() {
         let desk = Desk::new(false);
         fs::write(desk.folder.path().join("signing.pem"), "no certificate").unwrap();
+        put(desk.folder.path(), "issuing", &ca::create_issuing(&desk.root, days(60)).unwrap());
         desk.look().await;
-        assert!(desk.shown.borrow().seal.is_some(), "the one from before stays");
+        let held = Arc::clone(&*desk.shown.borrow());
+        let (seal, issuer) = (held.seal.as_ref(), held.issuer.as_ref().unwrap());
+        let seal = seal.expect("the one from before stays");
+        let files = desk.files.signing.as_ref().unwrap();
+        seal::follow(seal, files, issuer, desk.clock.now()).unwrap_err();
+        desk.look().await;
+        assert!(desk.follows("main.pem"), "another authority issues");
         let before = desk.read("main.pem");
-        desk.clock.advance(Duration::from_secs(5 * 86_400));
+        desk.clock.advance(FIVE_DAYS);
         for _ in 0..2 {
             desk.look().await;
         }
-        assert_ne!(desk.read("main.pem"), before);
+        assert_ne!(desk.read("main.pem"), before, "two thirds of its life are over");
+        assert_eq!(desk.read("signing.pem"), "no certificate", "the other is not renewed");
     }
 }

@@ -301,6 +301,44 @@ mod tests {
         assert_eq!(judged(99).detail, "the root, valid for 24 hours: ask");
     }
 
+    /// A certificate that holds in 2026 from new year to that day, PEM.
+    fn certificate_until((month, day): (u8, u8)) -> String {
+        let mut params = rcgen::CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2026, month, day);
+        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+    }
+
+    #[test]
+    fn the_ends_are_those_of_the_signing_certificate_and_of_the_root_that_ends_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "coordinator = \"https://fed.example.org:8443\"\nworkspace = \"work\"\n\
+            [tls]\nca = \"ca.pem\"\ncertificate = \"mayo.pem\"\nkey = \"mayo.key\"\n\
+            [signing]\ncertificate = \"signing.pem\"\nkey = \"signing.key\"\n\
+            [data]\npath = \"scans\"\n";
+        let config = Config::parse(text, &folder.path().join("site-agent.toml")).unwrap();
+        let roots_pem = [(12, 1), (3, 2)].map(certificate_until).concat();
+        std::fs::write(&config.tls.ca, roots_pem).unwrap();
+        let files = config.signing.as_ref().unwrap();
+        std::fs::write(&files.certificate, certificate_until((1, 31))).unwrap();
+        for (day, of_signing, of_roots) in [
+            ("01-20", Verdict::Ok, Verdict::Ok),
+            // Two thirds of the life of the one for signing are over.
+            ("01-21", Verdict::Warn, Verdict::Ok),
+            // Its end, and thirty days before that of the first root.
+            ("01-31", Verdict::Fail, Verdict::Warn),
+            // The other root holds alone, until it ends too.
+            ("03-02", Verdict::Fail, Verdict::Ok),
+            ("11-01", Verdict::Fail, Verdict::Warn),
+            ("12-01", Verdict::Fail, Verdict::Fail),
+        ] {
+            let now = format!("2026-{day}T00:00:00Z").parse().unwrap();
+            let found = [signing(&config, now), roots(&config, now)].map(Option::unwrap);
+            assert_eq!(found.each_ref().map(|check| check.name), ["signing", "roots"]);
+            assert_eq!(found.map(|check| check.verdict), [of_signing, of_roots], "{day}");
+        }
+    }
+
     #[test]
     fn a_clock_is_judged_by_its_distance_from_the_coordinators() {
         let date = "Mon, 23 Nov 2026 12:00:00 GMT";

@@ -75,6 +75,10 @@ impl Fake {
     }
 
     async fn serve(&self) -> Client {
+        client(&self.channel().await)
+    }
+
+    async fn channel(&self) -> Channel {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let service = BlobServiceServer::new(self.clone());
@@ -83,7 +87,7 @@ impl Fake {
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        client(&endpoint.connect().await.unwrap())
+        endpoint.connect().await.unwrap()
     }
 }
 
@@ -387,13 +391,25 @@ async fn only_retries_that_bring_no_byte_are_counted() {
 
 #[tokio::test]
 async fn the_retries_of_all_transfers_of_one_caller_take_their_turn_in_its_budget() {
-    let patience = hasty();
-    let start = tokio::time::Instant::now();
-    for _ in 0..RETRIES_BURST {
-        let mut retries = Retries::new(&patience, Digest::of(b"update"), "take");
-        retries.wait(Status::unavailable("gone")).await.unwrap();
+    let (folder, bytes) = (folder(), noise(13, 5000));
+    let (blob, path) = (blob_of(&bytes), |name: &str| folder.path().join(name));
+    std::fs::write(path("update"), &bytes).unwrap();
+    let (budget, start) = (Budget::default(), tokio::time::Instant::now());
+    // Of a burst as many are left as there are transfers that break, each once.
+    for _ in 3..RETRIES_BURST {
+        budget.reserve(start);
     }
-    assert!(patience.budget.reserve(start) >= start + RETRY_EVERY);
+    let breaking = async || Fake::giving(&bytes, [Cut::After(1)]).channel().await;
+    let uploaded = async {
+        let (channel, purpose) = (breaking().await, v1::UploadPurpose::default());
+        upload(&channel, purpose, blob, &path("update"), &budget, &mut |_, _| {}).await
+    };
+    let downloaded =
+        async { download(&breaking().await, blob, &path("base"), &budget, &mut |_, _| {}).await };
+    let fetched =
+        async { fetch(&breaking().await, blob, &path("again"), &budget, &mut |_, _| {}).await };
+    tokio::try_join!(uploaded, downloaded, fetched).unwrap();
+    assert!(budget.reserve(start) >= start + RETRY_EVERY);
 }
 
 #[tokio::test]

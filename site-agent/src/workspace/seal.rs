@@ -3,7 +3,7 @@
 //!
 //! The digest is in the record's file, because two files can be parted by a crash, and is white space after
 //! the JSON, so that whatever reads JSON reads the record as before: `fedctl`, an older agent. What an older
-//! agent wrote has none, and is taken as it is.
+//! agent wrote has none, and is taken as it is; so is a record that has lost its seal to the last blank.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,9 +13,6 @@ use serde::de::DeserializeOwned;
 
 use super::Error;
 use crate::disk::{Places, write_whole};
-
-/// The bytes of a seal: one for each bit of a digest, between two ends of lines.
-const SEAL_BYTES: usize = 8 * blake3::OUT_LEN + 2;
 
 /// Writes a value as JSON with its seal, whole or not.
 pub(super) fn write(path: PathBuf, places: &Places, what: &impl Serialize) -> Result<(), Error> {
@@ -35,16 +32,16 @@ pub(crate) fn sealed(what: &impl Serialize) -> io::Result<Vec<u8>> {
 pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
     let content = text.trim_ascii_end();
     let seal = &text[content.len()..];
-    // An older agent ended a record with one end of a line at most.
-    let is_sealed = seal.len() >= SEAL_BYTES;
-    if is_sealed && seal != seal_of(content) {
+    // An older agent ended a record with one end of a line at most. Whatever is longer is a seal, or was one.
+    let is_an_older_agents = matches!(seal, b"" | b"\n");
+    if !is_an_older_agents && seal != seal_of(content) {
         return None;
     }
     serde_json::from_slice(content).ok()
 }
 
-/// The digest of `content`, the lowest bit of each byte first: a space for 0, a tab for 1. They differ in
-/// three bits.
+/// The digest of `content` between two ends of lines, the lowest bit of each byte first: a space for 0, a tab
+/// for 1. They differ in three bits.
 fn seal_of(content: &[u8]) -> Vec<u8> {
     let digest = blake3::hash(content);
     let bits = digest.as_bytes().iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1));
@@ -88,11 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_before_its_seal_is_none() {
+    fn a_record_cut_off_anywhere_is_none_unless_it_is_what_an_older_agent_wrote() {
         let whole = sealed();
-        let content = whole.len() - SEAL_BYTES;
-        for len in 0..content {
-            assert_eq!(read::<Value>(&whole[..len]), None, "{len}");
+        let content = serde_json::to_vec_pretty(&value()).unwrap().len();
+        // With no blank of the seal left these are the bytes of an older agent: nothing tells them apart.
+        let older = [content, content + 1];
+        for len in 0..whole.len() {
+            let believed = older.contains(&len).then(value);
+            assert_eq!(read(&whole[..len]), believed, "{len} of {}", whole.len());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Averages that do not end, or not well, while other runs go on.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -24,13 +25,31 @@ impl Silent {
         mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
         Silent(path)
     }
+
+    /// What ends the silence once it is dropped; an error while nobody reads.
+    fn end(&self) -> io::Result<fs::File> {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).custom_flags(libc::O_NONBLOCK).open(&self.0)
+    }
+
+    /// The same once somebody reads. From here on nobody else finds the file.
+    async fn taken(&self) -> fs::File {
+        let end = loop {
+            match self.end() {
+                Ok(end) => break end,
+                Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENXIO), "{error}"),
+            }
+            tokio::task::yield_now().await;
+        };
+        fs::remove_file(&self.0).unwrap();
+        end
+    }
 }
 
 impl Drop for Silent {
     fn drop(&mut self) {
-        let mut options = fs::OpenOptions::new();
         // Whoever reads hears of its end; without a reader there is nobody to tell.
-        drop(options.write(true).custom_flags(libc::O_NONBLOCK).open(&self.0));
+        drop(self.end());
     }
 }
 
@@ -55,6 +74,14 @@ impl Coordinator {
         let id = RoundId { run: liver(), number: 1, attempt: 1 };
         for (name, value) in NAMES.into_iter().zip([8.0, 9.0, 10.0]) {
             self.submit(id.clone(), name, value, 1).await;
+        }
+    }
+
+    /// Has the driver do all that is owed at the time it is now.
+    async fn turn(&self) {
+        // The second is heard after what was owed when the first was.
+        for _ in 0..2 {
+            self.beat("mayo", Activity::Idle).await;
         }
     }
 
@@ -104,6 +131,23 @@ async fn a_run_whose_files_do_not_read_says_so_and_keeps_no_other_run_from_its_a
     assert_eq!(coordinator.values(&run.model), [4.0, -4.0]);
     let over = coordinator.handle.round(&round(1, 1)).await.unwrap();
     assert_eq!((over.until(), over.reason()), (None, None));
+}
+
+#[tokio::test]
+async fn an_average_that_does_not_end_is_waited_for_until_its_day_has_passed() {
+    let coordinator = Coordinator::start(1).await;
+    let silent = coordinator.seal_brain(Silent::new).await;
+    let end = silent.taken().await;
+    coordinator.turn().await;
+    coordinator.clock.advance(Duration::from_secs(24 * 3_600 - 1));
+    coordinator.turn().await;
+    // It ends after all, and finds no byte. Had it been let go of, the next one would find no file.
+    drop(end);
+    coordinator.until(|_, round| round.id.attempt == 2).await;
+    let over = coordinator.handle.round(&round(1, 1)).await.unwrap();
+    let Phase::Abandoned { reason } = over.phase else { panic!("{over:?}") };
+    let told = reason.to_string();
+    assert!(told.contains("site kyoto") && told.contains("has changed on the disk"), "{told}");
 }
 
 #[tokio::test]
