@@ -102,7 +102,7 @@ async fn a_sender_keeps_its_newest_parts_and_those_it_is_writing() {
     let busy = blobs.upload(&role("mayo"), blob("one more"), 0).await.unwrap_err();
     assert_eq!(busy.reason(), Reason::UploadBusy);
     assert!(busy.to_string().contains("4 blobs and 17179869184 bytes"), "{busy}");
-    writing.pop();
+    writing.pop().unwrap().keep().await.unwrap();
     blobs.upload(&role("mayo"), blob("one more"), 0).await.unwrap();
     let parts = std::fs::read_dir(folder.path().join("staging/site-mayo")).unwrap().count();
     assert_eq!(parts, STAGED_PARTS_MAX);
@@ -117,9 +117,9 @@ async fn what_a_senders_parts_are_to_become_is_counted_and_not_what_they_are() {
         let blob = Blob { size, ..blob(text) };
         blobs.upload(&role("mayo"), blob, 0).await.map_err(|error| error.reason())
     };
-    let (first, _second) = (begin("first").await.unwrap(), begin("second").await.unwrap());
+    let (mut first, _second) = (begin("first").await.unwrap(), begin("second").await.unwrap());
     assert_eq!(begin("third").await.err(), Some(Reason::UploadBusy), "no byte has come yet");
-    drop(first);
+    first.keep().await.unwrap();
     begin("third").await.unwrap();
     let parts = std::fs::read_dir(folder.path().join("staging/site-mayo")).unwrap().count();
     assert_eq!(parts, 2, "the first one has made room");
