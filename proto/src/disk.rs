@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_full_a_broken_and_a_read_only_disk_may_pass_and_a_missing_folder_does_not() {
-        for errno in PASSING {
+        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::IO, Errno::ROFS] {
             assert!(may_pass(&errno.into()), "{errno}");
         }
         assert!(!may_pass(&Errno::NOENT.into()) && !may_pass(&Errno::ACCESS.into()));
