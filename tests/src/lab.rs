@@ -15,7 +15,7 @@ use fedpaint_proto::v1::admin_service_client::AdminServiceClient;
 use fedpaint_proto::v1::{self, upload_purpose};
 use tonic::transport::Channel;
 
-use crate::process::{Process, program_in, run};
+use crate::process::{Process, know_policies, program_in, run};
 
 /// The federation's name in every lab.
 pub const FEDERATION: &str = "lab";
@@ -143,7 +143,7 @@ impl Lab {
             true => "unsigned_updates = \"accept\"\n",
             false => "",
         };
-        let signs = options.programs.is_none();
+        let signs = know_policies(options.programs.as_deref())?;
         let (folder, status_address) = (folder.to_owned(), String::new());
         let (address, coordinator) = (None, None);
         let lab = Lab { folder, options, signs, address, status_address, coordinator };
@@ -417,18 +417,17 @@ impl Lab {
         let AgentOptions { data: more_data, trainer, more, .. } = options;
         let coordinator = options.coordinator.as_deref().unwrap_or(self.address());
         let data = data.display();
-        // Programs of a folder of their own may be from before policies.
-        let mut policy = String::new();
-        if options.programs.is_none() {
+        let (mut policy, knows) = (String::new(), know_policies(options.programs.as_deref())?);
+        if knows {
             policy = format!("policy = \"{site}-policy.toml\"\n");
             fs::write(self.path(&format!("{site}-policy.toml")), &options.policy)?;
         }
-        let signing = match (self.signs, &options.programs) {
-            (true, None) => format!(
+        let signing = match self.signs && knows {
+            true => format!(
                 "[signing]\ncertificate = \"certificates/{site}.signing.pem\"\n\
                  key = \"certificates/{site}.signing.key\"\n\n"
             ),
-            _ => String::new(),
+            false => String::new(),
         };
         let config = format!(
             "coordinator = \"{coordinator}\"\nworkspace = \"workspace-{site}\"\n{policy}\n[tls]\n\

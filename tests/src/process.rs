@@ -41,6 +41,18 @@ pub fn program_in(folder: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> 
     Ok(path)
 }
 
+/// Whether the programs in a folder know policies and signed work; this workspace's own do.
+///
+/// # Errors
+/// If there is no agent in it that starts.
+pub fn know_policies(folder: Option<&Path>) -> anyhow::Result<bool> {
+    if folder.is_none() {
+        return Ok(true);
+    }
+    let agent = program_in(folder, "fedpaint-site-agent")?;
+    Ok(Command::new(agent).args(["plan", "--help"]).output()?.status.success())
+}
+
 /// Runs a program to its end.
 ///
 /// # Errors

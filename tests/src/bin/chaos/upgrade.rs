@@ -10,7 +10,7 @@ use anyhow::Context;
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_tests::evidence::Evidence;
 use fedpaint_tests::lab::{AgentOptions, Lab, LabOptions};
-use fedpaint_tests::process::{Process, run};
+use fedpaint_tests::process::{Process, know_policies, run};
 
 use crate::federation::RUN;
 use crate::watch::Watch;
@@ -107,7 +107,9 @@ impl Material {
 /// The models that a federation of `cast` makes, by round.
 async fn train(folder: &Path, material: &Material, cast: &Cast) -> anyhow::Result<Vec<Digest>> {
     // A coordinator that signs has to be told of agents which do not.
-    let unsigned = cast.coordinator.is_none() && cast.agents.iter().any(Option::is_some);
+    let knows = |agent: &Option<PathBuf>| know_policies(agent.as_deref());
+    let sign = cast.agents.iter().map(knows).collect::<anyhow::Result<Vec<bool>>>()?;
+    let unsigned = know_policies(cast.coordinator.as_deref())? && sign.contains(&false);
     let programs = cast.coordinator.clone();
     let options = LabOptions { programs, unsigned, ..LabOptions::default() };
     let mut lab = Lab::prepare(folder, options)?;
