@@ -12,10 +12,11 @@ use crate::audit::Entry;
 use crate::driver::error::Error;
 use crate::roster::{PROPOSALS_MAX, Proposal};
 
-/// Starting a run by a plan, in words that name all of it.
+/// Starting a run by a plan, in words that name all of it: whoever asks chooses the plan, and of a part of its
+/// digest two plans could be made.
 pub(super) fn run_in_words(name: &RunName, plan: &RunPlan, initial: &Blob) -> String {
     let plan = Digest::of(plan.to_toml().as_bytes());
-    format!("create run {name} by plan {} from model {}", plan.short(), initial.digest)
+    format!("create run {name} by plan {plan} from model {}", initial.digest)
 }
 
 /// Taking a model out of the federation, in words.
@@ -147,6 +148,13 @@ mod tests {
         let unknown = apply(&mut core, approve("bob", Digest::of(b"x")), START).unwrap_err();
         assert_eq!(unknown.reason(), Reason::ProposalUnknown);
         apply(&mut core, approve("bob", id), START).unwrap();
+        // By the whole of the plan's digest: of its beginning two plans could be made.
+        let words = run_in_words(&"brain".parse().unwrap(), &plan(1, 2), &blob("base"));
+        let digest = Digest::of(plan(1, 2).to_toml().as_bytes());
+        assert!(
+            id == Digest::of(words.as_bytes()) && words.contains(&digest.to_string()),
+            "{words}"
+        );
         // Another plan is another matter.
         assert_ne!(asked(&mut core, create(2), START), id);
         apply(&mut core, create(1), START).unwrap();
