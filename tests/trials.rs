@@ -16,6 +16,8 @@ fn every_call_is_let_through_for_whom_the_table_says_and_for_nobody_else() {
     let found = trials(&["access"]);
     assert_eq!(found["as_expected"], found["calls"], "{found}");
     assert!(found["calls"].as_u64().unwrap() > 500, "{found}");
+    assert!(found["calls_made"].as_u64().unwrap() > 300, "{found}");
+    assert_eq!(found["connections_refused"], 11, "{found}");
     assert!(found["kinds_of_answers"].as_u64().unwrap() >= 6, "{found}");
 }
 

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use fedpaint_coordinator::roster::OperatorRole;
 use fedpaint_coordinator::rules::{Rule, TABLE};
 use fedpaint_proto::channel::{self, Address, Route};
@@ -15,6 +16,7 @@ use fedpaint_proto::v1;
 use fedpaint_tests::lab::{FEDERATION, Lab, LabOptions};
 use fedpaint_tests::outcome::Outcome;
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+use rustls::ClientConfig;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
@@ -23,23 +25,45 @@ use tonic_prost::ProstCodec;
 
 use crate::forge::{Forge, Leaf};
 
+/// How rustls puts that the other end has sent an alert; the alert's name follows.
+const ALERT: &str = "received fatal alert: ";
+
+/// How a channel puts that the coordinator hung up after both handshakes, which is how the door refuses
+/// whom the certificate does not name.
+const CLOSED: &str = "it closes the connection at once";
+
+/// What the coordinator's log says of those who hear no more than that it hangs up, each of one of them.
+const LOGGED: [&str; 4] = [
+    "the certificate is of federation elsewhere",
+    "the certificate has 0 URIs",
+    "the certificate has 2 URIs",
+    "the certificate's URI is not",
+];
+
+/// How often a channel may find its connection broken until it has to be told why it gets no other.
+const BROKEN_MAX: usize = 10;
+
 /// What a caller hears.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Heard {
-    /// The connection is refused, or ends without a word of the coordinator.
-    Nothing,
+    /// The coordinator refuses the connection, in TLS, by the alert of this name.
+    Alert(String),
+    /// The coordinator has shown its certificate and then closes the connection.
+    Closed,
     /// The coordinator refuses the call, for this reason.
     Refused(Reason),
     /// The call is let through; what is in it is another matter.
     Admitted,
+    /// Nobody answers, the line breaks, or this end fails. Nobody is to hear that.
+    Failed(String),
 }
 
 /// Somebody who calls.
 struct Caller {
     /// In words.
     who: String,
-    /// The way in; none where the connection is refused.
-    channel: Option<Channel>,
+    /// The way in, or what is heard instead of every answer.
+    way: Result<Channel, Heard>,
     /// What it is to hear of a rule.
     expected: Box<dyn Fn(&Rule) -> Heard>,
 }
@@ -51,11 +75,16 @@ pub(crate) async fn access(work: &Path) -> anyhow::Result<Outcome> {
     let callers = callers(&lab, work).await?;
     let mut outcome = Outcome::default();
     let (mut calls, mut wrong, mut codes) = (0_u64, 0_u64, BTreeSet::new());
+    let (mut made, mut refused) = (0_u64, 0_u64);
     for caller in &callers {
+        refused += u64::from(matches!(&caller.way, Err(Heard::Alert(_) | Heard::Closed)));
         for rule in TABLE {
-            let heard = match &caller.channel {
-                None => Heard::Nothing,
-                Some(channel) => call(channel, rule.path).await?,
+            let heard = match &caller.way {
+                Err(heard) => heard.clone(),
+                Ok(channel) => {
+                    made += 1;
+                    call(channel, rule.path).await?
+                }
             };
             let expected = (caller.expected)(rule);
             calls += 1;
@@ -67,9 +96,15 @@ pub(crate) async fn access(work: &Path) -> anyhow::Result<Outcome> {
             });
         }
     }
+    let log = lab.log();
+    for words in LOGGED {
+        outcome.require(log.contains(words), || format!("the coordinator never logs: {words}"));
+    }
     outcome.set("methods", TABLE.len());
     outcome.set("callers", callers.len());
     outcome.set("calls", calls);
+    outcome.set("calls_made", made);
+    outcome.set("connections_refused", refused);
     outcome.set("as_expected", calls - wrong);
     outcome.set("kinds_of_answers", codes.len());
     Ok(outcome)
@@ -104,7 +139,7 @@ async fn callers(lab: &Lab, work: &Path) -> anyhow::Result<Vec<Caller>> {
         let connected = connect(lab, &forge.issue(name, &good(&format!("operator/{name}")))?).await;
         callers.push(Caller {
             who: format!("an operator who is {name}"),
-            channel: Some(connected?),
+            way: Ok(connected?),
             expected: Box::new(move |rule| match role {
                 _ if rule.operators.is_empty() => Heard::Refused(Reason::WrongRole),
                 Some(role) if rule.operators.contains(&role) => Heard::Admitted,
@@ -115,7 +150,7 @@ async fn callers(lab: &Lab, work: &Path) -> anyhow::Result<Vec<Caller>> {
     let unlisted = forge.issue("unlisted", &good("operator/unlisted"))?;
     callers.push(Caller {
         who: "an operator who is not listed".into(),
-        channel: Some(connect(lab, &unlisted).await?),
+        way: Ok(connect(lab, &unlisted).await?),
         expected: Box::new(|rule| match rule.operators.is_empty() {
             true => Heard::Refused(Reason::WrongRole),
             false => Heard::Refused(Reason::NotPermitted),
@@ -127,7 +162,7 @@ async fn callers(lab: &Lab, work: &Path) -> anyhow::Result<Vec<Caller>> {
     ] {
         callers.push(Caller {
             who: who.into(),
-            channel: Some(connect(lab, &forge.issue(who, &good(name))?).await?),
+            way: Ok(connect(lab, &forge.issue(who, &good(name))?).await?),
             expected: Box::new(move |rule| match (rule.sites, reason) {
                 (false, _) => Heard::Refused(Reason::WrongRole),
                 (true, Some(reason)) => Heard::Refused(reason),
@@ -138,7 +173,7 @@ async fn callers(lab: &Lab, work: &Path) -> anyhow::Result<Vec<Caller>> {
     let coordinator = forge.issue("coordinator", &good("coordinator/main"))?;
     callers.push(Caller {
         who: "a coordinator".into(),
-        channel: Some(connect(lab, &coordinator).await?),
+        way: Ok(connect(lab, &coordinator).await?),
         expected: Box::new(|_| Heard::Refused(Reason::WrongRole)),
     });
     // Revoked with an open connection, and with one that is tried anew.
@@ -150,13 +185,17 @@ async fn callers(lab: &Lab, work: &Path) -> anyhow::Result<Vec<Caller>> {
     admin.set_operator(request(vec![v1::OperatorRole::Admin.into()])).await?;
     let desk = connect(lab, &gone).await?;
     admin.set_operator(request(vec![])).await?;
-    for (who, channel) in [
-        ("a revoked site on its open connection", Some(open)),
-        ("a revoked site that comes back", connect(lab, &out).await.ok()),
-        ("an operator without roles on its open connection", Some(desk)),
-        ("an operator without roles who comes back", connect(lab, &gone).await.ok()),
+    for channel in [&open, &desk] {
+        cut(channel).await?;
+    }
+    for (who, way) in [
+        ("a revoked site on its open connection", Ok(open)),
+        ("a revoked site that comes back", attempt(lab, out.client()?).await?),
+        ("an operator without roles on its open connection", Ok(desk)),
+        ("an operator without roles who comes back", attempt(lab, gone.client()?).await?),
     ] {
-        callers.push(Caller { who: who.into(), channel, expected: Box::new(|_| Heard::Nothing) });
+        let expected = Box::new(|_: &Rule| Heard::Alert("CertificateRevoked".into()));
+        callers.push(Caller { who: who.into(), way, expected });
     }
     Ok(callers)
 }
@@ -170,20 +209,34 @@ async fn strangers(lab: &Lab, work: &Path) -> anyhow::Result<Vec<Caller>> {
     let foreign = Forge::new(work.join("foreign"), &work.join("ca"))?;
     let elsewhere = site.replace(FEDERATION, "elsewhere");
     let operator = format!("spiffe://{FEDERATION}/operator/ada");
-    for (who, authority, leaf) in [
-        ("expired", &forge, Leaf { hours: -1, ..good.clone() }),
-        ("not valid yet", &forge, Leaf { from_hours: 2, ..good.clone() }),
-        ("of another CA", &foreign, good.clone()),
-        ("of another trust domain", &forge, Leaf::client(&elsewhere)),
-        ("with no URI", &forge, Leaf { uris: vec![], ..good.clone() }),
-        ("with two URIs", &forge, Leaf { uris: vec![site.clone(), operator], ..good.clone() }),
-        ("for servers", &forge, Leaf { usage: Some(ServerAuth), ..good.clone() }),
-        ("of no role", &forge, Leaf::client(&format!("spiffe://{FEDERATION}/admin/ada"))),
+    let alert = |name: &str| Heard::Alert(name.to_owned());
+    let two = vec![site.clone(), operator];
+    // TLS has one alert for both ends of a validity.
+    let untimely = alert("CertificateExpired");
+    for (who, authority, leaf, heard) in [
+        ("expired", &forge, Leaf { hours: -1, ..good.clone() }, untimely.clone()),
+        ("not valid yet", &forge, Leaf { from_hours: 2, ..good.clone() }, untimely),
+        ("of another CA", &foreign, good.clone(), alert("UnknownCA")),
+        ("of another trust domain", &forge, Leaf::client(&elsewhere), Heard::Closed),
+        ("with no URI", &forge, Leaf { uris: vec![], ..good.clone() }, Heard::Closed),
+        ("with two URIs", &forge, Leaf { uris: two, ..good.clone() }, Heard::Closed),
+        (
+            "for servers",
+            &forge,
+            Leaf { usage: Some(ServerAuth), ..good.clone() },
+            alert("UnsupportedCertificate"),
+        ),
+        (
+            "of no role",
+            &forge,
+            Leaf::client(&format!("spiffe://{FEDERATION}/admin/ada")),
+            Heard::Closed,
+        ),
     ] {
         callers.push(Caller {
             who: format!("a certificate {who}"),
-            channel: connect(lab, &authority.issue(who, &leaf)?).await.ok(),
-            expected: Box::new(|_| Heard::Nothing),
+            way: attempt(lab, authority.issue(who, &leaf)?.client()?).await?,
+            expected: Box::new(move |_| heard.clone()),
         });
     }
     // The same steps with a good one do get in, or nothing above would prove anything.
@@ -196,7 +249,7 @@ async fn strangers(lab: &Lab, work: &Path) -> anyhow::Result<Vec<Caller>> {
     let address: Address = lab.address().parse()?;
     callers.push(Caller {
         who: "who has no certificate and asks to join".into(),
-        channel: Some(channel::join_by(&Route::default(), &address, token.root).await?),
+        way: Ok(channel::join_by(&Route::default(), &address, token.root).await?),
         expected: Box::new(|rule| match rule.strangers {
             true => Heard::Admitted,
             false => Heard::Refused(Reason::NoIdentity),
@@ -204,39 +257,63 @@ async fn strangers(lab: &Lab, work: &Path) -> anyhow::Result<Vec<Caller>> {
     });
     callers.push(Caller {
         who: "who has no certificate".into(),
-        channel: without_certificate(lab).await.ok(),
-        expected: Box::new(|_| Heard::Nothing),
+        way: attempt(lab, without_certificate(lab)?).await?,
+        expected: Box::new(|_| Heard::Alert("CertificateRequired".into())),
     });
     Ok(callers)
 }
 
-/// Connects as the protocol for members has it, without a certificate.
-async fn without_certificate(lab: &Lab) -> anyhow::Result<Channel> {
+/// To connect as the protocol for members has it, without a certificate.
+fn without_certificate(lab: &Lab) -> anyhow::Result<Arc<ClientConfig>> {
     let roots = lab.tls("ada").roots()?;
     let mut store = rustls::RootCertStore::empty();
     for root in roots {
         store.add(root)?;
     }
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(store)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let (address, federation) = (lab.address().parse()?, FEDERATION.parse()?);
-    Ok(channel::connect(&address, &federation, config.into()).await?)
+    Ok(Arc::new(config))
 }
 
+/// Connects whoever is to be let in.
 async fn connect(lab: &Lab, files: &TlsFiles) -> anyhow::Result<Channel> {
+    let way = attempt(lab, files.client()?).await?;
+    way.map_err(|heard| anyhow::anyhow!("no connection, but {heard:?}"))
+}
+
+/// Connects, or hears why not.
+async fn attempt(lab: &Lab, tls: Arc<ClientConfig>) -> anyhow::Result<Result<Channel, Heard>> {
     let (address, federation) = (lab.address().parse()?, FEDERATION.parse()?);
-    Ok(channel::connect(&address, &federation, files.client()?).await?)
+    let connected = channel::connect(&address, &federation, tls).await;
+    Ok(connected.map_err(|error| match &error {
+        channel::Error::Untrusted { reason, .. } => of_distrust(reason),
+        channel::Error::Connect { reason, .. } if reason.contains(CLOSED) => Heard::Closed,
+        _ => Heard::Failed(chain(&error)),
+    }))
+}
+
+/// Calls until the connection that was open is found to be cut, and another one is refused.
+async fn cut(channel: &Channel) -> anyhow::Result<()> {
+    let mut heard = Heard::Closed;
+    for _ in 0..BROKEN_MAX {
+        heard = call(channel, TABLE[0].path).await?;
+        ensure!(heard != Heard::Admitted, "who is shut out is let in on an open connection");
+        if matches!(heard, Heard::Alert(_)) {
+            return Ok(());
+        }
+    }
+    bail!("who is shut out never hears so on an open connection, but at last {heard:?}")
 }
 
 /// Calls a method with an empty message, and hears the first word of the answer.
 async fn call(channel: &Channel, path: &'static str) -> anyhow::Result<Heard> {
     let mut client = Grpc::new(channel.clone());
-    if client.ready().await.is_err() {
-        return Ok(Heard::Nothing);
+    if let Err(error) = client.ready().await {
+        return Ok(of_broken(&error));
     }
     let codec = ProstCodec::<(), ()>::default();
     let path = PathAndQuery::from_static(path);
@@ -260,8 +337,30 @@ fn of_status(status: &Status) -> anyhow::Result<Heard> {
         (Some(reason), _) if refusals.contains(&reason) => Ok(Heard::Refused(reason)),
         (Some(_), _) => Ok(Heard::Admitted),
         (None, Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal) => {
-            Ok(Heard::Nothing)
+            Ok(of_broken(status))
         }
         (None, code) => bail!("an answer without a reason: {code:?}, {}", status.message()),
     }
+}
+
+/// What is heard where a connection broke, or none came about.
+fn of_broken(error: &(dyn std::error::Error + 'static)) -> Heard {
+    match channel::distrust(error) {
+        Some(reason) => of_distrust(&reason),
+        None => Heard::Failed(chain(error)),
+    }
+}
+
+/// An alert, unless it is this end that does not trust the other.
+fn of_distrust(reason: &str) -> Heard {
+    match reason.strip_prefix(ALERT) {
+        Some(name) => Heard::Alert(name.to_owned()),
+        None => Heard::Failed(reason.to_owned()),
+    }
+}
+
+/// An error and all that caused it, in words.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes: Vec<String> = anyhow::Chain::new(error).map(|cause| cause.to_string()).collect();
+    causes.join(": ")
 }
