@@ -2,6 +2,7 @@
 //!
 //! A transfer that breaks goes on where it broke, and gives up only after it was resumed
 //! [`TRANSFER_RETRIES_MAX`] times without a byte moving, waits that the coordinator asked for not counted.
+//! Each attempt takes its [`Way`]'s newest channel, so that one whose certificate has ended costs one attempt.
 //! Dropping the future at any moment leaves what has moved, and the next transfer goes on from there. Nothing
 //! here decides what is moved, and no file appears under its name before all its bytes have come and their
 //! digest is right.
@@ -36,6 +37,21 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Told after every piece that came or was sent: bytes moved so far, counted from the blob's beginning, and
 /// the blob's size.
 pub type Progress<'a> = dyn FnMut(u64, u64) + Send + 'a;
+
+/// The way to the coordinator.
+pub trait Way: Sync {
+    /// The newest channel; asked before every attempt, because certificates are renewed meanwhile.
+    fn channel(&self) -> Channel;
+
+    /// Told why an attempt broke that is followed by another, for whoever keeps a log.
+    fn broke(&self, _status: &Status) {}
+}
+
+impl Way for Channel {
+    fn channel(&self) -> Channel {
+        self.clone()
+    }
+}
 
 /// Why a transfer failed for good.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +130,7 @@ impl Error {
 /// If the file does not read or is not as long as the blob, if the coordinator refuses, or if the
 /// transfer does not get on.
 pub async fn upload(
-    channel: &Channel,
+    way: &impl Way,
     purpose: v1::UploadPurpose,
     blob: Blob,
     file: &Path,
@@ -122,7 +138,7 @@ pub async fn upload(
     progress: &mut Progress<'_>,
 ) -> Result<(), Error> {
     let patience = Patience::within(budget);
-    send::send(&client(channel), &purpose, blob, file, progress, &patience).await
+    send::send(way, &purpose, blob, file, progress, &patience).await
 }
 
 /// Downloads `blob` to `file`, by way of `<file>.part`. If `file` is there and right, nothing moves.
@@ -132,14 +148,14 @@ pub async fn upload(
 /// If the file does not write, if the coordinator refuses or gives other bytes, or if the transfer
 /// does not get on.
 pub async fn download(
-    channel: &Channel,
+    way: &impl Way,
     blob: Blob,
     file: &Path,
     budget: &Budget,
     progress: &mut Progress<'_>,
 ) -> Result<(), Error> {
     let (keep, patience) = (receive::Keep::Durably, Patience::within(budget));
-    receive::receive(&client(channel), blob, file, keep, progress, &patience).await
+    receive::receive(way, blob, file, keep, progress, &patience).await
 }
 
 /// The same for what is hashed again before each use and can be had again: when it reaches the disk is left
@@ -148,14 +164,14 @@ pub async fn download(
 /// # Errors
 /// As [`download`].
 pub async fn fetch(
-    channel: &Channel,
+    way: &impl Way,
     blob: Blob,
     file: &Path,
     budget: &Budget,
     progress: &mut Progress<'_>,
 ) -> Result<(), Error> {
     let (keep, patience) = (receive::Keep::ForNow, Patience::within(budget));
-    receive::receive(&client(channel), blob, file, keep, progress, &patience).await
+    receive::receive(way, blob, file, keep, progress, &patience).await
 }
 
 /// The blob that `file` is, to say so before it is uploaded.
@@ -168,8 +184,9 @@ pub async fn blob_of(file: &Path) -> Result<Blob, Error> {
 
 type Client = BlobServiceClient<Channel>;
 
-fn client(channel: &Channel) -> Client {
-    BlobServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+/// A client for one attempt.
+fn client(way: &impl Way) -> Client {
+    BlobServiceClient::new(way.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// How long a transfer waits, and how often.
@@ -236,7 +253,7 @@ impl<'a> Retries<'a> {
     ///
     /// # Errors
     /// If it would be refused again, or has been resumed often enough.
-    async fn wait(&mut self, status: Status) -> Result<(), Error> {
+    async fn wait(&mut self, way: &impl Way, status: Status) -> Result<(), Error> {
         let Retries { digest, what, .. } = *self;
         if !reason::is_transient(&status) {
             return Err(Error::Refused { what, digest, status });
@@ -248,6 +265,7 @@ impl<'a> Retries<'a> {
         if self.resumed == self.patience.retries_max {
             return Err(Error::Broken { digest, retries: self.resumed, status });
         }
+        way.broke(&status);
         self.resumed += 1;
         let backoff = self.patience.backoff(self.resumed, spread(digest, self.resumed));
         tokio::time::sleep(backoff).await;

@@ -9,7 +9,9 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use super::append::{Appender, Growing};
-use super::{Client, Error, Patience, Progress, Retries, blocking, file_error, stalled};
+use super::{
+    Client, Error, Patience, Progress, Retries, Way, blocking, client, file_error, stalled,
+};
 use crate::failpoint::reach;
 use crate::names::{Blob, Digest};
 use crate::v1;
@@ -41,7 +43,7 @@ enum End {
 }
 
 pub(super) async fn receive(
-    client: &Client,
+    way: &impl Way,
     blob: Blob,
     path: &Path,
     keep: Keep,
@@ -56,7 +58,7 @@ pub(super) async fn receive(
     // A part may be torn by a crash or be of other bytes, so one whole download more is worth it.
     for restarted in [false, true] {
         let growing = open(&part, blob.size).await?;
-        let filled = fill(client, blob, &part, growing, progress, patience).await;
+        let filled = fill(way, blob, &part, growing, progress, patience).await;
         if filled.is_err() {
             remove_if_empty(&part).await;
         }
@@ -143,7 +145,7 @@ async fn remove_if_empty(part: &Path) {
 
 /// Fills the part to the blob's size. None if more bytes came than that.
 async fn fill(
-    client: &Client,
+    way: &impl Way,
     blob: Blob,
     part: &Path,
     mut growing: Growing,
@@ -157,7 +159,8 @@ async fn fill(
         retries.reached(done);
         let ask = v1::DownloadRequest { digest: blob.digest.as_bytes().to_vec(), offset: done };
         let appender = Appender::begin(growing, (), "workspace.part_write");
-        let end = append(client, ask, blob.size, &appender, progress, patience).await;
+        let client = client(way);
+        let end = append(&client, ask, blob.size, &appender, progress, patience).await;
         // What the stream broke on is told only after all that it brought is in the part.
         (growing, ()) = appender.end().await.map_err(file_error("write", part))?;
         match end {
@@ -165,7 +168,7 @@ async fn fill(
             End::TooMany => return Ok(None),
             End::Broken(status) => {
                 retries.reached(growing.length());
-                retries.wait(status).await?;
+                retries.wait(way, status).await?;
             }
         }
     }

@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{Client, Error, Patience, Progress, Retries, blocking, file_error, short, stalled};
+use super::{
+    Client, Error, Patience, Progress, Retries, Way, blocking, client, file_error, short, stalled,
+};
 use crate::failpoint::reach;
 use crate::limits::PIECE_BYTES;
 use crate::names::Blob;
@@ -40,7 +42,7 @@ impl From<Status> for Break {
 }
 
 pub(super) async fn send(
-    client: &Client,
+    way: &impl Way,
     purpose: &v1::UploadPurpose,
     blob: Blob,
     path: &Path,
@@ -52,17 +54,19 @@ pub(super) async fn send(
     // What the coordinator had may be torn by a crash, so one whole upload more is worth it.
     let mut restarted = false;
     loop {
-        let sent = attempt(client, purpose, blob, path, &file, progress, &mut retries).await;
+        let client = client(way);
+        let sent = attempt(&client, purpose, blob, path, &file, progress, &mut retries).await;
         match sent {
             Ok(()) => return Ok(()),
             Err(Break::File(error)) => return Err(error),
             Err(Break::Remote(status))
                 if Reason::of(&status) == Some(Reason::WrongDigest) && !restarted =>
             {
+                way.broke(&status);
                 restarted = true;
                 retries = Retries::new(patience, blob.digest, "take");
             }
-            Err(Break::Remote(status)) => retries.wait(status).await?,
+            Err(Break::Remote(status)) => retries.wait(way, status).await?,
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::limits::{CHUNK_BYTES_MAX, RETRY_AFTER_MIN};
 use crate::v1::blob_service_server::{BlobService, BlobServiceServer};
 use crate::v1::upload_request::Part;
 
+mod newest;
+
 /// Waits short enough for a test; the waits themselves are tested by [`Patience::backoff`].
 fn hasty() -> Patience {
     Patience {
@@ -72,10 +74,6 @@ impl Fake {
         let fake = Fake::default();
         *fake.state() = State { gives: bytes.to_vec(), cuts: cuts.into(), ..State::default() };
         fake
-    }
-
-    async fn serve(&self) -> Client {
-        client(&self.channel().await)
     }
 
     async fn channel(&self) -> Channel {
@@ -226,12 +224,12 @@ async fn put(fake: &Fake, bytes: &[u8], blob: Blob) -> Result<(), Error> {
     std::fs::write(&path, bytes).unwrap();
     assert_eq!(blob_of_file(&path).await.unwrap(), blob_of(bytes));
     let purpose = v1::UploadPurpose::default();
-    send::send(&fake.serve().await, &purpose, blob, &path, &mut |_, _| {}, &hasty()).await
+    send::send(&fake.channel().await, &purpose, blob, &path, &mut |_, _| {}, &hasty()).await
 }
 
 async fn get(fake: &Fake, blob: Blob, path: &Path) -> Result<(), Error> {
-    let client = fake.serve().await;
-    receive::receive(&client, blob, path, Keep::Durably, &mut |_, _| {}, &hasty()).await
+    let channel = fake.channel().await;
+    receive::receive(&channel, blob, path, Keep::Durably, &mut |_, _| {}, &hasty()).await
 }
 
 #[tokio::test]
@@ -269,8 +267,8 @@ async fn progress_rises_from_where_the_part_ended_to_the_size() {
     std::fs::write(folder.path().join("base.part"), &bytes[..7]).unwrap();
     let mut seen = Vec::new();
     let mut progress = |done, size| seen.push((done, size));
-    let (client, size) = (fake.serve().await, bytes.len() as u64);
-    receive::receive(&client, blob_of(&bytes), &path, Keep::ForNow, &mut progress, &hasty())
+    let (channel, size) = (fake.channel().await, bytes.len() as u64);
+    receive::receive(&channel, blob_of(&bytes), &path, Keep::ForNow, &mut progress, &hasty())
         .await
         .unwrap();
     assert_eq!(seen.first(), Some(&(7, size)));
@@ -451,14 +449,14 @@ async fn a_download_that_is_dropped_goes_on_where_it_was() {
     let fake = Fake::giving(&bytes, []);
     let folder = folder();
     let path = folder.path().join("base");
-    let (client, blob) = (fake.serve().await, blob_of(&bytes));
+    let (channel, blob) = (fake.channel().await, blob_of(&bytes));
     let (seen, mut far) = tokio::sync::watch::channel(0);
     let mut progress = |done, _| {
         seen.send_replace(done);
     };
     let patience = hasty();
     tokio::select! {
-        _ = receive::receive(&client, blob, &path, Keep::ForNow, &mut progress, &patience) => panic!("not dropped"),
+        _ = receive::receive(&channel, blob, &path, Keep::ForNow, &mut progress, &patience) => panic!("not dropped"),
         _ = far.wait_for(|done| *done >= 2 * CHUNK_BYTES_MAX as u64) => {}
     }
     assert!(!path.exists());

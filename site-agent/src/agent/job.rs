@@ -168,8 +168,8 @@ async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
     // What is to be trained is noted while the model comes.
     let run = round.run.clone();
     let noting = on_workspace(bench, move |w| last.map_or(Ok(()), |last| w.note(&run, last)));
-    let (channel, mut quiet) = (bench.line.blobs(), |_, _| {});
-    let fetching = transfer::fetch(&channel, *base, &path, &bench.budget, &mut quiet);
+    let mut quiet = |_, _| {};
+    let fetching = transfer::fetch(&bench.line, *base, &path, &bench.budget, &mut quiet);
     let (noted, fetched) = tokio::join!(noting, fetching);
     noted?;
     fetched.map_err(Error::Download)?;
@@ -323,8 +323,8 @@ async fn send(
     judge::all(leaving(bench, task, prepared, trained).await?)?;
     let purpose = UploadPurpose { purpose: Some(Purpose::Update((&task.round).into())) };
     let path = update_path(bench.workspace.folder(), trained.update.digest);
-    let (channel, budget) = (bench.line.blobs(), &bench.budget);
-    transfer::upload(&channel, purpose, trained.update, &path, budget, &mut |_, _| {})
+    let (line, budget) = (&bench.line, &bench.budget);
+    transfer::upload(line, purpose, trained.update, &path, budget, &mut |_, _| {})
         .await
         .map_err(Error::Upload)
 }

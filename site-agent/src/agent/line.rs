@@ -1,12 +1,14 @@
 //! The way to the coordinator: one pair of channels after the other, as the site's certificate is renewed.
 //!
 //! A call takes the channel that is newest when it begins, and keeps it to its end; so a renewal cuts
-//! nothing that is under way. Models have a connection of their own: on a thin line what is said in a
-//! heartbeat would wait behind whatever of a model the system has taken already.
+//! nothing that is under way. The coordinator ends a connection when its certificate ends: a transfer that
+//! lasts longer is cut once, and goes on over the newest channel. Models have a connection of their own: on a
+//! thin line what is said in a heartbeat would wait behind whatever of a model the system has taken already.
 
 use std::sync::Arc;
 
 use fedpaint_proto::channel::{self, Route};
+use fedpaint_proto::transfer::Way;
 use rustls::ClientConfig;
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -59,6 +61,12 @@ impl Line {
     /// The newest channel for a model.
     pub fn blobs(&self) -> Channel {
         self.0.borrow().blobs.clone()
+    }
+}
+
+impl Way for Line {
+    fn channel(&self) -> Channel {
+        self.blobs()
     }
 }
 

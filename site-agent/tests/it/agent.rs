@@ -416,6 +416,25 @@ async fn an_upload_under_way_is_not_cut_when_a_renewed_certificate_has_another_c
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_cut_goes_on_over_the_newest_connection() {
+    // The newest connection leads to another coordinator, so that each knows what came over which.
+    let (old, channel) = Fake::start(PLAN, model()).await;
+    let (new, next) = Fake::start(PLAN, model()).await;
+    old.state().uploads_stall = true;
+    old.state().uploads_cut = true;
+    let (replaced, line) = Line::new(Channels { calls: channel.clone(), blobs: channel });
+    let workspace = tempfile::tempdir().unwrap();
+    let (gate, setup) = (open_gate(&workspace), setup(workspace.path()));
+    let site = Site::start_behind(gate, None, workspace, line, setup);
+    old.until(|state| state.uploads > 0).await;
+    replaced.send_replace(Channels { calls: next.clone(), blobs: next });
+    old.go_on();
+    new.until(|state| !state.submitted.is_empty()).await;
+    site.stop().await;
+    assert_eq!((old.state().uploads, new.state().uploads), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_submission_whose_answer_is_lost_is_repeated_and_nothing_is_sent_again() {
     let (fake, channel) = Fake::start(PLAN, model()).await;
     fake.state().answers_lost = 2;

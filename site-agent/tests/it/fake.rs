@@ -46,6 +46,8 @@ pub(crate) struct State {
     pub(crate) uploads: u64,
     /// Whether uploads are left hanging.
     pub(crate) uploads_stall: bool,
+    /// Whether uploads are cut, those that were left hanging when they may go on.
+    pub(crate) uploads_cut: bool,
     /// How many sites it says are in the round.
     pub(crate) cohort: u32,
     /// What the agent declined last; a round among them is not offered.
@@ -300,6 +302,9 @@ impl BlobService for Fake {
         };
         if stalls {
             self.until(|state| !state.uploads_stall).await;
+        }
+        if self.state().uploads_cut {
+            return Err(Status::unavailable("the certificate has expired"));
         }
         let mut parts = request.into_inner();
         let mut bytes = Vec::new();
