@@ -8,9 +8,11 @@
 use std::sync::Arc;
 
 use fedpaint_proto::channel::{self, Route};
+use fedpaint_proto::reason::Reason;
 use fedpaint_proto::transfer::Way;
 use rustls::ClientConfig;
 use tokio::sync::watch;
+use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::config::{Config, Site};
@@ -67,6 +69,11 @@ impl Line {
 impl Way for Line {
     fn channel(&self) -> Channel {
         self.blobs()
+    }
+
+    fn broke(&self, status: &Status) {
+        let reason = Reason::of(status).map(Reason::as_str);
+        tracing::info!(code = ?status.code(), reason, "a transfer broke and is resumed");
     }
 }
 

@@ -45,7 +45,9 @@ pub(super) async fn again<T, F: Future<Output = Result<T, Status>>>(
                 }
                 return Err(Error::Call { what, status: Box::new(status) });
             }
-            Err(_) => {
+            Err(status) => {
+                let reason = Reason::of(&status).map(Reason::as_str);
+                tracing::info!(what, code = ?status.code(), reason, "a call broke and is made again");
                 let wait = backoff::delay(attempt, RETRY_FIRST, RETRY_MAX, bench.site.as_str());
                 tokio::time::sleep(wait).await;
                 bench.budget.take().await;
