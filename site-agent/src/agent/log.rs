@@ -101,7 +101,7 @@ impl Agent {
     /// An answer that does not count: it is asked for again.
     fn doubted(&mut self, doubt: &Doubt) -> Duration {
         let what = format!("the coordinator's answer does not count: {doubt}");
-        self.failures.count(what, self.bench.site.as_str())
+        self.failures.count(what)
     }
 
     /// Ends with the coordinator: keeps the proof and leaves the round in hand.

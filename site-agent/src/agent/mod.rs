@@ -8,6 +8,7 @@ mod beat;
 pub mod consent;
 pub mod decide;
 pub mod dry_run;
+mod failures;
 pub mod job;
 mod keeper;
 pub mod line;
@@ -33,12 +34,12 @@ use tonic::Status;
 
 use self::consent::Consent;
 use self::decide::Next;
+use self::failures::Failures;
 use self::job::{Bench, Task};
 use self::keeper::Keeper;
 use self::line::{Channels, Line};
 pub use self::log::{Trust, Trusted};
 use self::takes_part::{Inquiry, shown};
-use crate::backoff;
 use crate::client::{Activity, Answer, Coordinator};
 use crate::config::{self, Config, Site};
 use crate::disk;
@@ -49,12 +50,6 @@ use crate::renewal::{self, Contents, Shown};
 use crate::supervisor::{self, Death, Hello, Supervisor};
 use crate::witness::Doubt;
 use crate::workspace::{self, Workspace};
-
-/// The wait after the first failed attempt to reach the coordinator.
-const RECONNECT_FIRST: Duration = Duration::from_millis(500);
-
-/// The longest wait between attempts to reach the coordinator.
-const RECONNECT_MAX: Duration = Duration::from_secs(60);
 
 /// How many trainers may die before one is ready until the agent gives up.
 const FIRST_DEATHS_MAX: u32 = 4;
@@ -242,7 +237,7 @@ async fn open(folder: &Path) -> Result<Workspace, workspace::Error> {
 
 /// Reaches the coordinator, however long it takes.
 async fn connect(config: &Config, site: &Site) -> Result<(Channels, Route), Error> {
-    let mut failures = Failures::default();
+    let mut failures = Failures::new(site.name.as_str());
     let route = config.route(|name| std::env::var(name).ok())?;
     if let Some(proxy) = &route.proxy {
         tracing::info!(%proxy, "the coordinator is reached through a proxy");
@@ -256,38 +251,11 @@ async fn connect(config: &Config, site: &Site) -> Result<(Channels, Route), Erro
                 return Ok((channels, route));
             }
             Err(error @ channel::Error::Connect { .. }) => {
-                let wait = failures.count(error.to_string(), site.name.as_str());
+                let wait = failures.count(error.to_string());
                 tokio::time::sleep(wait).await;
             }
             Err(error) => return Err(error.into()),
         }
-    }
-}
-
-/// Failures in a row, told once per kind and not once per attempt.
-#[derive(Debug, Default)]
-struct Failures {
-    count: u32,
-    told: String,
-}
-
-impl Failures {
-    /// Takes note of a failure; how long to wait before the next attempt.
-    fn count(&mut self, what: String, key: &str) -> Duration {
-        if self.told != what {
-            tracing::warn!("{what}; trying again until it works");
-            self.told = what;
-        }
-        let wait = backoff::delay(self.count, RECONNECT_FIRST, RECONNECT_MAX, key);
-        self.count = self.count.saturating_add(1);
-        wait
-    }
-
-    fn over(&mut self) {
-        if self.count > 0 {
-            tracing::info!("the coordinator answers again");
-        }
-        *self = Failures::default();
     }
 }
 
@@ -325,6 +293,7 @@ impl Agent {
         Ok(Agent {
             consent: Consent::new(Arc::clone(&bench.gate)),
             keeper: Keeper::begin(Arc::clone(&bench.workspace)),
+            failures: Failures::new(bench.site.as_str()),
             bench,
             kept,
             doubt: LogDoubt::Unspecified,
@@ -332,7 +301,6 @@ impl Agent {
             hurry: Arc::new(Notify::new()),
             job: None,
             inquiry: None,
-            failures: Failures::default(),
             known: None,
         })
     }
@@ -425,7 +393,7 @@ impl Agent {
             Some(_) => format!("the coordinator says: {}", status.message()),
             None => format!("the coordinator does not answer: {}", channel::innermost(status)),
         };
-        Ok(self.failures.count(what, self.bench.site.as_str()))
+        Ok(self.failures.refused(what, status))
     }
 
     fn begin(&mut self, task: Task) {

@@ -385,6 +385,17 @@ async fn an_agent_that_was_stopped_keeps_its_round_and_goes_on_from_its_checkpoi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_a_full_coordinator_puts_off_comes_when_told_and_works_once_there_is_room() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    // As failures they would be minutes apart, which is longer than is waited here.
+    fake.state().beats_put_off = 20;
+    let site = Site::start(channel);
+    fake.until(|state| !state.submitted.is_empty()).await;
+    assert_eq!(fake.state().beats_put_off, 0);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_upload_stops_no_heartbeat() {
     let (fake, channel) = Fake::start(PLAN, model()).await;
     fake.state().uploads_stall = true;

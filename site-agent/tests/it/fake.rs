@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use fedpaint_proto::limits::RETRY_AFTER_MIN;
 use fedpaint_proto::names::Blob;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::blob_service_server::{BlobService, BlobServiceServer};
@@ -42,6 +43,8 @@ pub(crate) struct State {
     pub(crate) submitted: Vec<SubmitUpdateRequest>,
     /// Heartbeats heard.
     pub(crate) beats: u64,
+    /// How many more heartbeats are answered as by a full database.
+    pub(crate) beats_put_off: u32,
     /// Uploads begun.
     pub(crate) uploads: u64,
     /// Whether uploads are left hanging.
@@ -180,6 +183,14 @@ impl Fake {
         HeartbeatResponse { next_after, directive, ..old }
     }
 
+    /// Whether a heartbeat is not answered for want of room.
+    fn puts_off(&self) -> bool {
+        let mut state = self.state();
+        let puts_off = state.beats_put_off > 0;
+        state.beats_put_off = state.beats_put_off.saturating_sub(1);
+        puts_off
+    }
+
     /// Waits until something holds.
     pub(crate) async fn until(&self, holds: impl Fn(&State) -> bool) {
         let wait = async {
@@ -233,6 +244,9 @@ impl FederationService for Fake {
         let activity = activity.unwrap();
         let uploads = matches!(activity, Activity::Uploading(_));
         let answer = self.answer(activity, declined);
+        if self.puts_off() {
+            return Err(Reason::Storage.status_after("the database is full", RETRY_AFTER_MIN));
+        }
         if uploads && self.state().answers_together {
             self.state().beat_waits = true;
             self.changed.notify_waiters();

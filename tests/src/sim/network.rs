@@ -69,6 +69,14 @@ impl Failed {
             Failed::Refused(reason) => is_transient(&reason.status("")),
         }
     }
+
+    /// When the caller is told to come again, if it is. The real one waits up to a quarter longer.
+    pub fn retry_after(self) -> Option<Duration> {
+        match self {
+            Failed::Network => None,
+            Failed::Refused(reason) => reason.retry_after(),
+        }
+    }
 }
 
 /// A site's link.

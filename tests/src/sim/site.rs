@@ -153,6 +153,10 @@ impl World {
     fn heard_of_beat(&mut self, site: usize, answer: Result<Heard, Failed>) -> Duration {
         let Site { name, process, .. } = &mut self.sites[site];
         let Some(agent) = process else { return RECONNECT.1 };
+        // Whoever is told when to come again has not failed.
+        if let Some(wait) = answer.as_ref().err().and_then(|failed| failed.retry_after()) {
+            return wait;
+        }
         let Ok(Heard::Directive(directive, next_after)) = answer else {
             let wait = backoff::delay(agent.failures, RECONNECT.0, RECONNECT.1, name.as_str());
             agent.failures = agent.failures.saturating_add(1);
