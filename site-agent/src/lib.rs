@@ -37,6 +37,7 @@ pub mod policy;
 pub mod receipt;
 pub mod rehearsal;
 pub mod renewal;
+pub mod seal;
 pub mod settings;
 pub mod supervisor;
 pub mod train;

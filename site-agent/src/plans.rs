@@ -3,7 +3,7 @@
 //!
 //! The agent writes plans, `plan approve` writes approvals; neither waits for the other. An approval is of
 //! a plan's canonical text, whatever run has it: the same plan needs no second look. A file that lost a bit is
-//! as good as none, see `workspace/seal`: nobody is to approve another plan than the one that its digest names.
+//! as good as none, see `seal`: nobody is to approve another plan than the one that its digest names.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Places, write_whole};
-use crate::workspace::seal;
+use crate::seal;
 
 /// The most plans that are kept; one more takes the place of the oldest that nobody has approved.
 pub const PLANS_MAX: usize = 256;

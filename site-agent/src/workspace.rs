@@ -27,7 +27,6 @@
 mod heads;
 mod ledger;
 mod remainders;
-pub(crate) mod seal;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -41,8 +40,9 @@ use fedpaint_proto::weights::sync_folder;
 use serde::{Deserialize, Serialize};
 
 pub use self::remainders::{Doubt, Open, remainder_path};
-use crate::disk::Places;
+use crate::disk::{Places, write_whole};
 use crate::pipe::{Assignment, Trained};
+use crate::seal;
 
 /// The longest `trained.json` that is read.
 const RECORD_BYTES_MAX: u64 = 16 << 10;
@@ -297,6 +297,12 @@ pub fn trained(
             None => true,
         };
     Ok(unharmed.then_some(record.trained))
+}
+
+/// Writes a value as JSON with its seal, whole or not.
+fn write_sealed(path: PathBuf, places: &Places, what: &impl Serialize) -> Result<(), Error> {
+    let written = write_whole(&path, places, |file| file.write_all(&seal::sealed(what)?));
+    written.map_err(|source| Error::Io { path, source })
 }
 
 /// What is remembered, if anything. A record that is not as it was written, or of another version, is as good as

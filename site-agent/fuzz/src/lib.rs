@@ -1,8 +1,12 @@
-//! The agent's `data` folder and the kernels of its `cpu` folder as a crate that knows no burn, for the
-//! fuzz targets and for their own tests under a sanitizer. It adds nothing to them.
+//! The agent's `data` folder, the seal of records and the kernels of its `cpu` folder as a crate that knows no
+//! burn, for the fuzz targets and for their own tests under a sanitizer. It adds nothing to them.
 
 #[path = "../../src/data/mod.rs"]
 pub mod data;
+
+/// What a split's manifest is sealed with.
+#[path = "../../src/seal.rs"]
+pub mod seal;
 
 /// `src/cpu` without what makes operations of burn of it.
 #[path = "../../src/cpu"]

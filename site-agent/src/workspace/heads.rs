@@ -17,9 +17,10 @@ use fedpaint_proto::signing::Authority;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Error, Workspace, seal};
+use super::{Error, Workspace, write_sealed};
 use crate::disk::{Places, write_whole};
 use crate::lineage::History;
+use crate::seal;
 use crate::witness::{self, Proof};
 
 /// The longest head that is read.
@@ -80,7 +81,7 @@ impl Workspace {
     /// # Errors
     /// If the disk fails; then the last one is still there.
     pub fn keep_head(&self, head: &SignedHead) -> Result<(), Error> {
-        seal::write(self.head_path(), &HEAD, head)
+        write_sealed(self.head_path(), &HEAD, head)
     }
 
     /// Keeps the proof that the log was changed. Where it lies.

@@ -15,10 +15,11 @@ use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{RoundId, RunName};
 
 use super::heads::write;
-use super::{Error, Workspace, seal};
+use super::{Error, Workspace, write_sealed};
 use crate::disk::Places;
 use crate::lineage::{History, Last};
 use crate::receipt::Kept;
+use crate::seal;
 
 /// The longest history that is read: thousands of runs.
 const HISTORY_BYTES_MAX: u64 = 4 << 20;
@@ -70,7 +71,7 @@ impl Workspace {
             return Ok(());
         }
         history.insert(run.clone(), last);
-        seal::write(self.folder.join("history.json"), &HISTORY, &history)
+        write_sealed(self.folder.join("history.json"), &HISTORY, &history)
     }
 
     /// Keeps a receipt.

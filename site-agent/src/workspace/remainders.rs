@@ -21,9 +21,10 @@ use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest, RoundId, RunName};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, RECORD, Record, Workspace, blob_of, read_record, seal};
+use super::{Error, RECORD, Record, Workspace, blob_of, read_record, write_sealed};
 use crate::disk::Places;
 use crate::pipe::{Assignment, Trained};
+use crate::seal;
 
 /// Of how many runs it is kept, the newest: each costs twice the room of a model.
 const RUNS_MAX: usize = 4;
@@ -222,7 +223,7 @@ impl Workspace {
     }
 
     pub(super) fn write_record(&self, record: &Record) -> Result<(), Error> {
-        seal::write(self.record_path(), &RECORD, record)
+        write_sealed(self.record_path(), &RECORD, record)
     }
 
     fn book_path(&self) -> PathBuf {
@@ -230,7 +231,7 @@ impl Workspace {
     }
 
     fn write_book(&self, book: &[Accepted]) -> Result<(), Error> {
-        seal::write(self.book_path(), &BOOK, &book)
+        write_sealed(self.book_path(), &BOOK, &book)
     }
 
     /// The accepted updates, the newest last.

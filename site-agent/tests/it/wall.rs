@@ -20,7 +20,7 @@ const AGENT: &[&str] = &[
     "supervisor",
     "witness",
 ];
-const SHARED: &[&str] = &["backoff", "disk", "pipe", "settings", "workspace"];
+const SHARED: &[&str] = &["backoff", "disk", "pipe", "seal", "settings", "workspace"];
 
 /// The half with scans and device.
 const TRAINER: &[&str] = &[

@@ -2,7 +2,8 @@
 //! what a hospital keeps to prove later what a model learnt from, and what keeps every patient on the
 //! side it once was on. It stays at the site.
 //!
-//! The same data, sides, salt and fraction give the same bytes.
+//! The same data, sides, salt and fraction give the same bytes. They have their digest with them, see
+//! [`seal`]: a patient whose hash lost a bit would be a stranger, and dealt anew.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Side;
 use crate::data::told::words;
+use crate::seal;
 
 /// The format. Version 1 had no `sides`; it is read too.
 pub const VERSION: u32 = 2;
@@ -51,7 +53,7 @@ pub struct ReadError {
 }
 
 /// What to do about it.
-const REMEDY: &str = "bring it back, or delete it and who was held out may train";
+const REMEDY: &str = "bring it back from a backup, or delete it and who was held out may train";
 
 /// Why a manifest does not read. No text quotes what it says: it names cases.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +64,9 @@ pub enum Unread {
     /// It is too long.
     #[error("it has more than {BYTES_MAX} bytes")]
     TooLong,
+    /// It has another digest than when it was written.
+    #[error("it is not what was written: its digest is another")]
+    Changed,
     /// It is no JSON of a manifest.
     #[error("line {line} column {column} is not of a split")]
     Parse {
@@ -118,8 +123,9 @@ impl Known {
         if bytes.len() as u64 > BYTES_MAX {
             return Err(wrong(Unread::TooLong));
         }
+        let content = seal::content(&bytes).ok_or_else(|| wrong(Unread::Changed))?;
         let written: Written =
-            serde_json::from_slice(&bytes).map_err(|error: serde_json::Error| {
+            serde_json::from_slice(content).map_err(|error: serde_json::Error| {
                 wrong(Unread::Parse { line: error.line(), column: error.column() })
             })?;
         if !(1..=VERSION).contains(&written.version) {
@@ -211,8 +217,7 @@ impl Manifest {
         let open =
             |path: &Path| File::options().write(true).create_new(true).mode(0o600).open(path);
         let mut temporary = tempfile::Builder::new().prefix(".writing-").make_in(folder, open)?;
-        serde_json::to_writer_pretty(temporary.as_file_mut(), self)?;
-        temporary.as_file_mut().write_all(b"\n")?;
+        temporary.as_file_mut().write_all(&seal::sealed(self)?)?;
         temporary.as_file().sync_all()?;
         temporary.persist(path)?;
         File::open(folder)?.sync_all()
@@ -278,6 +283,27 @@ mod tests {
             let refused = Known::read(&path).unwrap_err().to_string();
             assert!(refused.contains("split.json") && refused.contains("delete"), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_split_with_one_bit_flipped_anywhere_is_refused_and_nobody_is_dealt_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("split.json");
+        let sides = [(key("s", "any", "P-1"), Side::HeldOut)].into();
+        Manifest::new(0.2, sides, vec![entry("a", Part::Training)]).write(&path).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for bit in 0..8 * whole.len() {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, bytes).unwrap();
+            let Err(refused) = Known::read(&path) else { panic!("bit {bit} is believed") };
+            let refused = refused.to_string();
+            assert!(refused.contains("bring it back from a backup"), "bit {bit}: {refused}");
+        }
+        // An older trainer ended a split with the end of a line and no digest.
+        let older = [whole.trim_ascii_end(), b"\n"].concat();
+        std::fs::write(&path, older).unwrap();
+        assert_eq!(Known::read(&path).unwrap().side("s", "new", "P-1"), Some(Side::HeldOut));
     }
 
     #[test]

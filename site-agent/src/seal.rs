@@ -4,24 +4,18 @@
 //! The digest is in the record's file, because two files can be parted by a crash, and is white space after
 //! the JSON, so that whatever reads JSON reads the record as before: `fedctl`, an older agent. What an older
 //! agent wrote has none, and is taken as it is; so is a record that has lost its seal to the last blank.
+//! Nothing here opens a file.
 
 use std::io;
-use std::path::PathBuf;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Error;
-use crate::disk::{Places, write_whole};
-
-/// Writes a value as JSON with its seal, whole or not.
-pub(super) fn write(path: PathBuf, places: &Places, what: &impl Serialize) -> Result<(), Error> {
-    let written = write_whole(&path, places, |file| file.write_all(&sealed(what)?));
-    written.map_err(|source| Error::Io { path, source })
-}
-
 /// A value as JSON with its seal.
-pub(crate) fn sealed(what: &impl Serialize) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// If it cannot be written as JSON.
+pub fn sealed(what: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(what)?;
     let seal = seal_of(&bytes);
     bytes.extend(seal);
@@ -29,15 +23,17 @@ pub(crate) fn sealed(what: &impl Serialize) -> io::Result<Vec<u8>> {
 }
 
 /// The value that was written; none if the bytes are others now, or are of no such value.
-pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
+pub fn read<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
+    serde_json::from_slice(content(text)?).ok()
+}
+
+/// What was sealed, which is JSON or was never sealed; none if the bytes are others now.
+pub fn content(text: &[u8]) -> Option<&[u8]> {
     let content = text.trim_ascii_end();
     let seal = &text[content.len()..];
     // An older agent ended a record with one end of a line at most. Whatever is longer is a seal, or was one.
     let is_an_older_agents = matches!(seal, b"" | b"\n");
-    if !is_an_older_agents && seal != seal_of(content) {
-        return None;
-    }
-    serde_json::from_slice(content).ok()
+    (is_an_older_agents || seal == seal_of(content)).then_some(content)
 }
 
 /// The digest of `content` between two ends of lines, the lowest bit of each byte first: a space for 0, a tab
