@@ -88,6 +88,8 @@ pub struct Counts {
     connections: AtomicU64,
     cut: AtomicU64,
     corrupted: AtomicU64,
+    broken_up: AtomicU64,
+    broken_down: AtomicU64,
     stalled: AtomicU64,
     throttled: AtomicU64,
     lost_replies: AtomicU64,
@@ -106,6 +108,10 @@ pub struct Counted {
     pub cut: u64,
     /// Bits turned.
     pub corrupted: u64,
+    /// Cuts and turned bits on the way up.
+    pub broken_up: u64,
+    /// Cuts and turned bits on the way down.
+    pub broken_down: u64,
     /// Stalls.
     pub stalled: u64,
     /// Connections that a [`Fault::Throttle`] held.
@@ -123,6 +129,8 @@ impl Counted {
             connections: self.connections + other.connections,
             cut: self.cut + other.cut,
             corrupted: self.corrupted + other.corrupted,
+            broken_up: self.broken_up + other.broken_up,
+            broken_down: self.broken_down + other.broken_down,
             stalled: self.stalled + other.stalled,
             throttled: self.throttled + other.throttled,
             lost_replies: self.lost_replies + other.lost_replies,
@@ -191,6 +199,8 @@ impl Proxy {
             connections: read(&c.connections),
             cut: read(&c.cut),
             corrupted: read(&c.corrupted),
+            broken_up: read(&c.broken_up),
+            broken_down: read(&c.broken_down),
             stalled: read(&c.stalled),
             throttled: read(&c.throttled),
             lost_replies: read(&c.lost_replies),
@@ -306,7 +316,7 @@ impl Pump<'_> {
                 progress.send_replace(self.done);
             }
             if kept < bytes {
-                self.counts.cut.fetch_add(1, Ordering::Relaxed);
+                self.count_broken(&self.counts.cut);
                 // What went through is to arrive, so the end is told before the rest is dropped.
                 let _ = to.shutdown().await;
                 return End::Broken;
@@ -317,6 +327,14 @@ impl Pump<'_> {
     fn count(&self, bytes: usize) {
         let count = if self.way == Way::Up { &self.counts.up } else { &self.counts.down };
         count.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts what broke the connection, by its kind and by its way.
+    fn count_broken(&self, kind: &AtomicU64) {
+        let Counts { broken_up, broken_down, .. } = self.counts;
+        let way = if self.way == Way::Up { broken_up } else { broken_down };
+        kind.fetch_add(1, Ordering::Relaxed);
+        way.fetch_add(1, Ordering::Relaxed);
     }
 
     fn loses_reply(&self) -> Option<(u64, u32)> {
@@ -337,7 +355,7 @@ impl Pump<'_> {
                 }
                 Fault::Corrupt { way, at } if way == self.way && range.contains(&at) => {
                     piece[(at - self.done) as usize] ^= 1 << (at % 8);
-                    self.counts.corrupted.fetch_add(1, Ordering::Relaxed);
+                    self.count_broken(&self.counts.corrupted);
                 }
                 Fault::Stall { way, after, time } if way == self.way && range.contains(&after) => {
                     self.counts.stalled.fetch_add(1, Ordering::Relaxed);

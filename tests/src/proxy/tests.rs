@@ -1,6 +1,11 @@
 //! The proxy before an echo: what comes back shows what got through, both ways.
 
+use std::time::Instant;
+
 use super::*;
+
+/// How long bytes are held: many times what they take where nothing befalls them.
+const HELD: Duration = Duration::from_millis(200);
 
 /// A server that sends back what it gets.
 async fn echo() -> SocketAddr {
@@ -69,6 +74,8 @@ async fn a_cut_lets_exactly_so_many_bytes_through() {
         let (arrived, counted) = arrives(way, 40_001).await;
         assert!(arrived == bytes()[..40_001], "{way:?}: {}", arrived.len());
         assert_eq!((counted.cut, counted.broken()), (1, 1));
+        let ways = (counted.broken_up, counted.broken_down);
+        assert_eq!(ways, if way == Way::Up { (1, 0) } else { (0, 1) });
     }
 }
 
@@ -80,7 +87,53 @@ async fn a_corrupted_byte_is_one_bit_off_and_all_else_arrives() {
     let differ: Vec<usize> = (0..back.len()).filter(|i| back[*i] != sent[*i]).collect();
     assert_eq!((back.len(), differ), (sent.len(), vec![70_005]));
     assert_eq!((sent[70_005] ^ back[70_005]).count_ones(), 1);
-    assert_eq!(counted.corrupted, 1);
+    assert_eq!((counted.corrupted, counted.broken_up, counted.broken_down), (1, 0, 1));
+}
+
+#[tokio::test]
+async fn a_stall_lasts_its_time_and_then_all_arrives() {
+    for way in [Way::Up, Way::Down] {
+        let start = Instant::now();
+        let stall = Fault::Stall { way, after: 40_001, time: HELD };
+        let (back, counted) = through(&[stall], &bytes()).await;
+        assert!(start.elapsed() >= HELD, "{way:?}: {:?}", start.elapsed());
+        assert!(back == bytes(), "{way:?}: {}", back.len());
+        assert_eq!((counted.stalled, counted.broken()), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_slow_line_takes_as_long_as_its_rate_says_and_all_arrives() {
+    for way in [Way::Up, Way::Down] {
+        let start = Instant::now();
+        let slow = Fault::Throttle { way, bytes_per_s: 400_000 };
+        let (back, counted) = through(&[slow], &bytes()).await;
+        // 100,000 bytes take a quarter of a second.
+        assert!(start.elapsed() >= HELD, "{way:?}: {:?}", start.elapsed());
+        assert!(back == bytes(), "{way:?}: {}", back.len());
+        assert_eq!((counted.throttled, counted.broken()), (1, 0));
+    }
+}
+
+/// Whether a piece that is the next on its way is passed on at once, with this to befall it.
+async fn is_at_once(fault: Fault, way: Way, done: u64) -> bool {
+    let counts = Counts::default();
+    let pump = Pump { way, faults: &[fault], counts: &counts, done };
+    let mut piece = [0; 1_000];
+    // The piece is looked at before the time is.
+    tokio::time::timeout(Duration::ZERO, pump.befall(&mut piece)).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_stall_and_a_slow_line_hold_one_way_and_a_stall_one_piece() {
+    let stall = Fault::Stall { way: Way::Up, after: 1_500, time: Duration::from_secs(3_600) };
+    let slow = Fault::Throttle { way: Way::Up, bytes_per_s: 1 };
+    for (done, stalls) in [(0, false), (1_000, true), (2_000, false)] {
+        assert_eq!(is_at_once(stall, Way::Up, done).await, !stalls, "{done}");
+        assert!(!is_at_once(slow, Way::Up, done).await, "{done}");
+        assert!(is_at_once(stall, Way::Down, done).await, "{done}");
+        assert!(is_at_once(slow, Way::Down, done).await, "{done}");
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,9 @@ const BYTES_RATIO_MAX: f64 = 1.05;
 /// From how many cuts on their share of the bytes means something.
 const CUTS_FOR_SHARES: u32 = 500;
 
+/// From how many cuts on each kind of fault, and each way, is to be among them.
+const CUTS_FOR_KINDS: u32 = 100;
+
 /// Parameters of the model: 2 MiB, many times what a cut or a handshake costs.
 const PARAMETERS: usize = 1 << 19;
 
@@ -98,9 +101,12 @@ async fn broken_transfers(
 
     let (equal, all) = digest_equal(&evidence, &calm.evidence);
     let Counted { cut, corrupted, stalled, throttled, connections, .. } = counted;
+    let Counted { broken_up, broken_down, .. } = counted;
     let ratio = (counted.up + counted.down) as f64 / needed;
     let quiet = (calm.counted.up + calm.counted.down) as f64 / needed;
     outcome.set("cuts", cut + corrupted);
+    outcome.set("cuts_up", broken_up);
+    outcome.set("cuts_down", broken_down);
     outcome.set("cut", cut);
     outcome.set("corrupted", corrupted);
     outcome.set("stalled", stalled);
@@ -117,6 +123,16 @@ async fn broken_transfers(
     outcome.require(findings == Default::default(), || format!("{findings:?}"));
     outcome.require(survived, || "an agent ended by itself".into());
     outcome.require(cut + corrupted >= u64::from(count), || "the run ended before all cuts".into());
+    if count >= CUTS_FOR_KINDS {
+        for (what, times) in [
+            ("stalled", stalled),
+            ("slow", throttled),
+            ("broken on its way up", broken_up),
+            ("broken on its way down", broken_down),
+        ] {
+            outcome.require(times > 0, || format!("no connection was {what}"));
+        }
+    }
     if count >= CUTS_FOR_SHARES {
         outcome.require(ratio <= BYTES_RATIO_MAX, || format!("{ratio:.3} times the bytes needed"));
     }

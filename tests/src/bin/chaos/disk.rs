@@ -43,6 +43,10 @@ const FAULTS: [&str; 3] = ["enospc", "eio", "erofs"];
 /// # Errors
 /// If a program does not start, or a run gets stuck.
 pub(crate) async fn disk(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
+    anyhow::ensure!(
+        args.rounds.is_none(),
+        "`disk` makes as many rounds as its cases take; use --cases in place of --rounds"
+    );
     let shape = Shape {
         sites: args.sites.unwrap_or(2),
         rounds: 1,
@@ -79,7 +83,7 @@ impl fmt::Display for Case {
 
 /// How the cases went.
 #[derive(Default)]
-struct Tally {
+pub(crate) struct Tally {
     sites: u32,
     resumed: u32,
     /// Programs that stopped rather than trust what they could not write.
@@ -90,7 +94,7 @@ struct Tally {
 
 impl Tally {
     /// Notes whether a program had stopped and was started again.
-    fn look(&mut self, case: &Case, stopped: bool) {
+    pub(crate) fn look(&mut self, case: &Case, stopped: bool) {
         if stopped {
             self.stopped.insert(case.place.clone());
         }
@@ -128,7 +132,7 @@ async fn places(
         full.map(|case| Case { site: case.site, place: case.place.clone(), fault: FAULTS[0] });
     let full: Vec<Case> = full.collect();
     cases.extend(full);
-    cases.truncate(args.rounds.map_or(usize::MAX, |rounds| rounds as usize));
+    cases.truncate(args.cases.unwrap_or(usize::MAX));
     let expected = probe.evidence.models();
     let one_round = shape;
     let shape = Shape { rounds: ROUNDS_PER_CASE * (cases.len() as u32 + 1), ..shape.clone() };
@@ -155,7 +159,7 @@ async fn places(
     say(&format!("{} places that are passed once", elsewhere.len()));
     for case in elsewhere {
         let folder = work.join(once::folder_name(case));
-        let took = once::once(case, &folder, one_round, &expected).await;
+        let took = once::once(case, &folder, one_round, &expected, &mut tally).await;
         match took.with_context(|| case.to_string())? {
             Some(took) => tally.went_on(case, took),
             None => drop(tally.missed.insert(case.place.clone())),

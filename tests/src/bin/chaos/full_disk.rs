@@ -88,6 +88,7 @@ pub(crate) async fn full_disk(
     let shape = Shape { rounds: ROUNDS, ..shape.clone() };
     let expected = undisturbed(&work.join("not-full"), &shape).await?.evidence.models();
     let mut slowest = 0.0_f64;
+    let mut stopped_at = Vec::new();
     for (what, place) in [("coordinator", "coordinator"), ("site", "workspace-site-1")] {
         say(&format!("a full file system at the {what}"));
         let folder = work.join(format!("full-{what}"));
@@ -100,30 +101,39 @@ pub(crate) async fn full_disk(
         }
         small.fill()?;
         let full = Instant::now();
+        let mut stopped = false;
         while full.elapsed() < HELD {
-            federation.revive()?;
+            stopped |= federation.revive()?;
             tokio::time::sleep(LOOK).await;
         }
         let before = watch.seen().committed;
         small.free()?;
         let free = Instant::now();
         while watch.seen().committed == before && !watch.seen().is_finished() {
-            federation.revive()?;
+            stopped |= federation.revive()?;
             anyhow::ensure!(free.elapsed() < STUCK, "nothing goes on at the {what}");
             tokio::time::sleep(LOOK).await;
         }
         slowest = slowest.max(free.elapsed().as_secs_f64());
+        // A program may have stopped between two looks.
+        stopped |= federation.revive()?;
         federation.finish(&mut watch).await?;
         let evidence = federation.evidence().await?;
         let findings = evidence.findings(&federation.delivered());
         outcome.require(findings == Default::default(), || format!("{what}: {findings:?}"));
         outcome.require(evidence.models() == expected, || format!("{what}: another model"));
+        // In memory a sync never fails for want of room, so nothing may make a program stop.
+        outcome.require(!stopped, || format!("{what}: a program stopped on a full disk"));
+        if stopped {
+            stopped_at.push(what);
+        }
         outcome.require(before < ROUNDS, || format!("{what}: the run ended on a full disk"));
         drop(watch);
         federation.stop()?;
     }
     outcome.set("full_file_systems", 2);
     outcome.set("full_resume_max_s", rounded(slowest, 2));
+    outcome.set("full_stopped_at", stopped_at);
     outcome.require(slowest <= RESUME_S_MAX, || format!("it took {slowest:.1} s to go on"));
     Ok(())
 }

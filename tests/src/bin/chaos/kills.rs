@@ -1,5 +1,6 @@
 //! `kills`: SIGKILL at random instants and at named places, and the same bytes in the end.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -56,6 +57,8 @@ pub(crate) async fn kills(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         sites: calm.site_names().into_iter().filter(|place| is_passed_again(place)).collect(),
     };
     let (c, s) = (orders.coordinator.len(), orders.sites.len());
+    let places: BTreeSet<&String> = orders.coordinator.iter().chain(&orders.sites).collect();
+    let places = places.len();
     say(&format!("{count} kills over {} rounds, at {c} + {s} places", shape.rounds));
 
     let mut federation = Federation::found(&work.join("killed"), &shape).await?;
@@ -77,6 +80,7 @@ pub(crate) async fn kills(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     outcome.set("kills", report.kills());
     outcome.set("rounds", evidence.committed().len());
+    outcome.set("places", places);
     outcome.set("identical", identical);
     outcome.set("lost", findings.lost.len());
     outcome.set("doubled", findings.doubled.len());

@@ -43,6 +43,10 @@ struct Args {
     /// How many rounds.
     #[arg(long)]
     rounds: Option<u32>,
+    /// `disk`: how many bad disks at most, each for a while at one place; by default one or two for every
+    /// place.
+    #[arg(long)]
+    cases: Option<usize>,
     /// `kills`: how the numbers of updates are written, such as `int8`; then each site keeps what its update
     /// leaves out for its next one.
     #[arg(long)]

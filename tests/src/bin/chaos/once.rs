@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use fedpaint_proto::names::Digest;
 
-use crate::disk::{Case, HELD, LOOK, STUCK, arm, reached};
+use crate::disk::{Case, HELD, LOOK, STUCK, Tally, arm, reached};
 use crate::federation::{Federation, Shape};
 use crate::watch::Watch;
 
@@ -14,7 +14,7 @@ use crate::watch::Watch;
 const ENROLMENT: &str = "db.site";
 
 /// Fails the disk at the case's place until it has been bad for long enough, and tells how long the
-/// program took to pass it after that; none where it was not reached.
+/// program took to pass it after that; none where it was not reached. What stopped meanwhile is tallied.
 ///
 /// # Errors
 /// If the run gets stuck or makes another model than `expected`.
@@ -23,6 +23,7 @@ pub(crate) async fn once(
     folder: &Path,
     shape: &Shape,
     expected: &[Digest],
+    tally: &mut Tally,
 ) -> anyhow::Result<Option<Duration>> {
     let mut federation = Federation::found(folder, shape).await?;
     let mut watch = federation.watch().await?;
@@ -30,16 +31,18 @@ pub(crate) async fn once(
     arm(case.site, &federation, &format!("{} {}", case.place, case.fault))?;
     if case.site.is_none() {
         federation.lab.coordinator()?.kill()?;
+        // Here and not where it is looked at: only what stops by itself is tallied.
+        federation.lab.launch_coordinator()?;
     }
     federation.start_agents()?;
-    let held = bad(case, &mut federation, &watch).await?;
+    let held = bad(case, &mut federation, &watch, tally).await?;
     arm(case.site, &federation, "")?;
     let took = match held {
-        true => Some(well(case, &mut federation, &watch).await?),
+        true => Some(well(case, &mut federation, &watch, tally).await?),
         false => None,
     };
     // A program may have stopped between two looks.
-    federation.revive()?;
+    tally.look(case, federation.revive()?);
     federation.finish(&mut watch).await?;
     let evidence = federation.evidence().await?;
     let findings = evidence.findings(&federation.delivered());
@@ -51,10 +54,15 @@ pub(crate) async fn once(
 }
 
 /// Waits until the disk has been bad at the place for long enough; whether the place was reached.
-async fn bad(case: &Case, federation: &mut Federation, watch: &Watch) -> anyhow::Result<bool> {
+async fn bad(
+    case: &Case,
+    federation: &mut Federation,
+    watch: &Watch,
+    tally: &mut Tally,
+) -> anyhow::Result<bool> {
     let mut since = None;
     while since.is_none_or(|since: Instant| since.elapsed() < HELD) {
-        federation.revive()?;
+        tally.look(case, federation.revive()?);
         enrol(case, federation);
         if reached(case.site, federation)?.contains(&case.place) {
             since.get_or_insert_with(Instant::now);
@@ -68,11 +76,16 @@ async fn bad(case: &Case, federation: &mut Federation, watch: &Watch) -> anyhow:
 }
 
 /// Waits until the place is passed, or a round is committed, on a disk that is well.
-async fn well(case: &Case, federation: &mut Federation, watch: &Watch) -> anyhow::Result<Duration> {
+async fn well(
+    case: &Case,
+    federation: &mut Federation,
+    watch: &Watch,
+    tally: &mut Tally,
+) -> anyhow::Result<Duration> {
     let (well, committed) = (Instant::now(), watch.seen().committed);
     reached(case.site, federation)?;
     loop {
-        federation.revive()?;
+        tally.look(case, federation.revive()?);
         enrol(case, federation);
         let passed = reached(case.site, federation)?.contains(&case.place);
         // What fails once need not hold the run up at all.

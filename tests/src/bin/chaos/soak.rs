@@ -2,6 +2,7 @@
 
 mod plot;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,6 +16,14 @@ use fedpaint_tests::outcome::{Outcome, quantile, rounded};
 
 /// The most that the memory of a program may grow, in MiB an hour.
 const SLOPE_MAX: f64 = 1.0;
+
+/// The most that the memory of any one agent or trainer may grow, in MiB an hour. It is more than what their
+/// mean may: an allocator takes memory in steps, and one step of half a MiB late in half an hour is a slope
+/// of a MiB an hour or two of that one process, while it is hardly seen in the mean of twenty.
+const SLOPE_MAX_OF_ONE: f64 = 4.0;
+
+/// The part of the samples in which a process must be for a slope of its own: a trainer may be replaced.
+const PRESENCE_MIN: f64 = 0.5;
 
 /// How often everything is measured.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -31,6 +40,9 @@ const STUCK: Duration = Duration::from_secs(60);
 
 const MIB: f64 = (1 << 20) as f64;
 
+/// The memory of processes, in MiB, by their ids.
+type Each = Vec<(u32, f64)>;
+
 /// Everything at a moment.
 #[derive(Clone, Debug)]
 struct Sample {
@@ -42,6 +54,9 @@ struct Sample {
     coordinator_mib: f64,
     agent_mib: f64,
     trainer_mib: f64,
+    /// Memory of every agent and of every trainer.
+    each_agent: Each,
+    each_trainer: Each,
     /// File descriptors of the coordinator, and of all agents together.
     coordinator_fds: usize,
     agents_fds: usize,
@@ -101,6 +116,7 @@ pub(crate) async fn soak(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     let slope = |along: fn(&Sample) -> f64, value: fn(&Sample) -> f64| {
         slope(&warm.iter().map(|s| (along(s), value(s))).collect::<Vec<_>>())
     };
+    let matters = args.minutes >= MINUTES_FOR_SLOPES;
     let mut outcome = Outcome::default();
     outcome.set("sites", sites);
     outcome.set("minutes", rounded(start.elapsed().as_secs_f64() / 60.0, 1));
@@ -115,11 +131,12 @@ pub(crate) async fn soak(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         let (per_hour, per_rounds) = (slope(hours, value), slope(thousands, value));
         outcome.set(&format!("slope_mib_per_h_{name}"), rounded(per_hour, 3));
         outcome.set(&format!("slope_mib_per_1000_rounds_{name}"), rounded(per_rounds, 3));
-        let matters = args.minutes >= MINUTES_FOR_SLOPES;
         outcome.require(!matters || per_hour <= SLOPE_MAX, || {
             format!("{name} grows {per_hour:.2} MiB/h")
         });
     }
+    steepest("agent", &slopes(warm, |s| &s.each_agent), matters, &mut outcome);
+    steepest("trainer", &slopes(warm, |s| &s.each_trainer), matters, &mut outcome);
     for (name, value) in [
         ("coordinator", (|s| s.coordinator_fds as f64) as fn(&Sample) -> f64),
         ("agents", |s| s.agents_fds as f64),
@@ -138,6 +155,17 @@ pub(crate) async fn soak(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
+/// Notes which of the processes called `name` grows most: one of twenty is hidden in their mean.
+fn steepest(name: &str, slopes: &[f64], matters: bool, outcome: &mut Outcome) {
+    let steepest = quantile(slopes, 1.0);
+    outcome.set(&format!("slope_max_mib_per_h_{name}"), rounded(steepest, 3));
+    outcome.set(&format!("slopes_{name}"), slopes.len());
+    outcome.require(!matters || !slopes.is_empty(), || format!("no {name} lived for long enough"));
+    outcome.require(!matters || steepest <= SLOPE_MAX_OF_ONE, || {
+        format!("one {name} grows {steepest:.2} MiB/h")
+    });
+}
+
 fn measure(federation: &mut Federation, start: Instant, rounds: u32) -> anyhow::Result<Sample> {
     let coordinator = federation.lab.coordinator()?;
     anyhow::ensure!(coordinator.is_running()?, "the coordinator has ended");
@@ -149,14 +177,21 @@ fn measure(federation: &mut Federation, start: Instant, rounds: u32) -> anyhow::
         agents.push(agent.id());
         trainers.extend(children(agent.id()));
     }
-    let mib = |id: &u32| rss_bytes(*id).unwrap_or(0) as f64 / MIB;
-    let mean = |ids: &[u32]| ids.iter().map(mib).sum::<f64>() / ids.len().max(1) as f64;
+    let mib = |id: u32| Some(rss_bytes(id)? as f64 / MIB);
+    // One that has just ended holds nothing, and is none of those that are measured.
+    let each =
+        |ids: &[u32]| -> Each { ids.iter().filter_map(|id| Some((*id, mib(*id)?))).collect() };
+    let mean =
+        |each: &Each| each.iter().map(|(_, mib)| mib).sum::<f64>() / each.len().max(1) as f64;
+    let (each_agent, each_trainer) = (each(&agents), each(&trainers));
     Ok(Sample {
         hours: start.elapsed().as_secs_f64() / 3600.0,
         rounds,
-        coordinator_mib: mib(&id),
-        agent_mib: mean(&agents),
-        trainer_mib: mean(&trainers),
+        coordinator_mib: mib(id).unwrap_or(0.0),
+        agent_mib: mean(&each_agent),
+        trainer_mib: mean(&each_trainer),
+        each_agent,
+        each_trainer,
         coordinator_fds: descriptors(id).unwrap_or(0),
         agents_fds: agents.iter().filter_map(|id| descriptors(*id)).sum(),
     })
@@ -197,6 +232,19 @@ fn slope(points: &[(f64, f64)]) -> f64 {
     if square > 0.0 { along / square } else { 0.0 }
 }
 
+/// The slopes of single processes in MiB an hour, of those that were there for long enough.
+fn slopes(samples: &[Sample], each: fn(&Sample) -> &Each) -> Vec<f64> {
+    let mut points: BTreeMap<u32, Vec<(f64, f64)>> = BTreeMap::new();
+    for sample in samples {
+        for (id, mib) in each(sample) {
+            points.entry(*id).or_default().push((sample.hours, *mib));
+        }
+    }
+    let enough = samples.len() as f64 * PRESENCE_MIN;
+    let long = points.values().filter(|points| points.len() as f64 >= enough);
+    long.map(|points| slope(points)).collect()
+}
+
 /// The medians of the first and of the last quarter: one connection more or less at a moment is no leak.
 fn ends(samples: &[Sample], value: fn(&Sample) -> f64) -> (f64, f64) {
     let quarter = samples.len().div_ceil(4);
@@ -214,5 +262,37 @@ mod tests {
         assert!((slope(&line) + 0.5).abs() < 1e-12);
         assert_eq!(slope(&[(0.0, 1.0), (1.0, 2.0), (2.0, 1.0)]), 0.0);
         assert_eq!(slope(&[]), 0.0);
+    }
+
+    /// Twenty agents, of which one grows by 5 MiB an hour, and for two hours one that grows by much more.
+    fn sample(i: u32) -> Sample {
+        let hours = f64::from(i);
+        let mut each_agent: Each = (1..20).map(|id| (id, 19.0)).collect();
+        each_agent.push((20, 19.0 + 5.0 * hours));
+        if i < 2 {
+            each_agent.push((21, 100.0 * hours));
+        }
+        Sample {
+            hours,
+            rounds: i,
+            coordinator_mib: 25.0,
+            agent_mib: 19.0,
+            trainer_mib: 13.0,
+            each_agent,
+            each_trainer: Each::new(),
+            coordinator_fds: 65,
+            agents_fds: 360,
+        }
+    }
+
+    #[test]
+    fn one_process_of_twenty_that_grows_is_seen_and_one_that_was_there_for_a_moment_is_not() {
+        let samples: Vec<Sample> = (0..8).map(sample).collect();
+        let each = slopes(&samples, |s| &s.each_agent);
+        assert_eq!(each.len(), 20);
+        let mut outcome = Outcome::default();
+        steepest("agent", &each, true, &mut outcome);
+        assert_eq!(outcome.broken, ["one agent grows 5.00 MiB/h"]);
+        assert!(slopes(&samples, |s| &s.each_trainer).is_empty());
     }
 }
