@@ -15,7 +15,7 @@ pub mod line;
 mod log;
 mod takes_part;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,7 +124,9 @@ pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Resul
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, cryptography = tls::cryptography(), "starting");
     let gate = Arc::new(if dry_run.is_some() { gate.for_dry_run() } else { gate });
-    let Some(workspace) = stop.now.run_until_cancelled(open(&config.workspace)).await else {
+    let Some(workspace) =
+        stop.now.run_until_cancelled(patient(|| Workspace::open(&config.workspace))).await
+    else {
         return Ok(());
     };
     let workspace = Arc::new(workspace?);
@@ -215,14 +217,17 @@ async fn first_hello(supervisor: &mut Supervisor) -> Result<Hello, supervisor::E
 /// [`Error::Refused`] if the coordinator refuses this certificate the first time it is asked, and
 /// [`Error::Log`] if its log was changed.
 pub async fn serve(bench: Bench, stop: &Stop) -> Result<(), Error> {
-    Agent::new(bench)?.serve(stop).await
+    let Some(kept) = stop.now.run_until_cancelled(patient(|| remembered(&bench))).await else {
+        return Ok(());
+    };
+    Agent::new(bench, kept?).serve(stop).await
 }
 
-/// Takes the workspace, as soon as its disk lets it.
-async fn open(folder: &Path) -> Result<Workspace, workspace::Error> {
+/// Reads what a start needs of the workspace, as soon as its disk lets it.
+async fn patient<T>(read: impl Fn() -> Result<T, workspace::Error>) -> Result<T, workspace::Error> {
     let mut retries = 0;
     loop {
-        match Workspace::open(folder) {
+        match read() {
             Err(error) if error.may_pass() && retries < disk::RETRIES_MAX => {
                 if retries == 0 {
                     tracing::warn!("{error}; trying again until there is room");
@@ -288,9 +293,8 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(bench: Bench) -> Result<Agent, Error> {
-        let kept = remembered(&bench)?;
-        Ok(Agent {
+    fn new(bench: Bench, kept: Option<SignedHead>) -> Agent {
+        Agent {
             consent: Consent::new(Arc::clone(&bench.gate)),
             keeper: Keeper::begin(Arc::clone(&bench.workspace)),
             failures: Failures::new(bench.site.as_str()),
@@ -302,7 +306,7 @@ impl Agent {
             job: None,
             inquiry: None,
             known: None,
-        })
+        }
     }
 
     async fn serve(mut self, stop: &Stop) -> Result<(), Error> {
