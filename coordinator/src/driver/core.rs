@@ -28,13 +28,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fedpaint_proto::merkle::{Hash, Node};
-use fedpaint_proto::names::{RunName, SiteName};
+use fedpaint_proto::names::{Digest, OperatorName, RunName, SiteName};
 use jiff::Timestamp;
 
 pub use self::apply::{RUNS_MAX, SITES_MAX};
 pub use self::comings::COMINGS_TOLD_MAX;
 pub use self::members::{Asking, Renewal};
 pub use self::missing::Moment;
+use self::proposals::Exports;
 pub use self::refusals::REFUSALS_NOTED_MAX;
 use self::refusals::{Noted, Refusals};
 pub use self::request::{Activity, Answer, Beat, Command, Doubt, Request, Stage, Verdict};
@@ -62,6 +63,7 @@ pub struct Core {
     /// The audit log.
     log: Log,
     refusals: Refusals,
+    exports: Exports,
 }
 
 /// A change that was decided and has not happened yet.
@@ -78,6 +80,8 @@ pub struct Step {
     documents: Vec<Document>,
     /// What the core remembers of a site's refusals from then on.
     noted: Option<Noted>,
+    /// Whose export of which model it tells the audit log.
+    exported: Option<(OperatorName, Digest)>,
     /// Why part of what was told no longer applies, which is no error to who told it.
     late: Option<Error>,
     /// Why what was asked for is refused, although that it was asked for is noted.
@@ -89,7 +93,8 @@ impl Core {
     pub fn load(loaded: Loaded, heartbeat: Duration) -> Core {
         let (log, state) = (loaded.log.clone(), Arc::new(State::from(loaded)));
         let rules = TwoPersons::default();
-        Core { heartbeat, rules, state, log, refusals: Refusals::default() }
+        let (refusals, exports) = (Refusals::default(), Exports::default());
+        Core { heartbeat, rules, state, log, refusals, exports }
     }
 
     /// The same where some things take two persons.
@@ -154,6 +159,9 @@ impl Core {
         if let Some(noted) = step.noted {
             self.refusals.remember(noted, &self.state);
         }
+        if let Some((actor, model)) = step.exported {
+            self.exports.remember(actor, model);
+        }
     }
 
     /// What a site should be doing, and when to ask again.
@@ -200,8 +208,9 @@ impl Core {
             events.push(event);
         }
         let (before, next) = (Arc::clone(&self.state), Arc::new(next));
-        let (documents, noted, late, refused) = (Vec::new(), None, None, None);
-        Step { before, next, events, log, nodes, documents, noted, late, refused }
+        let documents = Vec::new();
+        let (noted, exported, late, refused) = (None, None, None, None);
+        Step { before, next, events, log, nodes, documents, noted, exported, late, refused }
     }
 
     /// The step that changes nothing.
@@ -209,8 +218,8 @@ impl Core {
         let (before, next) = (Arc::clone(&self.state), Arc::clone(&self.state));
         let (events, nodes) = (Vec::new(), Vec::new());
         let (log, documents) = (self.log.clone(), Vec::new());
-        let (noted, late, refused) = (None, None, None);
-        Step { before, next, events, log, nodes, documents, noted, late, refused }
+        let (noted, exported, late, refused) = (None, None, None, None);
+        Step { before, next, events, log, nodes, documents, noted, exported, late, refused }
     }
 
     /// The same step, whose entry of the fitting kind vouches for a document.

@@ -183,13 +183,18 @@ impl Handle {
         listed.map(|(name, row)| (name.clone(), row.clone())).collect()
     }
 
-    /// Whether an operator may take this model out now; where that takes two persons it is noted that this
-    /// one asks.
+    /// Whether an operator may take this model's bytes out now, from `offset` on; the audit log then has who
+    /// did. Where that takes two persons it is noted that this one asks.
     ///
     /// # Errors
     /// If a second person has not agreed, or the database fails.
-    pub async fn may_export(&self, actor: &OperatorName, model: &Digest) -> Result<(), Error> {
-        self.change(Request::Export(actor.clone(), *model)).await
+    pub async fn may_export(
+        &self,
+        actor: &OperatorName,
+        model: &Digest,
+        offset: u64,
+    ) -> Result<(), Error> {
+        self.change(Request::Export(actor.clone(), *model, offset)).await
     }
 
     /// Agrees with what another operator has asked for.

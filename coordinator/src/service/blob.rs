@@ -114,7 +114,7 @@ impl BlobService for Service {
         let allowed = self.parts.driver.may_download(&caller.role(), &digest).await;
         allowed.map_err(status::of_driver)?;
         if let Member::Operator(name) = &caller.member {
-            let agreed = self.parts.driver.may_export(name, &digest).await;
+            let agreed = self.parts.driver.may_export(name, &digest, offset).await;
             agreed.map_err(status::of_driver)?;
         }
         let begun = self.parts.blobs.download(&digest, offset).await;

@@ -45,7 +45,7 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
         Request::Renew(renewal) => core.renew(renewal, now),
         Request::SetOperator(actor, name, roles) => core.set_operator(actor, name, roles, now),
         Request::ApproveProposal(actor, id) => core.approve_proposal(actor, id, now),
-        Request::Export(actor, model) => core.export(actor, model, now),
+        Request::Export(actor, model, offset) => core.export(actor, model, offset, now),
         Request::Create(actor, name, plan, initial) => {
             core.create(actor, name, *plan, initial, now)
         }

@@ -1,5 +1,7 @@
 //! What takes two persons: it is noted when the first asks for it, and done when that one asks again after
-//! a second has approved.
+//! a second has approved. And who took a model out, whether that takes two or not.
+
+use std::collections::BTreeSet;
 
 use fedpaint_proto::names::{Blob, Digest, OperatorName, RunName};
 use fedpaint_proto::plan::RunPlan;
@@ -11,6 +13,24 @@ use super::{Core, Step};
 use crate::audit::Entry;
 use crate::driver::error::Error;
 use crate::roster::{PROPOSALS_MAX, Proposal};
+
+/// The most exports that are remembered; whoever resumes one that is forgotten is in the audit log again.
+const EXPORTS_MAX: usize = 1_000;
+
+/// Which operators' exports of which models are in the audit log, so that one that is resumed does not fill
+/// it. Not kept over a restart.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Exports(BTreeSet<(OperatorName, Digest)>);
+
+impl Exports {
+    /// Remembers one.
+    pub(super) fn remember(&mut self, actor: OperatorName, model: Digest) {
+        if self.0.len() >= EXPORTS_MAX {
+            self.0.clear();
+        }
+        self.0.insert((actor, model));
+    }
+}
 
 /// Starting a run by a plan, in words that name all of it: whoever asks chooses the plan, and of a part of its
 /// digest two plans could be made.
@@ -80,18 +100,30 @@ impl Core {
         Ok(self.step(next, &by_operator(actor), now, vec![entry]))
     }
 
-    /// Whether an operator may take a model out; a step that notes that it is asked, where that takes two.
+    /// Whether an operator may take a model out, from `offset` on; the step notes that it does, or that it is
+    /// asked, where that takes two. One that resumes what is noted is not noted again; one that only says so
+    /// is.
     pub(super) fn export(
         &self,
         actor: OperatorName,
         model: Digest,
+        offset: u64,
         now: Timestamp,
     ) -> Result<Step, Error> {
-        if !self.rules.exporting {
+        let what = export_in_words(&model);
+        if self.rules.exporting
+            && let Some(noted) = self.second_person(&actor, what.clone(), now)?
+        {
+            return Ok(noted);
+        }
+        let exported = (actor, model);
+        if offset > 0 && self.exports.0.contains(&exported) {
             return Ok(self.nothing());
         }
-        let noted = self.second_person(&actor, export_in_words(&model), now)?;
-        Ok(noted.unwrap_or_else(|| self.nothing()))
+        let entry = Entry::new("model_exported", what);
+        let by = by_operator(exported.0.clone());
+        let step = self.step(State::clone(&self.state), &by, now, vec![entry]);
+        Ok(Step { exported: Some(exported), ..step })
     }
 }
 
@@ -197,7 +229,7 @@ mod tests {
     #[test]
     fn an_approval_to_export_a_model_is_for_that_model_and_a_day() {
         let mut core = core();
-        let export = |text: &str| Request::Export(named("ada"), blob(text).digest);
+        let export = |text: &str| Request::Export(named("ada"), blob(text).digest, 0);
         let id = asked(&mut core, export("model"), START);
         apply(&mut core, Request::ApproveProposal(named("bob"), id), START).unwrap();
         for _ in 0..2 {
@@ -206,5 +238,34 @@ mod tests {
         asked(&mut core, export("other"), START);
         let next_day = START.checked_add(Duration::from_secs(24 * 3600)).unwrap();
         assert_eq!(asked(&mut core, export("model"), next_day), id);
+    }
+
+    #[test]
+    fn who_takes_a_model_out_is_in_the_audit_log_once_however_often_it_is_resumed() {
+        for rules in
+            [TwoPersons::default(), TwoPersons { exporting: true, ..TwoPersons::default() }]
+        {
+            let mut core = Core::load(Loaded::default(), Duration::from_secs(5)).with_rules(rules);
+            let model = blob("model").digest;
+            let export = |name, offset| Request::Export(named(name), model, offset);
+            if rules.exporting {
+                let id = asked(&mut core, export("ada", 0), START);
+                apply(&mut core, Request::ApproveProposal(named("bob"), id), START).unwrap();
+            }
+            // Who skips the beginning, as bob does, has not resumed anything.
+            for (name, offset, told) in
+                [("ada", 0, 1), ("ada", 7, 0), ("bob", 1, 1), ("bob", 2, 0), ("ada", 0, 1)]
+            {
+                let step = core.apply(export(name, offset), START).unwrap();
+                let events = &step.events;
+                assert_eq!(events.len(), told, "{name} from {offset}");
+                let actor = format!("operator/{name}");
+                assert!(events.iter().all(|event| {
+                    let is_told = event.kind == "model_exported" && event.actor == actor;
+                    is_told && event.detail == export_in_words(&model)
+                }));
+                core.install(step);
+            }
+        }
     }
 }

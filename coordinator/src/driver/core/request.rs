@@ -44,8 +44,8 @@ pub enum Request {
     SetOperator(OperatorName, OperatorName, Roles),
     /// An operator agrees with what another one has asked for.
     ApproveProposal(OperatorName, Digest),
-    /// An operator would take a model out.
-    Export(OperatorName, Digest),
+    /// An operator would take a model out, its bytes from this one on.
+    Export(OperatorName, Digest, u64),
     /// An operator creates a run from a model that is here and was checked.
     Create(OperatorName, RunName, Box<SignedPlan>, Blob),
     /// An operator changes a run.
