@@ -86,6 +86,7 @@ pub async fn start(
 ) -> Result<(Handle, JoinHandle<()>), store::Error> {
     let (mailbox, messages) = mpsc::channel(MAILBOX_MAX);
     let parts = (store.clone(), blobs.clone(), Arc::clone(&clock));
+    let started_at = clock.now();
     let silent_after = (options.heartbeat * SILENT_BEATS).max(SILENT_MIN);
     let notary = options.notary.clone();
     let (driver, (state, troubles)) = work::Driver::load(options, parts).await?;
@@ -102,6 +103,7 @@ pub async fn start(
         checks,
         uploads,
         silent_after,
+        started_at,
     };
     let task = tokio::spawn(driver.run(messages, shutdown));
     Ok((handle, task))

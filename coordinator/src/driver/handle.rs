@@ -9,6 +9,7 @@ use std::time::Duration;
 use fedpaint_proto::identity::Role;
 use fedpaint_proto::names::{Blob, Digest, OperatorName, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::{RunPlan, SignedPlan};
+use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::core::{Answer, Beat, Command, Request, State, Submission};
@@ -49,6 +50,8 @@ pub struct Handle {
     pub(super) uploads: Uploads,
     /// A site that has not been heard of for so long is silent.
     pub(super) silent_after: Duration,
+    /// Since when sites have been listened to.
+    pub(super) started_at: Timestamp,
 }
 
 impl std::fmt::Debug for Handle {

@@ -158,7 +158,8 @@ impl Handle {
     fn round_now(&self, state: &State, run: &Run) -> RoundView {
         let upload = |site: &SiteName, round: &RoundId| self.uploads.of(site, round);
         let (now, silent_after) = (self.clock.now(), self.silent_after);
-        let missing = state.missing(run, Moment { now, silent_after, upload: &upload });
+        let moment = Moment { now, started_at: self.started_at, silent_after, upload: &upload };
+        let missing = state.missing(run, moment);
         RoundView { missing, ..state.round_view(run.round(), &self.troubles()) }
     }
 }

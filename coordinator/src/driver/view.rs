@@ -111,7 +111,8 @@ pub struct MissingView {
     pub site: SiteName,
     /// Why.
     pub why: Why,
-    /// Since when; none where that was before the coordinator was started.
+    /// Since when; of a silent site that was not heard of since the coordinator was started, since then or
+    /// since the round was opened. None where it was before the start and is not kept.
     pub since: Option<Timestamp>,
     /// When it was last heard of; not kept over a restart.
     pub heard_at: Option<Timestamp>,

@@ -18,6 +18,8 @@ use crate::run::{self, Run};
 pub struct Moment<'a> {
     /// The time.
     pub now: Timestamp,
+    /// When the coordinator was started.
+    pub started_at: Timestamp,
     /// A site that has not been heard of for so long is silent.
     pub silent_after: Duration,
     /// What a site is uploading for a round.
@@ -60,7 +62,9 @@ impl State {
             moment.now.duration_since(heard).unsigned_abs() > moment.silent_after
         });
         if silent {
-            return self.of(site, Why::Silent, heard_at);
+            // What was heard before a start is not kept; nor can more be missed than the round is old.
+            let unheard = || moment.started_at.max(round.opened_at());
+            return self.of(site, Why::Silent, Some(heard_at.unwrap_or_else(unheard)));
         }
         if let Some(late) = run.trains_late(site) {
             let mut view = self.of(site, Why::Late(late.round.clone()), Some(late.since));

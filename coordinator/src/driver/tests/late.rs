@@ -198,7 +198,7 @@ async fn at_any_moment_it_is_told_who_is_missing_since_when_and_why() {
     let line = |site: &str, why: &str, since| (site.to_owned(), why.to_owned(), since);
     let names = ["aachen", "kyoto", "mayo"];
     let unheard = "not heard of since the coordinator was started";
-    assert_eq!(told(), names.map(|name| line(name, unheard, None)));
+    assert_eq!(told(), names.map(|name| line(name, unheard, Some(START))));
     for name in names {
         coordinator.beat(name, Activity::Idle).await;
     }
@@ -229,7 +229,7 @@ async fn at_any_moment_it_is_told_who_is_missing_since_when_and_why() {
     let coordinator = coordinator.restart().await;
     let missing = coordinator.handle.run_now(&brain()).unwrap().1.missing;
     assert_eq!(missing[0].to_string(), "not heard of since the coordinator was started");
-    assert_eq!((missing[0].since, missing[1].since), (None, at(17)), "what a row tells is kept");
+    assert_eq!((missing[0].since, missing[1].since), (at(30), at(17)), "what a row tells is kept");
 }
 
 #[tokio::test]

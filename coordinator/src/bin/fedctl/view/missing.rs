@@ -14,7 +14,7 @@ pub(crate) struct Missing {
     /// `declined` or `busy`.
     pub(crate) why: &'static str,
     pub(crate) detail: String,
-    /// Null where it was before the coordinator was started.
+    /// Null where it was before the coordinator was started, which is never so of a silent site.
     pub(crate) since: Option<Timestamp>,
     pub(crate) heard_at: Option<Timestamp>,
     pub(crate) progress: Option<Progress>,
