@@ -2,11 +2,14 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use fedpaint_site_agent::config::Config;
 use fedpaint_tests::failpoints::Failpoints;
 use fedpaint_tests::lab::{Lab, LabOptions};
-use fedpaint_tests::process::{program, run};
+use fedpaint_tests::process::{ANSWER_TIMEOUT, Process, program, run};
+
+use crate::agents::cohort;
 
 /// The command by which `name` joins with a token and writes to `folder`.
 fn command(lab: &Lab, token: &str, folder: &Path) -> Vec<String> {
@@ -69,6 +72,51 @@ fn a_join_that_dies_at_any_step_is_finished_by_the_same_command() {
     }
     let sites = lab.fedctl_json(&["site", "list"]).unwrap();
     assert_eq!(sites["sites"].as_array().unwrap().len(), places.len() + 1, "{sites}");
+}
+
+#[test]
+fn a_site_is_let_in_by_the_words_that_its_people_read_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let lab = federation(folder);
+    let out = folder.join("mayo");
+    cohort(&out, "scans", 3, "A");
+    let began = Instant::now();
+    let invited = lab.fedctl_json(&["site", "invite", "mayo"]).unwrap();
+    let mut join = command(&lab, invited["token"].as_str().unwrap(), &out);
+    join.extend(["--label-scheme", "brats2023"].map(str::to_owned));
+    let mut join = Process::start("fedpaint-site-agent", &join, &folder.join("join.log")).unwrap();
+    assert_eq!(join.line().unwrap(), "site   mayo");
+    let words = join.line().unwrap();
+    let words = words.strip_prefix("words  ").unwrap();
+    assert_eq!(join.line().unwrap(), "read them to the operator, who lets you in by");
+    assert_eq!(join.line().unwrap(), format!("  fedctl site approve mayo {words}"));
+
+    // The same at the other end, where nobody is let in yet.
+    let list = lab.fedctl_json(&["site", "list"]).unwrap();
+    let asks = &list["invites"][0];
+    assert_eq!((&asks["state"], &asks["words"]), (&"asks".into(), &words.into()), "{list}");
+    assert_eq!(list["sites"].as_array().unwrap().len(), 0, "{list}");
+    assert!(join.is_running().unwrap(), "it waits: {}", join.log().unwrap());
+    let approved = lab.fedctl_json(&["site", "approve", "mayo", words]).unwrap();
+    assert_eq!(approved["approved_by"], serde_json::json!(["ada"]), "{approved}");
+    let joined = join.line().unwrap();
+    assert!(joined.starts_with("joined; next: fedpaint-site-agent run --config "), "{joined}");
+    assert!(join.wait().unwrap().success(), "{}", join.log().unwrap());
+
+    let seen_at = || lab.fedctl_json(&["status"]).unwrap()["sites"][0]["seen_at"].clone();
+    assert!(seen_at().is_null(), "it has joined and is not there yet");
+    let config = out.join("site-agent.toml").display().to_string();
+    let args = ["run", "--config", &config];
+    let agent = Process::start("fedpaint-site-agent", &args, &folder.join("agent.log"));
+    let mut agent = agent.unwrap();
+    let started = Instant::now();
+    while seen_at().is_null() {
+        let waits = agent.is_running().unwrap() && started.elapsed() < ANSWER_TIMEOUT;
+        assert!(waits, "no heartbeat: {}", agent.log().unwrap());
+    }
+    println!("from the invitation to the first heartbeat {:.2} s", began.elapsed().as_secs_f64());
+    assert!(agent.stop().unwrap().success(), "{}", agent.log().unwrap());
 }
 
 #[test]
