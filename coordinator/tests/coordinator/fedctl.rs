@@ -16,7 +16,7 @@ use crate::federation::Federation;
 use crate::pki::{Authority, Leaf};
 use crate::rounds::model;
 
-const OPERATOR: &str = "spiffe://brain/operator/ada";
+pub(crate) const OPERATOR: &str = "spiffe://brain/operator/ada";
 
 /// fedctl with the certificate in `files`, and nothing from the machine it runs on.
 fn program(federation: &Federation, files: &TlsFiles) -> Command {
@@ -33,13 +33,17 @@ fn program(federation: &Federation, files: &TlsFiles) -> Command {
     command
 }
 
-struct Desk<'a> {
+pub(crate) struct Desk<'a> {
     federation: &'a Federation,
     files: TlsFiles,
 }
 
 impl<'a> Desk<'a> {
-    fn new(federation: &'a Federation, authority: &Authority, leaf: &Leaf<'_>) -> Desk<'a> {
+    pub(crate) fn new(
+        federation: &'a Federation,
+        authority: &Authority,
+        leaf: &Leaf<'_>,
+    ) -> Desk<'a> {
         Desk { federation, files: federation.certificate(authority, leaf) }
     }
 
@@ -48,7 +52,7 @@ impl<'a> Desk<'a> {
     }
 
     /// What a command prints that succeeds.
-    async fn json(&self, line: &str) -> Value {
+    pub(crate) async fn json(&self, line: &str) -> Value {
         let output = self.run(&format!("--output json {line}")).await;
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{line}: {stderr}");
@@ -57,7 +61,7 @@ impl<'a> Desk<'a> {
     }
 
     /// The one line of a command that fails.
-    async fn failure(&self, line: &str) -> String {
+    pub(crate) async fn failure(&self, line: &str) -> String {
         let output = self.run(line).await;
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{line}: {stderr}");
@@ -67,7 +71,7 @@ impl<'a> Desk<'a> {
     }
 }
 
-fn write_run(folder: &Path) -> Vec<u8> {
+pub(crate) fn write_run(folder: &Path) -> Vec<u8> {
     let plan = "version = 1\nrounds = 1\n[round]\nsites_min = 2\nsites_goal = 2\n";
     std::fs::write(folder.join("run.toml"), plan).unwrap();
     let bytes = model(&[1.0, 2.0]);

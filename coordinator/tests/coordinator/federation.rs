@@ -92,6 +92,15 @@ impl Federation {
         Federation::launch(folder, authority, clock, (&config, limits)).await
     }
 
+    /// A new coordinator with `more` in its configuration.
+    pub(crate) async fn start_with(more: &str) -> Federation {
+        let folder = TempDir::new().unwrap();
+        let authority = Authority::new();
+        authority.issue(folder.path(), "own", &Leaf::server("spiffe://brain/coordinator/main"));
+        let (config, clock) = (format!("{CONFIG}{more}"), Arc::new(SystemClock));
+        Federation::launch(folder, authority, clock, (&config, Limits::default())).await
+    }
+
     /// A coordinator on the state in `folder`.
     pub(crate) async fn start_in(
         folder: TempDir,

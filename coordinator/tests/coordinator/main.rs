@@ -18,3 +18,4 @@ mod raw;
 mod readers;
 mod rounds;
 mod slots;
+mod two_persons;
