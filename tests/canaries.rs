@@ -186,15 +186,15 @@ fn get(address: &str, page: &str) -> Vec<u8> {
     answer
 }
 
-/// Whether there is a strace that may look at our processes.
-fn has_strace() -> bool {
+/// Whether there is a strace that may look at our processes; if not, says what is not tested.
+pub(crate) fn has_strace(untested: &str) -> bool {
     let works = Command::new("strace")
         .args(["-f", "-qq", "--seccomp-bpf", "-e", "trace=network", "-o", "/dev/null", "true"])
         .output()
         .is_ok_and(|output| output.status.success());
     assert!(works || std::env::var_os(STRACE_REQUIRED).is_none(), "strace is absent");
     if !works {
-        eprintln!("strace is absent: what the agent's calls reach is not tested");
+        eprintln!("strace is absent: {untested} is not tested");
     }
     works
 }
@@ -226,7 +226,7 @@ async fn no_secret_of_a_scan_leaves_the_site_and_the_agent_reaches_the_coordinat
     let tap = Tap::start(&lab, "mayo").await.unwrap();
     lab.create_run("good", &plan(1, 1, 1, TRAINING), &model, base).await.unwrap();
 
-    let traced = has_strace();
+    let traced = has_strace("what the agent's calls reach");
     let traces = ["trace", "second-trace"].map(|name| folder.join(name));
     let options = |trace: &Path| AgentOptions {
         coordinator: Some(tap.address()),

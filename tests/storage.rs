@@ -102,7 +102,7 @@ async fn hears_again(site: &mut FakeSite) {
     panic!("{} does not reach the coordinator", site.name());
 }
 
-fn file_of(folder: &Path, blob: &Blob) -> PathBuf {
+pub(crate) fn file_of(folder: &Path, blob: &Blob) -> PathBuf {
     let digest = blob.digest.to_string();
     folder.join("coordinator/blobs").join(&digest[..2]).join(digest)
 }

@@ -16,6 +16,7 @@ use fedpaint_proto::v1::{self, upload_purpose};
 use tonic::transport::Channel;
 
 use crate::process::{Process, know_policies, program_in, run};
+use crate::syncs;
 
 /// The federation's name in every lab.
 pub const FEDERATION: &str = "lab";
@@ -41,6 +42,9 @@ pub struct LabOptions {
     pub leaf_s: Option<u32>,
     /// Whether updates count that their sites have not signed, for agents of before.
     pub unsigned: bool,
+    /// Where strace is to write what the coordinator brings to the disk, if it is to run under it: then the
+    /// coordinator's process is the tracer's.
+    pub trace: Option<PathBuf>,
 }
 
 impl Default for LabOptions {
@@ -52,6 +56,7 @@ impl Default for LabOptions {
             environment: Vec::new(),
             leaf_s: None,
             unsigned: false,
+            trace: None,
         }
     }
 }
@@ -198,10 +203,12 @@ impl Lab {
             fs::write(&config, text)?;
         }
         let log = self.folder.join("coordinator.log");
-        let args = ["serve", "--config", &config];
-        let (programs, environment) = (&self.options.programs, &self.options.environment);
+        let LabOptions { programs, environment, trace, .. } = &self.options;
         let program = program_in(programs.as_deref(), "fedpaint-coordinator")?;
-        self.coordinator = Some(Process::start_with(&program, &args, &log, environment)?);
+        let mut words = trace.as_ref().map_or_else(Vec::new, |to| strace(&syncs::FLAGS, to));
+        words.extend([program.display().to_string(), "serve".into(), "--config".into(), config]);
+        let process = Process::start_with(Path::new(&words[0]), &words[1..], &log, environment)?;
+        self.coordinator = Some(process);
         Ok(())
     }
 
@@ -443,9 +450,7 @@ impl Lab {
         let own = ["run", "--config", &path];
         let mut words = options.launcher.clone();
         if let Some(trace) = &options.trace {
-            let traced = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", "trace=network", "-o"];
-            words.extend(traced.map(str::to_owned));
-            words.push(trace.display().to_string());
+            words.extend(strace(&["-e", "trace=network"], trace));
         }
         words.push(program.display().to_string());
         words.extend(own.map(str::to_owned));
@@ -456,4 +461,12 @@ impl Lab {
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("coordinator.log")).unwrap_or_default()
     }
+}
+
+/// The words before a program's own path that have strace write to `trace` what the program and its children do.
+fn strace(flags: &[&str], trace: &Path) -> Vec<String> {
+    let mut words = ["strace", "-f", "-qq", "--seccomp-bpf"].map(str::to_owned).to_vec();
+    words.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    words.extend(["-o".to_owned(), trace.display().to_string()]);
+    words
 }

@@ -7,6 +7,7 @@
 //! - [`tap`]: a tap that keeps what goes between a site and the coordinator, opened.
 //! - [`canary`]: a secret, and every form in which it is looked for.
 //! - [`syscalls`]: what a program did with the network, from strace.
+//! - [`syncs`]: what a program brought to the disk and in which order, from strace.
 //! - [`failpoints`]: the rules that end a program, or fail its disk, at a named place.
 //! - [`evidence`]: what the rows and the audit log say of a run, checked.
 //! - [`outcome`]: figures by name, and what must not be.
@@ -25,5 +26,6 @@ pub mod outcome;
 pub mod process;
 pub mod proxy;
 pub mod sim;
+pub mod syncs;
 pub mod syscalls;
 pub mod tap;
