@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use self::core::{
-    Activity, Answer, Asking, Beat, Doubt, RUNS_MAX, Renewal, SITES_MAX, Stage, Standing,
+    Activity, Answer, Asking, Beat, Doubt, Open, RUNS_MAX, Renewal, SITES_MAX, Stage, Standing,
     Submission, UPDATE_SLACK_BYTES,
 };
 pub use self::error::{Error, JoinRefusal};

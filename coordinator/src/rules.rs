@@ -69,6 +69,7 @@ pub const TABLE: &[Rule] = &[
     stranger("/fedpaint.v1.EnrolmentService/Join"),
     rule("/fedpaint.v1.IdentityService/Renew", true, ALL),
     site("/fedpaint.v1.FederationService/Heartbeat"),
+    site("/fedpaint.v1.FederationService/PreviewWork"),
     site("/fedpaint.v1.FederationService/GetRunPlan"),
     long(site("/fedpaint.v1.FederationService/SubmitUpdate")),
     rule("/fedpaint.v1.BlobService/GetUploadStatus", true, RUN),

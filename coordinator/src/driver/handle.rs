@@ -12,7 +12,7 @@ use fedpaint_proto::plan::{RunPlan, SignedPlan};
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::core::{Answer, Beat, Command, Request, State, Submission};
+use super::core::{Answer, Beat, Command, Open, Request, State, Submission};
 use super::error::Error;
 use super::rounds::bounded;
 use super::submit;
@@ -107,8 +107,13 @@ impl Handle {
         self.state.borrow().access(site)
     }
 
-    /// The blob with this digest, if the caller may read it: a site the base model of a live round
-    /// it is in, an operator any global model. Nobody is given an update.
+    /// The rounds that a site could be asked to train now. The question notes nothing.
+    pub fn open_rounds(&self, site: &SiteName) -> Vec<Open> {
+        self.state.borrow().open_rounds(site)
+    }
+
+    /// The blob with this digest, if the caller may read it: a site the base model of a round that is open,
+    /// or that it trains late, an operator any global model. Nobody is given an update.
     ///
     /// # Errors
     /// If there is none that the caller may read, or the database fails.

@@ -13,14 +13,14 @@ use fedpaint_proto::v1::heartbeat_request::Activity as WireActivity;
 use fedpaint_proto::v1::heartbeat_response::Directive as WireDirective;
 use fedpaint_proto::v1::{
     GetRunPlanRequest, GetRunPlanResponse, HeartbeatRequest, HeartbeatResponse, Join, LogDoubt,
-    Rest, SubmitUpdateRequest, SubmitUpdateResponse, Train, TrainingProgress, TrainingReport,
-    WithdrawalReason,
+    OpenRound, PreviewWorkRequest, PreviewWorkResponse, Rest, SubmitUpdateRequest,
+    SubmitUpdateResponse, Train, TrainingProgress, TrainingReport, WithdrawalReason,
 };
 use fedpaint_proto::wire::WIRE_VERSION;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
-use crate::driver::{Activity, Beat, Doubt, Progress, Submission};
+use crate::driver::{Activity, Beat, Doubt, Open, Progress, Submission};
 use crate::round::{Report, Withdrawal};
 use crate::run::Directive;
 use crate::service::access::{Caller, Member};
@@ -82,6 +82,21 @@ impl FederationService for Service {
             log_head,
             log_consistency,
         }))
+    }
+
+    async fn preview_work(
+        &self,
+        request: Request<PreviewWorkRequest>,
+    ) -> Result<Response<PreviewWorkResponse>, Status> {
+        let site = site(&request)?;
+        parse::wire_version(request.get_ref().wire_version)?;
+        let open = |Open { round, base, cohort }: Open| OpenRound {
+            round: Some((&round).into()),
+            base_model: Some(base.into()),
+            cohort,
+        };
+        let rounds = self.parts.driver.open_rounds(&site).into_iter().map(open).collect();
+        Ok(Response::new(PreviewWorkResponse { rounds }))
     }
 
     async fn get_run_plan(

@@ -13,6 +13,7 @@ mod federation;
 mod floods;
 mod idempotence;
 mod pki;
+mod preview;
 mod quarantine;
 mod raw;
 mod readers;

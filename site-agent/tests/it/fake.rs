@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(crate) uploads_cut: bool,
     /// How many sites it says are in the round.
     pub(crate) cohort: u32,
+    /// Whether it is of before a site could look at what it would be asked to train.
+    pub(crate) shows_nothing: bool,
     /// What the agent declined last; a round among them is not offered.
     pub(crate) declined: Vec<Declined>,
     /// How many submissions are taken and their answers lost.
@@ -253,6 +255,23 @@ impl FederationService for Fake {
             self.together.notified().await;
         }
         Ok(Response::new(answer))
+    }
+
+    async fn preview_work(
+        &self,
+        _: Request<PreviewWorkRequest>,
+    ) -> Result<Response<PreviewWorkResponse>, Status> {
+        let state = self.state();
+        if state.shows_nothing {
+            return Err(Status::unimplemented("there is no such method"));
+        }
+        let open = |round: &RoundRef| OpenRound {
+            round: Some(round.clone()),
+            base_model: Some(blob(&state.base).into()),
+            cohort: state.cohort,
+        };
+        let rounds = state.round.iter().map(open).collect();
+        Ok(Response::new(PreviewWorkResponse { rounds }))
     }
 
     async fn get_run_plan(

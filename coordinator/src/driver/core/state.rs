@@ -17,7 +17,7 @@ use crate::driver::error::Error;
 use crate::driver::view::Progress;
 use crate::records::{Change, EventRow, Loaded, SiteRow};
 use crate::roster::{Roles, Roster};
-use crate::round::{Member, Phase, Round};
+use crate::round::Round;
 use crate::run::{self, Directive, Run};
 
 /// By how much an update may be larger than its base model: the header may be spaced otherwise.
@@ -304,30 +304,16 @@ impl State {
         run.awaits(round, site, now).map_err(refused)
     }
 
-    /// The blob with this digest, if the site may read it: the base model of a live round that it is
-    /// in, or of one that it still trains late.
+    /// The blob with this digest, if the site may read it: the base model of a round that is open, or of one
+    /// that it still trains late.
     ///
     /// # Errors
     /// If there is none that the site may read.
     pub fn may_download(&self, site: &SiteName, digest: &Digest) -> Result<Blob, Error> {
         self.access(site)?;
-        self.base_for(site, digest).ok_or(Error::BlobUnknown(*digest))
-    }
-
-    /// The base model with this digest of a live round that the site is in, or of one that it still
-    /// trains late.
-    fn base_for(&self, site: &SiteName, digest: &Digest) -> Option<Blob> {
         let mut late = self.runs().filter_map(|run| run.trains_late(site)).map(|late| late.base);
         let late = late.find(|base| base.digest == *digest);
-        late.or_else(|| self.base_in_hand(site, digest))
-    }
-
-    fn base_in_hand(&self, site: &SiteName, digest: &Digest) -> Option<Blob> {
-        self.runs().map(Run::round).find_map(|round| {
-            let live = matches!(round.phase(), Phase::Selecting { .. } | Phase::Reporting { .. });
-            let joined = matches!(round.members().get(site), Some(Member::Joined));
-            (live && joined && round.base().digest == *digest).then(|| round.base())
-        })
+        late.or_else(|| self.open_base(digest)).ok_or(Error::BlobUnknown(*digest))
     }
 
     /// What happened between `before` and here, for the audit log. `extra` tells what no run shows.

@@ -128,7 +128,7 @@ async fn a_site_uploads_only_for_a_round_that_awaits_its_update() {
 }
 
 #[tokio::test]
-async fn a_site_reads_only_the_model_it_trains_and_nobody_reads_an_update() {
+async fn a_site_reads_only_the_models_that_open_rounds_begin_from_and_nobody_reads_an_update() {
     let coordinator = Coordinator::start(1).await;
     let base = coordinator.handle.run(&brain()).unwrap().initial_model;
     let operator = Role::Operator(ada());
@@ -136,7 +136,9 @@ async fn a_site_reads_only_the_model_it_trains_and_nobody_reads_an_update() {
     let may = async |role: &Role, blob: &Blob| {
         coordinator.handle.may_download(role, &blob.digest).await.ok()
     };
-    assert_eq!(may(&mayo, &base).await, None, "not before it has joined");
+    let stranger = Role::Site(site("oslo"));
+    assert_eq!(may(&stranger, &base).await, None, "it is not enrolled");
+    assert_eq!(may(&mayo, &base).await, Some(base), "it looks before it joins");
     assert_eq!(may(&operator, &base).await, Some(base));
     coordinator.join(&["aachen", "kyoto", "mayo"]).await;
     assert_eq!(may(&mayo, &base).await, Some(base));

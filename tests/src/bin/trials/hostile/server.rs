@@ -369,6 +369,13 @@ impl FederationService for Services {
         }))
     }
 
+    async fn preview_work(
+        &self,
+        _: Request<PreviewWorkRequest>,
+    ) -> Result<Response<PreviewWorkResponse>, Status> {
+        Err(Status::unimplemented("the site takes part, it does not look first"))
+    }
+
     async fn get_run_plan(
         &self,
         _: Request<GetRunPlanRequest>,
