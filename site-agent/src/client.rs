@@ -59,6 +59,17 @@ pub enum Directive {
     Train(RoundId, Blob, u32),
 }
 
+/// A round that this site could be asked to train.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Which one.
+    pub round: RoundId,
+    /// The model that it begins from.
+    pub base: Blob,
+    /// How many sites it has when it is trained, at least, this one among them.
+    pub cohort: u32,
+}
+
 /// The answer to a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -124,6 +135,21 @@ pub async fn heartbeat(
     let answer = service(channel).heartbeat(in_time(request)).await?.into_inner();
     let told = log.map(|log| told(log.federation, &answer)).transpose()?;
     Ok(Answer { log: told.unwrap_or_default(), ..from_wire(&answer)? })
+}
+
+/// The rounds that this site could be asked to train, in the order in which it would be. The question changes
+/// nothing.
+///
+/// # Errors
+/// The coordinator's refusal, the network's failure, or an answer that does not parse.
+pub async fn open_rounds(channel: &Channel) -> Result<Vec<Open>, Status> {
+    let request = in_time(v1::PreviewWorkRequest { wire_version: WIRE_VERSION });
+    let told = service(channel).preview_work(request).await?.into_inner().rounds;
+    let open = |open: &v1::OpenRound| -> Result<Open, Status> {
+        let (round, base) = (round_of(&open.round)?, base_of(&open.base_model)?);
+        Ok(Open { round, base, cohort: open.cohort })
+    };
+    told.iter().map(open).collect()
 }
 
 /// A plan as the coordinator tells it, not yet read.
@@ -253,17 +279,12 @@ fn to_wire(activity: &Activity) -> WireActivity {
 
 fn from_wire(answer: &v1::HeartbeatResponse) -> Result<Answer, Status> {
     let next_after = answer.next_after.and_then(|d| Duration::try_from(d).ok());
-    let round = |round: &Option<v1::RoundRef>| -> Result<RoundId, Status> {
-        let round = round.as_ref().ok_or_else(|| malformed("a directive without a round"))?;
-        RoundId::try_from(round).map_err(|e| malformed(&e.to_string()))
-    };
     let directive = match &answer.directive {
         None | Some(WireDirective::Rest(v1::Rest {})) => Directive::Rest,
-        Some(WireDirective::Join(join)) => Directive::Join(round(&join.round)?),
+        Some(WireDirective::Join(join)) => Directive::Join(round_of(&join.round)?),
         Some(WireDirective::Train(train)) => {
-            let base = train.base_model.as_ref().ok_or_else(|| malformed("no base model"))?;
-            let base = Blob::try_from(base).map_err(|e| malformed(&e.to_string()))?;
-            Directive::Train(round(&train.round)?, base, train.cohort)
+            let base = base_of(&train.base_model)?;
+            Directive::Train(round_of(&train.round)?, base, train.cohort)
         }
     };
     let next_after = next_after.unwrap_or(HEARTBEAT_MAX).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
@@ -272,6 +293,16 @@ fn from_wire(answer: &v1::HeartbeatResponse) -> Result<Answer, Status> {
     let version = fits.take(COORDINATOR_VERSION_CHARS_MAX).collect();
     let coordinator = Coordinator { version, wire_version: answer.wire_version };
     Ok(Answer { next_after, directive, coordinator, log: Told::default() })
+}
+
+fn round_of(round: &Option<v1::RoundRef>) -> Result<RoundId, Status> {
+    let round = round.as_ref().ok_or_else(|| malformed("no round"))?;
+    RoundId::try_from(round).map_err(|e| malformed(&e.to_string()))
+}
+
+fn base_of(base: &Option<v1::BlobRef>) -> Result<Blob, Status> {
+    let base = base.as_ref().ok_or_else(|| malformed("no base model"))?;
+    Blob::try_from(base).map_err(|e| malformed(&e.to_string()))
 }
 
 /// What the answer says of the coordinator's log.

@@ -1,8 +1,5 @@
 //! A round that is trained and does not leave: the very bytes that would have been sent, and a report of
-//! them, in a folder of this site.
-//!
-//! The coordinator is told that the round is given up for a dry run. What it hears until then is listed in
-//! the report, because nothing of it is the training's.
+//! them, in a folder of this site. What the coordinator was asked is listed in the report; `preview` does it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -27,14 +24,12 @@ pub const REPORT: &str = "report.json";
 pub const TEXT: &str = "report.txt";
 
 /// What the coordinator is sent by a dry run, all of it.
-const SENT: [&str; 6] = [
+const SENT: [&str; 5] = [
     "the TLS handshake, with this site's certificate",
-    "heartbeats: the agent's version, \"idle\", \"joining\", \"training\" without a step or a loss, the rounds \
-     that the policy declines and by which rule",
+    "the question which rounds are open",
     "the question for the run's plan",
-    "the question for the base model",
-    "\"withdrawing: a dry run\"",
-    "no byte of an update, no number of the training",
+    "the questions for the base model and for what it is made of",
+    "no heartbeat, no byte of an update, no number of the training",
 ];
 
 /// Why a dry run leaves nothing.
@@ -83,7 +78,7 @@ struct Told<'a> {
     withheld: Vec<Metric>,
     tensors: Vec<Tensor>,
     policy: &'a [Verdict],
-    sent_by_this_dry_run: [&'static str; 6],
+    sent_by_this_dry_run: [&'static str; 5],
 }
 
 #[derive(Debug, Serialize)]

@@ -12,7 +12,7 @@ mod patience;
 mod signed;
 mod submission;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use fedpaint_proto::v1::upload_purpose::Purpose;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::calls::again;
+pub(super) use self::calls::again;
 pub use self::error::Error;
 use self::leaving::{leaving, rehearsed};
 use self::patience::Patience;
@@ -56,8 +56,6 @@ pub struct Bench {
     pub budget: Budget,
     /// What this site's policy lets out.
     pub gate: Arc<Gate>,
-    /// Where an update goes instead, if it is not to leave.
-    pub dry_run: Option<PathBuf>,
     /// What is signed with, and believed.
     pub trust: Trusted,
 }
@@ -99,18 +97,7 @@ pub async fn run(
     cancel: &CancellationToken,
     activity: &watch::Sender<Activity>,
 ) -> Result<(), Error> {
-    let mut patience = Patience::default();
-    let (prepared, trained) = loop {
-        match prepare_and_train(bench, task, cancel, activity).await {
-            Ok(done) => break done,
-            Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
-            Err(error) => pause(cancel, patience.bear(error)?).await?,
-        }
-    };
-    if let Some(folder) = &bench.dry_run {
-        remember(bench, &prepared.assignment, &trained, cancel).await?;
-        return Err(rehearsed(bench, task, &prepared, trained.update, folder).await?);
-    }
+    let (prepared, trained) = patiently(bench, task, cancel, activity).await?;
     tell(activity, cancel, Activity::Uploading(task.round.clone()));
     let delivered = deliver(bench, task, &prepared, trained, cancel).await;
     // What is refused, not why it cannot be forgotten, is what the coordinator and the log are told.
@@ -121,6 +108,40 @@ pub async fn run(
         tracing::warn!("the refused update cannot be forgotten: {error}");
     }
     delivered
+}
+
+/// Trains a round and writes what would leave into `folder`, until it is done or `cancel` fires. Nothing of it
+/// leaves, and the coordinator is asked nothing that changes anything there.
+///
+/// # Errors
+/// [`Error`].
+pub async fn rehearse(
+    bench: &Bench,
+    task: &Task,
+    folder: &Path,
+    cancel: &CancellationToken,
+) -> Result<(), Error> {
+    let unheard = watch::Sender::new(Activity::Idle);
+    let (prepared, trained) = patiently(bench, task, cancel, &unheard).await?;
+    remember(bench, &prepared.assignment, &trained, cancel).await?;
+    rehearsed(bench, task, &prepared, trained.update, folder).await
+}
+
+/// Has a round trained, however often what may pass by itself has it be begun again.
+async fn patiently(
+    bench: &Bench,
+    task: &Task,
+    cancel: &CancellationToken,
+    activity: &watch::Sender<Activity>,
+) -> Result<(Prepared, Fresh), Error> {
+    let mut patience = Patience::default();
+    loop {
+        match prepare_and_train(bench, task, cancel, activity).await {
+            Ok(done) => return Ok(done),
+            Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
+            Err(error) => pause(cancel, patience.bear(error)?).await?,
+        }
+    }
 }
 
 async fn prepare_and_train(
@@ -157,12 +178,17 @@ async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
     let plan = told.read()?;
     // The plan that is followed is judged, whatever was shown before the round was joined.
     bench.gate.plan(&plan)?;
-    submission::settle(bench, round).await?;
+    match bench.gate.is_for_dry_run() {
+        true => submission::no_doubt(bench).await?,
+        false => submission::settle(bench, round).await?,
+    }
     let form = plan.plan.exchange;
     // A whole model is as large as its base model, which need not be here to see that it is too large.
     let bytes = if form.is_whole_model() { base.size } else { 0 };
     judge::all(judge::round(bench.gate.policy(), *cohort, bytes, []))?;
     let last = signed::agree(bench, task, Digest::of(told.plan_toml.as_bytes())).await?;
+    // Nobody trains a round by looking at it.
+    let last = last.filter(|_| !bench.gate.is_for_dry_run());
     bench.workspace.keep_model(base.digest)?;
     let path = model_path(bench.workspace.folder(), base.digest);
     // What is to be trained is noted while the model comes.

@@ -13,6 +13,7 @@ pub mod job;
 mod keeper;
 pub mod line;
 mod log;
+pub mod preview;
 mod takes_part;
 
 use std::path::PathBuf;
@@ -86,6 +87,9 @@ pub enum Error {
         /// Where both heads lie, or why they could not be kept.
         proof: String,
     },
+    /// A dry run has trained nothing.
+    #[error(transparent)]
+    DryRun(#[from] preview::Error),
     /// The coordinator does not know this certificate's role.
     #[error("the coordinator refuses this certificate: {0}")]
     Refused(String),
@@ -108,7 +112,8 @@ pub struct Start {
     pub program: PathBuf,
     /// The time, by which certificates are renewed, the policy's hours kept and the coordinator's word judged.
     pub now: fn() -> Timestamp,
-    /// Where a round's update goes instead of the coordinator; the agent ends with it.
+    /// Where a round's update goes instead of the coordinator, which is only asked what it says to who looks;
+    /// the agent ends with it.
     pub dry_run: Option<PathBuf>,
 }
 
@@ -137,18 +142,7 @@ pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Resul
     let Some(hello) = stop.now.run_until_cancelled(first_hello(&mut supervisor)).await else {
         return Ok(());
     };
-    let hello = hello?;
-    let (device, cohort) = (&hello.device, &hello.cohort);
-    tracing::info!(
-        device,
-        cases = cohort.cases,
-        patients = cohort.patients,
-        held_out = cohort.patients_held_out,
-        set_aside = cohort.cases_set_aside,
-        scans = cohort.scans_training,
-        trainer = supervisor.process_id(),
-        "the trainer is ready"
-    );
+    tell_ready(&supervisor, &hello?);
     let supervisor = Arc::new(Mutex::new(supervisor));
     let connected = stop.now.run_until_cancelled(connect(config, &site)).await;
     let outcome = match connected {
@@ -158,15 +152,21 @@ pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Resul
             let supervisor = Arc::clone(&supervisor);
             let (channels, line) = Line::new(channels);
             let (trust, trusted) = Trusted::new(trust);
-            let shown = Shown { channels, trust };
-            let renewing = renewal::keep(config.clone(), route, site.clone(), (shown, seen), now);
-            let renewing = tokio::spawn(renewing);
-            let (site, budget) = (site.name.clone(), Budget::default());
-            let trust = trusted;
-            let bench = Bench { line, site, workspace, supervisor, budget, gate, dry_run, trust };
-            let served = serve(bench, &stop).await;
-            renewing.abort();
-            served
+            let (name, budget) = (site.name.clone(), Budget::default());
+            let bench =
+                Bench { line, site: name, workspace, supervisor, budget, gate, trust: trusted };
+            match dry_run {
+                // It renews no certificate either.
+                Some(folder) => preview::run(&bench, &folder, &stop).await.map_err(Error::DryRun),
+                None => {
+                    let shown = (Shown { channels, trust }, seen);
+                    let renewing = renewal::keep(config.clone(), route, site.clone(), shown, now);
+                    let renewing = tokio::spawn(renewing);
+                    let served = serve(bench, &stop).await;
+                    renewing.abort();
+                    served
+                }
+            }
         }
     };
     // A job that was given up has the trainer for a while yet.
@@ -209,6 +209,20 @@ async fn first_hello(supervisor: &mut Supervisor) -> Result<Hello, supervisor::E
             outcome => return outcome,
         }
     }
+}
+
+/// Tells what the trainer has found.
+fn tell_ready(supervisor: &Supervisor, Hello { device, cohort }: &Hello) {
+    tracing::info!(
+        device,
+        cases = cohort.cases,
+        patients = cohort.patients,
+        held_out = cohort.patients_held_out,
+        set_aside = cohort.cases_set_aside,
+        scans = cohort.scans_training,
+        trainer = supervisor.process_id(),
+        "the trainer is ready"
+    );
 }
 
 /// Serves the coordinator at the other end of the bench's channel until `stop` fires.
@@ -323,9 +337,6 @@ impl Agent {
                 () = stop.now.cancelled() => break,
                 ended = ended(&mut self.job) => {
                     self.job_ended(ended);
-                    if self.bench.dry_run.is_some() {
-                        break;
-                    }
                     // What is on its way is the answer to a site that still had this round in hand.
                     beat = self.beat_after(Duration::ZERO);
                 }
@@ -342,8 +353,7 @@ impl Agent {
         }
         drop(beat);
         self.give_up();
-        // Nobody comes back for the round of a dry run.
-        if stop.withdraw.is_cancelled() || self.bench.dry_run.is_some() {
+        if stop.withdraw.is_cancelled() {
             self.leave(WithdrawalReason::Stopping).await;
         }
         Ok(())

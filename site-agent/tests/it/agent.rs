@@ -1,6 +1,5 @@
 //! The agent's loop with a real trainer, against a coordinator that is made up.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use fedpaint_proto::budget::Budget;
@@ -30,6 +29,24 @@ fn open_gate(workspace: &TempDir) -> Gate {
     Gate::new(Policy::open(), workspace.path(), || Timestamp::UNIX_EPOCH)
 }
 
+/// What an agent works with that signs nothing.
+pub(crate) fn bench(
+    gate: Gate,
+    workspace: &TempDir,
+    line: impl Into<Line>,
+    setup: Setup,
+) -> Bench {
+    Bench {
+        line: line.into(),
+        site: "mayo".parse().unwrap(),
+        workspace: Arc::new(Workspace::open(workspace.path()).unwrap()),
+        supervisor: Arc::new(Mutex::new(Supervisor::new(PROGRAM.into(), setup))),
+        budget: Budget::default(),
+        gate: Arc::new(gate),
+        trust: Trusted::new(None).1,
+    }
+}
+
 /// A running agent.
 pub(crate) struct Site {
     pub(crate) workspace: TempDir,
@@ -48,28 +65,17 @@ impl Site {
     }
 
     fn start_with(workspace: TempDir, channel: Channel, setup: Setup) -> Site {
-        Site::start_behind(open_gate(&workspace), None, workspace, channel, setup)
+        Site::start_behind(open_gate(&workspace), workspace, channel, setup)
     }
 
     pub(crate) fn start_behind(
         gate: Gate,
-        dry_run: Option<PathBuf>,
         workspace: TempDir,
         line: impl Into<Line>,
         setup: Setup,
     ) -> Site {
-        let supervisor = Supervisor::new(PROGRAM.into(), setup);
-        let supervisor = Arc::new(Mutex::new(supervisor));
-        let bench = Bench {
-            line: line.into(),
-            site: "mayo".parse().unwrap(),
-            workspace: Arc::new(Workspace::open(workspace.path()).unwrap()),
-            supervisor: Arc::clone(&supervisor),
-            budget: Budget::default(),
-            gate: Arc::new(gate),
-            dry_run,
-            trust: Trusted::new(None).1,
-        };
+        let bench = bench(gate, &workspace, line, setup);
+        let supervisor = Arc::clone(&bench.supervisor);
         let stop = Stop::default();
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
@@ -83,12 +89,6 @@ impl Site {
         for id in trainers(self.workspace.path()) {
             kill_process(Pid::from_raw(id).unwrap(), Signal::KILL).unwrap();
         }
-    }
-
-    /// Waits until it ends by itself.
-    pub(crate) async fn end(self) -> TempDir {
-        self.task.await.unwrap();
-        self.workspace
     }
 
     pub(crate) async fn stop(self) -> TempDir {
@@ -414,7 +414,7 @@ async fn an_upload_under_way_is_not_cut_when_a_renewed_certificate_has_another_c
     let (replaced, line) = Line::new(Channels { calls: channel.clone(), blobs: channel });
     let workspace = tempfile::tempdir().unwrap();
     let (gate, setup) = (open_gate(&workspace), setup(workspace.path()));
-    let site = Site::start_behind(gate, None, workspace, line, setup);
+    let site = Site::start_behind(gate, workspace, line, setup);
     fake.until(|state| state.uploads > 0).await;
     // From here on nobody has the first connection but the upload.
     replaced.send_replace(Channels { calls: fake.connect(), blobs: fake.connect() });
@@ -436,7 +436,7 @@ async fn an_upload_that_is_cut_goes_on_over_the_newest_connection() {
     let (replaced, line) = Line::new(Channels { calls: channel.clone(), blobs: channel });
     let workspace = tempfile::tempdir().unwrap();
     let (gate, setup) = (open_gate(&workspace), setup(workspace.path()));
-    let site = Site::start_behind(gate, None, workspace, line, setup);
+    let site = Site::start_behind(gate, workspace, line, setup);
     old.until(|state| state.uploads > 0).await;
     replaced.send_replace(Channels { calls: next.clone(), blobs: next });
     old.go_on();

@@ -9,6 +9,7 @@ mod cache;
 mod cli;
 mod data_check;
 mod dicom;
+mod dry_run;
 mod evaluate;
 mod exchange;
 mod fake;

@@ -1,8 +1,5 @@
 //! The agent behind its site's own policy, against a coordinator that is made up.
 
-use std::path::PathBuf;
-
-use fedpaint_proto::names::Digest;
 use fedpaint_proto::rule::Rule;
 use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_proto::v1::{PolicyRule, WithdrawalReason};
@@ -10,19 +7,17 @@ use fedpaint_site_agent::gate::{Gate, STOP_FILE};
 use fedpaint_site_agent::plans::{Approved, Plans};
 use fedpaint_site_agent::policy::{Metric, Policy};
 use jiff::Timestamp;
-use tempfile::TempDir;
 
 use crate::agent::Site;
 use crate::fake::{Fake, State, has_stepped, round};
 use crate::site::{ENDLESS, PLAN, model, setup};
 
 /// An agent behind this policy.
-fn start(fake: &tonic::transport::Channel, policy: Policy, dry_run: Option<PathBuf>) -> Site {
+pub(crate) fn start(fake: &tonic::transport::Channel, policy: Policy) -> Site {
     let workspace = tempfile::tempdir().unwrap();
     let gate = Gate::new(policy, workspace.path(), || Timestamp::UNIX_EPOCH);
-    let gate = if dry_run.is_some() { gate.for_dry_run() } else { gate };
     let setup = setup(workspace.path());
-    Site::start_behind(gate, dry_run, workspace, fake.clone(), setup)
+    Site::start_behind(gate, workspace, fake.clone(), setup)
 }
 
 /// By which rule the agent gave this attempt up, if it did.
@@ -45,7 +40,7 @@ fn declines(state: &State, rule: Rule) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_that_nobody_approved_is_declined_without_joining_and_trained_once_somebody_has() {
     let (fake, channel) = Fake::start(PLAN, model()).await;
-    let site = start(&channel, Policy::approved_by_a_human(), None);
+    let site = start(&channel, Policy::approved_by_a_human());
     fake.until(|state| declines(state, Rule::Approval)).await;
     let plans = Plans::of(site.workspace.path());
     let (digest, shown) = plans.list().unwrap().remove(0);
@@ -60,7 +55,7 @@ async fn a_plan_that_nobody_approved_is_declined_without_joining_and_trained_onc
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_file_ends_a_training_under_way_and_no_byte_leaves_until_it_is_gone() {
     let (fake, channel) = Fake::start(ENDLESS, model()).await;
-    let site = start(&channel, Policy::open(), None);
+    let site = start(&channel, Policy::open());
     fake.until(|state| has_stepped(state, &round(1, 1))).await;
     let stop = site.workspace.path().join(STOP_FILE);
     std::fs::write(&stop, "").unwrap();
@@ -79,7 +74,7 @@ async fn a_plan_that_is_another_once_the_round_is_joined_is_judged_as_it_is_then
     fake.state().plan_once_joined = Some(ENDLESS.into());
     let mut policy = Policy::open();
     policy.plan.steps_max = 1_000;
-    let site = start(&channel, policy, None);
+    let site = start(&channel, policy);
     fake.until(|state| refused(state, 1) == Some(Rule::Steps)).await;
     site.stop().await;
     let state = fake.state();
@@ -96,7 +91,7 @@ async fn a_round_of_too_few_sites_is_given_up_before_it_is_trained() {
     fake.state().cohort = 1;
     let mut policy = Policy::open();
     policy.round.sites_min = 2;
-    let site = start(&channel, policy, None);
+    let site = start(&channel, policy);
     fake.until(|state| refused(state, 1) == Some(Rule::Cohort)).await;
     assert!(!has_stepped(&fake.state(), &round(1, 1)));
     fake.state().cohort = 2;
@@ -112,7 +107,7 @@ async fn a_run_whose_updates_are_too_large_or_have_a_tensor_that_may_not_leave_i
     named.egress.tensors = serde_json::from_str("[\"*\", \"!out.*\"]").unwrap();
     for (policy, rule) in [(small, Rule::Bytes), (named, Rule::Tensors)] {
         let (fake, channel) = Fake::start(PLAN, model()).await;
-        let site = start(&channel, policy, None);
+        let site = start(&channel, policy);
         fake.until(|state| refused(state, 1) == Some(rule)).await;
         // The next attempt is not joined at all.
         fake.until(|state| state.declined.iter().any(|d| d.round == Some(round(1, 2)))).await;
@@ -127,7 +122,7 @@ async fn numbers_that_may_not_leave_are_told_as_0_in_heartbeats_and_in_the_repor
     let (fake, channel) = Fake::start(PLAN, model()).await;
     let mut policy = Policy::open();
     policy.egress.metrics = vec![Metric::Examples, Metric::LossLast];
-    let site = start(&channel, policy, None);
+    let site = start(&channel, policy);
     fake.until(|state| !state.submitted.is_empty()).await;
     site.stop().await;
     let state = fake.state();
@@ -136,37 +131,4 @@ async fn numbers_that_may_not_leave_are_told_as_0_in_heartbeats_and_in_the_repor
     assert!(submitted.examples == 6 && report.loss_last > 0.0);
     assert_eq!((report.steps, report.loss_mean, report.gradient_norm_p99), (0, 0.0, 0.0));
     assert!(!has_stepped(&state, &round(1, 1)));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_trains_a_round_and_keeps_the_bytes_that_another_agent_would_send() {
-    let (fake, channel) = Fake::start(PLAN, model()).await;
-    let out = tempfile::tempdir().unwrap();
-    // Nobody has approved: a dry run is what one looks at before one does.
-    let site = start(&channel, Policy::approved_by_a_human(), Some(out.path().join("dry")));
-    let _: TempDir = site.end().await;
-    assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::DryRun);
-    {
-        let state = fake.state();
-        assert!(state.uploads == 0 && state.submitted.is_empty());
-        let training = state.said.iter().filter_map(|said| match said {
-            Activity::Training(training) => training.progress,
-            _ => None,
-        });
-        let told: Vec<_> = training.map(|p| (p.step, p.steps, p.loss)).collect();
-        assert!(!told.is_empty() && told.iter().all(|told| *told == (0, 0, None)), "{told:?}");
-    }
-    let read = |name: &str| std::fs::read(out.path().join("dry").join(name)).unwrap();
-    let report: serde_json::Value = serde_json::from_slice(&read("report.json")).unwrap();
-    assert_eq!(report["would_leave"], false, "nobody has approved");
-    let update = read("update.safetensors");
-    assert_eq!(report["update"]["blake3"], Digest::of(&update).to_string());
-
-    let site = start(&channel, Policy::open(), None);
-    fake.until(|state| !state.submitted.is_empty()).await;
-    site.stop().await;
-    let submission = fake.state().submitted[0].clone();
-    assert!(fake.update(&submission) == update, "the bytes differ");
-    assert_eq!(report["examples"], submission.examples);
-    assert_eq!(report["report"]["loss_mean"], submission.report.unwrap().loss_mean);
 }

@@ -21,7 +21,7 @@ pub(super) const CALL_RETRIES_MAX: u32 = 9;
 
 /// Makes a call until it succeeds, is refused for good, or has failed too often in a row. A wait that the
 /// coordinator asks for is no failure.
-pub(super) async fn again<T, F: Future<Output = Result<T, Status>>>(
+pub(in crate::agent) async fn again<T, F: Future<Output = Result<T, Status>>>(
     bench: &Bench,
     what: &'static str,
     mut call: impl FnMut() -> F,

@@ -1,8 +1,7 @@
 //! Why a round was not finished, what the coordinator is told of it, and what may pass by itself.
 
-use std::path::PathBuf;
-
 use fedpaint_proto::disk::may_pass;
+use fedpaint_proto::names::RoundId;
 use fedpaint_proto::reason::{self, Reason};
 use fedpaint_proto::transfer;
 use fedpaint_proto::v1::WithdrawalReason;
@@ -58,9 +57,12 @@ pub enum Error {
     /// The dry run's folder fails.
     #[error(transparent)]
     DryRun(#[from] dry_run::Error),
-    /// Not an error: the round was trained to be looked at.
-    #[error("the dry run is in {}", .0.display())]
-    Rehearsed(PathBuf),
+    /// What a dry run would train depends on what nobody here knows yet.
+    #[error(
+        "whether the update of round {0} was accepted is not known, and a dry run does not ask: let the \
+         agent run until it has asked"
+    )]
+    InDoubt(RoundId),
 }
 
 impl Error {
@@ -77,8 +79,8 @@ impl Error {
                 WithdrawalReason::BaseModel
             }
             Error::Refused(_) => WithdrawalReason::Policy,
-            Error::DryRun(_) | Error::Rehearsed(_) => WithdrawalReason::DryRun,
-            Error::Call { .. } | Error::Download(_) | Error::Upload(_) => {
+            Error::DryRun(_) => WithdrawalReason::DryRun,
+            Error::Call { .. } | Error::Download(_) | Error::Upload(_) | Error::InDoubt(_) => {
                 WithdrawalReason::Internal
             }
             Error::Plan(_) => WithdrawalReason::Plan,

@@ -38,7 +38,7 @@ pub(super) async fn rehearsed(
     prepared: &Prepared,
     trained: Trained,
     folder: &Path,
-) -> Result<Error, Error> {
+) -> Result<(), Error> {
     let verdicts = leaving(bench, task, prepared, &trained).await?;
     let plan = prepared.plan.plan.digest();
     let (bench, task, folder) = (bench.clone(), task.clone(), folder.to_owned());
@@ -52,8 +52,8 @@ pub(super) async fn rehearsed(
             trained: &trained,
             verdicts: &verdicts,
         };
-        dry_run::write(&folder, bench.gate.policy(), &round)?;
-        Ok::<_, Error>(Error::Rehearsed(folder))
+        dry_run::write(&folder, bench.gate.policy(), &round)
     })
-    .await
+    .await?;
+    Ok(())
 }

@@ -62,6 +62,14 @@ pub(super) async fn settle(bench: &Bench, next: &RoundId) -> Result<(), Error> {
     }
 }
 
+/// That nothing is in doubt: what settles it is no call that a dry run makes.
+pub(super) async fn no_doubt(bench: &Bench) -> Result<(), Error> {
+    match on_workspace(bench, |workspace| workspace.doubt()).await? {
+        None => Ok(()),
+        Some(doubt) => Err(Error::InDoubt(doubt.round)),
+    }
+}
+
 /// Whether the coordinator says that it has not taken an update, and not only that it does not say.
 fn is_told(error: &Error) -> bool {
     let Error::Call { status, .. } = error else { return false };
