@@ -177,7 +177,7 @@ fn outside(lab: &Lab, tap: &Tap, metrics: &str) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-fn get(address: &str, page: &str) -> Vec<u8> {
+pub(crate) fn get(address: &str, page: &str) -> Vec<u8> {
     let mut tcp = TcpStream::connect(address).unwrap();
     let request = format!("GET {page} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     tcp.write_all(request.as_bytes()).unwrap();

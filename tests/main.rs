@@ -11,6 +11,7 @@ mod bench;
 mod canaries;
 mod chaos;
 mod disk;
+mod dry_run;
 mod durability;
 mod hostile;
 mod house;

@@ -78,6 +78,8 @@ pub struct AgentOptions {
     pub programs: Option<PathBuf>,
     /// Variables in its environment.
     pub environment: Vec<(String, PathBuf)>,
+    /// More words of its command line, such as `--dry-run FOLDER`.
+    pub arguments: Vec<String>,
     /// Words before the program's own path, such as `ip netns exec NAME`.
     pub launcher: Vec<String>,
     /// Where strace is to write what the agent and its trainer do with the network, if it is to run under it.
@@ -94,6 +96,7 @@ impl Default for AgentOptions {
             coordinator: None,
             programs: None,
             environment: Vec::new(),
+            arguments: Vec::new(),
             launcher: Vec::new(),
             trace: None,
         }
@@ -454,6 +457,7 @@ impl Lab {
         }
         words.push(program.display().to_string());
         words.extend(own.map(str::to_owned));
+        words.extend(options.arguments.iter().cloned());
         Process::start_with(Path::new(&words[0]), &words[1..], &log, &options.environment)
     }
 
