@@ -200,7 +200,7 @@ pub(crate) fn has_strace(untested: &str) -> bool {
 }
 
 /// Has the agent end as an operator does, and waits for it; under strace it is the tracer's child.
-fn stop(mut agent: Process, traced: bool) {
+pub(crate) fn stop(mut agent: Process, traced: bool) {
     let ended = match traced {
         true => {
             let own = pid(children(agent.id())[0]).unwrap();

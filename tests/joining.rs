@@ -12,19 +12,19 @@ use fedpaint_tests::process::{ANSWER_TIMEOUT, Process, program, run};
 use crate::agents::cohort;
 
 /// The command by which `name` joins with a token and writes to `folder`.
-fn command(lab: &Lab, token: &str, folder: &Path) -> Vec<String> {
+pub(crate) fn command(lab: &Lab, token: &str, folder: &Path) -> Vec<String> {
     let out = folder.display().to_string();
     let scans = folder.join("scans").display().to_string();
     let args = ["join", token, "--coordinator", lab.address(), "--out", &out, "--data", &scans];
     args.map(str::to_owned).to_vec()
 }
 
-fn invited(lab: &Lab, name: &str) -> String {
+pub(crate) fn invited(lab: &Lab, name: &str) -> String {
     let invited = lab.fedctl_json(&["site", "invite", name, "--auto-approve"]).unwrap();
     invited["token"].as_str().unwrap().to_owned()
 }
 
-fn federation(folder: &Path) -> Lab {
+pub(crate) fn federation(folder: &Path) -> Lab {
     let options = LabOptions { leaf_s: Some(3_600), ..LabOptions::default() };
     let mut lab = Lab::prepare(&folder.join("lab"), options).unwrap();
     lab.start_coordinator().unwrap();

@@ -17,6 +17,7 @@ mod hostile;
 mod house;
 mod joining;
 mod proxy;
+mod reach;
 mod refusals;
 mod renewal;
 mod simulation;

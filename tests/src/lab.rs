@@ -16,7 +16,7 @@ use fedpaint_proto::v1::{self, upload_purpose};
 use tonic::transport::Channel;
 
 use crate::process::{Process, know_policies, program_in, run};
-use crate::syncs;
+use crate::{syncs, syscalls};
 
 /// The federation's name in every lab.
 pub const FEDERATION: &str = "lab";
@@ -453,7 +453,7 @@ impl Lab {
         let own = ["run", "--config", &path];
         let mut words = options.launcher.clone();
         if let Some(trace) = &options.trace {
-            words.extend(strace(&["-e", "trace=network"], trace));
+            words.extend(strace(&syscalls::FLAGS, trace));
         }
         words.push(program.display().to_string());
         words.extend(own.map(str::to_owned));
@@ -468,7 +468,7 @@ impl Lab {
 }
 
 /// The words before a program's own path that have strace write to `trace` what the program and its children do.
-fn strace(flags: &[&str], trace: &Path) -> Vec<String> {
+pub fn strace(flags: &[&str], trace: &Path) -> Vec<String> {
     let mut words = ["strace", "-f", "-qq", "--seccomp-bpf"].map(str::to_owned).to_vec();
     words.extend(flags.iter().map(|flag| (*flag).to_owned()));
     words.extend(["-o".to_owned(), trace.display().to_string()]);

@@ -2,6 +2,18 @@
 
 use std::collections::BTreeSet;
 
+/// The flags by which strace tells it.
+pub const FLAGS: [&str; 2] = ["-e", "trace=network"];
+
+/// The kernel itself, which is asked on a socket which addresses this machine has; no byte leaves by it.
+const KERNEL: &str = "AF_NETLINK, nl_pid=0, nl_groups=00000000";
+
+/// The cache of names that glibc asks first, whether or not there is one.
+const NAME_CACHE: &str = "AF_UNIX, sun_path=\"/var/run/nscd/socket\"";
+
+/// The port of name servers.
+const NAMES_PORT: u16 = 53;
+
 /// What a program did with the network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkUse {
@@ -13,7 +25,7 @@ pub struct NetworkUse {
     pub callers: BTreeSet<u32>,
 }
 
-/// Reads what `strace -f -e trace=network` has written.
+/// Reads what `strace -f` has written with [`FLAGS`].
 ///
 /// # Errors
 /// A line that it does not understand: what is not understood proves nothing.
@@ -39,6 +51,8 @@ pub fn read(text: &str) -> Result<NetworkUse, String> {
                     return Err(not_read());
                 }
             }
+            // An address of the kernel's is none at which anybody is reached.
+            "bind" if arguments.contains(&format!("{{sa_family={KERNEL}}}")) => {}
             "bind" | "listen" | "accept" | "accept4" => used.reachable.push(rest.to_owned()),
             "socket" | "socketpair" | "setsockopt" | "getsockopt" | "getsockname"
             | "getpeername" | "recvfrom" | "recvmsg" | "recvmmsg" | "shutdown" => {}
@@ -51,6 +65,33 @@ pub fn read(text: &str) -> Result<NetworkUse, String> {
 /// How strace writes an address of IPv4.
 pub fn inet(address: &str, port: u16) -> String {
     format!("AF_INET, sin_port=htons({port}), sin_addr=inet_addr(\"{address}\")")
+}
+
+/// The same of IPv6.
+pub fn inet6(address: &str, port: u16) -> String {
+    format!(
+        "AF_INET6, sin6_port=htons({port}), sin6_flowinfo=htonl(0), \
+         inet_pton(AF_INET6, \"{address}\", &sin6_addr), sin6_scope_id=0"
+    )
+}
+
+/// The name servers of a text such as `/etc/resolv.conf`.
+pub fn name_servers(text: &str) -> Vec<String> {
+    let named = text.lines().filter_map(|line| line.strip_prefix("nameserver"));
+    named.filter_map(|rest| rest.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+/// Whether an address that a program reached is where a name is looked up: the cache of names, one of these
+/// name servers, or the kernel, which says how it would reach what was found. For that a socket that sends
+/// nothing is connected to port 0, and let go of again.
+pub fn looks_up(address: &str, name_servers: &[String]) -> bool {
+    let of = |server: &String| [inet(server, NAMES_PORT), inet6(server, NAMES_PORT)];
+    let asks_kernel = address == KERNEL || address.starts_with("AF_UNSPEC, ");
+    let sends_nothing = ["sin_port=htons(0), ", "sin6_port=htons(0), "];
+    asks_kernel
+        || address == NAME_CACHE
+        || sends_nothing.iter().any(|port| address.contains(port))
+        || name_servers.iter().flat_map(of).any(|server| server == address)
 }
 
 #[cfg(test)]
@@ -75,6 +116,8 @@ mod tests {
         for (line, reached, reachable) in [
             ("73  listen(9, 128) = 0", 1, 1),
             ("73  bind(9, {sa_family=AF_INET6, sin6_port=htons(0)}, 28 <unfinished ...>", 1, 1),
+            ("73  bind(9, {sa_family=AF_NETLINK, nl_pid=0, nl_groups=00000000}, 12) = 0", 1, 0),
+            ("73  bind(9, {sa_family=AF_NETLINK, nl_pid=0, nl_groups=0x000001}, 12) = 0", 1, 1),
             ("73  connect(9, {sa_family=AF_UNIX, sun_path=\"/run/nscd\"}, 110) = -1", 2, 0),
             ("73  sendto(9, \"q\", 1, 0, {sa_family=AF_INET, sin_port=htons(53)}, 16) = 1", 2, 0),
         ] {
@@ -83,5 +126,30 @@ mod tests {
         }
         assert!(read("strace: Process 12 attached").is_err());
         assert!(read("73  io_uring_enter(3, 1) = 1").is_err());
+    }
+
+    #[test]
+    fn a_name_is_looked_up_at_the_servers_that_are_named_and_nowhere_else() {
+        let servers =
+            name_servers("# ours\nnameserver 10.0.0.2 # first\nnameserver fd00::2\nsearch x\n");
+        assert_eq!(servers, ["10.0.0.2", "fd00::2"]);
+        let nscd = "AF_UNIX, sun_path=\"/var/run/nscd/socket\"".to_owned();
+        let other = "AF_UNIX, sun_path=\"/run/other\"".to_owned();
+        let undone = "AF_UNSPEC, sa_data=\"\\0\\0\\0\"".to_owned();
+        for (address, expected) in [
+            (nscd, true),
+            (other, false),
+            (undone, true),
+            (KERNEL.to_owned(), true),
+            (inet("10.0.0.2", 53), true),
+            (inet6("fd00::2", 53), true),
+            (inet("10.0.0.2", 443), false),
+            (inet("10.0.0.3", 53), false),
+            (inet("203.0.113.7", 0), true),
+            (inet6("2001:db8::7", 0), true),
+            (inet("203.0.113.7", 80), false),
+        ] {
+            assert_eq!(looks_up(&address, &servers), expected, "{address}");
+        }
     }
 }
