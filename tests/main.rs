@@ -16,6 +16,7 @@ mod durability;
 mod hostile;
 mod house;
 mod joining;
+mod passphrase;
 mod proxy;
 mod reach;
 mod refusals;

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use pkcs8::der::zeroize::Zeroizing;
@@ -70,21 +70,27 @@ impl Passphrase {
     }
 
     fn of_file(named: Option<OsString>) -> Result<Option<Passphrase>, Error> {
-        let Some(path) = named.filter(|path| !path.is_empty()).map(PathBuf::from) else {
-            return Ok(None);
-        };
+        let named = named.filter(|path| !path.is_empty());
+        named.map(|path| Passphrase::of_path(Path::new(&path))).transpose()
+    }
+
+    /// The passphrase in a file, its one line.
+    ///
+    /// # Errors
+    /// If the file does not read, or is empty or too long.
+    pub fn of_path(path: &Path) -> Result<Passphrase, Error> {
         let mut text = Zeroizing::new(Vec::new());
-        let read = std::fs::File::open(&path)
+        let read = std::fs::File::open(path)
             .and_then(|file| file.take(PASSPHRASE_BYTES_MAX + 2).read_to_end(&mut text));
         if let Err(source) = read {
-            return Err(Error::Read { path, source });
+            return Err(Error::Read { path: path.to_owned(), source });
         }
         while text.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
             text.pop();
         }
         match text.len() as u64 {
-            1..=PASSPHRASE_BYTES_MAX => Ok(Some(Passphrase(text))),
-            _ => Err(Error::Length { path }),
+            1..=PASSPHRASE_BYTES_MAX => Ok(Passphrase(text)),
+            _ => Err(Error::Length { path: path.to_owned() }),
         }
     }
 
