@@ -10,6 +10,7 @@ mod aggregation;
 mod bench;
 mod canaries;
 mod chaos;
+mod cryptography;
 mod disk;
 mod dry_run;
 mod durability;

@@ -6,6 +6,7 @@ use fedpaint_proto::log;
 use fedpaint_proto::names::{Digest, OperatorName, RoundId};
 use fedpaint_proto::plan::RunPlan;
 use fedpaint_proto::reason::Reason;
+use fedpaint_proto::tls;
 use fedpaint_proto::v1::admin_service_server::AdminService;
 use fedpaint_proto::v1::{
     AbandonRoundRequest, AbandonRoundResponse, ApproveProposalRequest, ApproveProposalResponse,
@@ -55,6 +56,7 @@ impl AdminService for Service {
             runs: driver.runs().iter().map(wire::run).collect(),
             rounds: driver.active_rounds().iter().map(wire::round).collect(),
             expiries: self.parts.credentials.borrow().expiries.iter().map(wire::expiry).collect(),
+            cryptography: tls::cryptography().to_owned(),
         }))
     }
 

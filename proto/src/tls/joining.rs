@@ -12,13 +12,13 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::{pin, provider};
+use super::{approved, pin, provider};
 use crate::enrolment::{ALPN, Pin};
 
 /// Trusts the root with this key alone, and shows no certificate.
 ///
 /// # Errors
-/// Never in practice: TLS 1.3 is compiled in.
+/// If the build promises FIPS-approved cryptography and this is not; TLS 1.3 is compiled in.
 pub fn joining(root: Pin) -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -27,6 +27,7 @@ pub fn joining(root: Pin) -> Result<Arc<ClientConfig>, rustls::Error> {
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
+    approved(config.fips()).map_err(|error| rustls::Error::General(error.to_string()))?;
     Ok(Arc::new(config))
 }
 

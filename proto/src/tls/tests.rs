@@ -29,6 +29,7 @@ fn both_ends_of_tls_are_approved_by_fips_where_the_build_says_so() {
     assert_eq!(files.server(Arc::new(|_| true)).unwrap().fips(), promised);
     let root = files.roots().unwrap().remove(0);
     assert_eq!(files.strangers(&root).unwrap().fips(), promised);
+    assert_eq!(joining(pin(&root).unwrap()).unwrap().fips(), promised);
 }
 
 #[test]

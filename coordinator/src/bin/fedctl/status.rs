@@ -20,5 +20,6 @@ pub(crate) async fn run(settings: &Connection, output: &Output) -> anyhow::Resul
         runs: status.runs.into_iter().map(Run::from).collect(),
         rounds: status.rounds.into_iter().map(Round::from).collect(),
         expiries: status.expiries.into_iter().map(Expiry::from).collect(),
+        cryptography: status.cryptography,
     })
 }

@@ -380,7 +380,10 @@ impl Show for Certificate {
 
 impl Show for Status {
     fn table(&self, now: Timestamp) -> String {
-        let head = format!("federation {}, coordinator {}", self.federation, self.version);
+        let mut head = format!("federation {}, coordinator {}", self.federation, self.version);
+        if !self.cryptography.is_empty() {
+            head += &format!(", cryptography by {}", self.cryptography);
+        }
         let certificates = members::expiries(&self.expiries, now);
         let mut parts = vec![head, certificates, sites(&self.sites, now), runs(&self.runs, now)];
         for round in &self.rounds {

@@ -214,6 +214,9 @@ pub(crate) struct Status {
     pub(crate) rounds: Vec<Round>,
     /// The authorities' certificates and the coordinator's own, soonest to end first.
     pub(crate) expiries: Vec<Expiry>,
+    /// By what the coordinator computes TLS, certificates and signatures, where it says so.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) cryptography: String,
 }
 
 /// One change of a run that is watched.
