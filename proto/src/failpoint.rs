@@ -8,7 +8,8 @@
 //!
 //! ```text
 //! PLACE ACTION[@N]    PLACE is a name, or * for every one, or a prefix such as blob.*
-//! trace FILE          appends the name of every place that is reached to FILE
+//! trace FILE          appends the name of every place that is reached to FILE, and `killed PLACE` where
+//!                     a rule below it is about to end the process
 //! ```
 //!
 //! `kill` ends the process as SIGKILL does; `enospc`, `eio` and `erofs` have the place fail as a full,
@@ -18,6 +19,9 @@
 
 /// The environment variable that names the file of rules.
 pub const VARIABLE: &str = "FEDPAINT_FAILPOINTS";
+
+/// How a line of a trace begins that names the place where a rule ends the process.
+pub const KILLED: &str = "killed ";
 
 /// Passes the place called `name`, such as `blob.rename`: words of a part and of what is about to be
 /// done there.
@@ -51,6 +55,9 @@ mod rules {
     static FILE: LazyLock<Option<PathBuf>> =
         LazyLock::new(|| std::env::var_os(super::VARIABLE).map(PathBuf::from));
 
+    /// What a rule says that ends the process.
+    const KILL: &str = "kill";
+
     /// How often this process has reached what a rule names, by the rule.
     static REACHED: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 
@@ -64,18 +71,23 @@ mod rules {
         let rules =
             if small { fs::read_to_string(file).unwrap_or_default() } else { String::new() };
         let mut reached = REACHED.lock().unwrap_or_else(PoisonError::into_inner);
-        obey(&rules, name, &mut reached)
+        obey(&rules, name, &mut reached, act)
     }
 
-    fn obey(rules: &str, name: &str, reached: &mut BTreeMap<String, u64>) -> io::Result<()> {
+    fn obey(
+        rules: &str,
+        name: &str,
+        reached: &mut BTreeMap<String, u64>,
+        act: fn(&str) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut outcome = Ok(());
+        let mut trace = None;
         for rule in rules.lines() {
             let mut words = rule.split_whitespace();
             let (Some(pattern), Some(action)) = (words.next(), words.next()) else { continue };
             if pattern == "trace" {
-                let log = fs::File::options().create(true).append(true).open(action);
-                // A trace that cannot be written is missed by the test that asked for it.
-                let _ = log.and_then(|mut log| log.write_all(format!("{name}\n").as_bytes()));
+                note(action, name);
+                trace = Some(action);
                 continue;
             }
             if !fits(pattern, name) {
@@ -88,10 +100,19 @@ mod rules {
             let count = reached.entry(rule.to_owned()).or_default();
             *count += 1;
             if outcome.is_ok() && turn.is_none_or(|turn| turn == *count) {
+                if let Some(trace) = trace.filter(|_| action == KILL) {
+                    note(trace, &format!("{}{name}", super::KILLED));
+                }
                 outcome = act(action);
             }
         }
         outcome
+    }
+
+    fn note(trace: &str, line: &str) {
+        let log = fs::File::options().create(true).append(true).open(trace);
+        // A trace that cannot be written is missed by the test that asked for it.
+        let _ = log.and_then(|mut log| log.write_all(format!("{line}\n").as_bytes()));
     }
 
     fn fits(pattern: &str, name: &str) -> bool {
@@ -103,7 +124,7 @@ mod rules {
 
     fn act(action: &str) -> io::Result<()> {
         match action {
-            "kill" => {
+            KILL => {
                 // Nothing of this process survives the call.
                 let _ = kill_process(getpid(), Signal::KILL);
                 Ok(())
@@ -122,7 +143,8 @@ mod rules {
         fn reach(rules: &str, names: &[&str]) -> Vec<Option<i32>> {
             let mut reached = BTreeMap::new();
             let mut outcome = |name: &&str| {
-                obey(rules, name, &mut reached).err().and_then(|error| error.raw_os_error())
+                let outcome = obey(rules, name, &mut reached, act);
+                outcome.err().and_then(|error| error.raw_os_error())
             };
             names.iter().map(&mut outcome).collect()
         }
@@ -147,6 +169,19 @@ mod rules {
             let log = folder.path().join("trace");
             reach(&format!("trace {}\na kill@9", log.display()), &["a", "b", "a"]);
             assert_eq!(fs::read_to_string(log).unwrap(), "a\nb\na\n");
+        }
+
+        #[test]
+        fn a_trace_says_where_a_process_is_ended_and_where_its_disk_fails_it_does_not() {
+            let folder = tempfile::tempdir().unwrap();
+            let log = folder.path().join("trace");
+            let rules = format!("trace {}\na kill@2\nb eio", log.display());
+            let mut reached = BTreeMap::new();
+            for name in ["a", "b", "a", "a"] {
+                // Whoever lives on here tells it all the same.
+                let _ = obey(&rules, name, &mut reached, |_| Ok(()));
+            }
+            assert_eq!(fs::read_to_string(log).unwrap(), "a\nb\na\nkilled a\na\n");
         }
     }
 }

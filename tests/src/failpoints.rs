@@ -14,8 +14,9 @@ use fedpaint_proto::failpoint;
 pub struct Failpoints {
     rules: PathBuf,
     trace: PathBuf,
-    /// How much of the trace has been looked at.
+    /// How much of the trace has been looked at, for places that were reached and for those that killed.
     seen: u64,
+    seen_killed: u64,
 }
 
 impl Failpoints {
@@ -26,7 +27,7 @@ impl Failpoints {
     pub fn new(folder: &Path, name: &str) -> anyhow::Result<Failpoints> {
         let rules = folder.join(format!("{name}.rules"));
         let trace = folder.join(format!("{name}.trace"));
-        let points = Failpoints { rules, trace, seen: 0 };
+        let points = Failpoints { rules, trace, seen: 0, seen_killed: 0 };
         points.disarm()?;
         Ok(points)
     }
@@ -61,18 +62,36 @@ impl Failpoints {
     /// # Errors
     /// If the trace does not read.
     pub fn reached(&mut self) -> anyhow::Result<Vec<String>> {
+        let text = self.since(self.seen)?;
+        self.seen += text.len() as u64;
+        let places = text.lines().filter(|line| !line.starts_with(failpoint::KILLED));
+        Ok(places.map(str::to_owned).collect())
+    }
+
+    /// The places at which a rule has ended a program since this was last asked; it has told so just before.
+    ///
+    /// # Errors
+    /// If the trace does not read.
+    pub fn killed(&mut self) -> anyhow::Result<Vec<String>> {
+        let text = self.since(self.seen_killed)?;
+        self.seen_killed += text.len() as u64;
+        let places = text.lines().filter_map(|line| line.strip_prefix(failpoint::KILLED));
+        Ok(places.map(str::to_owned).collect())
+    }
+
+    /// The whole lines of the trace behind its first `seen` bytes.
+    fn since(&self, seen: u64) -> anyhow::Result<String> {
         let mut file = match File::open(&self.trace) {
             Ok(file) => file,
             // Nothing was reached yet.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
             Err(error) => return Err(error.into()),
         };
-        file.seek(SeekFrom::Start(self.seen))?;
+        file.seek(SeekFrom::Start(seen))?;
         let mut text = String::new();
         file.read_to_string(&mut text)?;
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        self.seen += whole as u64;
-        Ok(text[..whole].lines().map(str::to_owned).collect())
+        text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+        Ok(text)
     }
 }
 
@@ -87,8 +106,10 @@ mod tests {
         assert_eq!(points.reached().unwrap(), [""; 0]);
         fs::write(&points.trace, "blob.write\nblob.sy").unwrap();
         assert_eq!(points.reached().unwrap(), ["blob.write"]);
-        fs::write(&points.trace, "blob.write\nblob.sync\n").unwrap();
-        assert_eq!(points.reached().unwrap(), ["blob.sync"]);
+        fs::write(&points.trace, "blob.write\nblob.sync\nkilled blob.sync\ndb.open\n").unwrap();
+        assert_eq!(points.reached().unwrap(), ["blob.sync", "db.open"]);
+        assert_eq!(points.killed().unwrap(), ["blob.sync"]);
+        assert_eq!((points.reached().unwrap(), points.killed().unwrap()), (vec![], vec![]));
         points.arm("blob.* kill").unwrap();
         let rules = fs::read_to_string(points.variable().1).unwrap();
         assert!(
