@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::failpoint::reach;
 use crate::passphrase;
 use crate::tls::TlsFiles;
 use crate::weights::sync_folder;
@@ -69,10 +70,8 @@ impl Held<'_> {
         // says that it belongs to the certificate which is there.
         let key_pem = passphrase::seal(key_pem).map_err(io::Error::other)?;
         write(&next(key), &key_pem, KEY_MODE)?;
-        fs::rename(next(certificate), certificate)?;
-        sync_folder(certificate)?;
-        fs::rename(next(key), key)?;
-        sync_folder(key)
+        name(&next(certificate), certificate)?;
+        name(&next(key), key)
     }
 
     /// As [`settle`].
@@ -82,13 +81,14 @@ impl Held<'_> {
     pub fn settle(&self) -> io::Result<()> {
         let (certificate, key) = (next(&self.files.certificate), next(&self.files.key));
         if certificate.try_exists()? {
-            // Nothing was replaced yet.
-            fs::remove_file(&certificate)?;
+            // Nothing was replaced yet. The key goes first: alone it would be taken for that of the certificate
+            // which is there, by whoever settles after a process that died here too.
             if key.try_exists()? {
-                fs::remove_file(&key)?;
+                remove(&key)?;
             }
+            remove(&certificate)?;
         } else if key.try_exists()? {
-            fs::rename(&key, &self.files.key)?;
+            name(&key, &self.files.key)?;
         }
         Ok(())
     }
@@ -107,11 +107,10 @@ pub fn write_key(path: &Path, pem: &str) -> io::Result<()> {
     // Not the name of a key that waits for its certificate, which `settle` would take it for.
     let new = beside(path, ".new");
     if new.try_exists()? {
-        fs::remove_file(&new)?;
+        remove(&new)?;
     }
     write(&new, &pem, KEY_MODE)?;
-    fs::rename(&new, path)?;
-    sync_folder(path)
+    name(&new, path)
 }
 
 /// Writes a certificate under a name that has none, or another one.
@@ -121,18 +120,34 @@ pub fn write_key(path: &Path, pem: &str) -> io::Result<()> {
 pub fn write_certificate(path: &Path, pem: &str) -> io::Result<()> {
     let next = next(path);
     if next.try_exists()? {
-        fs::remove_file(&next)?;
+        remove(&next)?;
     }
     write(&next, pem, CERTIFICATE_MODE)?;
-    fs::rename(&next, path)?;
-    sync_folder(path)
+    name(&next, path)
 }
 
 fn write(path: &Path, pem: &str, mode: u32) -> io::Result<()> {
     let mut options = OpenOptions::new();
+    reach("credential.create")?;
     let mut file: File = options.write(true).create_new(true).mode(mode).open(path)?;
+    reach("credential.write")?;
     file.write_all(pem.as_bytes())?;
+    reach("credential.sync")?;
     file.sync_all()
+}
+
+/// Gives a file that is whole and on the disk its name, for good.
+fn name(made: &Path, path: &Path) -> io::Result<()> {
+    reach("credential.rename")?;
+    fs::rename(made, path)?;
+    reach("credential.folder")?;
+    sync_folder(path)
+}
+
+/// Removes what a process that died has left.
+fn remove(left: &Path) -> io::Result<()> {
+    reach("credential.remove")?;
+    fs::remove_file(left)
 }
 
 /// Where a file waits to take the place of `path`.
@@ -196,6 +211,20 @@ mod tests {
             assert_eq!(held(&files), (left.0.into(), left.1.into()), "after {steps} steps");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
         }
+    }
+
+    #[test]
+    fn who_dies_while_it_settles_leaves_no_key_that_the_next_one_would_take_for_the_certificates() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        write(&next(&files.key), "new key", KEY_MODE).unwrap();
+        // No file, so that the certificate that waits cannot be removed: settling ends there.
+        fs::create_dir(next(&files.certificate)).unwrap();
+        settle(&files).unwrap_err();
+        fs::remove_dir(next(&files.certificate)).unwrap();
+        settle(&files).unwrap();
+        assert_eq!(held(&files), ("old certificate".into(), "old key".into()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -67,6 +67,7 @@ pub(super) async fn receive(
         {
             return publish(part, path, keep).await;
         }
+        reach("workspace.part_drop").map_err(file_error("remove", &part))?;
         tokio::fs::remove_file(&part).await.map_err(file_error("remove", &part))?;
         if restarted {
             break;
@@ -129,6 +130,7 @@ fn open_locked(part: &Path, size: u64) -> std::io::Result<Option<Growing>> {
         return Ok(None);
     }
     if file.metadata()?.len() > size {
+        reach("workspace.part_cut")?;
         file.set_len(0)?;
     }
     Growing::of(file).map(Some)
