@@ -114,6 +114,32 @@ async fn a_disk_that_fails_once_at_each_place_delays_a_round_and_changes_nothing
     assert_eq!(told(coordinator(&lab, "fsck", "coordinator.toml", &[]), 0)["clean"], true);
 }
 
+#[test]
+fn a_disk_that_fails_once_at_each_place_of_a_first_start_delays_it_and_changes_nothing_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let environment = vec![(failpoint::VARIABLE.to_owned(), folder.join("rules"))];
+    let options = LabOptions { environment, ..LabOptions::default() };
+    let mut lab = Lab::prepare(folder, options).unwrap();
+    // Each costs the start a try, and the next try comes to the next one.
+    let places =
+        ["folder.make", "folder.lock", "blob.empty", "blob.folders", "db.open", "db.migrate"];
+    let faults = ["enospc", "eio", "erofs"].into_iter().cycle();
+    let rules = places.iter().zip(faults).map(|(place, fault)| format!("{place} {fault}@1"));
+    let trace = folder.join("trace");
+    let rules: Vec<String> = rules.chain([format!("trace {}", trace.display())]).collect();
+    set_rules(folder, &rules);
+    lab.start_coordinator().unwrap();
+    let trace = std::fs::read_to_string(trace).unwrap();
+    for place in places {
+        let passed = trace.lines().filter(|passed| *passed == place).count();
+        assert!(passed > 1, "{place} was passed {passed} times");
+    }
+    let log = lab.log();
+    assert!(log.contains("the disk can be used again"), "{log}");
+    lab.enroll("alpha").unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_does_not_open_while_it_is_averaged_gives_no_round_up_and_says_whose_it_is() {
     let expected = undisturbed().await;

@@ -179,14 +179,15 @@ impl Blobs {
         let opened = blobs.clone();
         blocking(move || {
             let scratch = opened.root.join("scratch");
-            match fs::remove_dir_all(&scratch) {
+            match reach("blob.empty").and_then(|()| fs::remove_dir_all(&scratch)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(Error::io("empty", &scratch)(e));
                 }
                 _ => {}
             }
             for folder in [&scratch, &opened.staging()] {
-                fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
+                let made = reach("blob.folders").and_then(|()| fs::create_dir_all(folder));
+                made.map_err(Error::io("make the folder", folder))?;
             }
             opened.make_folders()?;
             staging::forget_stale(&opened.staging(), now)
@@ -311,10 +312,14 @@ impl Blobs {
         let folder = self.root.join("blobs");
         for byte in 0..=u8::MAX {
             let folder = folder.join(format!("{byte:02x}"));
-            fs::create_dir_all(&folder).map_err(Error::io("make the folder", &folder))?;
+            // A crash between any two of them leaves what one before the last does.
+            let place = if matches!(byte, 0 | u8::MAX) { reach("blob.folders") } else { Ok(()) };
+            let made = place.and_then(|()| fs::create_dir_all(&folder));
+            made.map_err(Error::io("make the folder", &folder))?;
         }
         for folder in [&folder, &self.root] {
-            let synced = File::open(folder).and_then(|folder| folder.sync_all());
+            let opened = reach("blob.folders_sync").and_then(|()| File::open(folder));
+            let synced = opened.and_then(|folder| folder.sync_all());
             synced.map_err(|source| Error::Sync { path: folder.clone(), source })?;
         }
         Ok(())

@@ -76,11 +76,12 @@ impl Folder {
     /// If it cannot be made, or another process has it.
     pub fn take(path: &Path) -> Result<Folder, Error> {
         let fail = |source| Error::Io { path: path.to_owned(), source };
-        fs::create_dir_all(path).map_err(fail)?;
+        reach("folder.make").and_then(|()| fs::create_dir_all(path)).map_err(fail)?;
         // What the file holds is read below, so it is not emptied here.
         let options =
             File::options().create(true).truncate(false).read(true).write(true).to_owned();
-        let lock = options.open(path.join(LOCK_FILE)).map_err(fail)?;
+        let lock = reach("folder.lock").and_then(|()| options.open(path.join(LOCK_FILE)));
+        let lock = lock.map_err(fail)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(busy(path, &lock)),
@@ -113,6 +114,7 @@ impl Folder {
             // Who is dead stays noted, whether or not there is room for more.
             self.lock.set_len(self.dead_bytes)?;
             self.lock.seek(SeekFrom::Start(self.dead_bytes))?;
+            reach("folder.announce_write")?;
             self.lock.write_all(text.as_bytes())
         });
         if let Err(error) = written {
@@ -153,8 +155,12 @@ impl Folder {
         }
         reach("folder.note")?;
         self.lock.rewind()?;
-        self.lock.set_len(0)?;
+        // Written over what was there and cut to its length only then: whoever dies in between leaves what who
+        // comes next reads, and a disk that is full takes it where it has taken as much before.
         self.lock.write_all(text.as_bytes())?;
+        reach("folder.note_cut")?;
+        self.lock.set_len(text.len() as u64)?;
+        reach("folder.note_sync")?;
         self.lock.sync_all()
     }
 }
@@ -221,6 +227,30 @@ mod tests {
         assert_eq!(Folder::take(&path).unwrap().dead, [own]);
         fs::write(path.join(LOCK_FILE), "not a holder").unwrap();
         assert_eq!(Folder::take(&path).unwrap().dead, []);
+    }
+
+    #[test]
+    fn who_dies_while_it_notes_itself_leaves_a_note_that_tells_of_all_who_are_dead() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let (first, _) = Folder::take(&path).unwrap().holder(at(0), None);
+        let mut folder = Folder::take(&path).unwrap();
+        folder.announce(at(1));
+        let before = fs::read_to_string(path.join(LOCK_FILE)).unwrap();
+        let (second, _) = folder.holder(at(2), Some(&first));
+        drop(folder);
+        let after = fs::read_to_string(path.join(LOCK_FILE)).unwrap();
+        // Died before the rest of what was there was cut off, which here is longer.
+        let longer = format!("{before}{before}");
+        let torn = format!("{after}{}", &longer[after.len()..]);
+        fs::write(path.join(LOCK_FILE), torn).unwrap();
+        let mut folder = Folder::take(&path).unwrap();
+        assert!(folder.dead.contains(&first) && folder.dead.contains(&second), "{:?}", folder.dead);
+        // What is left of it is in nobody's way.
+        let (third, _) = folder.holder(at(3), Some(&first));
+        drop(folder);
+        assert_eq!(Folder::take(&path).unwrap().dead, [first, third]);
     }
 
     #[test]

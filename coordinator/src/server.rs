@@ -140,7 +140,10 @@ impl Server {
         let files = Files::of(&config);
         // Nobody is judged yet: this finds out whether the files will do.
         let seal = files.seal(clock.now())?;
-        files.load(Arc::new(|_| true), seal.clone(), clock.now())?;
+        patiently(&*clock, async || {
+            Ok(files.load(Arc::new(|_| true), seal.clone(), clock.now())?)
+        })
+        .await?;
         let unsigned = config.unsigned_updates == UnsignedUpdates::Accept;
         let notary = seal.map(|seal| Arc::new(Notary::sealing(seal, unsigned)));
         let (at, status_at) = match listen(&config).await {

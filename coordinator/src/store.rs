@@ -22,9 +22,10 @@ use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::RoundId;
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{AnyConnection, AnyPool, Connection, SqlSafeStr};
+use sqlx::{AnyConnection, AnyPool, Connection, Row, SqlSafeStr};
 
 pub use self::error::Error;
+use self::error::is_no_table;
 pub use self::lease::{Holder, LEASE, LEASE_RENEWAL, Lease};
 pub use self::log::Vouched;
 pub use self::named::Named;
@@ -106,6 +107,7 @@ impl Store {
             true => format!("{url}?mode=rwc"),
             false => url.to_owned(),
         };
+        reach("db.open")?;
         // The pool would try again until its time is up; what is wrong is told at once instead.
         let mut probe = AnyConnection::connect(&url).await.map_err(Error::Open)?;
         prepare(&mut probe, SQLITE_WRITER_CACHE_KIB).await.map_err(Error::Open)?;
@@ -267,20 +269,39 @@ async fn in_time<T>(
     answer.unwrap_or(Err(Error::Silent { seconds: limit.as_secs() }))
 }
 
-/// Takes the steps that the database has not taken yet.
+/// Takes the steps that the database has not taken yet, one by one, so that a test may have a process end
+/// between any two.
 async fn migrate(pool: &AnyPool, steps: &[(i64, &'static str, &'static str)]) -> Result<(), Error> {
     let step = |(version, name, sql): &(i64, &'static str, &'static str)| {
         let sql = sql.into_sql_str();
         Migration::new(*version, (*name).into(), MigrationType::Simple, sql, false)
     };
-    let migrated = Migrator::with_migrations(steps.iter().map(step).collect()).run(pool).await;
-    migrated.map_err(|error| match error {
+    let migrator = Migrator::with_migrations(steps.iter().map(step).collect());
+    let failed = |error| match error {
         MigrateError::VersionMissing(found) => {
             let known = steps.last().map_or(0, |(version, ..)| *version);
             Error::Newer { found, known }
         }
         error => Error::Migrate(error),
-    })
+    };
+    let taken = newest_step(pool).await?;
+    let ahead = steps.iter().map(|(version, ..)| *version).filter(|version| *version > taken);
+    for version in ahead.collect::<Vec<i64>>() {
+        reach("db.migrate")?;
+        migrator.run_to(version, pool).await.map_err(failed)?;
+    }
+    // It also looks whether those that were taken are these.
+    migrator.run(pool).await.map_err(failed)
+}
+
+/// The newest step that the database has taken; 0 where it has taken none.
+async fn newest_step(pool: &AnyPool) -> Result<i64, Error> {
+    let newest = sqlx::query("SELECT MAX(version) AS version FROM _sqlx_migrations");
+    match newest.fetch_one(pool).await {
+        Ok(row) => Ok(row.try_get::<Option<i64>, _>("version")?.unwrap_or(0)),
+        Err(error) if is_no_table(&error) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether a connection that was used before may be used again. Where a full disk fails a transaction,

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::limits::MODEL_BYTES_MAX;
 use fedpaint_proto::names::Blob;
 use jiff::{SignedDuration, Timestamp};
@@ -40,7 +41,8 @@ pub(super) fn make_room(folder: &Path, size: u64, busy: &HashSet<PathBuf>) -> Re
     while !fits(&parts) {
         let oldest = parts.iter().rposition(|part| !busy.contains(&part.path));
         let oldest = parts.remove(oldest.ok_or(Error::Crowded)?);
-        fs::remove_file(&oldest.path).map_err(Error::io("delete", &oldest.path))?;
+        let removed = reach("blob.room").and_then(|()| fs::remove_file(&oldest.path));
+        removed.map_err(Error::io("delete", &oldest.path))?;
     }
     Ok(())
 }
@@ -54,7 +56,8 @@ pub(super) fn forget_stale(staging: &Path, now: Timestamp) -> Result<(), Error> 
             // A part from the future, or from before any time there is, is left to `make_room`.
             let age = Timestamp::try_from(part.written_at).map(|then| now.duration_since(then));
             if age.is_ok_and(|age| age > PART_AGE_MAX) {
-                fs::remove_file(&part.path).map_err(Error::io("delete", &part.path))?;
+                let removed = reach("blob.forget").and_then(|()| fs::remove_file(&part.path));
+                removed.map_err(Error::io("delete", &part.path))?;
             }
         }
     }

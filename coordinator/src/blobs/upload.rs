@@ -99,7 +99,9 @@ fn open(
     claimed.insert(path.clone());
     drop(claimed);
     let claim = Claim { busy: Arc::clone(busy), path: path.clone() };
-    let file = OpenOptions::new().create(true).append(true).read(true).open(&path);
+    let mut options = OpenOptions::new();
+    let options = options.create(true).append(true).read(true);
+    let file = reach("blob.part_open").and_then(|()| options.open(&path));
     let growing = file.and_then(Growing::of).map_err(Error::io("write", &path))?;
     Ok((growing, Part { path, _claim: claim }))
 }
@@ -159,7 +161,8 @@ impl Upload {
             let path = &part.path;
             let found = reach("blob.hash").and_then(|()| growing.digest());
             if found.map_err(Error::io("read", path))? != blob.digest {
-                fs::remove_file(path).map_err(Error::io("delete", path))?;
+                let removed = reach("blob.wrong").and_then(|()| fs::remove_file(path));
+                removed.map_err(Error::io("delete", path))?;
                 return Err(Error::WrongDigest(blob.digest));
             }
             let synced = reach("blob.sync").and_then(|()| growing.sync());

@@ -12,6 +12,7 @@ use super::Error;
 use crate::blobs::{self, Blobs};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::credentials;
 use crate::folder::{self, Folder};
 use crate::store::{Outcomes, Store};
 
@@ -121,7 +122,8 @@ impl Error {
     fn may_pass(&self) -> bool {
         match self {
             Error::Folder(folder::Error::Io { source, .. })
-            | Error::Blobs(blobs::Error::Io { source, .. }) => may_pass(source),
+            | Error::Blobs(blobs::Error::Io { source, .. })
+            | Error::Credentials(credentials::Error::Settle { source, .. }) => may_pass(source),
             Error::Database { source, .. } => source.may_pass(),
             _ => false,
         }
@@ -176,9 +178,13 @@ mod tests {
         let (ended, tries) = start(u32::MAX, full).await;
         assert!(ended.unwrap_err().to_string().contains("cannot use the data folder data"));
         assert_eq!(tries, START_RETRIES_MAX + 1);
-        let passing: [fn() -> Error; 2] = [
+        let passing: [fn() -> Error; 3] = [
             || Error::Blobs(blobs::Error::io("empty", Path::new("x"))(Errno::IO.into())),
             || Error::database("sqlite:x", store::Error::Io(Errno::ROFS.into())),
+            || {
+                let (path, source) = ("x".into(), Errno::IO.into());
+                credentials::Error::Settle { path, source }.into()
+            },
         ];
         for broken in passing {
             assert!(matches!(start(2, broken).await, (Ok(7), 3)));
