@@ -163,13 +163,14 @@ fn an_update_in_fewer_bits_is_made_again_where_the_disk_fails_to_the_same_bytes(
     assert!(whole.remainder.is_some() && whole.update != rehearsed_with("").update);
     // Writing, syncing and naming of either file, and what comes after.
     let places = [
-        "model.create@1 enospc",
-        "model.write@9 enospc",
-        "model.sync@1 eio",
-        "model.folder@1 eio",
-        "train.encoded_rename@1 erofs",
-        "train.encoded_folder@1 eio",
-        "train.encoded_rename@4 eio",
+        "model.create enospc@1",
+        "model.write enospc@9",
+        "model.sync eio@1",
+        "model.folder eio@1",
+        "train.encoded_rename erofs@1",
+        "train.encoded_folder eio@1",
+        "train.encoded_rename eio@4",
+        "train.trained_drop eio@1",
     ];
     assert_eq!(rehearsed(&int4, &places.join("\n")), whole);
 }
