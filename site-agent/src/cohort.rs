@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use fedpaint_proto::disk::may_pass;
 use rustix::process::{Resource, getrlimit};
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
@@ -141,8 +142,8 @@ impl Cohort {
         }
         let Discovery { cases, set_aside, .. } = found;
         let cache = settings.cache.as_deref().filter(|_| settings.cache_mib_max > 0);
-        let cache = cache.map(|folder| Cache::open(folder, settings.cache_mib_max)).transpose()?;
-        let shelf = Shelf::new(cache, open_bytes());
+        let cache = cache.map(|folder| usable(Cache::open(folder, settings.cache_mib_max)));
+        let shelf = Shelf::new(cache.transpose()?.flatten(), open_bytes());
         let settings = settings.clone();
         let aside = Mutex::default();
         let cohort = Cohort { settings, cases, sides, known, keys, scheme, shelf, aside };
@@ -287,6 +288,19 @@ fn sides(
         }
     }
     split::sides(patients, &so_far, salt, settings.held_out)
+}
+
+/// The cache that was opened; none where its disk is full, broken or read-only now: a training goes on without,
+/// slower and not other. A folder that can never be one is an error still.
+fn usable(opened: Result<Cache, cache::Error>) -> Result<Option<Cache>, cache::Error> {
+    match opened {
+        Err(error) if may_pass(&error.source) => {
+            let error = error.told();
+            tracing::warn!("scans are prepared anew each time until the next start: {error}");
+            Ok(None)
+        }
+        opened => opened.map(Some),
+    }
 }
 
 /// What prepared cases may take of memory or address space: a quarter of what the process may have.

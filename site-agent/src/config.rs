@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use fedpaint_proto::channel::{self, Address, Route};
 use fedpaint_proto::credential;
+use fedpaint_proto::disk::may_pass;
 use fedpaint_proto::identity::{self, Identity, Role, Validity};
 use fedpaint_proto::names::{FederationName, SiteName};
 use fedpaint_proto::proxy::{self, Proxy};
@@ -148,6 +149,13 @@ struct File {
     #[serde(default)]
     trainer: ComputeSettings,
     rehearsal: Option<RehearsalSettings>,
+}
+
+impl Error {
+    /// Whether it may pass by itself: a disk that is full, broken or read-only now.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Error::Settle { source, .. } if may_pass(source))
+    }
 }
 
 impl Config {

@@ -140,7 +140,7 @@ pub async fn join(
         return Err(Error::Joined { path: certificate.clone() });
     }
     if let Some(folder) = certificate.parent() {
-        let made = std::fs::create_dir_all(folder);
+        let made = reach("join.make").and_then(|()| std::fs::create_dir_all(folder));
         made.map_err(|source| Error::Write { path: folder.to_owned(), source })?;
     }
     let tls = match key_of(&files.tls.key)? {

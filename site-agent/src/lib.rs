@@ -44,3 +44,6 @@ pub mod train;
 pub mod trainer;
 pub mod witness;
 pub mod workspace;
+
+// `data` finds it here: the fuzz targets compile it without the crate `proto`.
+use fedpaint_proto::failpoint;

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::limits::PLAN_BYTES_MAX;
 use fedpaint_proto::names::{Digest, RunName};
 use fedpaint_proto::plan::{self, PlanSignature, RunPlan, SignedPlan};
@@ -33,6 +34,14 @@ const PLAN: Places = Places {
     sync: "workspace.plan_sync",
     rename: "workspace.plan_rename",
     folder: "workspace.plan_folder",
+};
+
+const APPROVAL: Places = Places {
+    create: "workspace.approval_create",
+    write: "workspace.approval_write",
+    sync: "workspace.approval_sync",
+    rename: "workspace.approval_rename",
+    folder: "workspace.approval_folder",
 };
 
 /// A plan that the coordinator showed.
@@ -125,7 +134,8 @@ impl Plans {
             let path = path.to_owned();
             move |source| Error::Io { path, source }
         };
-        fs::create_dir_all(&self.folder).map_err(io(&self.folder))?;
+        let made = reach("workspace.plans").and_then(|()| fs::create_dir_all(&self.folder));
+        made.map_err(io(&self.folder))?;
         let kept = read::<Shown>(&path)?;
         if kept.as_ref().is_some_and(|kept| signature.is_none() || kept.signature == *signature) {
             return Ok(digest);
@@ -197,7 +207,7 @@ impl Plans {
     /// If the disk fails.
     pub fn approve(&self, digest: Digest, approved: &Approved) -> Result<(), Error> {
         let path = self.approval_path(digest);
-        write_whole(&path, &PLAN, |file| file.write_all(&seal::sealed(approved)?))
+        write_whole(&path, &APPROVAL, |file| file.write_all(&seal::sealed(approved)?))
             .map_err(|source| Error::Io { path, source })
     }
 
@@ -207,7 +217,7 @@ impl Plans {
     /// If the disk fails.
     pub fn take_back(&self, digest: Digest) -> Result<(), Error> {
         let path = self.approval_path(digest);
-        match fs::remove_file(&path) {
+        match reach("workspace.approval_drop").and_then(|()| fs::remove_file(&path)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(Error::Io { path, source })
             }
@@ -224,7 +234,8 @@ impl Plans {
         for (digest, _) in plans.iter().rev() {
             if self.approved(*digest)?.is_none() {
                 let path = self.plan_path(*digest);
-                return fs::remove_file(&path).map_err(|source| Error::Io { path, source });
+                let removed = reach("workspace.plan_drop").and_then(|()| fs::remove_file(&path));
+                return removed.map_err(|source| Error::Io { path, source });
             }
         }
         Ok(())

@@ -4,6 +4,10 @@
 #[path = "../../src/data/mod.rs"]
 pub mod data;
 
+/// Where a test breaks what `data` writes: nowhere here.
+#[path = "../../../proto/src/failpoint.rs"]
+pub mod failpoint;
+
 /// What a split's manifest is sealed with.
 #[path = "../../src/seal.rs"]
 pub mod seal;

@@ -129,11 +129,8 @@ pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Resul
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, cryptography = tls::cryptography(), "starting");
     let gate = Arc::new(if dry_run.is_some() { gate.for_dry_run() } else { gate });
-    let Some(workspace) =
-        stop.now.run_until_cancelled(patient(|| Workspace::open(&config.workspace))).await
-    else {
-        return Ok(());
-    };
+    let opening = patient(|| Workspace::open(&config.workspace), workspace::Error::may_pass);
+    let Some(workspace) = stop.now.run_until_cancelled(opening).await else { return Ok(()) };
     let workspace = Arc::new(workspace?);
     // Before they are read: what is replaced while the coordinator is waited for is taken up then.
     let seen = Contents::of(config);
@@ -231,25 +228,31 @@ fn tell_ready(supervisor: &Supervisor, Hello { device, cohort }: &Hello) {
 /// [`Error::Refused`] if the coordinator refuses this certificate the first time it is asked, and
 /// [`Error::Log`] if its log was changed.
 pub async fn serve(bench: Bench, stop: &Stop) -> Result<(), Error> {
-    let Some(kept) = stop.now.run_until_cancelled(patient(|| remembered(&bench))).await else {
-        return Ok(());
-    };
-    Agent::new(bench, kept?).serve(stop).await
+    let reading = patient(|| remembered(&bench), workspace::Error::may_pass);
+    let Some(kept) = stop.now.run_until_cancelled(reading).await else { return Ok(()) };
+    let kept = kept?;
+    Agent::new(bench, kept).serve(stop).await
 }
 
-/// Reads what a start needs of the workspace, as soon as its disk lets it.
-async fn patient<T>(read: impl Fn() -> Result<T, workspace::Error>) -> Result<T, workspace::Error> {
+/// Does what a start needs of a disk as soon as that lets it: a failure that `may_pass` is no end.
+///
+/// # Errors
+/// Any other failure, and the last one where the disk does not come back.
+pub async fn patient<T, E: std::fmt::Display>(
+    step: impl Fn() -> Result<T, E>,
+    may_pass: impl Fn(&E) -> bool,
+) -> Result<T, E> {
     let mut retries = 0;
     loop {
-        match read() {
-            Err(error) if error.may_pass() && retries < disk::RETRIES_MAX => {
+        match step() {
+            Err(error) if may_pass(&error) && retries < disk::RETRIES_MAX => {
                 if retries == 0 {
                     tracing::warn!("{error}; trying again until there is room");
                 }
                 retries += 1;
                 tokio::time::sleep(disk::RETRY_WAIT).await;
             }
-            opened => return opened,
+            done => return done,
         }
     }
 }

@@ -1,7 +1,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Cohort, Error};
+use rustix::io::Errno;
+
+use super::{Cohort, Error, usable};
+use crate::data::cache;
 use crate::data::example::Example;
 use crate::data::layout::Contrast;
 use crate::data::mask::Mode;
@@ -13,6 +16,16 @@ use crate::phantom::scanner::Scanner;
 use crate::phantom::{CohortSpec, write_cohort};
 use crate::pipe::Failure;
 use crate::settings::{CACHE_MIB_DEFAULT, DataSettings};
+
+#[test]
+fn a_cache_whose_disk_is_full_is_gone_without_and_one_that_can_never_be_is_refused() {
+    let opened =
+        |errno: Errno| usable(Err(cache::Error { path: "cache".into(), source: errno.into() }));
+    for errno in [Errno::NOSPC, Errno::IO, Errno::ROFS] {
+        assert!(matches!(opened(errno), Ok(None)), "{errno}");
+    }
+    assert!(opened(Errno::ACCESS).is_err() && opened(Errno::NOTDIR).is_err());
+}
 
 fn cohort(cases: &[(&str, &[&str])]) -> (tempfile::TempDir, DataSettings) {
     let folder = tempfile::tempdir().unwrap();

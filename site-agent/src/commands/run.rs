@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::output;
 use crate::agent::{self, Start, Stop, dry_run};
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// Threads of the runtime: it only moves bytes.
 const RUNTIME_THREADS: usize = 2;
@@ -44,10 +44,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let path = folder.join(dry_run::TEXT);
         ensure!(!path.exists(), "{} is of another dry run: name a new folder", path.display());
     }
-    let site = config.valid_site(now())?;
     let program = std::env::current_exe().context("cannot find this program on the disk")?;
     runtime()?.block_on(async {
         let stop = stop_on_signal()?;
+        // What a crash has left of the replacement of a certificate waits for its disk like all of a start.
+        let found = agent::patient(|| config.valid_site(now()), config::Error::may_pass);
+        let Some(site) = stop.now.run_until_cancelled(found).await else {
+            return Ok(ExitCode::SUCCESS);
+        };
+        let site = site?;
         let start = Start { program, now, dry_run: args.dry_run.clone() };
         match agent::run(&config, site, start, stop).await {
             Err(error @ agent::Error::Log { .. }) => {

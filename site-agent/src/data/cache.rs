@@ -18,6 +18,7 @@ use memmap2::Mmap;
 
 use super::prepared::Block;
 use super::told::words;
+use crate::failpoint::reach;
 
 /// The folder of blocks inside the one that was named. Another version begins another one.
 const FOLDER: &str = "prepared-v1";
@@ -82,8 +83,14 @@ impl Cache {
     pub fn open(folder: &Path, mib_max: u64) -> Result<Cache, Error> {
         let located = |source| Error { path: folder.to_path_buf(), source };
         let inner = folder.join(FOLDER);
-        DirBuilder::new().recursive(true).mode(0o700).create(&inner).map_err(located)?;
-        fs::set_permissions(&inner, Permissions::from_mode(0o700)).map_err(located)?;
+        let make = || {
+            reach("cache.make")?;
+            DirBuilder::new().recursive(true).mode(0o700).create(&inner)?;
+            reach("cache.mode")?;
+            fs::set_permissions(&inner, Permissions::from_mode(0o700))?;
+            reach("cache.probe")
+        };
+        make().map_err(located)?;
         let probe = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&inner);
         let opened = probe.and_then(|probe| probe.as_file().metadata()?.modified());
         let opened = opened.map_err(located)?;
@@ -108,7 +115,7 @@ impl Cache {
             Err(error) => {
                 tracing::warn!(entry = %key, "an entry of the cache is made again: {error}");
                 // Another process may have been faster.
-                let _ = fs::remove_file(&path);
+                let _ = reach("cache.remove").and_then(|()| fs::remove_file(&path));
                 None
             }
         }
@@ -122,20 +129,26 @@ impl Cache {
         // One block is written at a time, by whatever process, so that the bound holds. The lock is
         // held until its file is closed, when this returns or the process dies.
         let lock = self.folder.with_extension("lock");
+        reach("cache.lock")?;
         let lock = File::options().create(true).append(true).open(lock)?;
         lock.lock()?;
         if !self.make_room((block.len() + HEAD_BYTES) as u64)? {
             return Ok(false);
         }
+        reach("cache.create")?;
         let mut temporary =
             tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.folder)?;
         let file = temporary.as_file_mut();
+        reach("cache.write")?;
         file.write_all(MAGIC)?;
         file.write_all(&(block.len() as u64).to_le_bytes())?;
         file.write_all(blake3::hash(block).as_bytes())?;
         file.write_all(block)?;
+        reach("cache.sync")?;
         file.sync_all()?;
+        reach("cache.rename")?;
         temporary.persist(self.path(key))?;
+        reach("cache.folder")?;
         File::open(&self.folder)?.sync_all()?;
         Ok(true)
     }
@@ -173,7 +186,8 @@ impl Cache {
             if total.saturating_add(bytes) <= self.bytes_max {
                 break;
             }
-            if is_block && used < self.opened && fs::remove_file(path).is_ok() {
+            let remove = || reach("cache.drop").and_then(|()| fs::remove_file(path));
+            if is_block && used < self.opened && remove().is_ok() {
                 total -= length;
             }
         }
@@ -188,7 +202,7 @@ impl Cache {
             let age = written.ok().and_then(|at| self.opened.duration_since(at).ok());
             if unfinished && age.is_some_and(|age| age > UNFINISHED_MAX) {
                 // It is in nobody's way but the disk's.
-                let _ = fs::remove_file(entry.path());
+                let _ = reach("cache.sweep").and_then(|()| fs::remove_file(entry.path()));
             }
         }
     }

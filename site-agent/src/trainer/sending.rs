@@ -59,7 +59,10 @@ impl Outbox<'_> {
         let base = model_path(workspace, assignment.base.digest);
         let sources = Sources { base: &base, trained: &path, remainder: remainder.as_deref() };
         let made = patiently(stop, WORKSPACE, || self.encode(form, sources))?;
-        patiently(stop, WORKSPACE, || fs::remove_file(&path))?;
+        patiently(stop, WORKSPACE, || {
+            reach("train.trained_drop")?;
+            fs::remove_file(&path)
+        })?;
         made.map_err(Error::Encoding)
     }
 

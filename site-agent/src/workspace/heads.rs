@@ -109,7 +109,7 @@ impl Workspace {
         self.keep_head(head)?;
         // A coordinator that went back in time asks for rounds again.
         let path = self.folder.join("history.json");
-        match fs::remove_file(&path) {
+        match reach("workspace.history_drop").and_then(|()| fs::remove_file(&path)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(Error::Io { path, source })
             }
@@ -119,7 +119,8 @@ impl Workspace {
 
     fn keep_evidence(&self, at: Timestamp, evidence: &impl Serialize) -> Result<PathBuf, Error> {
         let folder = self.folder.join("evidence");
-        fs::create_dir_all(&folder).map_err(|source| Error::Io { path: folder.clone(), source })?;
+        let made = reach("workspace.evidence").and_then(|()| fs::create_dir_all(&folder));
+        made.map_err(|source| Error::Io { path: folder.clone(), source })?;
         let path = folder.join(format!("{}.json", at.as_microsecond()));
         write(path.clone(), &EVIDENCE, evidence)?;
         Ok(path)

@@ -80,7 +80,8 @@ impl Workspace {
     /// If the disk fails.
     pub fn keep_receipt(&self, round: &RoundId, receipt: &Kept) -> Result<(), Error> {
         let folder = self.folder.join("receipts");
-        fs::create_dir_all(&folder).map_err(|source| Error::Io { path: folder.clone(), source })?;
+        let made = reach("workspace.receipts").and_then(|()| fs::create_dir_all(&folder));
+        made.map_err(|source| Error::Io { path: folder.clone(), source })?;
         let RoundId { run, number, attempt } = round;
         write(folder.join(format!("{run}-{number}-{attempt}.json")), &RECEIPT, receipt)
     }

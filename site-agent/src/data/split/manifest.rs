@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Side;
 use crate::data::told::words;
+use crate::failpoint::reach;
 use crate::seal;
 
 /// The format. Version 1 had no `sides`; it is read too.
@@ -216,10 +217,15 @@ impl Manifest {
         // that may be well again is known.
         let open =
             |path: &Path| File::options().write(true).create_new(true).mode(0o600).open(path);
+        reach("split.create")?;
         let mut temporary = tempfile::Builder::new().prefix(".writing-").make_in(folder, open)?;
+        reach("split.write")?;
         temporary.as_file_mut().write_all(&seal::sealed(self)?)?;
+        reach("split.sync")?;
         temporary.as_file().sync_all()?;
+        reach("split.rename")?;
         temporary.persist(path)?;
+        reach("split.folder")?;
         File::open(folder)?.sync_all()
     }
 }
