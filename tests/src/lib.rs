@@ -1,6 +1,7 @@
 //! What the whole-system tests and the demo stand on: real processes, real certificates, real sockets.
 //!
 //! - [`process`]: a program of this workspace, started, watched and surely ended.
+//! - [`built`]: the programs of this workspace, built before they are started.
 //! - [`lab`]: a federation on loopback: a CA, a coordinator, agents, an operator.
 //! - [`fake_site`]: a site of the test's own making, which can say what no honest agent would.
 //! - [`proxy`]: a TCP proxy that breaks connections on purpose.
@@ -15,6 +16,7 @@
 //! - [`models`]: small model files with known weights.
 //! - [`sim`]: a whole federation in one thread on virtual time.
 
+pub mod built;
 pub mod canary;
 pub mod evidence;
 pub mod failpoints;

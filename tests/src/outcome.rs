@@ -1,6 +1,9 @@
-//! What a mode of `chaos` or `trials` found: figures for people and programs, and what must not be.
+//! What a mode of `chaos` or `trials` found: figures for people and programs, and what must not be. Who reads
+//! JSON finds one object on the last line however a program ends.
 
-use serde_json::{Map, Value};
+use std::io::Write;
+
+use serde_json::{Map, Value, json};
 
 /// Figures by name, and what is wrong.
 #[derive(Debug, Default)]
@@ -23,17 +26,33 @@ impl Outcome {
         }
     }
 
-    /// The figures, as one JSON object or a line each.
+    /// The figures, as one JSON object, with what must not be, or a line each.
     ///
     /// # Errors
     /// Never in practice: the figures are JSON already.
     pub fn text(&self, json: bool) -> anyhow::Result<String> {
         if json {
-            return Ok(serde_json::to_string(&self.figures)?);
+            let mut told = self.figures.clone();
+            told.insert("broken".to_owned(), self.broken.clone().into());
+            return Ok(serde_json::to_string(&told)?);
         }
         let lines = self.figures.iter().map(|(name, value)| format!("{name:<26} {value}"));
         Ok(lines.collect::<Vec<_>>().join("\n"))
     }
+}
+
+/// Tells whoever reads JSON why a program has come to no figures.
+pub fn tell_failure(error: &anyhow::Error, json: bool) {
+    if json {
+        // A reader that has seen enough has closed the pipe.
+        let _ = writeln!(std::io::stdout(), "{}", failure(error));
+    }
+}
+
+/// What must not be is then the error alone.
+fn failure(error: &anyhow::Error) -> Value {
+    let error = format!("{error:#}");
+    json!({ "error": error, "broken": [error] })
 }
 
 /// Rounded to so many digits after the point, for people.
@@ -53,6 +72,25 @@ pub fn quantile(values: &[f64], p: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_must_not_be_is_in_the_json_beside_the_figures_and_so_is_why_there_are_none() {
+        let mut outcome = Outcome::default();
+        outcome.set("kills", 7);
+        let told = |outcome: &Outcome| -> Value {
+            serde_json::from_str(&outcome.text(true).unwrap()).unwrap()
+        };
+        assert_eq!(told(&outcome), json!({ "kills": 7, "broken": [] }));
+        outcome.require(false, || "a model differs".into());
+        assert_eq!(told(&outcome), json!({ "kills": 7, "broken": ["a model differs"] }));
+        assert!(!outcome.text(false).unwrap().contains("broken"));
+        let error = anyhow::anyhow!("no room").context("the logs are in x");
+        let told = json!({
+            "error": "the logs are in x: no room",
+            "broken": ["the logs are in x: no room"],
+        });
+        assert_eq!(failure(&error), told);
+    }
 
     #[test]
     fn a_quantile_is_a_value_that_was_measured() {

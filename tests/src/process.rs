@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::built::CARGO;
+
 /// How long a program may take to say what it is asked for.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -73,6 +75,8 @@ pub fn run<S: AsRef<OsStr>>(name: &str, args: &[S]) -> anyhow::Result<String> {
 pub fn output<S: AsRef<OsStr>>(name: &str, args: &[S]) -> anyhow::Result<Output> {
     let mut command = Command::new(program(name)?);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Whoever starts a program has had it built with all others.
+    command.env_remove(CARGO);
     let (child, _leash) = Leash::start(&mut command)?;
     Ok(child.wait_with_output()?)
 }

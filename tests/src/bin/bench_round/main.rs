@@ -17,6 +17,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use fedpaint_tests::built;
+use fedpaint_tests::outcome::tell_failure;
 
 use self::federation::{Federation, Shape};
 use self::report::Report;
@@ -47,10 +49,12 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Args::parse()).await {
+    let args = Args::parse();
+    match run(&args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench-round: {error:#}");
+            tell_failure(&error, args.json);
             ExitCode::FAILURE
         }
     }
@@ -59,6 +63,7 @@ async fn main() -> ExitCode {
 async fn run(args: &Args) -> anyhow::Result<()> {
     anyhow::ensure!(args.rounds >= 2, "the first round is not counted: --rounds must be 2 or more");
     anyhow::ensure!(args.sites >= 1, "--sites must be 1 or more");
+    built::programs()?;
     let temporary = tempfile::Builder::new().prefix("bench-round-").tempdir()?;
     let work = args.work.clone().unwrap_or_else(|| temporary.path().to_owned());
     let shape = Shape {

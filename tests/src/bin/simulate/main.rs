@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
+use fedpaint_tests::outcome::tell_failure;
 use fedpaint_tests::sim::history::{Outcome, play};
 use fedpaint_tests::sim::ledger::Broken;
 use fedpaint_tests::sim::op::{Op, of_seed};
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Whoever reads neither stream learns it from the exit code.
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            tell_failure(&error, args.json);
             ExitCode::FAILURE
         }
     }

@@ -19,7 +19,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use fedpaint_tests::outcome::Outcome;
+use fedpaint_tests::built;
+use fedpaint_tests::outcome::{Outcome, tell_failure};
 
 /// Puts what a federation promises on trial.
 #[derive(Debug, Parser)]
@@ -84,6 +85,7 @@ async fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
+            tell_failure(&error, args.json);
             ExitCode::FAILURE
         }
     }
@@ -104,6 +106,7 @@ async fn part(mode: Mode, part: &Path) -> anyhow::Result<()> {
 
 /// Runs a mode; whether all is well.
 async fn trials(args: &Args) -> anyhow::Result<bool> {
+    built::programs()?;
     let mut work = tempfile::Builder::new().prefix("trials-").tempdir()?;
     // Kept whatever happens until all is known to be well.
     work.disable_cleanup(true);
