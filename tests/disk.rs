@@ -11,7 +11,7 @@ use fedpaint_tests::fake_site::FakeSite;
 use fedpaint_tests::lab::{Lab, LabOptions};
 use fedpaint_tests::models;
 
-use crate::storage::{all_join, coordinator, create_run, sites, told};
+use crate::storage::{all_join, coordinator, create_run, hears_again, sites, told};
 
 /// How often a call is made again that the coordinator's disk has failed.
 const CALLS_MAX: u32 = 100;
@@ -205,6 +205,27 @@ async fn a_failed_sync_of_an_upload_stops_the_process_and_the_update_is_sent_fro
     reporting.await.unwrap();
     assert_eq!(finished(&lab).await, expected);
     assert_eq!(told(coordinator(&lab, "fsck", "coordinator.toml", &[]), 0)["clean"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_of_what_a_site_is_told_stops_the_process_and_none_of_it_is_trusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut lab, mut members) = training(folder.path()).await;
+    let mut beta = members.pop().unwrap();
+    let round = beta.task().await.unwrap().round.unwrap();
+    let file = folder.path().join("half");
+    let update = models::write(&file, models::specs(), |t, i| (t + i) as f32).unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    set_rules(folder.path(), &["blob.part_sync eio@1".to_owned()]);
+    let told = beta.begin_upload(&round, update, &bytes[..bytes.len() / 2]).await;
+    assert!(reason::is_transient(&told.unwrap_err()));
+    stopped(&mut lab, "cannot sync");
+    let parts = std::fs::read_dir(lab.path("coordinator/staging/site-beta")).unwrap().count();
+    assert_eq!(parts, 0, "nothing is left that might be trusted");
+    set_rules(folder.path(), &[]);
+    lab.start_coordinator().unwrap();
+    hears_again(&mut beta).await;
+    assert_eq!(beta.uploaded(&round, update).await.unwrap(), 0);
 }
 
 /// Waits until the coordinator has ended by itself because of `why`.

@@ -93,7 +93,7 @@ fn refusal(output: Output) -> String {
 }
 
 /// Calls until the coordinator that was started again answers: a call on the old connection fails.
-async fn hears_again(site: &mut FakeSite) {
+pub(crate) async fn hears_again(site: &mut FakeSite) {
     for _ in 0..100 {
         if site.beat(Activity::Idle(v1::Idle {})).await.is_ok() {
             return;

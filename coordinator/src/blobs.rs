@@ -3,7 +3,7 @@
 //! ```text
 //! blobs/ab/<digest>                           whole, checked, on the disk; never changed
 //! blobs/ab/<digest>.rotten                    was whole once, and has changed since; used by nobody
-//! staging/<role>-<name>/<digest>.<size>.part  an upload so far; its length is where it goes on
+//! staging/<role>-<name>/<digest>.<size>.part  an upload so far; its length, synced, is where it goes on
 //! scratch/                                    what the coordinator writes itself; empty after a start
 //! ```
 //!
@@ -79,7 +79,7 @@ impl Claims {
 /// How much of a blob is here for one sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UploadStatus {
-    /// Bytes that are here; where the upload goes on.
+    /// Bytes that are here and on the disk; where the upload goes on.
     pub committed_size: u64,
     /// Whether the blob is whole and checked.
     pub complete: bool,
@@ -240,7 +240,7 @@ impl Blobs {
         .await
     }
 
-    /// How much of `blob` is here for `sender`.
+    /// How much of `blob` is here for `sender`: what is told outlasts a power cut.
     ///
     /// # Errors
     /// If the disk fails.
@@ -248,8 +248,8 @@ impl Blobs {
         if let Some(found) = self.find(&blob.digest).await? {
             return Ok(UploadStatus { committed_size: found.size, complete: true });
         }
-        let part = self.part(sender, blob);
-        let committed_size = blocking(move || length(&part)).await?.unwrap_or(0);
+        let (blobs, part) = (self.clone(), self.part(sender, blob));
+        let committed_size = blocking(move || blobs.lasting(&part)).await?.unwrap_or(0);
         Ok(UploadStatus { committed_size, complete: false })
     }
 

@@ -4,15 +4,18 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use bytes::Bytes;
 use fedpaint_proto::budget::Budget;
 use fedpaint_proto::identity::Role;
 use fedpaint_proto::names::{Blob, Digest, RoundId};
 use fedpaint_proto::signing::{Signed, Signer};
 use fedpaint_proto::statement::Envelope;
 use fedpaint_proto::transfer;
+use fedpaint_proto::v1::blob_service_client::BlobServiceClient;
 use fedpaint_proto::v1::federation_service_client::FederationServiceClient;
 use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_proto::v1::heartbeat_response::Directive;
+use fedpaint_proto::v1::upload_request::Part;
 use fedpaint_proto::v1::{self, upload_purpose};
 use fedpaint_proto::wire::WIRE_VERSION;
 use tonic::transport::Channel;
@@ -106,9 +109,40 @@ impl FakeSite {
         blob: Blob,
         file: &Path,
     ) -> Result<(), transfer::Error> {
-        let purpose =
-            v1::UploadPurpose { purpose: Some(upload_purpose::Purpose::Update(round.clone())) };
+        let purpose = update_of(round);
         transfer::upload(&self.channel, purpose, blob, file, &self.budget, &mut |_, _| ()).await
+    }
+
+    /// Sends the first bytes of an update, no more than a piece of it, and ends the call there. How much of
+    /// it the coordinator says that it has.
+    ///
+    /// # Errors
+    /// If the coordinator refuses it.
+    pub async fn begin_upload(
+        &self,
+        round: &v1::RoundRef,
+        blob: Blob,
+        first: &[u8],
+    ) -> Result<u64, Status> {
+        let (purpose, blob) = (Some(update_of(round)), Some(blob.into()));
+        let header = v1::UploadHeader { purpose, blob, offset: 0 };
+        let parts = [Part::Header(header), Part::Data(Bytes::copy_from_slice(first))];
+        let parts = parts.map(|part| v1::UploadRequest { part: Some(part) });
+        let mut blobs = BlobServiceClient::new(self.channel.clone());
+        let reply = blobs.upload(tokio_stream::iter(parts)).await?;
+        Ok(reply.into_inner().committed_size)
+    }
+
+    /// How much of an update the coordinator says that it has.
+    ///
+    /// # Errors
+    /// If the coordinator refuses to say.
+    pub async fn uploaded(&self, round: &v1::RoundRef, blob: Blob) -> Result<u64, Status> {
+        let (purpose, blob) = (Some(update_of(round)), Some(blob.into()));
+        let request = v1::GetUploadStatusRequest { purpose, blob };
+        let mut blobs = BlobServiceClient::new(self.channel.clone());
+        let reply = blobs.get_upload_status(request).await?;
+        Ok(reply.into_inner().committed_size)
     }
 
     /// Downloads a model.
@@ -167,4 +201,9 @@ impl FakeSite {
         };
         self.client.submit_update(request).await
     }
+}
+
+/// What an update of a round is uploaded as.
+fn update_of(round: &v1::RoundRef) -> v1::UploadPurpose {
+    v1::UploadPurpose { purpose: Some(upload_purpose::Purpose::Update(round.clone())) }
 }

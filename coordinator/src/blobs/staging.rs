@@ -1,16 +1,19 @@
-//! The parts of unfinished uploads: bounded per sender, forgotten when nobody goes on with them.
+//! The parts of unfinished uploads: bounded per sender, on the disk before anybody counts on them, forgotten
+//! when nobody goes on with them.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::limits::MODEL_BYTES_MAX;
 use fedpaint_proto::names::Blob;
+use fedpaint_proto::weights::sync_folder;
 use jiff::{SignedDuration, Timestamp};
 
-use super::Error;
+use super::{Blobs, Error};
 
 /// The most unfinished uploads of one sender that are kept.
 pub const STAGED_PARTS_MAX: usize = 4;
@@ -27,6 +30,34 @@ struct Part {
     /// Those of the whole.
     bytes: u64,
     written_at: SystemTime,
+}
+
+impl Blobs {
+    /// How many bytes of a part outlast a power cut, after bringing those to the disk that are there now, and
+    /// the names of the part and of its sender's folder. Nothing if there is no such part. Blocks on the disk.
+    pub(super) fn lasting(&self, part: &Path) -> Result<Option<u64>, Error> {
+        let file = match File::open(part) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("open", part)(e)),
+        };
+        // Whoever writes to it meanwhile makes it longer than what is told.
+        let bytes = file.metadata().map_err(Error::io("look at", part))?.len();
+        if bytes == 0 {
+            return Ok(Some(0));
+        }
+        let synced = reach("blob.part_sync").and_then(|()| {
+            file.sync_data()?;
+            sync_folder(part)?;
+            part.parent().map_or(Ok(()), sync_folder)
+        });
+        synced.map_err(|source| {
+            // Syncing it again would succeed and mean nothing, so it is sent from its start again.
+            let _ = fs::remove_file(part);
+            self.failed_sync(part, source)
+        })?;
+        Ok(Some(bytes))
+    }
 }
 
 /// Makes room in a sender's folder for another upload of `size` bytes: the parts that were written

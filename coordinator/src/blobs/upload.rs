@@ -1,7 +1,9 @@
 //! One upload under way: it appends to the sender's part, and at the end hashes and names it.
 //!
 //! Its length on the disk is the whole of its state, so an upload that is dropped anywhere, or whose
-//! coordinator dies, goes on where the file ends.
+//! coordinator dies, goes on where the file ends. Nobody is told an offset before the bytes up to it are
+//! synced, so a power cut takes none that a sender counts on. What a cut leaves beyond them is as good as any
+//! other bytes: an upload that went on is read from its first byte before it is named.
 
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
@@ -67,30 +69,31 @@ pub(super) async fn begin(
         };
     }
     let (folder, path) = (blobs.sender_folder(&sender), blobs.part(&sender, &blob));
-    let busy = Arc::clone(&blobs.busy);
-    let kept = path.clone();
-    let opened = blocking(move || open(&folder, path, &busy, blob.size, offset)).await;
+    let (to, kept) = (blobs.clone(), path.clone());
+    let opened = blocking(move || open(&to, &folder, path, blob.size, offset)).await;
     let (growing, part) = opened?;
     let part = Appender::begin(growing, part, "blob.write");
     Ok(Upload { blobs, blob, committed: offset, path: kept, part: Some(part) })
 }
 
 fn open(
+    blobs: &Blobs,
     folder: &Path,
     path: PathBuf,
-    busy: &Arc<Mutex<HashSet<PathBuf>>>,
     size: u64,
     offset: u64,
 ) -> Result<(Growing, Part), Error> {
     let made = reach("blob.part").and_then(|()| fs::create_dir_all(folder));
     made.map_err(Error::io("make the folder", folder))?;
-    let mut claimed = lock(busy);
+    let mut claimed = lock(&blobs.busy);
     if claimed.contains(&path) {
         return Err(Error::Busy);
     }
     let held = length(&path)?;
-    let committed_size = held.unwrap_or(0);
-    if offset != committed_size {
+    if offset != held.unwrap_or(0) {
+        // Others need not wait for its sync.
+        drop(claimed);
+        let committed_size = blobs.lasting(&path)?.unwrap_or(0);
         return Err(Error::WrongOffset { committed_size });
     }
     if held.is_none() {
@@ -98,7 +101,7 @@ fn open(
     }
     claimed.insert(path.clone());
     drop(claimed);
-    let claim = Claim { busy: Arc::clone(busy), path: path.clone() };
+    let claim = Claim { busy: Arc::clone(&blobs.busy), path: path.clone() };
     let mut options = OpenOptions::new();
     let options = options.create(true).append(true).read(true);
     let file = reach("blob.part_open").and_then(|()| options.open(&path));
@@ -146,19 +149,20 @@ impl Upload {
         part.end().await.map(Some).map_err(Error::io("write", &self.path))
     }
 
-    /// Ends the upload. If it is whole it is synced and named; if not, it is kept to go on with. Returns
-    /// the committed size.
+    /// Ends the upload. If it is whole it is synced and named; if not, it is synced and kept to go on with.
+    /// Returns the committed size.
     ///
     /// # Errors
     /// If the bytes are not what their digest says (they are deleted), or the disk fails.
     pub async fn finish(mut self) -> Result<u64, Error> {
         let settled = self.settle().await?;
         let Upload { blobs, blob, committed, .. } = self;
-        let Some((mut growing, part)) = settled.filter(|_| committed == blob.size) else {
-            return Ok(committed);
-        };
+        let Some((mut growing, part)) = settled else { return Ok(committed) };
         blocking(move || {
             let path = &part.path;
+            if committed != blob.size {
+                return Ok(blobs.lasting(path)?.unwrap_or(0));
+            }
             let found = reach("blob.hash").and_then(|()| growing.digest());
             if found.map_err(Error::io("read", path))? != blob.digest {
                 let removed = reach("blob.wrong").and_then(|()| fs::remove_file(path));
