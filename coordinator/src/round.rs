@@ -60,6 +60,8 @@ pub struct Kept {
     pub late: BTreeMap<SiteName, LateUpdate>,
     /// How its updates lie to each other, once it is committed; nothing where that was not told yet.
     pub standings: Vec<Standing>,
+    /// When it was sealed; nothing of a round from before this was kept.
+    pub sealed_at: Option<Timestamp>,
 }
 
 /// Where a round is.
@@ -203,6 +205,11 @@ impl Round {
     /// When the round was opened.
     pub fn opened_at(&self) -> Timestamp {
         self.opened_at
+    }
+
+    /// When the round was sealed, where that is known: from then on its average is owed.
+    pub fn sealed_at(&self) -> Option<Timestamp> {
+        self.kept.sealed_at
     }
 
     /// When the round was committed or abandoned.
@@ -421,7 +428,10 @@ impl Round {
     fn end_reporting(&mut self, now: Timestamp) {
         let reported = self.reports().count();
         match self.require(reported) {
-            Ok(()) => self.phase = Phase::Aggregating,
+            Ok(()) => {
+                self.phase = Phase::Aggregating;
+                self.kept.sealed_at = Some(now);
+            }
             Err(_) => {
                 let (reported, need) = (reported as u32, self.policy.sites_min);
                 let settled = |member: &Member| matches!(member, Member::Reported(_));

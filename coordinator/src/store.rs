@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::RoundId;
+use jiff::Timestamp;
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AnyPool, Connection, Row, SqlSafeStr};
@@ -70,6 +71,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (10, "log", include_str!("../migrations/0010_log.sql")),
     (11, "plan_signature", include_str!("../migrations/0011_plan_signature.sql")),
     (12, "standing", include_str!("../migrations/0012_standing.sql")),
+    (14, "sealed_at", include_str!("../migrations/0014_sealed_at.sql")),
 ];
 
 /// The database. Clones share its connections.
@@ -81,6 +83,8 @@ pub struct Store {
     reads: AnyPool,
     /// Which holder of the lease this is; none where it was not asked for, as in most tests.
     epoch: Option<u64>,
+    /// Until when the holder before had it.
+    vacant_since: Option<Timestamp>,
     halt: Halt,
 }
 
@@ -135,7 +139,7 @@ impl Store {
             .after_connect(|connection, _| Box::pin(prepare_reader(connection)));
         let pool = pool.await.map_err(Error::Open)?;
         let reads = reads.connect_lazy(&url).map_err(Error::Open)?;
-        Ok(Store { pool, reads, epoch: None, halt: Halt::default() })
+        Ok(Store { pool, reads, epoch: None, vacant_since: None, halt: Halt::default() })
     }
 
     /// Brings the schema up to date.

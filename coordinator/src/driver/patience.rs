@@ -1,19 +1,21 @@
-//! Whose average comes next, how long each is waited for, and why it was begun again. PURE, and not kept
-//! over a restart: whoever was not there has not waited.
+//! Whose average comes next, how long each is waited for, and why it was begun again. PURE. Of what was before
+//! a start it knows when each round was sealed: a coordinator that ends again and again does not make a day
+//! longer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fedpaint_proto::names::RoundId;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::troubles::Owed;
 
 /// How often in a row an average is begun again because a file does not read; then the round is given up.
 const READ_RETRIES_MAX: u32 = 12;
 
-/// How long a round's average may take once its turn has come, beginning again included; then the round is
-/// given up. The largest models take minutes, so that this is a disk that has been full, or silent, for a day.
+/// How long a round's average may take once its turn has come, beginning again and being started again
+/// included; then the round is given up. The largest models take minutes, so that this is a disk that has been
+/// full, or silent, for a day.
 const AGGREGATION_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// How long after a failure of the disk an average is begun again: half of the time in which work is to go
@@ -33,7 +35,7 @@ pub(super) struct Patience {
 struct Waiting {
     /// Its place in the line; the lowest comes first.
     place: u64,
-    /// When its average was begun first.
+    /// When its average was begun first; of one that was owed at a start, when its round was sealed.
     since: Option<Timestamp>,
     /// How often its files did not read. A disk that does not take what is written is no fault of the
     /// round's, and is not counted.
@@ -53,6 +55,25 @@ impl Waiting {
 }
 
 impl Patience {
+    /// What is owed at a start at `now`: averages of rounds that were sealed then, as far as that is known. Who
+    /// waited does not pay for the `absence` in which nobody was there to make them.
+    pub(super) fn at_start(
+        sealed: impl Iterator<Item = (RoundId, Option<Timestamp>)>,
+        absence: SignedDuration,
+        now: Timestamp,
+    ) -> Patience {
+        let sealed: Vec<_> = sealed.collect();
+        let mut patience = Patience::default();
+        patience.owes(&sealed.iter().map(|(round, _)| round.clone()).collect::<Vec<_>>());
+        for (round, sealed_at) in sealed {
+            let since = sealed_at.map(|at| at.checked_add(absence).unwrap_or(now).min(now));
+            if let Some(waiting) = patience.owed.get_mut(&round) {
+                waiting.since = since;
+            }
+        }
+        patience
+    }
+
     /// Notes which averages are owed. Who is new goes to the end of the line; who is owed no more is
     /// forgotten.
     pub(super) fn owes(&mut self, owed: &[RoundId]) {
@@ -186,6 +207,23 @@ mod tests {
         assert_eq!(patience.over(None, later(10 * DAY)), Some((b.clone(), told)));
         patience.made(&b);
         assert_eq!(patience.over(None, later(10 * DAY)), None);
+    }
+
+    #[test]
+    fn a_start_counts_the_day_from_when_a_round_was_sealed_but_for_the_time_that_nobody_was_there()
+    {
+        let [a, b, c] = ["a", "b", "c"].map(round);
+        let sealed = [(a.clone(), Some(START)), (b.clone(), Some(later(90))), (c.clone(), None)];
+        let absence = SignedDuration::from_secs(20);
+        let mut patience = Patience::at_start(sealed.into_iter(), absence, later(100));
+        assert_eq!(patience.begins(&a, later(100)), later(DAY + 20));
+        assert_eq!(patience.begins(&b, later(100)), later(DAY + 100), "not before it is");
+        assert_eq!(patience.begins(&c, later(100)), later(DAY + 100), "it is not known");
+        // However often it was started since, a day is a day.
+        let sealed = [(a.clone(), Some(START))];
+        let patience = Patience::at_start(sealed.into_iter(), absence, later(DAY + 20));
+        let told = "24 hours were not enough: it has not ended".to_owned();
+        assert_eq!(patience.over(None, later(DAY + 20)), Some((a, told)));
     }
 
     #[test]

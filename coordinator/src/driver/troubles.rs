@@ -1,5 +1,6 @@
 //! What keeps the driver from what it owes, for whoever looks at a run. It is shown beside the state, because
-//! it is no part of it: nothing of it is saved, and a restart begins anew.
+//! it is no part of it: nothing of it is saved. A start knows since when an average is owed, and finds out anew
+//! why it is not made.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,8 @@ pub(super) struct Troubles {
 /// An average that is owed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Owed {
-    /// When it was begun first; none while it waits for its turn.
+    /// When it was begun first; of one that was owed at a start, when its round was sealed. None while it waits
+    /// for its turn.
     pub since: Option<Timestamp>,
     /// When its round is given up.
     pub until: Option<Timestamp>,

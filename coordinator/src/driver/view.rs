@@ -100,7 +100,7 @@ pub struct RoundView {
     pub missing: Vec<MissingView>,
     /// How the updates of a committed round lie to each other.
     pub standings: Vec<Standing>,
-    /// The average that is owed, while it aggregates; not kept over a restart.
+    /// The average that is owed, while it aggregates.
     pub average: Option<Owed>,
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, RoundId, SiteName};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
@@ -24,6 +24,7 @@ use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::evidence::{Notary, made};
 use crate::records::{Document, DocumentKind, Log};
+use crate::run::Run;
 use crate::store::{self, Store};
 
 /// How long the driver waits before it tries again what the database has failed to save.
@@ -74,6 +75,11 @@ impl Driver {
         (store, blobs, clock): (Store, Blobs, Arc<dyn Clock>),
     ) -> Result<(Driver, Shown), store::Error> {
         let core = Core::load(store.load().await?, options.heartbeat).with_rules(options.rules);
+        let sealed = |run: &Run| (run.round().id().clone(), run.round().sealed_at());
+        let now = clock.now();
+        let absence = store.vacant_since().map(|since| now.duration_since(since));
+        let absence = absence.unwrap_or_default().max(SignedDuration::ZERO);
+        let patience = Patience::at_start(core.aggregations().map(sealed), absence, now);
         let (shown, state) = watch::channel(Arc::clone(core.state()));
         let (troubles, told) = watch::channel(Arc::default());
         let driver = Driver {
@@ -84,7 +90,7 @@ impl Driver {
             notary: options.notary,
             shown,
             aggregation: None,
-            patience: Patience::default(),
+            patience,
             retry_at: None,
             unsaved: None,
             troubles,

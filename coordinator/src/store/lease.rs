@@ -80,7 +80,7 @@ impl Store {
             return Err(Error::Leased(Box::new(lease.clone())));
         }
         self.migrate().await?;
-        let seen = held.map_or(0, |lease| lease.epoch);
+        let seen = held.as_ref().map_or(0, |lease| lease.epoch);
         reach("db.lease")?;
         let taken = sqlx::query(
             "INSERT INTO lease (id, epoch, host, pid, folder, since, until_at) \
@@ -97,12 +97,19 @@ impl Store {
         let taken = taken.execute(&self.pool).await?;
         match (taken.rows_affected(), self.lease().await?) {
             (1, Some(lease)) if lease.holder == *holder => {
-                Ok(Store { epoch: Some(lease.epoch), ..self })
+                let (epoch, vacant_since) = (Some(lease.epoch), held.map(|held| held.until));
+                Ok(Store { epoch, vacant_since, ..self })
             }
             // Another one was faster.
             (_, Some(lease)) => Err(Error::Leased(Box::new(lease))),
             (_, None) => Err(Error::Fenced),
         }
+    }
+
+    /// Until when the holder before had the lease, which is at most [`LEASE`] after it was last there; none
+    /// where there was none, or the lease was not taken.
+    pub fn vacant_since(&self) -> Option<Timestamp> {
+        self.vacant_since
     }
 
     /// Lets the lease hold for as long again; at its holder's end, only until `now`.

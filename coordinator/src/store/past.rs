@@ -64,7 +64,7 @@ impl Store {
             "SELECT run, number, attempt, phase, until_at, base_digest, base_size, model_digest, \
              model_size, ema_digest, ema_size, momentum_digest, momentum_size, \
              second_moment_digest, second_moment_size, reason, opened_at, closed_at, due_at, \
-             arriving, standings FROM round \
+             arriving, standings, sealed_at FROM round \
              WHERE run = $1 AND number <= $2 AND (number < $2 OR attempt < $3) \
              ORDER BY number DESC, attempt DESC LIMIT $4",
         )
@@ -219,7 +219,7 @@ pub(super) async fn round(
         "SELECT run, number, attempt, phase, until_at, base_digest, base_size, model_digest, \
          model_size, ema_digest, ema_size, momentum_digest, momentum_size, \
          second_moment_digest, second_moment_size, reason, opened_at, closed_at, due_at, \
-         arriving, standings FROM round \
+         arriving, standings, sealed_at FROM round \
          WHERE run = $1 AND number >= $2 AND number <= $3 AND attempt >= $4 AND attempt <= $5 \
          ORDER BY number DESC, attempt DESC LIMIT 1",
     )

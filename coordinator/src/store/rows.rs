@@ -223,7 +223,8 @@ pub(super) fn round(row: &AnyRow, policy: &RoundPlan, parts: Parts) -> Result<Ro
     let base = row.blob("base_digest", "base_size")?;
     let Parts { members, since, late } = parts;
     let standings = row.json_or_none("standings")?.unwrap_or_default();
-    let kept = Kept { since, stretch: stretch(row)?, late, standings };
+    let sealed_at = row.time_or_none("sealed_at")?;
+    let kept = Kept { since, stretch: stretch(row)?, late, standings, sealed_at };
     Ok(Round::restore(id, base, policy.clone(), phase, members, times, kept))
 }
 

@@ -61,14 +61,14 @@ pub(super) async fn round(connection: &mut AnyConnection, round: &Round) -> Resu
         "INSERT INTO round (run, number, attempt, phase, until_at, base_digest, base_size, \
          model_digest, model_size, reason, opened_at, closed_at, ema_digest, ema_size, \
          momentum_digest, momentum_size, second_moment_digest, second_moment_size, due_at, \
-         arriving, standings) \
+         arriving, standings, sealed_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-         $19, $20, $21) \
+         $19, $20, $21, $22) \
          ON CONFLICT (run, number, attempt) DO UPDATE SET phase = $4, until_at = $5, \
          model_digest = $8, model_size = $9, reason = $10, closed_at = $12, ema_digest = $13, \
          ema_size = $14, momentum_digest = $15, momentum_size = $16, \
          second_moment_digest = $17, second_moment_size = $18, due_at = $19, arriving = $20, \
-         standings = $21",
+         standings = $21, sealed_at = $22",
     )
     .bind(round.id().run.as_str())
     .bind(i64::from(round.id().number))
@@ -91,6 +91,7 @@ pub(super) async fn round(connection: &mut AnyConnection, round: &Round) -> Resu
     .bind(due_at)
     .bind(arriving)
     .bind((!standings.is_empty()).then(|| rows::json("standings", &standings)).transpose()?)
+    .bind(round.sealed_at().map(micros))
     .execute(connection)
     .await?;
     Ok(())

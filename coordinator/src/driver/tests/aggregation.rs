@@ -183,3 +183,25 @@ async fn an_average_that_does_not_end_is_let_go_of_and_the_other_runs_get_theirs
         drop(silent);
     }
 }
+
+#[tokio::test]
+async fn the_day_of_an_average_goes_on_over_every_restart_and_ends_where_it_did() {
+    let mut coordinator = Coordinator::start(1).await;
+    let broken = |path: PathBuf| {
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+    };
+    coordinator.seal_brain(broken).await;
+    let day = Timestamp::from_second(24 * 3_600).unwrap();
+    for _ in 0..3 {
+        let (_, view) = coordinator.until(|_, round| round.reason().is_some()).await;
+        assert_eq!((&view.phase, view.until()), (&Phase::Aggregating, Some(day)));
+        coordinator.clock.advance(Duration::from_secs(7 * 3_600));
+        coordinator = coordinator.restart().await;
+    }
+    coordinator.clock.advance(Duration::from_secs(3 * 3_600));
+    coordinator.until(|_, round| round.id.attempt == 2).await;
+    let over = coordinator.handle.round(&round(1, 1)).await.unwrap();
+    let Phase::Abandoned { reason } = over.phase else { panic!("{over:?}") };
+    assert!(matches!(reason, Abandonment::NoAverageInTime { .. }), "{reason}");
+}

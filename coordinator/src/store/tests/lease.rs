@@ -38,6 +38,8 @@ async fn one_writes(url: &str) {
     // The end of the lease, or knowing that its holder is dead, lets another one have it.
     let second = open().await.take_lease(&holder(2), &[], at(25)).await.unwrap();
     let third = open().await.take_lease(&holder(3), &[holder(2)], at(25)).await.unwrap();
+    let vacant = [&first, &second, &third].map(|store| store.vacant_since());
+    assert_eq!(vacant, [None, Some(at(25)), Some(at(40))]);
     assert_eq!(third.lease().await.unwrap().unwrap().epoch, 3);
     for stale in [&first, &second] {
         assert!(matches!(stale.renew_lease(at(26), false).await, Err(Error::Fenced)));
