@@ -2,7 +2,7 @@
 //! goes on; and one coordinator per database.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 use fedpaint_proto::names::Blob;
 use fedpaint_proto::v1;
@@ -10,7 +10,7 @@ use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_tests::fake_site::FakeSite;
 use fedpaint_tests::lab::Lab;
 use fedpaint_tests::models;
-use fedpaint_tests::process::output;
+use fedpaint_tests::process::{output, program};
 use serde_json::Value;
 
 use crate::plan;
@@ -180,6 +180,10 @@ async fn a_file_that_was_changed_is_found_by_name_and_one_that_is_gone_is_told_f
         told(coordinator(&lab, "replay", "coordinator.toml", &args), code)
     };
     assert_eq!(replay("1", 0)["rounds"][0]["verdict"], "equal");
+    // In the folder of its config a verb needs nobody to name it.
+    let mut here = Command::new(program("fedpaint-coordinator").unwrap());
+    here.args(["replay", "--run", "brain", "--output", "json"]).current_dir(folder.path());
+    assert_eq!(told(here.output().unwrap(), 0)["rounds"].as_array().unwrap().len(), 2);
 
     let update = file_of(folder.path(), &updates[0]);
     let right = flip_a_bit(&update);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use fedpaint_coordinator::clock::{Clock, SystemClock};
-use fedpaint_coordinator::config::{Config, LogFormat};
+use fedpaint_coordinator::config::{self, Config, LogFormat};
 use fedpaint_coordinator::limits;
 use fedpaint_coordinator::maintenance;
 use fedpaint_coordinator::server::Server;
@@ -27,6 +27,12 @@ use tracing_subscriber::EnvFilter;
 
 /// What is logged where `RUST_LOG` does not say otherwise.
 const LOG_FILTER: &str = "info";
+
+/// The configuration where none is named.
+const CONFIG_FILE: &str = "coordinator.toml";
+
+/// The variable that names it where no flag does.
+const CONFIG_VARIABLE: &str = "FEDPAINT_CONFIG";
 
 /// Threads for work on files: an aggregation, two checks, and the rest for transfers, which wait for the
 /// same disk anyway. Every thread costs an allocator's arena, which is never given back: without a bound
@@ -45,16 +51,14 @@ struct Arguments {
 enum Command {
     /// Serve a federation until SIGTERM or SIGINT.
     Serve {
-        /// The configuration; deploy/coordinator.toml is a sample.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        config: Configured,
     },
     /// Check every row and every blob; exit 1 if anything is damaged. Works beside a coordinator that
     /// runs.
     Fsck {
-        /// The coordinator's configuration.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        config: Configured,
         /// How the result is told.
         #[arg(long, value_enum, default_value_t)]
         output: Output,
@@ -64,9 +68,8 @@ enum Command {
     /// Blobs become hard links where the folder is on the same file system, so that a backup of a day
     /// costs no room; --copy makes copies of them.
     Backup {
-        /// The coordinator's configuration.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        config: Configured,
         /// The folder to make.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
@@ -77,11 +80,15 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Bring a backup back into an empty data folder and an empty database, and check it.
+    /// Bring a backup back into an empty data folder and an empty database, as the configuration of the
+    /// coordinator that is to be names them, and check it.
+    ///
+    /// Sites that have seen more of the log than the backup has stop with exit code 70, because they cannot
+    /// tell it from a log that was cut, until somebody at each takes the restored one: `fedctl audit head`
+    /// writes its head to a file, `fedpaint-site-agent head accept` takes that.
     Restore {
-        /// The configuration of the coordinator that is to be.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        config: Configured,
         /// What `backup` made.
         #[arg(long, value_name = "DIR")]
         from: PathBuf,
@@ -92,9 +99,8 @@ enum Command {
     /// Compute a run's committed rounds again from the updates that were kept, and compare; exit 1 if
     /// anything comes out otherwise. Works beside a coordinator that runs.
     Replay {
-        /// The coordinator's configuration.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        config: Configured,
         /// Which run.
         #[arg(long, value_name = "NAME")]
         run: RunName,
@@ -110,6 +116,31 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// Where the configuration is: whoever names none means the one in the folder that they are in.
+#[derive(clap::Args, Debug)]
+struct Configured {
+    /// The coordinator's configuration; deploy/coordinator.toml is a sample [default: ./coordinator.toml]
+    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE)]
+    config: Option<PathBuf>,
+}
+
+impl Configured {
+    fn read(&self) -> anyhow::Result<Config> {
+        if let Some(path) = &self.config {
+            return Ok(Config::read(path)?);
+        }
+        let path =
+            std::path::absolute(CONFIG_FILE).context("cannot tell the folder this runs in")?;
+        match Config::read(&path) {
+            Err(error @ config::Error::Read { .. }) => {
+                let told = format!("neither --config nor {CONFIG_VARIABLE} names a config");
+                Err(anyhow::Error::new(error).context(told))
+            }
+            read => Ok(read?),
+        }
+    }
 }
 
 /// How a result is told.
@@ -167,30 +198,30 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Ok(done)
         }
         Command::Serve { config } => {
-            let config = Config::read(&config)?;
+            let config = config.read()?;
             log(config.log)?;
             block_on(serve(config, files)).map(|()| done)
         }
         Command::Fsck { config, output } => {
-            let found = block_on(maintenance::fsck(&Config::read(&config)?))?;
+            let found = block_on(maintenance::fsck(&config.read()?))?;
             tell(output, &found, found.to_string())?;
             Ok(if found.clean { done } else { ExitCode::FAILURE })
         }
         Command::Backup { config, out, copy, output } => {
-            let (config, now) = (Config::read(&config)?, SystemClock.now());
+            let (config, now) = (config.read()?, SystemClock.now());
             let saved = block_on(maintenance::backup(&config, &out, copy, now))?;
             let maintenance::Backup { blobs, bytes, linked } = saved;
             let text = format!("saved {blobs} blobs, {bytes} bytes, {linked} of them as links\n");
             tell(output, &saved, text).map(|()| done)
         }
         Command::Restore { config, from, output } => {
-            let restored = block_on(maintenance::restore(&Config::read(&config)?, &from))?;
+            let restored = block_on(maintenance::restore(&config.read()?, &from))?;
             let maintenance::Restored { blobs, bytes, fsck } = &restored;
             tell(output, &restored, format!("restored {blobs} blobs, {bytes} bytes\n{fsck}"))?;
             Ok(if fsck.clean { done } else { ExitCode::FAILURE })
         }
         Command::Replay { config, run, round, output } => {
-            let replayed = block_on(maintenance::replay(&Config::read(&config)?, &run, round))?;
+            let replayed = block_on(maintenance::replay(&config.read()?, &run, round))?;
             tell(output, &replayed, replayed.to_string())?;
             Ok(if replayed.equal { done } else { ExitCode::FAILURE })
         }

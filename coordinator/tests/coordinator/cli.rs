@@ -14,7 +14,7 @@ use crate::pki::{Authority, Leaf};
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fedpaint-coordinator"));
-    command.env_remove("RUST_LOG");
+    command.env_remove("RUST_LOG").env_remove("FEDPAINT_CONFIG");
     command
 }
 
@@ -65,6 +65,52 @@ fn a_missing_or_malformed_config_is_one_line_that_names_it() {
     assert!(failure(folder.path()).contains("color"));
     std::fs::remove_file(folder.path().join("c.toml")).unwrap();
     assert!(failure(folder.path()).contains("c.toml"));
+}
+
+#[test]
+fn every_verb_takes_the_config_of_its_flag_then_of_the_variable_then_of_the_folder_it_is_run_in() {
+    let folder = TempDir::new().unwrap();
+    let verbs = [
+        "serve",
+        "fsck",
+        "backup --out o",
+        "restore --from f",
+        "replay --run r",
+        "replay --run r --round 1",
+    ];
+    let told = |verb: &str, variable: Option<&str>, flag: Option<&str>| {
+        let mut command = program();
+        command.args(verb.split(' ')).current_dir(folder.path());
+        command.envs(variable.map(|file| ("FEDPAINT_CONFIG", file)));
+        command.args(flag.into_iter().flat_map(|file| ["--config", file]));
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{verb}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{verb}: {stderr}");
+        stderr
+    };
+    // Each says whose it is: none of them parses.
+    let write = |file: &str, field: &str| {
+        std::fs::write(folder.path().join(file), format!("{field} = 1\n")).unwrap();
+    };
+    for verb in verbs {
+        let none = told(verb, None, None);
+        for named in ["/coordinator.toml", "--config", "FEDPAINT_CONFIG"] {
+            assert!(none.contains(named), "{verb}: {none}");
+        }
+    }
+    write("coordinator.toml", "here");
+    write("variable.toml", "variable");
+    write("flag.toml", "flag");
+    for verb in verbs {
+        assert!(told(verb, None, None).contains("unknown field `here`"), "{verb}");
+        assert!(
+            told(verb, Some("variable.toml"), None).contains("unknown field `variable`"),
+            "{verb}"
+        );
+        let both = told(verb, Some("variable.toml"), Some("flag.toml"));
+        assert!(both.contains("unknown field `flag`"), "{verb}: {both}");
+    }
 }
 
 #[test]
@@ -145,7 +191,7 @@ fn a_data_folder_that_cannot_be_made_is_one_line_that_names_it() {
 
 #[test]
 fn wrong_usage_exits_with_2_and_version_and_completions_with_0() {
-    for arguments in [&["serve"][..], &["fly"], &["serve", "--config", "a", "b"], &[]] {
+    for arguments in [&["replay"][..], &["fly"], &["serve", "--config", "a", "b"], &[]] {
         let output = program().args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     }
