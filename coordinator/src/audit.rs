@@ -1,12 +1,10 @@
 //! What a change was, in words for the audit log: derived from the run before and after, so no
 //! change can be saved without its entry.
 
-use std::collections::BTreeMap;
-
 use fedpaint_proto::names::SiteName;
 use fedpaint_proto::plan::LatePolicy;
 
-use crate::round::{Counts, Member, Phase, Round, named};
+use crate::round::{Counts, Member, Phase, Round, Stretch, named};
 use crate::run::{Late, Run, State, Straggler};
 
 /// What happened: one word for programs, and the same for people.
@@ -25,18 +23,9 @@ impl Entry {
     }
 }
 
-/// What a run does not know of its federation.
-#[derive(Clone, Debug, Default)]
-pub struct Around {
-    /// The sites that took part in none of its rounds, of a run that has just ended.
-    pub absent: Vec<SiteName>,
-    /// Of which sites it is told no more that they join and leave the round in hand while it selects, and
-    /// whether the last that was told is that they have joined.
-    pub untold: BTreeMap<SiteName, bool>,
-}
-
-/// The entries that a change of one run makes.
-pub fn changes(before: Option<&Run>, after: &Run, around: &Around) -> Vec<Entry> {
+/// The entries that a change of one run makes. `absent` are the sites that took part in none of its rounds,
+/// of a run that has just ended.
+pub fn changes(before: Option<&Run>, after: &Run, absent: &[SiteName]) -> Vec<Entry> {
     let mut entries = Vec::new();
     if before.is_none() {
         let (name, plan, model) = (after.name(), after.plan(), after.initial().digest.short());
@@ -47,7 +36,7 @@ pub fn changes(before: Option<&Run>, after: &Run, around: &Around) -> Vec<Entry>
         entries.push(Entry::new("run_created", detail));
     }
     let round_before = before.map(Run::round).filter(|round| round.id() == after.round().id());
-    round_changes(round_before, after.round(), &around.untold, &mut entries);
+    round_changes(round_before, after.round(), &mut entries);
     if sealed(after.round()) && !round_before.is_some_and(sealed) {
         entries.extend(missing(after));
     }
@@ -62,7 +51,7 @@ pub fn changes(before: Option<&Run>, after: &Run, around: &Around) -> Vec<Entry>
         }
     }
     if let Some(before) = before.filter(|before| before.state() != after.state()) {
-        entries.push(state_change(before, after, &around.absent));
+        entries.push(state_change(before, after, absent));
     }
     entries
 }
@@ -140,26 +129,14 @@ fn late_change(before: Option<&Straggler>, site: &SiteName, after: &Straggler) -
     })
 }
 
-fn round_changes(
-    before: Option<&Round>,
-    after: &Round,
-    untold: &BTreeMap<SiteName, bool>,
-    entries: &mut Vec<Entry>,
-) {
+fn round_changes(before: Option<&Round>, after: &Round, entries: &mut Vec<Entry>) {
     let id = after.id();
-    let selects = |round: &Round| matches!(round.phase(), Phase::Selecting { .. });
-    let selected = before.is_some_and(selects);
     if before.is_none() {
         let base = after.base().digest.short();
         entries.push(Entry::new("round_opened", format!("round {id}: base model {base}")));
     }
     for (site, member) in after.members() {
-        let same = match untold.get(site).filter(|_| selected) {
-            // Where it is in the end is told with the end of selection.
-            Some(joined) => selects(after) || (*joined && *member == Member::Joined),
-            None => before.and_then(|before| before.members().get(site)) == Some(member),
-        };
-        if same {
+        if before.and_then(|before| before.members().get(site)) == Some(member) {
             continue;
         }
         entries.push(match member {
@@ -176,26 +153,37 @@ fn round_changes(
         });
     }
     let gone = before.into_iter().flat_map(|before| before.members().keys());
-    let gone = gone.filter(|site| !untold.contains_key(*site));
-    let ended = selected && !selects(after);
-    let unheard = untold.iter().filter(|(_, joined)| ended && **joined).map(|(site, _)| site);
-    for site in gone.chain(unheard).filter(|site| !after.members().contains_key(*site)) {
+    for site in gone.filter(|site| !after.members().contains_key(*site)) {
         entries.push(Entry::new("site_left", format!("round {id}: site {site}")));
     }
-    if let Some(stretch) = after.stretch()
-        && before.is_some_and(|before| before.stretch().is_none())
-    {
-        let (due, sites) = (stretch.due, stretch.arriving.keys().cloned().collect::<Vec<_>>());
-        let detail =
-            format!("round {id}: was due {due}, goes on while {} still uploads", named(&sites));
-        entries.push(Entry::new("round_stretched", detail));
+    if let (Some(before), Some(stretch)) = (before, after.stretch()) {
+        entries.extend(stretched(before, after, stretch));
     }
-    // A deadline that moves is told once, above.
     if before.is_some_and(|before| {
         std::mem::discriminant(before.phase()) != std::mem::discriminant(after.phase())
     }) {
         entries.push(phase_change(after));
         entries.extend(outliers(after));
+    }
+}
+
+/// That a deadline waits for updates under way, and each time that it moves: the round notes bytes of a site so
+/// seldom ([`crate::round::ARRIVING_STEP`]) that these are few.
+fn stretched(before: &Round, after: &Round, stretch: &Stretch) -> Option<Entry> {
+    let (id, due) = (after.id(), stretch.due);
+    let sites = named(&stretch.arriving.keys().cloned().collect::<Vec<_>>());
+    match (before.stretch(), after.phase()) {
+        (None, _) => {
+            let detail = format!("round {id}: was due {due}, goes on while {sites} still uploads");
+            Some(Entry::new("round_stretched", detail))
+        }
+        (Some(held), Phase::Reporting { until }) if held != stretch => {
+            let who = if sites.is_empty() { "nobody".to_owned() } else { sites };
+            let detail = format!("round {id}: until {until}, while {who} still uploads");
+            Some(Entry::new("round_deadline_moved", detail))
+        }
+        // That it does not wait any more is told with how it ended.
+        (Some(_), _) => None,
     }
 }
 
@@ -248,15 +236,14 @@ mod tests {
     use crate::testing::{START, blob, plan};
 
     fn kinds(before: Option<&Run>, after: &Run) -> Vec<&'static str> {
-        let entries = changes(before, after, &Around::default());
-        entries.into_iter().map(|entry| entry.kind).collect()
+        changes(before, after, &[]).into_iter().map(|entry| entry.kind).collect()
     }
 
     #[test]
     fn every_change_of_a_run_is_told_and_what_did_not_change_is_not() {
         let created = Run::create("brain".parse().unwrap(), plan(1, 2), blob("base"), START);
         assert_eq!(kinds(None, &created), ["run_created", "round_opened"]);
-        assert_eq!(changes(Some(&created), &created, &Around::default()), []);
+        assert_eq!(changes(Some(&created), &created, &[]), []);
 
         let mut joined = created.clone();
         joined.apply(Event::Joined("mayo".parse().unwrap()), START).unwrap();

@@ -33,7 +33,7 @@ use fedpaint_proto::names::{Digest, OperatorName, RunName, SiteName};
 use jiff::Timestamp;
 
 pub use self::apply::{RUNS_MAX, SITES_MAX};
-pub use self::comings::COMINGS_TOLD_MAX;
+pub use self::comings::COMINGS_MAX;
 pub use self::members::{Asking, Renewal};
 pub use self::missing::Moment;
 pub use self::open::Open;

@@ -5,6 +5,7 @@ use fedpaint_proto::names::{Blob, OperatorName, RoundId, RunName, SiteName};
 use fedpaint_proto::plan::SignedPlan;
 use jiff::Timestamp;
 
+use super::comings::COMINGS_MAX;
 use super::proposals::run_in_words;
 use super::refusals::Noted;
 use super::request::{Activity, Beat, Command, Request, Stage, Verdict};
@@ -20,6 +21,9 @@ pub const SITES_MAX: usize = 1_000;
 
 /// The most runs there may be.
 pub const RUNS_MAX: usize = 1_000;
+
+/// What there may be [`COMINGS_MAX`] of.
+const COMINGS: &str = "comings of a site to one attempt at a round";
 
 pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Step, Error> {
     match request {
@@ -84,8 +88,11 @@ impl Core {
         };
         // What no longer applies is no error: the answer says what does.
         let late = event.and_then(|(round, event)| {
+            if matches!(event, Event::Joined(_)) && next.keeps_out(&site, &round) {
+                return Some(Error::TooMany { what: COMINGS, max: COMINGS_MAX });
+            }
             let outcome = happen(&mut next, &round, event, now);
-            next.note_coming(&self.state, &round, &site);
+            told.extend(next.note_coming(&self.state, &round, &site));
             outcome.err()
         });
         let step = self.step(next, &by_site(&site), now, told);

@@ -1,73 +1,76 @@
-//! How often sites come to a round that selects, and go again, so that one that does so without end does not
-//! fill the audit log: what it does is told so many times, and where it is in the end once more. PURE, and not
-//! kept over a restart.
+//! How often sites come to a round that selects. Each time is in the audit log, so that one which comes and goes
+//! without end is let in so many times in an attempt and no more. PURE, and not kept over a restart.
 
 use std::collections::BTreeMap;
 
 use fedpaint_proto::names::{RoundId, RunName, SiteName};
 
 use super::state::State;
+use crate::audit::Entry;
 use crate::round::Phase;
 
-/// How often it is told of a site, in one attempt at a round, that it has joined or left while sites are
-/// selected.
-pub const COMINGS_TOLD_MAX: u32 = 16;
+/// How often a site is let into one attempt at a round while sites are selected: more often than anybody starts
+/// an agent anew for a reason.
+pub const COMINGS_MAX: usize = 16;
 
-/// What was told of each site, in the newest attempt of each run that it came to.
+/// How often each site came to the newest attempt of each run that it came to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Comings(BTreeMap<RunName, Attempt>);
 
-/// What was told of one attempt.
+/// How often sites came to one attempt.
 #[derive(Clone, Debug, PartialEq)]
 struct Attempt {
     round: RoundId,
-    sites: BTreeMap<SiteName, Told>,
-}
-
-/// What was told of a site.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Told {
-    /// How often it came or went, up to one more than is told.
-    times: u32,
-    /// Whether the last that was told is that it has joined.
-    joined: bool,
+    sites: BTreeMap<SiteName, usize>,
 }
 
 impl Comings {
-    /// Of which sites not every coming and going to this round was told, and whether the last that was told
-    /// is that they have joined.
-    pub(super) fn untold(&self, round: &RoundId) -> BTreeMap<SiteName, bool> {
+    /// How often a site came to this round.
+    fn of(&self, round: &RoundId, site: &SiteName) -> usize {
         let attempt = self.0.get(&round.run).filter(|attempt| attempt.round == *round);
-        let sites = attempt.into_iter().flat_map(|attempt| &attempt.sites);
-        let untold = sites.filter(|(_, told)| told.times > COMINGS_TOLD_MAX);
-        untold.map(|(site, told)| (site.clone(), told.joined)).collect()
+        attempt.and_then(|attempt| attempt.sites.get(site)).copied().unwrap_or(0)
     }
 
-    /// Notes that a site has joined the round, or left it.
-    fn note(&mut self, round: &RoundId, site: &SiteName, joined: bool) {
+    /// Notes that a site has come to this round.
+    fn note(&mut self, round: &RoundId, site: &SiteName) {
         let new = || Attempt { round: round.clone(), sites: BTreeMap::new() };
         let attempt = self.0.entry(round.run.clone()).or_insert_with(new);
         if attempt.round != *round {
             *attempt = new();
         }
-        let told = attempt.sites.entry(site.clone()).or_default();
-        if told.times < COMINGS_TOLD_MAX {
-            told.joined = joined;
-        }
-        told.times = (told.times + 1).min(COMINGS_TOLD_MAX + 1);
+        *attempt.sites.entry(site.clone()).or_default() += 1;
     }
 }
 
 impl State {
-    /// Notes whether `site` has joined the round `id` since `before`, or left it, while it selects.
-    pub(super) fn note_coming(&mut self, before: &State, id: &RoundId, site: &SiteName) {
-        let Ok(round) = before.round(id) else { return };
+    /// Whether a site that is not in the round has come to it as often as it may.
+    pub(super) fn keeps_out(&self, site: &SiteName, round: &RoundId) -> bool {
+        !self.is_member(round, site) && self.comings.of(round, site) >= COMINGS_MAX
+    }
+
+    /// Notes whether `site` has come to the round `id` since `before`, while it selects. Where it has gone and
+    /// may not come again, that is news for the audit log.
+    pub(super) fn note_coming(
+        &mut self,
+        before: &State,
+        id: &RoundId,
+        site: &SiteName,
+    ) -> Option<Entry> {
+        let round = before.round(id).ok()?;
         if !matches!(round.phase(), Phase::Selecting { .. }) {
-            return;
+            return None;
         }
-        let (was, is) = (round.members().contains_key(site), self.is_member(id, site));
-        if was != is {
-            self.comings.note(id, site, is);
+        match (round.members().contains_key(site), self.is_member(id, site)) {
+            (false, true) => {
+                self.comings.note(id, site);
+                None
+            }
+            (true, false) => self.keeps_out(site, id).then(|| {
+                let detail =
+                    format!("round {id}: site {site} came {COMINGS_MAX} times and not again");
+                Entry::new("site_kept_out", detail)
+            }),
+            (true, true) | (false, false) => None,
         }
     }
 

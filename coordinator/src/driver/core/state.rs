@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::comings::Comings;
 use super::declined::Declines;
 use super::request::Doubt;
-use crate::audit::{self, Around, Entry};
+use crate::audit::{self, Entry};
 use crate::driver::error::Error;
 use crate::driver::view::Progress;
 use crate::records::{Change, EventRow, Loaded, SiteRow};
@@ -36,7 +36,7 @@ pub struct State {
     seen: BTreeMap<SiteName, Seen>,
     /// What sites have declined by their own policies. Nor is this.
     pub(super) declined: Declines,
-    /// How often sites came to the rounds that select, and went. Nor is this.
+    /// How often sites came to the rounds that select. Nor is this.
     pub(super) comings: Comings,
     /// What sites have said that they do not believe. Nor is this.
     doubts: BTreeSet<(SiteName, Doubt)>,
@@ -272,7 +272,9 @@ impl State {
 
     /// What a site should be doing.
     pub fn directive(&self, site: &SiteName) -> Directive {
-        run::directive(self.runs(), site, |round| self.declines(site, round).is_some())
+        let stays_out =
+            |round: &RoundId| self.declines(site, round).is_some() || self.keeps_out(site, round);
+        run::directive(self.runs(), site, stays_out)
     }
 
     /// How large an update the site may upload for a round.
@@ -322,8 +324,7 @@ impl State {
         for (held, run) in self.runs_since(before) {
             let ends = run.is_over() && !held.is_some_and(Run::is_over);
             let absent = if ends { self.absent(run) } else { Vec::new() };
-            let untold = self.comings.untold(run.round().id());
-            entries.extend(audit::changes(held, run, &Around { absent, untold }));
+            entries.extend(audit::changes(held, run, &absent));
         }
         entries
     }

@@ -10,7 +10,7 @@ use crate::aggregate::Aggregate;
 use crate::aggregate::Made;
 use crate::round::tests::update;
 use crate::round::{Phase, Withdrawal};
-use crate::run::{Drop, Late};
+use crate::run::{Directive, Drop, Late};
 use crate::standing::{Outlier, Standing};
 use crate::testing::{START, blob, plan};
 
@@ -158,34 +158,37 @@ fn a_site_that_is_refused_again_and_again_fills_no_audit_log() {
 }
 
 #[test]
-fn a_site_that_joins_and_leaves_without_end_fills_no_audit_log_and_is_told_where_it_is_in_the_end()
+fn a_site_that_joins_and_leaves_without_end_is_told_each_time_until_the_attempt_lets_it_in_no_more()
 {
-    for stays in [true, false] {
-        let mut shell = Shell::new(&["aachen", "kyoto", "mayo"]);
-        let id = shell.id();
-        let comes = || beat("mayo", Activity::Joining(id.clone()), Vec::new());
-        let leaves = || {
-            let why = Withdrawal::Stopping;
-            beat("mayo", Activity::Withdrawing(id.clone(), why), Vec::new())
-        };
-        let mut entries = 0;
-        for _ in 0..100 {
-            entries += shell.ask(comes());
-            assert!(shell.run().round().members().contains_key(&site("mayo")));
-            entries += shell.ask(leaves());
-            assert!(shell.run().round().members().is_empty(), "what it does is done all the same");
-        }
-        assert_eq!(entries, COMINGS_TOLD_MAX as usize);
-        if stays {
-            assert_eq!(shell.ask(comes()), 0);
-        }
-        shell.ask(beat("aachen", Activity::Joining(id.clone()), Vec::new()));
-        let told = shell.entries(Request::Verdict(ada(), id.clone(), Verdict::Close));
-        let kinds: Vec<&str> = told.iter().map(|(kind, _)| kind.as_str()).collect();
-        let ends = ["site_joined", "round_reporting"];
-        assert_eq!(kinds, if stays { &ends[..] } else { &ends[1..] });
-        assert_eq!(shell.ask(leaves()), usize::from(stays), "what follows is told as ever");
+    let mut shell = Shell::new(&["aachen", "mayo"]);
+    let first = shell.id();
+    let comes = |id: &RoundId| beat("mayo", Activity::Joining(id.clone()), Vec::new());
+    let leaves = |id: &RoundId| {
+        let why = Withdrawal::Stopping;
+        beat("mayo", Activity::Withdrawing(id.clone(), why), Vec::new())
+    };
+    let kinds = |shell: &mut Shell, request: Request| {
+        let told = shell.entries(request);
+        told.into_iter().map(|(kind, _)| kind).collect::<Vec<_>>()
+    };
+    let is_in = |shell: &Shell| shell.run().round().members().contains_key(&site("mayo"));
+    for time in 1..=COMINGS_MAX {
+        assert_eq!(kinds(&mut shell, comes(&first)), ["site_joined"], "{time}");
+        assert!(is_in(&shell));
+        let last: &[&str] = if time == COMINGS_MAX { &["site_kept_out"] } else { &[] };
+        assert_eq!(kinds(&mut shell, leaves(&first)), [last, &["site_left"]].concat(), "{time}");
     }
+    for _ in 0..100 {
+        assert_eq!(shell.ask(comes(&first)) + shell.ask(leaves(&first)), 0);
+        assert!(!is_in(&shell), "nothing changes that is not told");
+    }
+    let directive = |shell: &Shell| shell.core.answer(&site("mayo")).directive;
+    assert_eq!(directive(&shell), Directive::Rest, "it is not asked to come");
+    assert_eq!(shell.ask(beat("aachen", Activity::Joining(first.clone()), Vec::new())), 1);
+    shell.ask(Request::Verdict(ada(), first, Verdict::Abandon("again".to_owned())));
+    assert!(matches!(directive(&shell), Directive::Join { .. }), "the next attempt is another");
+    let second = shell.id();
+    assert_eq!(kinds(&mut shell, comes(&second)), ["site_joined"]);
 }
 
 #[test]

@@ -114,7 +114,7 @@ async fn a_plan_that_drops_says_so_to_the_site_and_once_to_the_audit_log() {
 }
 
 #[tokio::test]
-async fn a_deadline_waits_for_bytes_under_way_and_the_audit_log_hears_of_it_once() {
+async fn a_deadline_waits_for_bytes_under_way_and_the_audit_log_hears_of_each_move() {
     let coordinator = Coordinator::start(1).await;
     coordinator.join(&["aachen", "kyoto", "mayo"]).await;
     coordinator.submit(round(1, 1), "aachen", 2.0, 1).await;
@@ -138,7 +138,8 @@ async fn a_deadline_waits_for_bytes_under_way_and_the_audit_log_hears_of_it_once
     let run = coordinator.until_committed(1).await;
     assert_eq!(coordinator.values(&run.model), [4.0, -4.0]);
     let kinds = coordinator.kinds().await;
-    assert_eq!(kinds.iter().filter(|kind| *kind == "round_stretched").count(), 1);
+    let count = |kind: &str| kinds.iter().filter(|k| *k == kind).count();
+    assert_eq!((count("round_stretched"), count("round_deadline_moved")), (1, 2));
 }
 
 #[tokio::test]
