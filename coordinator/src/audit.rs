@@ -1,5 +1,7 @@
 //! What a change was, in words for the audit log: derived from the run before and after, so no
-//! change can be saved without its entry.
+//! change can be saved without its entry. What is forgotten of the [`roster`] has its words beside it.
+
+pub mod roster;
 
 use fedpaint_proto::names::SiteName;
 use fedpaint_proto::plan::LatePolicy;

@@ -195,24 +195,26 @@ impl Core {
         waits.min()
     }
 
-    /// The step from here to `next`. `extra` tells the audit log what no run shows.
+    /// The step from here to `next`. `extra` tells the audit log what no run shows. What is forgotten because its
+    /// time is over was nobody's doing.
     fn step(&self, next: State, actor: &str, at: Timestamp, extra: Vec<Entry>) -> Step {
-        let entries = next.entries_since(&self.state, extra);
+        let forgotten = next.forgotten_since(&self.state, at).into_iter();
+        let forgotten = forgotten.map(|entry| (COORDINATOR, entry));
+        let entries = next.entries_since(&self.state, extra).into_iter();
+        let entries = entries.map(|entry| (actor, entry));
         let mut log = self.log.clone();
         // A clock may be set back; the log's time is not.
         let at = log.at.map_or(at, |newest| newest.max(at));
         let (mut events, mut nodes) = (Vec::new(), Vec::new());
-        for Entry { kind, detail } in entries {
+        for (actor, Entry { kind, detail }) in forgotten.chain(entries) {
             let (actor, kind) = (actor.to_owned(), kind.to_owned());
             let seq = log.tree.size() + 1;
             let event = EventRow { seq, at, actor, kind, detail, document: None };
             nodes.extend(log.push(&event));
             events.push(event);
         }
-        let (before, next) = (Arc::clone(&self.state), Arc::new(next));
-        let documents = Vec::new();
-        let (noted, exported, late, refused) = (None, None, None, None);
-        Step { before, next, events, log, nodes, documents, noted, exported, late, refused }
+        let next = Arc::new(next);
+        Step { next, events, log, nodes, ..self.nothing() }
     }
 
     /// The step that changes nothing.
@@ -220,8 +222,18 @@ impl Core {
         let (before, next) = (Arc::clone(&self.state), Arc::clone(&self.state));
         let (events, nodes) = (Vec::new(), Vec::new());
         let (log, documents) = (self.log.clone(), Vec::new());
-        let (noted, exported, late, refused) = (None, None, None, None);
-        Step { before, next, events, log, nodes, documents, noted, exported, late, refused }
+        Step {
+            before,
+            next,
+            events,
+            log,
+            nodes,
+            documents,
+            noted: None,
+            exported: None,
+            late: None,
+            refused: None,
+        }
     }
 
     /// The same step, whose entry of the fitting kind vouches for a document.

@@ -262,10 +262,11 @@ impl Core {
         match left {
             Some(invite) => drop(invites.insert(name, invite)),
             None => {
-                entries.push(Entry::new(
-                    "invitation_ended",
-                    format!("site {name}: its token is of no use any more"),
-                ));
+                // That one has expired is told with what is forgotten.
+                if refusal != JoinRefusal::Expired {
+                    let detail = format!("site {name}: its token is of no use any more");
+                    entries.push(Entry::new("invitation_ended", detail));
+                }
                 invites.remove(&name);
             }
         }
@@ -288,20 +289,23 @@ impl Core {
             row.holder == holder && row.not_after > now && row.revoked_at.is_none()
         };
         let good: Vec<(&KeyId, &mut KeyRow)> = keys.iter_mut().filter(good).collect();
+        let until = end_of(now, life);
+        let mut entries =
+            vec![Entry::new("certificate_renewed", format!("{holder}: until {until}"))];
         // Keys whose certificates never came: whoever has that many asks with one and uses no other.
         if good.len() >= KEYS_PER_HOLDER_MAX
-            && let Some((_, oldest)) = good
+            && let Some((id, oldest)) = good
                 .into_iter()
                 .filter(|(id, _)| **id != held)
                 .min_by_key(|(id, row)| (row.issued_at, **id))
         {
             oldest.revoked_at = Some(now);
+            let detail = format!("{holder}: key {id}, the oldest of {KEYS_PER_HOLDER_MAX}");
+            entries.push(Entry::new("key_revoked", detail));
         }
-        let until = end_of(now, life);
-        let entry = Entry::new("certificate_renewed", format!("{holder}: until {until}"));
         let actor = holder.to_string();
         keys.insert(key, KeyRow { holder, issued_at: now, not_after: until, revoked_at: None });
-        Ok(self.step(next, &actor, now, vec![entry]))
+        Ok(self.step(next, &actor, now, entries))
     }
 
     pub(super) fn set_operator(

@@ -155,7 +155,7 @@ impl State {
         &self.roster
     }
 
-    /// The same, to be changed; what has long ended is forgotten on the way.
+    /// The same, to be changed; what has long ended is forgotten on the way, which the step tells.
     pub(super) fn roster_mut(&mut self, now: Timestamp) -> &mut Roster {
         let roster = Arc::make_mut(&mut self.roster);
         roster.forget(now);
@@ -327,6 +327,14 @@ impl State {
             entries.extend(audit::changes(held, run, &absent));
         }
         entries
+    }
+
+    /// What was forgotten of the roster at `now` since `before`, for the audit log.
+    pub(super) fn forgotten_since(&self, before: &State, now: Timestamp) -> Vec<Entry> {
+        match Arc::ptr_eq(&before.roster, &self.roster) {
+            true => Vec::new(),
+            false => audit::roster::forgotten(&before.roster, &self.roster, now),
+        }
     }
 
     /// What has to be saved to get from `before` to here, with its entries of the audit log.
