@@ -21,6 +21,7 @@ mod refusals;
 mod request;
 mod review;
 mod state;
+mod strangers;
 #[cfg(test)]
 mod tests;
 mod views;
@@ -43,6 +44,8 @@ use self::refusals::{Noted, Refusals};
 pub use self::request::{Activity, Answer, Beat, Command, Doubt, Request, Stage, Verdict};
 pub use self::review::{Review, Submission, review};
 pub use self::state::{Standing, State, UPDATE_SLACK_BYTES};
+pub use self::strangers::STRANGERS_TOLD_MAX;
+use self::strangers::Strangers;
 use super::error::Error;
 use crate::audit::Entry;
 use crate::records::{Change, Document, EventRow, Loaded, Log};
@@ -66,6 +69,7 @@ pub struct Core {
     log: Log,
     refusals: Refusals,
     exports: Exports,
+    strangers: Strangers,
 }
 
 /// A change that was decided and has not happened yet.
@@ -84,6 +88,8 @@ pub struct Step {
     noted: Option<Noted>,
     /// Whose export of which model it tells the audit log.
     exported: Option<(OperatorName, Digest)>,
+    /// Who came with a token of no invitation, from then on.
+    strangers: Option<Strangers>,
     /// Why part of what was told no longer applies, which is no error to who told it.
     late: Option<Error>,
     /// Why what was asked for is refused, although that it was asked for is noted.
@@ -96,7 +102,8 @@ impl Core {
         let (log, state) = (loaded.log.clone(), Arc::new(State::from(loaded)));
         let rules = TwoPersons::default();
         let (refusals, exports) = (Refusals::default(), Exports::default());
-        Core { heartbeat, rules, state, log, refusals, exports }
+        let strangers = Strangers::default();
+        Core { heartbeat, rules, state, log, refusals, exports, strangers }
     }
 
     /// The same where some things take two persons.
@@ -132,7 +139,7 @@ impl Core {
         let due: Vec<RunName> =
             self.state.runs().filter(due).map(|run| run.name().clone()).collect();
         if due.is_empty() {
-            return None;
+            return self.tell_strangers(now);
         }
         let mut next = State::clone(&self.state);
         for run in &due {
@@ -164,6 +171,9 @@ impl Core {
         if let Some((actor, model)) = step.exported {
             self.exports.remember(actor, model);
         }
+        if let Some(strangers) = step.strangers {
+            self.strangers = strangers;
+        }
     }
 
     /// What a site should be doing, and when to ask again.
@@ -192,7 +202,7 @@ impl Core {
             Duty::WaitUntil(time) => Some(time),
             Duty::Aggregate(_) | Duty::OpenRound | Duty::Nothing => None,
         });
-        waits.min()
+        waits.chain(self.strangers.due()).min()
     }
 
     /// The step from here to `next`. `extra` tells the audit log what no run shows. What is forgotten because its
@@ -231,6 +241,7 @@ impl Core {
             documents,
             noted: None,
             exported: None,
+            strangers: None,
             late: None,
             refused: None,
         }

@@ -187,7 +187,7 @@ impl Core {
     pub(super) fn join(&self, asking: Asking, now: Timestamp) -> Result<Step, Error> {
         let name = asking.site.clone();
         let held = self.state.roster().invites.get(&name).cloned();
-        let mut invite = held.ok_or(Error::JoinRefused(JoinRefusal::NotInvited))?;
+        let Some(mut invite) = held else { return Ok(self.stranger(&name, now)) };
         if invite.expires_at <= now {
             return Ok(self.join_refused(name, None, JoinRefusal::Expired, now));
         }
