@@ -1,7 +1,9 @@
 //! What a change was, in words for the audit log: derived from the run before and after, so no
-//! change can be saved without its entry. What is forgotten of the [`roster`] has its words beside it.
+//! change can be saved without its entry. What is forgotten of the [`roster`] and what a [`sweep`] of the
+//! blobs deletes have their words beside it.
 
 pub mod roster;
+pub mod sweep;
 
 use fedpaint_proto::names::SiteName;
 use fedpaint_proto::plan::LatePolicy;

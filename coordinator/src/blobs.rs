@@ -35,7 +35,7 @@ use fedpaint_proto::weights::sync_folder;
 use jiff::Timestamp;
 
 pub use self::download::Download;
-pub use self::orphans::{Collection, Freed, ORPHAN_AGE_MAX};
+pub use self::orphans::{Collection, Freed, ORPHAN_AGE_MAX, Unneeded};
 pub use self::rot::digest_of;
 pub use self::staging::{PART_AGE_MAX, STAGED_BYTES_MAX, STAGED_PARTS_MAX};
 pub use self::upload::Upload;

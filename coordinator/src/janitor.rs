@@ -1,20 +1,24 @@
 //! Deletes what nobody needs any more: blobs that no row names, updates that retention lets go, parts
-//! of uploads that nobody goes on with. What the coordinator is about to name is never touched. It looks at
-//! one share of all blobs after the other, so that its memory does not grow with their number.
+//! of uploads that nobody goes on with. What the coordinator is about to name is never touched, and no blob is
+//! deleted that the audit log was not told of before. It looks at one share of all blobs after the other, so that
+//! its memory does not grow with their number.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fedpaint_proto::names::{Blob, Digest, RunName};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use crate::blobs::{Blobs, Freed};
+use crate::audit::sweep::{Spent, Sweep};
+use crate::blobs::{Blobs, Collection, Freed};
 use crate::clock::Clock;
 use crate::config::Retention;
+use crate::driver::{Error, Handle};
 use crate::metrics::Metrics;
 use crate::share::Share;
-use crate::{blobs, store};
+use crate::store::{Named, Store};
 
 /// How long after a start the first collection is: a restart has better things to do.
 const COLLECTION_DELAY: Duration = Duration::from_secs(60);
@@ -22,18 +26,19 @@ const COLLECTION_DELAY: Duration = Duration::from_secs(60);
 /// How long between two collections.
 const COLLECTION_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    #[error(transparent)]
-    Blobs(#[from] blobs::Error),
+/// Whom the janitor asks and tells.
+pub(crate) struct Keeper {
+    /// Knows what rows name.
+    pub(crate) store: Store,
+    /// Has the files.
+    pub(crate) blobs: Blobs,
+    /// Tells the audit log.
+    pub(crate) driver: Handle,
 }
 
 /// Collects soon after the start and then daily, for as long as it is let.
 pub(crate) async fn collect_daily(
-    store: store::Store,
-    blobs: Blobs,
+    keeper: Keeper,
     retention: Retention,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
@@ -42,7 +47,7 @@ pub(crate) async fn collect_daily(
     loop {
         clock.sleep_until(clock.now().checked_add(wait).unwrap_or(Timestamp::MAX)).await;
         wait = COLLECTION_INTERVAL;
-        match collect(&store, &blobs, &retention, clock.now()).await {
+        match collect(&keeper, &retention, clock.now()).await {
             Ok(Freed { files, bytes }) => {
                 metrics.blobs_freed.inc_by(files);
                 metrics.bytes_freed.inc_by(bytes);
@@ -53,21 +58,17 @@ pub(crate) async fn collect_daily(
     }
 }
 
-async fn collect(
-    store: &store::Store,
-    blobs: &Blobs,
-    retention: &Retention,
-    now: Timestamp,
-) -> Result<Freed, Error> {
-    let (collection, mut freed) = (blobs.collection(), Freed::default());
-    for share in Share::of(store.named_about().await?) {
-        let named = store.named_of(&share).await?;
-        let spent = match retention.updates_rounds {
-            Some(rounds) => store.spent(&named, rounds).await?,
-            None => HashSet::new(),
-        };
-        let named = named.iter().map(|named| named.blob.digest).collect();
-        let Freed { files, bytes } = collection.collect(share, named, spent, now).await?;
+async fn collect(keeper: &Keeper, retention: &Retention, now: Timestamp) -> Result<Freed, Error> {
+    let (collection, mut freed) = (keeper.blobs.collection(), Freed::default());
+    for share in Share::of(keeper.store.named_about().await?) {
+        let sweep = find(&keeper.store, &collection, (share, retention), now).await?;
+        if sweep.is_empty() {
+            continue;
+        }
+        let digests = sweep.blobs().map(|blob| blob.digest).collect();
+        // The entry before the deed: what is gone was told, whatever ends this process.
+        keeper.driver.sweep(sweep).await?;
+        let Freed { files, bytes } = collection.delete(digests).await?;
         freed.files += files;
         freed.bytes += bytes;
     }
@@ -75,15 +76,67 @@ async fn collect(
     Ok(freed)
 }
 
+/// What nobody needs of a share.
+async fn find(
+    store: &Store,
+    collection: &Arc<Collection>,
+    (share, retention): (Share, &Retention),
+    now: Timestamp,
+) -> Result<Sweep, Error> {
+    let named = store.named_of(&share).await?;
+    let spent = match retention.updates_rounds {
+        Some(rounds) => store.spent(&named, rounds).await?,
+        None => HashSet::new(),
+    };
+    let rounds = rounds(&named, &spent);
+    let named = named.iter().map(|named| named.blob.digest).collect();
+    let found = collection.find(share, named, spent, now).await?;
+    let of_run = |blob: Blob| {
+        let (run, round) = rounds.get(&blob.digest).cloned()?;
+        Some(Spent { run, round, blob })
+    };
+    let spent = found.spent.into_iter().filter_map(of_run).collect();
+    Ok(Sweep { orphans: found.orphans, spent })
+}
+
+/// For which run each update was that is spent, and the newest round that it counted in.
+fn rounds(named: &[Named], spent: &HashSet<Digest>) -> BTreeMap<Digest, (RunName, u32)> {
+    let mut rounds = BTreeMap::<Digest, (RunName, u32)>::new();
+    for Named { blob, update_of, .. } in named.iter().filter(|n| spent.contains(&n.blob.digest)) {
+        if let Some((run, number)) = update_of
+            && rounds.get(&blob.digest).is_none_or(|(_, held)| held < number)
+        {
+            rounds.insert(blob.digest, (run.clone(), *number));
+        }
+    }
+    rounds
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinHandle;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::clock::ManualClock;
+    use crate::driver::{self, Options};
+    use crate::roster::TwoPersons;
+    use crate::round::tests::site;
+    use crate::round::{Event, Report, Update};
     use crate::run::Run;
-    use crate::store::{Change, Store};
+    use crate::store::{Change, SiteRow};
     use crate::testing::{START, plan, write_model};
 
-    #[tokio::test]
-    async fn what_a_row_names_stays_and_what_none_names_goes_when_it_is_old() {
+    /// A disk and a database with a run of one committed round, by an update that retention lets go of.
+    struct House {
+        folder: tempfile::TempDir,
+        store: Store,
+        model: Blob,
+        update: Blob,
+        orphan: Blob,
+    }
+
+    async fn house() -> House {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path(), START).await.unwrap();
         let store = Store::open(&format!("sqlite:{}/db", folder.path().display())).await.unwrap();
@@ -93,17 +146,82 @@ mod tests {
             blobs.adopt(&scratch, &model).unwrap();
             model
         };
-        let (named, orphan) = (put("named", 1.0), put("orphan", 2.0));
-        let run = Run::create("brain".parse().unwrap(), plan(1, 1), named, START);
-        let change = Change { runs: vec![(None, &run)], ..Change::default() };
+        let [model, update, orphan] = [("model", 1.0), ("update", 2.0), ("orphan", 3.0)]
+            .map(|(name, value)| put(name, value));
+        let mayo = SiteRow::by_name(site("mayo"), START);
+        let mut run = Run::create("brain".parse().unwrap(), plan(1, 1), model, START);
+        let report = Report::default();
+        for event in [
+            Event::Joined(site("mayo")),
+            Event::Closed,
+            Event::Reported(site("mayo"), Update { weights: update, examples: 1, report }),
+            Event::Aggregated(crate::aggregate::Aggregate::of(model).into()),
+        ] {
+            run.apply(event, START).unwrap();
+        }
+        let change = Change { sites: vec![&mayo], runs: vec![(None, &run)], ..Change::default() };
         store.save(&change).await.unwrap();
+        House { folder, store, model, update, orphan }
+    }
 
-        // Another process: this one would not delete what it has just adopted.
-        let blobs = Blobs::open(folder.path(), START).await.unwrap();
+    impl House {
+        /// Another process: the one that adopted the files would not delete them yet.
+        async fn keeper(&self) -> (Keeper, CancellationToken, JoinHandle<()>) {
+            let (store, stop) = (self.store.clone(), CancellationToken::new());
+            let blobs = Blobs::open(self.folder.path(), START).await.unwrap();
+            let (heartbeat, rules) = (Duration::from_secs(5), TwoPersons::default());
+            let options = Options { heartbeat, rules, notary: None };
+            let clock = Arc::new(ManualClock::new(START));
+            let started = driver::start(options, store.clone(), blobs.clone(), clock, stop.clone());
+            let (driver, driving) = started.await.unwrap();
+            (Keeper { store, blobs, driver }, stop, driving)
+        }
+
+        fn here(&self, keeper: &Keeper) -> [bool; 3] {
+            [self.model, self.update, self.orphan]
+                .map(|blob| keeper.blobs.path(&blob.digest).exists())
+        }
+    }
+
+    /// Long after the files were written.
+    fn later() -> Timestamp {
         #[expect(clippy::disallowed_methods, reason = "the file system tells real times")]
-        let later = Timestamp::now().checked_add(jiff::SignedDuration::from_hours(8 * 24)).unwrap();
-        let freed = collect(&store, &blobs, &Retention::default(), later).await.unwrap();
-        assert_eq!(freed, Freed { files: 1, bytes: orphan.size });
-        assert!(blobs.path(&named.digest).exists() && !blobs.path(&orphan.digest).exists());
+        let now = Timestamp::now();
+        now.checked_add(jiff::SignedDuration::from_hours(8 * 24)).unwrap()
+    }
+
+    /// Of no round at all, which a configuration cannot ask for.
+    const NONE_KEPT: Retention = Retention { updates_rounds: Some(0) };
+
+    #[tokio::test]
+    async fn what_a_row_names_stays_and_what_none_names_or_retention_lets_go_is_told_and_gone() {
+        let house = house().await;
+        let (keeper, ..) = house.keeper().await;
+        let freed = collect(&keeper, &Retention::default(), later()).await.unwrap();
+        assert_eq!(freed, Freed { files: 1, bytes: house.orphan.size });
+        assert_eq!(house.here(&keeper), [true, true, false]);
+        let freed = collect(&keeper, &NONE_KEPT, later()).await.unwrap();
+        assert_eq!(freed, Freed { files: 1, bytes: house.update.size });
+        assert_eq!(house.here(&keeper), [true, false, false]);
+        assert_eq!(collect(&keeper, &NONE_KEPT, later()).await.unwrap(), Freed::default());
+
+        let told = house.store.events(0, 9).await.unwrap();
+        let kinds: Vec<&str> = told.iter().map(|event| event.kind.as_str()).collect();
+        assert_eq!(kinds, ["blobs_orphaned", "blobs_spent"], "each once");
+        assert!(told[0].detail.contains(&house.orphan.digest.short()), "{told:?}");
+        let spent = &told[1].detail;
+        assert!(spent.starts_with("run brain: updates of rounds 1 to 1"), "{spent}");
+        assert!(spent.contains(&house.update.digest.short()), "{spent}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_deleted_that_the_audit_log_was_not_told_of() {
+        let house = house().await;
+        let (keeper, stop, driving) = house.keeper().await;
+        stop.cancel();
+        driving.await.unwrap();
+        let untold = collect(&keeper, &NONE_KEPT, later()).await.unwrap_err();
+        assert!(matches!(untold, Error::Draining), "{untold}");
+        assert_eq!(house.here(&keeper), [true; 3]);
     }
 }

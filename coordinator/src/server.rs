@@ -33,7 +33,7 @@ use crate::folder::{self, Folder};
 use crate::halt::Halt;
 use crate::heap;
 use crate::http::{self, Pages};
-use crate::janitor;
+use crate::janitor::{self, Keeper};
 use crate::limits::{HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAM_WINDOW_BYTES, Limits};
 use crate::metrics::Book;
 use crate::observe::Observer;
@@ -244,9 +244,9 @@ impl Server {
             stop: stop.clone(),
         };
         let lease = tokio::spawn(keep_lease(store.clone(), Arc::clone(&clock), halt.clone()));
-        let (own, time, counts) = (blobs.clone(), Arc::clone(&clock), book.metrics.clone());
-        let janitor =
-            tokio::spawn(janitor::collect_daily(store.clone(), own, retention, time, counts));
+        let keeper = Keeper { store: store.clone(), blobs: blobs.clone(), driver: driver.clone() };
+        let (time, counts) = (Arc::clone(&clock), book.metrics.clone());
+        let janitor = tokio::spawn(janitor::collect_daily(keeper, retention, time, counts));
         let tidying = tokio::spawn(heap::give_back_often(Arc::clone(&clock)));
         let connections = Connections::default();
         let guard = tokio::spawn(keep_out(connections.clone(), driver.clone()));

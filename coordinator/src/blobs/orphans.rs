@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fedpaint_proto::failpoint::reach;
-use fedpaint_proto::names::Digest;
+use fedpaint_proto::names::{Blob, Digest};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Blobs, Error, blocking, length, lock, staging};
@@ -16,6 +16,18 @@ use crate::share::Share;
 /// How old a blob is before it counts as one that nobody will name: a site that has uploaded its
 /// update may submit it this much later.
 pub const ORPHAN_AGE_MAX: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// The most orphans of a share that are found at once; those beyond wait for the next collection.
+const UNNEEDED_MAX: usize = 1 << 16;
+
+/// What nobody needs of a share.
+#[derive(Debug, Default)]
+pub struct Unneeded {
+    /// What no row names and is old.
+    pub orphans: Vec<Blob>,
+    /// What rows name and nothing needs any more.
+    pub spent: Vec<Blob>,
+}
 
 /// What was deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,42 +50,60 @@ impl Drop for Collection {
 }
 
 impl Collection {
-    /// Deletes the blobs of a share that are not among the `named` ones and are older than
-    /// [`ORPHAN_AGE_MAX`], and the `spent` ones, which rows name and nothing needs any more. What
-    /// somebody was told of lately, and has not named in a row, stays until the collection after the
-    /// next.
+    /// The blobs of a share that are not among the `named` ones and are older than [`ORPHAN_AGE_MAX`], and
+    /// the `spent` ones, which rows name and nothing needs any more. What somebody was told of lately, and
+    /// has not named in a row, is needed until the collection after the next.
     ///
     /// # Errors
-    /// If the disk fails; what was deleted before that stays deleted.
-    pub async fn collect(
+    /// If the disk fails.
+    pub async fn find(
         self: &Arc<Self>,
         share: Share,
         named: HashSet<Digest>,
         spent: HashSet<Digest>,
         now: Timestamp,
-    ) -> Result<Freed, Error> {
+    ) -> Result<Unneeded, Error> {
         // The work has a part in the collection, which is not over before the work is, whoever waits.
         let collection = Arc::clone(self);
         blocking(move || {
-            let (blobs, mut freed) = (&collection.0, Freed::default());
+            let (blobs, mut found) = (&collection.0, Unneeded::default());
             let (first, last) = share.bounds();
             let is_of_share = |folder: &&DirEntry| {
                 let name = folder.file_name();
                 name.to_str().is_some_and(|name| (&*first..=&*last).contains(&name))
             };
-            for folder in entries(&blobs.root.join("blobs"))?.iter().filter(is_of_share) {
+            'looking: for folder in entries(&blobs.root.join("blobs"))?.iter().filter(is_of_share) {
                 for entry in entries(&folder.path())? {
                     // What is set aside keeps its other name, and is left to the operator.
                     let Some(digest) = digest(&entry).filter(|digest| share.has(digest)) else {
                         continue;
                     };
                     if !named.contains(&digest) && is_old(&entry, now) {
-                        blobs.delete(&digest, &mut freed)?;
+                        found.orphans.extend(blobs.unclaimed(&digest)?);
+                    }
+                    if found.orphans.len() == UNNEEDED_MAX {
+                        break 'looking;
                     }
                 }
             }
             for digest in &spent {
-                blobs.delete(digest, &mut freed)?;
+                found.spent.extend(blobs.unclaimed(digest)?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Deletes what was found, but for what somebody was told of meanwhile.
+    ///
+    /// # Errors
+    /// If the disk fails; what was deleted before that stays deleted.
+    pub async fn delete(self: &Arc<Self>, digests: Vec<Digest>) -> Result<Freed, Error> {
+        let collection = Arc::clone(self);
+        blocking(move || {
+            let mut freed = Freed::default();
+            for digest in &digests {
+                collection.0.delete(digest, &mut freed)?;
             }
             Ok(freed)
         })
@@ -114,6 +144,12 @@ impl Blobs {
             found.extend(files.iter().filter_map(digest));
         }
         Ok(found)
+    }
+
+    /// The blob with this digest, if it is here and nobody was told so lately.
+    fn unclaimed(&self, digest: &Digest) -> Result<Option<Blob>, Error> {
+        let size = length(&self.path(digest))?.filter(|_| !lock(&self.claims).holds(digest));
+        Ok(size.map(|size| Blob { digest: *digest, size }))
     }
 
     fn delete(&self, digest: &Digest, freed: &mut Freed) -> Result<(), Error> {

@@ -21,6 +21,7 @@ use super::uploads::Uploads;
 use super::view::RunView;
 use super::watch::Watch;
 use super::work::{Message, Reply};
+use crate::audit::sweep::Sweep;
 use crate::blobs::Blobs;
 use crate::check;
 use crate::clock::Clock;
@@ -254,6 +255,14 @@ impl Handle {
     pub fn watch(&self, run: &RunName) -> Result<Watch, Error> {
         self.run(run)?;
         Ok(Watch::new(self.state.clone(), self.troubles.clone(), run.clone()))
+    }
+
+    /// Has the audit log told what is about to be deleted. Whoever asks deletes nothing before this has returned.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn sweep(&self, sweep: Sweep) -> Result<(), Error> {
+        self.change(Request::Sweep(sweep)).await
     }
 
     /// What keeps the driver from what it owes.

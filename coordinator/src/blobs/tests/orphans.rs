@@ -17,11 +17,23 @@ fn after(age: SignedDuration) -> Timestamp {
 
 const OLD: SignedDuration = SignedDuration::from_hours(7 * 24 + 1);
 
+/// Finds what nobody needs, and deletes it.
+async fn sweep(
+    collection: &Arc<Collection>,
+    share: Share,
+    (named, spent): (HashSet<Digest>, HashSet<Digest>),
+    now: Timestamp,
+) -> Freed {
+    let found = collection.find(share, named, spent, now).await.unwrap();
+    let digests = found.orphans.iter().chain(&found.spent).map(|blob| blob.digest);
+    collection.delete(digests.collect()).await.unwrap()
+}
+
 async fn collect(blobs: &Blobs, named: &[&str], spent: &[&str], now: Timestamp) -> Freed {
     let digests = |texts: &[&str]| texts.iter().map(|text| blob(text).digest).collect::<Vec<_>>();
     let named = digests(named).into_iter().collect();
     let (collection, spent) = (blobs.collection(), digests(spent).into_iter().collect());
-    let freed = collection.collect(Share::ALL, named, spent, now).await.unwrap();
+    let freed = sweep(&collection, Share::ALL, (named, spent), now).await;
     collection.end(now).await.unwrap();
     freed
 }
@@ -71,12 +83,29 @@ async fn a_claim_ends_when_a_row_names_its_blob_but_not_while_a_collection_may_n
     blobs.are_named([update].into_iter());
     // It asked which blobs are named before the row was there.
     let spent = HashSet::from([update]);
-    collection.collect(Share::ALL, HashSet::new(), spent, after(OLD)).await.unwrap();
+    sweep(&collection, Share::ALL, (HashSet::new(), spent), after(OLD)).await;
     drop(collection);
     assert!(is_here(&blobs, "update"));
     blobs.are_named([update].into_iter());
     collect(&blobs, &[], &["update"], after(OLD)).await;
     assert!(!is_here(&blobs, "update"));
+}
+
+#[tokio::test]
+async fn what_was_found_stays_if_somebody_is_told_of_it_before_it_is_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = open(folder.path()).await;
+    send(&blobs, "update", &["update"], 0).await.unwrap();
+    let blobs = open(folder.path()).await;
+    let collection = blobs.collection();
+    let none = HashSet::new;
+    let found = collection.find(Share::ALL, none(), none(), after(OLD)).await.unwrap();
+    assert_eq!(found.orphans, [blob("update")]);
+    assert!(is_here(&blobs, "update"), "to find it deletes nothing");
+    blobs.find(&blob("update").digest).await.unwrap();
+    let freed = collection.delete(vec![blob("update").digest]).await.unwrap();
+    assert_eq!(freed, Freed::default());
+    assert!(is_here(&blobs, "update"));
 }
 
 #[tokio::test]
@@ -90,8 +119,7 @@ async fn what_lies_outside_of_a_share_is_left_alone() {
     let blobs = open(folder.path()).await;
     let collection = blobs.collection();
     for share in Share::of(1 << 17) {
-        let spent = HashSet::new();
-        collection.collect(share.clone(), HashSet::new(), spent, after(OLD)).await.unwrap();
+        sweep(&collection, share.clone(), Default::default(), after(OLD)).await;
         let gone = texts.iter().filter(|text| share.has(&blob(text).digest));
         assert!(gone.clone().count() > 0);
         assert!(gone.into_iter().all(|text| !is_here(&blobs, text)));

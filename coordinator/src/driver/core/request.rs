@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::members::{Asking, Renewal};
 use crate::aggregate::Made;
+use crate::audit::sweep::Sweep;
 use crate::driver::view::Progress;
 use crate::records::{Document, Log};
 use crate::roster::Roles;
@@ -59,6 +60,8 @@ pub enum Request {
     Aggregated(RoundId, Result<Made<Blob>, String>),
     /// The aggregation that was owed is waited for no longer, for this reason.
     NoAverage(RoundId, String),
+    /// These blobs are about to be deleted: for the audit log only.
+    Sweep(Sweep),
 }
 
 /// "This is what I am doing."
