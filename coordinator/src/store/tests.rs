@@ -4,6 +4,7 @@ mod copies;
 mod lease;
 mod migration;
 mod roster;
+mod told;
 
 use fedpaint_proto::names::{Blob, SiteName};
 use fedpaint_proto::plan::SignedPlan;
