@@ -1,9 +1,12 @@
 //! Whether an exported audit log is what was logged and signed: from the export, the federation's root, and
-//! heads that somebody kept. It stops at the first thing that is wrong and names it.
+//! heads that somebody kept. It stops at the first thing that is wrong and names it: the very entry, where it is
+//! missing or not the one that its hash was saved of. Where somebody has made hashes that fit only a head tells, and
+//! named are the entries since the last one that was right: those of one transaction, for each was signed.
 //!
 //! An export that lacks its newest part, and was signed when it ended there, is a log as it once was. That
 //! is found by whoever has a later head, and every site has one.
 
+mod broken;
 mod models;
 
 use std::collections::BTreeMap;
@@ -17,174 +20,9 @@ use fedpaint_proto::statement::Manifest;
 use jiff::Timestamp;
 use serde::Serialize;
 
+pub use self::broken::Broken;
 use self::models::Models;
 use super::export::{Line, VERSION};
-
-/// What is wrong with an exported log.
-#[derive(Debug, thiserror::Error)]
-pub enum Broken {
-    /// A line is not one of an export.
-    #[error("line {number} is no line of an exported log: {reason}")]
-    Line {
-        /// Which line, from 1 on.
-        number: u64,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The log is another federation's.
-    #[error("the log is that of federation {found}, the root is that of {wanted}")]
-    Federation {
-        /// Whose it is.
-        found: FederationName,
-        /// Whose it must be.
-        wanted: FederationName,
-    },
-    /// Entries are not there.
-    #[error("entry {missing} is missing: entry {found} is in its place")]
-    Missing {
-        /// The first one that is missing.
-        missing: u64,
-        /// What comes instead.
-        found: u64,
-    },
-    /// An entry is there again, or late.
-    #[error("entry {found} is out of its order: entry {expected} belongs there")]
-    Order {
-        /// What is there.
-        found: u64,
-        /// What belongs there.
-        expected: u64,
-    },
-    /// An entry is not what was logged.
-    #[error("entry {seq} was changed: it does not have the hash that was saved with it")]
-    Changed {
-        /// Which one.
-        seq: u64,
-    },
-    /// An entry is older than the one before.
-    #[error("entry {seq} is back-dated: it says {at}, the entry before {before}")]
-    BackDated {
-        /// Which one.
-        seq: u64,
-        /// When it says that it happened.
-        at: Timestamp,
-        /// When the entry before did.
-        before: Timestamp,
-    },
-    /// A root that was signed is not that of the entries.
-    #[error(
-        "entries {first} to {last} are not those that were signed: one of them was changed, and its hash with it"
-    )]
-    Root {
-        /// The first one after the last head that was right.
-        first: u64,
-        /// The newest one under the head that is not.
-        last: u64,
-    },
-    /// What an entry vouches for is not there.
-    #[error("entry {seq} vouches for a document that is not there: {document}")]
-    DocumentMissing {
-        /// Which entry.
-        seq: u64,
-        /// The document.
-        document: Digest,
-    },
-    /// A document is not what an entry vouches for.
-    #[error("after entry {seq} there is a document that it does not vouch for")]
-    Document {
-        /// Which entry.
-        seq: u64,
-    },
-    /// A document is not signed by who must have signed it.
-    #[error("what entry {seq} vouches for does not count: {source}")]
-    DocumentSignature {
-        /// Which entry.
-        seq: u64,
-        /// Why.
-        source: signing::Error,
-    },
-    /// A model does not follow from those before it and the updates that were taken.
-    #[error("the model of entry {seq} does not follow from the log: {reason}")]
-    Model {
-        /// Which entry.
-        seq: u64,
-        /// What does not fit.
-        reason: String,
-    },
-    /// A head is not where it belongs.
-    #[error("after entry {seq} there is a head over {size} entries")]
-    Place {
-        /// The newest entry.
-        seq: u64,
-        /// How many the head is over.
-        size: u64,
-    },
-    /// A head is older than what it is over.
-    #[error(
-        "the head over {size} entries is back-dated: it says {at}, an entry under it or a head before it {before}"
-    )]
-    HeadBackDated {
-        /// How many entries it is over.
-        size: u64,
-        /// When it says that it was signed.
-        at: Timestamp,
-        /// What is newer.
-        before: Timestamp,
-    },
-    /// A head is not signed by the coordinator.
-    #[error("the head over {size} entries does not count: {source}")]
-    Head {
-        /// How many entries it is over.
-        size: u64,
-        /// Why.
-        source: signing::Error,
-    },
-    /// The log is not the one that somebody was shown.
-    #[error(
-        "the log is a fork: entries 1 to {size} are not those of the head that was kept, signed at {at}"
-    )]
-    Fork {
-        /// How many entries the head is over.
-        size: u64,
-        /// When it was signed.
-        at: Timestamp,
-    },
-    /// The log ends before one that somebody was shown.
-    #[error(
-        "the log is cut short: it has {size} entries, the head that was kept {kept}, signed at {at}"
-    )]
-    Short {
-        /// How many entries it has.
-        size: u64,
-        /// How many it had.
-        kept: u64,
-        /// When that was signed.
-        at: Timestamp,
-    },
-    /// There is nothing after this.
-    #[error("the export is cut short: it has no end after entry {seq}")]
-    NoEnd {
-        /// The newest entry.
-        seq: u64,
-    },
-}
-
-impl Broken {
-    /// The first entry that is not what was logged, where that is known.
-    pub fn entry(&self) -> Option<u64> {
-        match self {
-            Broken::Missing { missing, .. } => Some(*missing),
-            Broken::Order { expected, .. } => Some(*expected),
-            Broken::Changed { seq } | Broken::BackDated { seq, .. } => Some(*seq),
-            Broken::Root { first, .. } => Some(*first),
-            Broken::DocumentMissing { seq, .. }
-            | Broken::Document { seq }
-            | Broken::DocumentSignature { seq, .. }
-            | Broken::Model { seq, .. } => Some(*seq),
-            _ => None,
-        }
-    }
-}
 
 /// What a log that is whole comes to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -216,6 +54,8 @@ pub struct Check<'a> {
     newest_at: Timestamp,
     /// How many entries are under a head that was right.
     certain: u64,
+    /// How many are under a head that was kept.
+    kept_right: u64,
     head_at: Timestamp,
     heads: u64,
     lines: u64,
@@ -245,6 +85,7 @@ impl<'a> Check<'a> {
             tree: Frontier::default(),
             newest_at: Timestamp::MIN,
             certain: 0,
+            kept_right: 0,
             head_at: Timestamp::MIN,
             heads: 0,
             lines: 0,
@@ -340,11 +181,13 @@ impl<'a> Check<'a> {
         self.owed = entry.document.map(|document| (entry.clone(), document));
         self.tree.push(leaf);
         let size = self.tree.size();
-        for kept in self.kept.remove(&size).unwrap_or_default() {
-            if kept.statement.root != self.tree.root() {
-                return Err(Broken::Fork { size, at: kept.statement.at });
-            }
+        let Some(kept) = self.kept.remove(&size) else { return Ok(()) };
+        let root = self.tree.root();
+        if let Some(other) = kept.iter().find(|kept| kept.statement.root != root) {
+            let (first, at) = (self.kept_right + 1, other.statement.at);
+            return Err(Broken::Fork { first, size, at });
         }
+        self.kept_right = size;
         Ok(())
     }
 
@@ -370,7 +213,7 @@ impl<'a> Check<'a> {
         let (statement, seq) = (&head.statement, self.tree.size());
         let (size, at) = (statement.size, statement.at);
         if size != seq {
-            return Err(Broken::Place { seq, size });
+            return Err(Broken::Place { first: self.certain + 1, seq, size });
         }
         if statement.root != self.tree.root() {
             return Err(Broken::Root { first: self.certain + 1, last: size });
@@ -412,8 +255,8 @@ impl<'a> Check<'a> {
         let size = self.tree.size();
         let Some(end) = self.end else { return Err(Broken::NoEnd { seq: size }) };
         if let Some(kept) = self.kept.into_values().flatten().find(|k| k.statement.size > size) {
-            let (kept, at) = (kept.statement.size, kept.statement.at);
-            return Err(Broken::Short { size, kept, at });
+            let (first, kept, at) = (self.kept_right + 1, kept.statement.size, kept.statement.at);
+            return Err(Broken::Short { first, size, kept, at });
         }
         let federation = self.authority.federation().clone();
         let (root, at) = (end.statement.root, end.statement.at);

@@ -5,7 +5,7 @@ use crate::evidence::Notary;
 use crate::records::Log;
 use crate::testing::{LATER, Pki};
 
-/// A log of `size` entries as its lines, with the head that was signed after each, and every head.
+/// A log as its lines, with the head that was signed after each transaction, and every head.
 struct Logged {
     pki: Pki,
     authority: Authority,
@@ -25,14 +25,23 @@ fn later(seconds: u64) -> Timestamp {
     Timestamp::from_second(LATER.as_second() + seconds as i64).unwrap()
 }
 
-fn logged(size: u64) -> Logged {
+/// A log of `size` transactions of one entry each.
+fn logged(size: usize) -> Logged {
+    grouped(&vec![1; size])
+}
+
+/// A log of transactions with so many entries.
+fn grouped(sizes: &[u64]) -> Logged {
     let pki = Pki::new();
     let notary = notary(&pki, "spiffe://brain/coordinator/main");
     let authority = pki.authority();
     let lines = vec![Line::Begin { version: VERSION, federation: authority.federation().clone() }];
     let (log, heads) = (Log::default(), Vec::new());
     let mut logged = Logged { pki, authority, notary, log, lines, heads };
-    (1..=size).for_each(|seq| logged.add(entry(seq)));
+    for size in sizes {
+        let seq = logged.log.tree.size() + 1;
+        logged.add((seq..seq + size).map(entry));
+    }
     let head = logged.heads.last().unwrap().clone();
     logged.lines.push(Line::End { head });
     logged
@@ -43,11 +52,15 @@ fn notary(pki: &Pki, uri: &str) -> Notary {
 }
 
 impl Logged {
-    fn add(&mut self, entry: Entry) {
-        self.log.push(&entry);
-        let head = self.notary.head(&self.log, entry.at);
-        let leaf = entry.leaf();
-        self.lines.push(Line::Entry { entry, leaf });
+    /// Adds a transaction.
+    fn add(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        for entry in entries {
+            self.log.push(&entry);
+            let leaf = entry.leaf();
+            self.lines.push(Line::Entry { entry, leaf });
+        }
+        // It is signed when its newest entry was made.
+        let head = self.notary.head(&self.log, LATER);
         self.lines.push(Line::Head { head: head.clone() });
         self.heads.push(head);
     }
@@ -68,7 +81,7 @@ impl Logged {
     }
 }
 
-/// Where the entry of a number is among the lines.
+/// Where the entry of a number is among the lines of transactions of one each.
 fn at(seq: usize) -> usize {
     2 * seq - 1
 }
@@ -92,7 +105,9 @@ fn an_entry_that_was_changed_left_out_doubled_or_moved_is_named() {
         }
     };
     assert!(logged.told(|lines| edit(lines, false)).contains("entry 7 was changed"));
-    assert!(logged.told(|lines| edit(lines, true)).contains("entries 7 to 7 are not"));
+    assert!(
+        logged.told(|lines| edit(lines, true)).contains("entry 7 is not the one that was signed")
+    );
     let gone = logged.told(|lines| drop(lines.drain(at(7)..at(8))));
     assert!(gone.contains("entry 7 is missing"), "{gone}");
     let twice = logged.told(|lines| lines.insert(at(8), lines[at(7)].clone()));
@@ -105,6 +120,67 @@ fn an_entry_that_was_changed_left_out_doubled_or_moved_is_named() {
         *leaf = entry.leaf();
     });
     assert!(back.contains("entry 7 is back-dated"), "{back}");
+}
+
+/// What an export is broken by after `change` was done to the entry of a number, and to its hash if it is to fit.
+fn broken_by(logged: &Logged, seq: u64, fits: bool, change: impl Fn(&mut Entry)) -> Broken {
+    let mut lines = logged.lines.clone();
+    for line in &mut lines {
+        if let Line::Entry { entry, leaf } = line
+            && entry.seq == seq
+        {
+            change(entry);
+            if fits {
+                *leaf = entry.leaf();
+            }
+        }
+    }
+    logged.check(&lines, &[]).unwrap_err()
+}
+
+#[test]
+fn of_a_transaction_with_many_entries_the_changed_one_is_named_or_all_of_it_where_the_hash_fits() {
+    let logged = grouped(&[1, 4, 2, 3]);
+    let edit = |entry: &mut Entry| entry.detail = "site nobody".into();
+    for (seq, range) in
+        [(1, 1..=1), (2, 2..=5), (4, 2..=5), (5, 2..=5), (6, 6..=7), (7, 6..=7), (10, 8..=10)]
+    {
+        assert_eq!(broken_by(&logged, seq, false, edit).entries(), Some(seq..=seq));
+        let told = broken_by(&logged, seq, true, edit);
+        assert_eq!(told.entries(), Some(range), "{told}");
+    }
+    let told = broken_by(&logged, 4, true, edit).to_string();
+    assert!(told.contains("one of entries 2 to 5 is not the one that was signed"), "{told}");
+}
+
+#[test]
+fn where_entries_are_cut_off_or_slipped_in_the_missing_one_is_named_or_where_it_may_begin() {
+    let logged = grouped(&[1, 4, 2, 3]);
+    let is =
+        |seq: u64| move |line: &Line| matches!(line, Line::Entry { entry, .. } if entry.seq == seq);
+    for (seq, range, words) in [
+        (8, 8..=8, "head over 10 entries: entry 8 is missing before it"),
+        (9, 8..=9, "entry 8 is not the one that was signed, or entry 9 is missing before it"),
+    ] {
+        let mut cut = logged.lines.clone();
+        let first = cut.iter().position(is(seq)).unwrap();
+        cut.drain(first..cut.len() - 1);
+        let told = logged.check(&cut, &[]).unwrap_err();
+        assert_eq!(told.entries(), Some(range));
+        assert!(told.to_string().contains(words), "{told}");
+    }
+
+    let mut more = logged.lines.clone();
+    let third = more.iter().position(is(3)).unwrap();
+    more.insert(third, more[third].clone());
+    for line in &mut more[third + 1..] {
+        if let Line::Entry { entry, leaf } = line {
+            entry.seq += 1;
+            *leaf = entry.leaf();
+        }
+    }
+    let told = logged.check(&more, &[]).unwrap_err();
+    assert_eq!(told.entries(), Some(2..=6), "{told}");
 }
 
 #[test]
@@ -144,6 +220,8 @@ fn an_export_without_its_end_and_a_log_without_what_was_shown_are_cut_short() {
     assert_eq!(logged.check(&earlier, &logged.heads[..14]).unwrap().entries, 14);
     let told = logged.check(&earlier, &logged.heads[14..15]).unwrap_err().to_string();
     assert!(told.contains("14 entries, the head that was kept 15"), "{told}");
+    let told = logged.check(&earlier, &logged.heads[13..15]).unwrap_err();
+    assert_eq!(told.entries(), Some(15..=15), "the first that is missing");
 }
 
 #[test]
@@ -154,14 +232,16 @@ fn a_log_that_was_made_anew_by_who_has_the_key_differs_from_a_head_that_was_kept
     let mut forged = Logged { pki, authority, notary, log, lines, heads: Vec::new() };
     for seq in 1..=25 {
         let detail = if seq == 7 { "site nobody".into() } else { entry(seq).detail };
-        forged.add(Entry { detail, ..entry(seq) });
+        forged.add([Entry { detail, ..entry(seq) }]);
     }
     let head = forged.heads.last().unwrap().clone();
     forged.lines.push(Line::End { head });
     let check = |kept: &[SignedHead]| forged.check(&forged.lines, kept);
     assert!(check(&heads[..6]).is_ok(), "before the entry both are the same");
     let told = check(&heads[9..10]).unwrap_err().to_string();
-    assert!(told.contains("fork: entries 1 to 10"), "{told}");
+    assert!(told.contains("fork: one of entries 1 to 10"), "{told}");
+    // Each head that was kept and is right leaves fewer of which it may be one.
+    assert_eq!(check(&heads[3..10]).unwrap_err().entries(), Some(7..=7));
     let mut false_head = heads[9].clone();
     false_head.statement.root = Hash::of_nothing();
     assert!(matches!(check(&[false_head]), Err(Broken::Head { size: 10, .. })));
