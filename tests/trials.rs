@@ -65,6 +65,7 @@ fn a_log_that_is_edited_cut_reordered_forked_truncated_or_back_dated_is_found_by
     for (tried, caught) in [
         ("offline_attacks", "offline_found"),
         ("offline_attacks", "offline_named"),
+        ("signed_anew_attacks", "signed_anew_found"),
         ("site_attacks", "site_found"),
         ("real_attacks", "real_caught_by_agent"),
         ("real_attacks", "real_found_by_fedctl"),
@@ -72,6 +73,10 @@ fn a_log_that_is_edited_cut_reordered_forked_truncated_or_back_dated_is_found_by
         assert!(found[tried].as_u64().unwrap() >= 6, "{found}");
         assert_eq!(found[tried], found[caught], "{found}");
     }
+    assert!(found["offline_named_as_one_entry"].as_u64().unwrap() >= 6, "{found}");
+    let [proof, answer] =
+        ["proof_bytes_max", "proof_and_head_bytes_max"].map(|name| found[name].as_u64().unwrap());
+    assert!(0 < proof && proof <= 1_024 && proof < answer, "{found}");
 }
 
 #[test]

@@ -6,13 +6,17 @@
 mod book;
 mod real;
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Instant;
 
-use fedpaint_coordinator::evidence::verify::Broken;
+use fedpaint_coordinator::evidence::verify::{Broken, Verified};
+use fedpaint_proto::log::to_wire;
+use fedpaint_proto::v1;
 use fedpaint_site_agent::witness::{Doubt, Told, judge};
 use fedpaint_tests::outcome::{Outcome, quantile, rounded};
 use rand::RngExt;
+use tonic_prost::prost::Message;
 
 use self::book::{Book, KINDS, Kind, dice};
 use crate::{Args, say};
@@ -32,7 +36,7 @@ const PLACES_SITE: usize = 50;
 /// Proofs that are measured.
 const PROOFS: usize = 1_000;
 
-/// The longest proof, and the longest time that checking may take for 99 of 100 proofs.
+/// The longest proof, as it is encoded to be sent, and the longest time that checking may take for 99 of 100 proofs.
 const PROOF_BYTES_MAX: usize = 1_024;
 const PROOF_MS_MAX: f64 = 1.0;
 
@@ -58,40 +62,72 @@ pub(crate) async fn log(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
+/// How many attacks of a sort there were, and what became of them.
+#[derive(Default)]
+struct Tally {
+    tried: u64,
+    found: u64,
+    named: u64,
+}
+
+impl Tally {
+    /// Takes note of what was told of an attack on an entry. It is named if the entry is among those that are
+    /// told, and these are all `within` what can be known.
+    fn note(
+        &mut self,
+        told: &Result<Verified, Broken>,
+        place: u64,
+        within: &RangeInclusive<u64>,
+    ) -> Result<(), String> {
+        self.tried += 1;
+        let Err(broken) = told else { return Err("is not found".into()) };
+        self.found += 1;
+        let named = broken.entries().is_some_and(|named| {
+            let known = within.contains(named.start()) && within.contains(named.end());
+            known && named.contains(&place)
+        });
+        self.named += u64::from(named);
+        if named { Ok(()) } else { Err(format!("is told as: {broken}")) }
+    }
+}
+
 /// Attacks on an export: by whoever can write files, and by whoever has the coordinator's key.
 fn offline(book: &Book, seed: u64, outcome: &mut Outcome) {
-    let (mut tried, mut found, mut named) = (0_u64, 0_u64, 0_u64);
+    let (mut fitting, mut careless, mut anew) =
+        (Tally::default(), Tally::default(), Tally::default());
     let started = Instant::now();
+    let mut record = |how: &str, told: Result<(), String>| {
+        outcome.require(told.is_ok(), || format!("{how} {}", told.err().unwrap_or_default()));
+    };
     for kind in KINDS {
         for place in book.places(kind, PLACES, seed) {
-            // The entries as the attacker wants them, with hashes that fit; signatures stay as they were.
-            tried += 1;
-            match book.check(&book.rewritten(kind, place), &[]) {
-                Ok(_) => outcome.broken.push(format!("offline: {kind:?} at {place} is not found")),
-                Err(broken) => {
-                    found += 1;
-                    let right = kind == Kind::Truncate || broken.entry() == Some(place);
-                    named += u64::from(right);
-                    outcome.require(right, || format!("{kind:?} at {place} is told as: {broken}"));
-                }
+            let how = |how: &str| format!("offline, {how}: {kind:?} at {place}");
+            // The entries as the attacker wants them, with hashes that fit; signatures stay as they were. Only a
+            // head tells, which is over all of a transaction.
+            let told = book.check(&book.rewritten(kind, place), &[]);
+            record(&how("hashes fit"), fitting.note(&told, place, &book.transaction(place)));
+            // With the hashes as they were, of which a log that was cut has none that is wrong.
+            if kind != Kind::Truncate {
+                let told = book.check(&book.edited(kind, place), &[]);
+                record(&how("hashes stay"), careless.note(&told, place, &(place..=place)));
             }
-            // Signed anew, all of it: only what somebody has kept tells. A site's head is over the place.
-            tried += 1;
+            // Signed anew, all of it: only what somebody has kept tells. A site's head is over the place, and
+            // tells no more than that it is not over this log.
             let kept = &book.heads[book.heads.len() - 2..];
-            match book.check(&book.forged(kind, place).lines(), kept) {
-                Err(Broken::Fork { .. } | Broken::Short { .. }) => {
-                    found += 1;
-                    named += 1;
-                }
-                Err(broken) => outcome.broken.push(format!("forged {kind:?} at {place}: {broken}")),
-                Ok(_) => outcome.broken.push(format!("forged {kind:?} at {place} is not found")),
-            }
+            let told = book.check(&book.forged(kind, place).lines(), kept);
+            record(&how("signed anew"), anew.note(&told, place, &(1..=book.size())));
+            let kept_tells = matches!(told, Err(Broken::Fork { .. } | Broken::Short { .. }));
+            let otherwise = || "is not told by what was kept".to_owned();
+            record(&how("signed anew"), kept_tells.then_some(()).ok_or_else(otherwise));
         }
         say(&format!("offline: {kind:?} done after {:.0} s", started.elapsed().as_secs_f64()));
     }
-    outcome.set("offline_attacks", tried);
-    outcome.set("offline_found", found);
-    outcome.set("offline_named", named);
+    outcome.set("offline_attacks", fitting.tried + careless.tried);
+    outcome.set("offline_found", fitting.found + careless.found);
+    outcome.set("offline_named", fitting.named + careless.named);
+    outcome.set("offline_named_as_one_entry", careless.named);
+    outcome.set("signed_anew_attacks", anew.tried);
+    outcome.set("signed_anew_found", anew.found);
 }
 
 /// A coordinator that rewrote its log answers the next heartbeat of a site.
@@ -101,7 +137,7 @@ fn at_a_site(book: &Book, seed: u64, outcome: &mut Outcome) -> anyhow::Result<()
     for kind in KINDS {
         for place in book.places(kind, PLACES_SITE, seed) {
             // The site's last head is over the place that is rewritten.
-            let kept = &book.heads[dice.random_range(place as usize..=book.heads.len()) - 1];
+            let kept = &book.heads[dice.random_range(book.head_over(place)..book.heads.len())];
             let forged = book.forged(kind, place).longer();
             let size = kept.statement.size;
             let told = Told { head: forged.heads.last().cloned(), proof: forged.proof(size) };
@@ -118,10 +154,11 @@ fn at_a_site(book: &Book, seed: u64, outcome: &mut Outcome) -> anyhow::Result<()
     outcome.set("site_found", found);
     // An honest log that has grown is believed from any head.
     let longer = Book::new(book.size() + 37)?;
-    for size in [1, 2, book.size() / 2, book.size() - 1, book.size()] {
-        let kept = longer.heads[size as usize - 1].clone();
+    for place in [1, 2, book.size() / 2, book.size() - 1, book.size()] {
+        let kept = &longer.heads[longer.head_over(place)];
+        let size = kept.statement.size;
         let told = Told { head: longer.heads.last().cloned(), proof: longer.proof(size) };
-        let judged = judge(&longer.authority, Some(&kept), &told, longer.now());
+        let judged = judge(&longer.authority, Some(kept), &told, longer.now());
         outcome.require(judged.is_ok(), || {
             format!("an honest log is doubted from {size}: {judged:?}")
         });
@@ -129,24 +166,29 @@ fn at_a_site(book: &Book, seed: u64, outcome: &mut Outcome) -> anyhow::Result<()
     Ok(())
 }
 
-/// How long proofs are, and how long a site takes to check one.
+/// How long proofs are as they travel, and how long a site takes to check one.
 fn proofs(book: &Book, seed: u64, outcome: &mut Outcome) {
     let mut dice = dice(seed, "proofs");
-    let (mut bytes_max, mut ms) = (0, Vec::new());
+    let (mut bytes_max, mut answer_bytes_max, mut ms) = (0, 0, Vec::new());
     let head = book.heads.last();
     for _ in 0..PROOFS {
-        let old = dice.random_range(1..book.size());
-        let kept = &book.heads[old as usize - 1];
+        let kept = &book.heads[dice.random_range(0..book.heads.len() - 1)];
+        let old = kept.statement.size;
         let proof = book.proof(old);
-        bytes_max = bytes_max.max(proof.len() * 32);
+        let log_consistency = proof.iter().map(|hash| hash.as_bytes().to_vec()).collect();
+        let sent = v1::HeartbeatResponse { log_consistency, ..v1::HeartbeatResponse::default() };
+        bytes_max = bytes_max.max(sent.encoded_len());
+        let answer = v1::HeartbeatResponse { log_head: head.map(to_wire), ..sent };
+        answer_bytes_max = answer_bytes_max.max(answer.encoded_len());
         let told = Told { head: head.cloned(), proof };
         let started = Instant::now();
         let judged = judge(&book.authority, Some(kept), &told, book.now());
         ms.push(started.elapsed().as_secs_f64() * 1e3);
         outcome.require(judged.is_ok(), || format!("an honest proof from {old} is refused"));
     }
-    // The head's signature and its certificate are in it.
+    // The proof alone, and what a site hears with it: the head, its signature and whose certificate that is by.
     outcome.set("proof_bytes_max", bytes_max);
+    outcome.set("proof_and_head_bytes_max", answer_bytes_max);
     outcome.set("proof_ms_p50", rounded(quantile(&ms, 0.5), 3));
     outcome.set("proof_ms_p99", rounded(quantile(&ms, 0.99), 3));
     outcome.require(bytes_max <= PROOF_BYTES_MAX, || format!("a proof has {bytes_max} bytes"));

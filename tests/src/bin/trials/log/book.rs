@@ -1,6 +1,9 @@
-//! A log with its keys, honest or forged, in memory.
+//! A log with its keys, honest or forged, in memory. As a coordinator does, it signs a head after each transaction,
+//! of one to four entries.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use anyhow::Context;
 use fedpaint_coordinator::ca;
@@ -17,7 +20,6 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use std::sync::Arc;
 
 /// What is done to a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +48,10 @@ const START: Timestamp = Timestamp::constant(1_795_000_000, 0);
 /// How far apart entries are, in microseconds.
 const APART_US: i64 = 1_000;
 
-/// A log, and who signs it. The head after entry n is number n - 1 of the heads.
+/// The most entries of a transaction.
+const TRANSACTION_MAX: u64 = 4;
+
+/// A log, and who signs it. Of each transaction there is a head.
 pub(crate) struct Book {
     pub(crate) authority: Authority,
     notary: Arc<Notary>,
@@ -72,6 +77,16 @@ pub(crate) fn entry(seq: u64) -> Entry {
         detail: format!("site number-{seq}"),
         document: None,
     }
+}
+
+/// The last entries of the transactions of a log of so many; a longer one begins with the same, but for the last.
+fn ends(size: u64) -> Vec<u64> {
+    let (mut dice, mut ends, mut end) = (dice(0, "transactions"), Vec::new(), 0);
+    while end < size {
+        end = size.min(end + dice.random_range(1..=TRANSACTION_MAX));
+        ends.push(end);
+    }
+    ends
 }
 
 /// What an attacker makes of the entries, numbered as they must be.
@@ -123,9 +138,12 @@ impl Book {
 
     fn of(authority: Authority, notary: Arc<Notary>, entries: Vec<Entry>) -> Book {
         let (mut log, mut heads, mut nodes) = (Log::default(), Vec::new(), HashMap::new());
+        let mut ends = ends(entries.len() as u64).into_iter().peekable();
         for entry in &entries {
             nodes.extend(log.push(entry));
-            heads.push(notary.head(&log, entry.at));
+            if ends.next_if_eq(&entry.seq).is_some() {
+                heads.push(notary.head(&log, entry.at));
+            }
         }
         Book { authority, notary, entries, heads, nodes }
     }
@@ -165,26 +183,47 @@ impl Book {
         Book::of(self.authority.clone(), Arc::clone(&self.notary), entries)
     }
 
+    /// The place among the heads of the first one over an entry.
+    pub(crate) fn head_over(&self, place: u64) -> usize {
+        self.heads.partition_point(|head| head.statement.size < place)
+    }
+
+    /// The entries of the transaction that an entry is of.
+    pub(crate) fn transaction(&self, place: u64) -> RangeInclusive<u64> {
+        let at = self.head_over(place);
+        let before = at.checked_sub(1).map_or(0, |before| self.heads[before].statement.size);
+        before + 1..=self.heads.get(at).map_or(self.size(), |head| head.statement.size)
+    }
+
     /// The log as it is exported.
     pub(crate) fn lines(&self) -> Vec<Line> {
-        self.with_heads(&self.heads, &self.entries)
+        self.under_heads(&self.entries, |_, entry| entry.leaf())
     }
 
     /// What somebody without the key makes of an export: other entries, with hashes that fit, under the
     /// heads that were signed.
     pub(crate) fn rewritten(&self, kind: Kind, place: u64) -> Vec<Line> {
-        self.with_heads(&self.heads, &attacked(&self.entries, kind, place))
+        self.under_heads(&attacked(&self.entries, kind, place), |_, entry| entry.leaf())
     }
 
-    fn with_heads(&self, heads: &[SignedHead], entries: &[Entry]) -> Vec<Line> {
+    /// The same by somebody who leaves the hashes as they were.
+    pub(crate) fn edited(&self, kind: Kind, place: u64) -> Vec<Line> {
+        let entries = attacked(&self.entries, kind, place);
+        self.under_heads(&entries, |at, _| self.entries[at].leaf())
+    }
+
+    fn under_heads(&self, entries: &[Entry], leaf: impl Fn(usize, &Entry) -> Hash) -> Vec<Line> {
         let federation = self.authority.federation().clone();
-        let begin = Line::Begin { version: VERSION, federation };
-        let body = entries.iter().zip(heads).flat_map(|(entry, head)| {
-            let leaf = entry.leaf();
-            [Line::Entry { entry: entry.clone(), leaf }, Line::Head { head: head.clone() }]
-        });
-        let end = heads.last().map(|head| Line::End { head: head.clone() });
-        [begin].into_iter().chain(body).chain(end).collect()
+        let mut lines = vec![Line::Begin { version: VERSION, federation }];
+        let mut heads = self.heads.iter().peekable();
+        for (at, entry) in entries.iter().enumerate() {
+            lines.push(Line::Entry { entry: entry.clone(), leaf: leaf(at, entry) });
+            if let Some(head) = heads.next_if(|head| head.statement.size == entry.seq) {
+                lines.push(Line::Head { head: head.clone() });
+            }
+        }
+        lines.extend(self.heads.last().map(|head| Line::End { head: head.clone() }));
+        lines
     }
 
     /// Checks an export against the root and heads that were kept.
