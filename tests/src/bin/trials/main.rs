@@ -13,12 +13,15 @@ mod poison;
 mod renew;
 mod revoke;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use fedpaint_tests::built;
 use fedpaint_tests::outcome::{Outcome, tell_failure};
 
@@ -28,7 +31,7 @@ use fedpaint_tests::outcome::{Outcome, tell_failure};
 struct Args {
     /// What is tried.
     mode: Mode,
-    /// How many attempts.
+    /// How many attempts; not of `access` and `hostile-coordinator`, which make each of theirs once.
     #[arg(long)]
     count: Option<usize>,
     /// What is random follows from this.
@@ -73,9 +76,44 @@ enum Mode {
     Poison,
 }
 
+/// The options that not every trial heeds.
+const OPTIONS: [&str; 4] = ["count", "seed", "congestion", "part"];
+
+impl Mode {
+    /// Which of them this one does.
+    fn heeds(self) -> &'static [&'static str] {
+        match self {
+            Mode::Access | Mode::HostileCoordinator => &[],
+            Mode::Renew => &["count"],
+            Mode::Floods => &["count", "part"],
+            Mode::Csr | Mode::Log | Mode::Revoke | Mode::Plans | Mode::Poison => &["count", "seed"],
+            Mode::Link => &OPTIONS,
+        }
+    }
+}
+
+/// Reads a command line, of which nothing is left unheeded: whoever asks for a hundred attempts is not told of
+/// fourteen as if they were those.
+fn read<T: Into<OsString> + Clone>(
+    words: impl IntoIterator<Item = T>,
+) -> Result<Args, clap::Error> {
+    let mut command = Args::command();
+    let matches = command.try_get_matches_from_mut(words)?;
+    let args = Args::from_arg_matches(&matches)?;
+    let heeded = args.mode.heeds();
+    let given = |option: &str| matches.value_source(option) == Some(ValueSource::CommandLine);
+    match OPTIONS.into_iter().find(|option| given(option) && !heeded.contains(option)) {
+        None => Ok(args),
+        Some(option) => {
+            let told = format!("this trial does not heed --{option}: leave it out");
+            Err(command.error(ErrorKind::ArgumentConflict, told))
+        }
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let done = match &args.part {
         Some(part) => self::part(args.mode, part).await.map(|()| true),
         None => trials(&args).await,
@@ -143,4 +181,25 @@ async fn run(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
 /// A line for who watches.
 fn say(text: &str) {
     eprintln!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_that_a_trial_does_not_heed_is_refused_and_named() {
+        for mode in Mode::value_variants() {
+            let name = mode.to_possible_value().unwrap().get_name().to_owned();
+            assert!(read(["trials", &name, "--keep", "--json"]).is_ok(), "{name}");
+            for option in OPTIONS {
+                let told = read(["trials", &name, &format!("--{option}"), "1"]);
+                assert_eq!(told.is_ok(), mode.heeds().contains(&option), "{name} --{option}");
+                let text = told.err().map(|error| error.to_string()).unwrap_or_default();
+                assert!(text.is_empty() || text.contains(&format!("--{option}")), "{text}");
+            }
+        }
+        let access = read(["trials", "access", "--count", "7"]).unwrap_err();
+        assert_eq!(access.exit_code(), 2);
+    }
 }
