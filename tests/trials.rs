@@ -1,13 +1,16 @@
 //! The short forms of what `trials` puts to the proof; `tests/README.md` has the long ones. A failure
 //! prints its seed and where the logs are.
 
-use fedpaint_tests::process::run;
+use fedpaint_tests::process::{LOG, output_with};
 use serde_json::Value;
 
-/// The figures of a trial in which all was well; `trials` fails otherwise, and says of what.
+/// The figures of a trial in which all was well; `trials` fails otherwise, and says of what. It is asked to log
+/// errors alone, as by whoever wants less to read: what it starts and reads the logs of is not.
 fn trials(args: &[&str]) -> Value {
     let args: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
-    let text = run("trials", &args).unwrap();
+    let output = output_with("trials", &args, &[(LOG.to_owned(), "error".into())]).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
     serde_json::from_str(text.lines().last().unwrap()).unwrap()
 }
 

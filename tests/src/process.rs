@@ -16,6 +16,9 @@ use crate::built::CARGO;
 /// How long a program may take to say what it is asked for.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// The variable by which a program is told what to log.
+pub const LOG: &str = "RUST_LOG";
+
 /// The ticks in which `/proc` counts processor time: Linux's `USER_HZ`, the same on every processor.
 const TICKS_PER_S: f64 = 100.0;
 
@@ -73,12 +76,37 @@ pub fn run<S: AsRef<OsStr>>(name: &str, args: &[S]) -> anyhow::Result<String> {
 /// # Errors
 /// If it does not start.
 pub fn output<S: AsRef<OsStr>>(name: &str, args: &[S]) -> anyhow::Result<Output> {
-    let mut command = Command::new(program(name)?);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    output_with(name, args, &[])
+}
+
+/// The same with more variables in its environment.
+///
+/// # Errors
+/// As [`output`].
+pub fn output_with<S: AsRef<OsStr>>(
+    name: &str,
+    args: &[S],
+    environment: &[(String, PathBuf)],
+) -> anyhow::Result<Output> {
+    let mut command = command(&program(name)?, args, environment);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // Whoever starts a program has had it built with all others.
     command.env_remove(CARGO);
     let (child, _leash) = Leash::start(&mut command)?;
     Ok(child.wait_with_output()?)
+}
+
+/// A program that logs as it does by itself, unless `environment` says otherwise: what is looked for in its log is
+/// not to be missed because whoever runs the tests has asked for errors alone.
+fn command<S: AsRef<OsStr>>(
+    program: &Path,
+    args: &[S],
+    environment: &[(String, PathBuf)],
+) -> Command {
+    let mut command = Command::new(program);
+    command.args(args).env_remove(LOG);
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    command
 }
 
 /// Ends a program, and what it has started, when whoever started it has ended, however that was: a shell that
@@ -153,8 +181,7 @@ impl Process {
     ) -> anyhow::Result<Process> {
         let name = program.file_name().unwrap_or(program.as_os_str()).display().to_string();
         let file = File::options().create(true).append(true).open(log)?;
-        let mut command = Command::new(program);
-        command.args(args).envs(environment.iter().map(|(name, value)| (name, value)));
+        let mut command = command(program, args, environment);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
         let (mut child, leash) = Leash::start(&mut command)?;
         let pipe = child.stdout.take().context("stdout is piped")?;
