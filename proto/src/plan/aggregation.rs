@@ -76,6 +76,12 @@ pub struct AggregationPlan {
     /// round's model until an operator readmits its site. It is told to be so either way.
     #[serde(skip_serializing_if = "is_default")]
     pub quarantine: bool,
+    /// The same of updates that are all but the same as another site's: whoever trains by itself sends no such.
+    #[serde(skip_serializing_if = "is_default")]
+    pub quarantine_twins: bool,
+    /// The same of an update whose very file the run was sent for an earlier round.
+    #[serde(skip_serializing_if = "is_default")]
+    pub quarantine_replays: bool,
 }
 
 /// How the sites' updates become one. By a mean an update counts as the examples that its site says it has seen;
@@ -129,6 +135,8 @@ impl Default for AggregationPlan {
             clip_factor: CLIP_FACTOR,
             weiszfeld_steps: WEISZFELD_STEPS,
             quarantine: false,
+            quarantine_twins: false,
+            quarantine_replays: false,
         }
     }
 }
@@ -194,10 +202,11 @@ impl AggregationPlan {
         (self.trim * updates as f64) as usize
     }
 
-    /// Whether the rule or the quarantine asks for the updates' lengths and directions before it counts one.
+    /// Whether the rule or a quarantine asks for the updates' lengths and directions before it counts one.
     pub fn compares_first(&self) -> bool {
         let asks = [AggregationRule::ClippedMean, AggregationRule::GeometricMedian];
-        self.quarantine || asks.contains(&self.rule)
+        let quarantines = [self.quarantine, self.quarantine_twins, self.quarantine_replays];
+        quarantines.contains(&true) || asks.contains(&self.rule)
     }
 }
 
@@ -265,15 +274,33 @@ mod tests {
             let plan = of(&format!("rule = \"{word}\"\nquarantine = true\ntrim = 0.25")).unwrap();
             assert_eq!((plan.aggregation.rule, plan.aggregation.trim), (rule, 0.25));
             assert_eq!(RunPlan::from_toml(&plan.to_toml()).unwrap(), plan);
+            assert!(!plan.to_toml().contains("quarantine_"), "as before there was another");
         }
         assert!(of("rule = \"krum\"").is_err());
         let silent = of("").unwrap();
         let said = "rule = \"mean\"\ntrim = 0.2\nclip_norm = 0\nclip_factor = 2\nweiszfeld_steps = 8\n\
-                    quarantine = false";
+                    quarantine = false\nquarantine_twins = false\nquarantine_replays = false";
         assert_eq!(of(said).unwrap().digest(), silent.digest());
         // What agents read that know none of them.
         for word in ["rule", "trim", "clip", "weiszfeld", "quarantine"] {
             assert!(!silent.to_toml().contains(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn each_quarantine_is_named_by_itself_and_has_the_updates_compared_before_one_counts() {
+        let none = AggregationPlan::default();
+        assert!(!none.compares_first());
+        for (word, wanted) in [
+            ("quarantine", AggregationPlan { quarantine: true, ..none.clone() }),
+            ("quarantine_twins", AggregationPlan { quarantine_twins: true, ..none.clone() }),
+            ("quarantine_replays", AggregationPlan { quarantine_replays: true, ..none.clone() }),
+        ] {
+            let found = plan(&format!("{word} = true")).unwrap();
+            assert_eq!(found.aggregation, wanted);
+            assert!(found.aggregation.compares_first(), "{word}");
+            assert_eq!(RunPlan::from_toml(&found.to_toml()).unwrap(), found);
+            assert_eq!(found.to_toml().matches("quarantine").count(), 1, "{word}");
         }
     }
 
