@@ -101,7 +101,7 @@ fn main() -> anyhow::Result<()> {
         let weights = folder.path().join(format!("site-{at:03}"));
         write_model(&weights, values, at as u32 + 1)?;
         let (site, examples) = (format!("site-{at:03}").parse()?, 100 + at as u64);
-        contributions.push(Contribution { site, weights, examples, stale: None });
+        contributions.push(Contribution { site, weights, examples, stale: None, resent: false });
     }
     let update_bytes = std::fs::metadata(&base)?.len();
     let mut rules = Vec::new();

@@ -191,7 +191,7 @@ fn stretched(before: &Round, after: &Round, stretch: &Stretch) -> Option<Entry> 
     }
 }
 
-/// Whose update of a round that was just committed is unlike the others.
+/// Whose update of a round that was just committed is told, and why.
 fn outliers(round: &Round) -> impl Iterator<Item = Entry> {
     let id = round.id();
     round.standings().iter().filter_map(move |standing| {
@@ -200,7 +200,7 @@ fn outliers(round: &Round) -> impl Iterator<Item = Entry> {
             true => ("update_quarantined", "the model has nothing of it"),
             false => ("update_outlier", "it counted"),
         };
-        let detail = format!("round {id}: {standing}, unlike the others in {outlier}; {fate}");
+        let detail = format!("round {id}: {standing}, {outlier}; {fate}");
         Some(Entry::new(kind, detail))
     })
 }

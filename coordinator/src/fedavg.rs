@@ -5,7 +5,7 @@
 //!
 //! The files are read once by a mean, a median and a trimmed mean. Where updates are clipped, quarantined or
 //! their geometric median is sought, they are read once more before, for the inner products of their differences
-//! to the base model, from which all that follows.
+//! to the base model, from which all that follows, and which tell twins.
 //!
 //! An update that is folded in late is moved from the model it was trained from to the round's base
 //! model, w_late + base_now - base_then, and weighs the less the later it is.
@@ -25,6 +25,7 @@ mod robust;
 mod rules;
 mod screen;
 mod source;
+mod twins;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ use self::rules::Combine;
 pub(crate) use self::source::OPEN_FILES_MAX;
 use self::source::{Rows, Tensors, Updates};
 use crate::aggregate::{Aggregate, Made};
-use crate::standing::Standing;
+use crate::standing::{Outlier, Standing};
 
 /// A site's part of an average.
 #[derive(Clone, Debug)]
@@ -55,6 +56,8 @@ pub struct Contribution {
     pub examples: u64,
     /// Where it was trained from, if that is not the round's base model.
     pub stale: Option<Stale>,
+    /// Whether the run was sent this file for an earlier round, by whatever site.
+    pub resent: bool,
 }
 
 /// Where an update comes from that is folded in rounds late.
@@ -77,17 +80,38 @@ pub struct Job {
     pub previous: Aggregate<PathBuf>,
     /// The sites' updates, in any order.
     pub contributions: Vec<Contribution>,
-    /// Whether outliers are left out; they are told either way.
+    /// Whose updates are left out, if anybody's are; they are told either way.
     pub quarantine: Option<Quarantine>,
 }
 
-/// That outliers are left out of a round's model.
+/// That updates are left out of a round's model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quarantine {
+    /// For what.
+    pub causes: BTreeSet<Outlier>,
     /// How many updates of the round itself must be left.
     pub updates_min: u32,
     /// The sites whose updates an operator has readmitted: they are counted whatever they are.
     pub exempt: BTreeSet<SiteName>,
+}
+
+impl Quarantine {
+    /// The quarantine that a plan asks for, if it asks for any.
+    pub fn of(
+        plan: &AggregationPlan,
+        updates_min: u32,
+        exempt: BTreeSet<SiteName>,
+    ) -> Option<Quarantine> {
+        let asked = [
+            (Outlier::Length, plan.quarantine),
+            (Outlier::Direction, plan.quarantine),
+            (Outlier::Twin, plan.quarantine_twins),
+            (Outlier::Replay, plan.quarantine_replays),
+        ];
+        let causes: BTreeSet<Outlier> =
+            asked.into_iter().filter(|(_, asked)| *asked).map(|(cause, _)| cause).collect();
+        (!causes.is_empty()).then_some(Quarantine { causes, updates_min, exempt })
+    }
 }
 
 /// A file that was written, whole and on the disk.

@@ -23,7 +23,7 @@ pub struct Sealed {
     pub previous: Aggregate<Blob>,
     /// The updates, in the order of the sites' names; then late ones of earlier rounds, likewise.
     pub updates: Vec<SealedUpdate>,
-    /// Whether outliers are left out, and whose are not.
+    /// Whose updates are left out, if anybody's are.
     pub quarantine: Option<Quarantine>,
 }
 
@@ -68,9 +68,7 @@ impl Sealed {
         };
         let fresh = round.members().iter().filter_map(update);
         let updates = fresh.chain(round.late().iter().map(late)).collect();
-        let updates_min = plan.round.sites_min;
-        let quarantine = Quarantine { updates_min, exempt };
-        let quarantine = plan.aggregation.quarantine.then_some(quarantine);
+        let quarantine = Quarantine::of(&plan.aggregation, plan.round.sites_min, exempt);
         Sealed { plan: plan.aggregation.clone(), committed, previous, updates, quarantine }
     }
 
@@ -102,6 +100,7 @@ impl Sealed {
             weights: path(&update.weights.digest),
             examples: update.examples,
             stale: update.stale.map(|(base, rounds)| Stale { base: path(&base.digest), rounds }),
+            resent: false,
         };
         Job {
             plan: self.plan.clone(),

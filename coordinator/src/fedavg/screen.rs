@@ -7,7 +7,7 @@ use fedpaint_proto::plan::{AggregationPlan, AggregationRule};
 use super::products::Along;
 use super::robust::{self, Gram};
 use super::rules::{Combine, Share};
-use super::{Error, Quarantine, outliers};
+use super::{Error, Quarantine, outliers, twins};
 use crate::standing::{Outlier, Standing};
 
 /// Whose update it is, and what it counts.
@@ -21,10 +21,12 @@ pub(super) struct Voice {
     pub(super) weight: f64,
     /// What a late one counts beside 1 for a fresh one.
     pub(super) discount: f64,
+    /// Whether the run was sent its file for an earlier round.
+    pub(super) resent: bool,
 }
 
 /// How each update stands, where the products of all of them are known: directions are compared among those
-/// whose length is like the others'. Under a quarantine outliers are excluded unless they are exempt.
+/// whose length is like the others'. Who is told for what the quarantine asks for is excluded unless it is exempt.
 ///
 /// # Errors
 /// If too few updates of the round itself are left.
@@ -37,10 +39,22 @@ pub(super) fn judge(
     let lengths = outliers::lengths(&norms);
     let alike: Vec<bool> = lengths.iter().map(|outlier| !outlier).collect();
     let cosines = cosines(&Along::of(gram, &alike), &alike);
-    let mut standings = told(voices, &lengths, &cosines, &norms);
-    let Some(Quarantine { updates_min, exempt }) = quarantine else { return Ok(standings) };
+    let directions = directions(&lengths, &cosines);
+    let sites: Vec<&SiteName> = voices.iter().map(|voice| &voice.site).collect();
+    let likeness = twins::likeness(gram, &sites);
+    let mut standings = Vec::with_capacity(voices.len());
+    for (k, voice) in voices.iter().enumerate() {
+        let found = causes(voice, norms[k], likeness[k].is_twin, (lengths[k], directions[k]));
+        let standing = standing(voice, norms[k], cosines[k], foremost(&found, quarantine));
+        let nearest = likeness[k].nearest.map(|nearest| nearest as f32);
+        standings.push(Standing { nearest, ..standing });
+    }
+    let Some(Quarantine { causes, updates_min, exempt }) = quarantine else {
+        return Ok(standings);
+    };
     for standing in &mut standings {
-        standing.excluded = standing.outlier.is_some() && !exempt.contains(&standing.site);
+        let asked = standing.outlier.is_some_and(|outlier| causes.contains(&outlier));
+        standing.excluded = asked && !exempt.contains(&standing.site);
     }
     let left = standings.iter().filter(|s| !s.excluded && !s.late).count();
     if left < *updates_min as usize {
@@ -51,20 +65,20 @@ pub(super) fn judge(
 }
 
 /// How each update stands, where no more than their sums is known: an outlier in length leaves no direction to
-/// compare with.
+/// compare with, and nobody can be told to be a twin.
 pub(super) fn tell(voices: &[Voice], along: &Along) -> Vec<Standing> {
     let norms: Vec<f64> = along.squares.iter().map(|square| square.sqrt()).collect();
-    let mut cosines = cosines(along, &vec![true; voices.len()]);
+    let cosines = cosines(along, &vec![true; voices.len()]);
     let lengths = outliers::lengths(&norms);
-    let shown = cosines.clone();
-    if lengths.contains(&true) {
-        cosines.fill(None);
-    }
-    let mut standings = told(voices, &lengths, &cosines, &norms);
-    for (standing, cosine) in standings.iter_mut().zip(shown) {
-        standing.cosine = cosine.map(|cosine| cosine as f32);
-    }
-    standings
+    let directions = match lengths.contains(&true) {
+        true => vec![false; voices.len()],
+        false => directions(&lengths, &cosines),
+    };
+    let one = |(k, voice): (usize, &Voice)| {
+        let found = causes(voice, norms[k], false, (lengths[k], directions[k]));
+        standing(voice, norms[k], cosines[k], foremost(&found, None))
+    };
+    voices.iter().enumerate().map(one).collect()
 }
 
 /// How those that count become one.
@@ -120,30 +134,50 @@ fn cosines(along: &Along, counts: &[bool]) -> Vec<Option<f64>> {
     parts().map(one).collect()
 }
 
-fn told(
-    voices: &[Voice],
-    lengths: &[bool],
-    cosines: &[Option<f64>],
-    norms: &[f64],
-) -> Vec<Standing> {
+/// Whose directions are unlike the others', of those that have one and whose length is like the others'.
+fn directions(lengths: &[bool], cosines: &[Option<f64>]) -> Vec<bool> {
     let compared = |k: usize| cosines[k].filter(|_| !lengths[k]);
-    let known: Vec<usize> = (0..voices.len()).filter(|k| compared(*k).is_some()).collect();
+    let known: Vec<usize> = (0..lengths.len()).filter(|k| compared(*k).is_some()).collect();
     let values: Vec<f64> = known.iter().filter_map(|k| compared(*k)).collect();
-    let mut directions = vec![false; voices.len()];
+    let mut directions = vec![false; lengths.len()];
     for (k, outlier) in known.iter().zip(outliers::directions(&values)) {
         directions[*k] = outlier;
     }
-    let one = |(k, voice): (usize, &Voice)| Standing {
+    directions
+}
+
+/// All that an update is to be told for, what says most of it first.
+fn causes(
+    voice: &Voice,
+    norm: f64,
+    is_twin: bool,
+    (length, direction): (bool, bool),
+) -> Vec<Outlier> {
+    // An update that changes nothing may be the same file in every round.
+    let is_replay = voice.resent && norm > 0.0;
+    let found = [
+        (Outlier::Replay, is_replay),
+        (Outlier::Twin, is_twin),
+        (Outlier::Length, length),
+        (Outlier::Direction, direction),
+    ];
+    found.into_iter().filter(|(_, is_found)| *is_found).map(|(cause, _)| cause).collect()
+}
+
+/// What it is told for: the first for which it is left out, or the first if there is no such.
+fn foremost(causes: &[Outlier], quarantine: Option<&Quarantine>) -> Option<Outlier> {
+    let is_asked = |cause: &&Outlier| quarantine.is_some_and(|q| q.causes.contains(*cause));
+    causes.iter().find(is_asked).or(causes.first()).copied()
+}
+
+fn standing(voice: &Voice, norm: f64, cosine: Option<f64>, outlier: Option<Outlier>) -> Standing {
+    Standing {
         site: voice.site.clone(),
         late: voice.late,
-        norm: norms[k].min(f64::from(f32::MAX)) as f32,
-        cosine: cosines[k].map(|cosine| cosine as f32),
-        outlier: match (lengths[k], directions[k]) {
-            (true, _) => Some(Outlier::Length),
-            (false, true) => Some(Outlier::Direction),
-            (false, false) => None,
-        },
+        norm: norm.min(f64::from(f32::MAX)) as f32,
+        cosine: cosine.map(|cosine| cosine as f32),
+        nearest: None,
+        outlier,
         excluded: false,
-    };
-    voices.iter().enumerate().map(one).collect()
+    }
 }

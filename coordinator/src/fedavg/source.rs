@@ -230,7 +230,8 @@ impl Part {
 fn voice(c: &Contribution, exponent: f64) -> Voice {
     let discount = c.stale.as_ref().map_or(1.0, |stale| discount(stale.rounds, exponent));
     let weight = c.examples as f64 * discount;
-    Voice { site: c.site.clone(), late: c.stale.is_some(), weight, discount }
+    let (site, late) = (c.site.clone(), c.stale.is_some());
+    Voice { site, late, weight, discount, resent: c.resent }
 }
 
 /// Fresh updates by their sites' names, then late ones by their sites' names.

@@ -1,5 +1,6 @@
 //! The average against an independent computation, and its independence of arrival.
 
+mod copies;
 mod encoded;
 mod large;
 mod late;
@@ -18,7 +19,8 @@ fn contribution(folder: &Path, name: &str, values: &[f32], examples: u64) -> Con
     let weights = folder.join(name);
     // Two tensors, in another order than the base's.
     write_model(&weights, &[("b", &values[..2]), ("a", &values[2..])]);
-    Contribution { site: name.parse().unwrap(), weights, examples, stale: None }
+    let site = name.parse().unwrap();
+    Contribution { site, weights, examples, stale: None, resent: false }
 }
 
 fn base(folder: &Path, values: usize) -> PathBuf {
@@ -100,8 +102,8 @@ fn the_average_of_one_site_is_its_own_weights_bit_for_bit() {
     let base = folder.path().join("base");
     write_model(&base, &[("a", &[0.0; 11]), ("b", &[0.0; 9])]);
     for examples in [1, 3, 1_600, (1 << 32) - 5] {
-        let name = "mayo".parse().unwrap();
-        let one = Contribution { site: name, weights: site.clone(), examples, stale: None };
+        let (name, weights) = ("mayo".parse().unwrap(), site.clone());
+        let one = Contribution { site: name, weights, examples, stale: None, resent: false };
         let out = folder.path().join("out");
         assert_eq!(average(&base, &[one], &out).unwrap(), written);
         assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(&site).unwrap());

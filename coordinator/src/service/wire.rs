@@ -92,6 +92,8 @@ fn standing(standing: &Standing) -> v1::Standing {
         None => v1::Outlier::Unspecified,
         Some(Outlier::Length) => v1::Outlier::Length,
         Some(Outlier::Direction) => v1::Outlier::Direction,
+        Some(Outlier::Twin) => v1::Outlier::Twin,
+        Some(Outlier::Replay) => v1::Outlier::Replay,
     };
     v1::Standing {
         site: standing.site.to_string(),
@@ -100,6 +102,7 @@ fn standing(standing: &Standing) -> v1::Standing {
         cosine: standing.cosine.map(f64::from),
         outlier: outlier.into(),
         excluded: standing.excluded,
+        nearest_cosine: standing.nearest.map(f64::from),
     }
 }
 

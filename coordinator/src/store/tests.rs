@@ -33,6 +33,7 @@ fn standings() -> Vec<Standing> {
         late: outlier == Some(Outlier::Direction),
         norm,
         cosine,
+        nearest: cosine,
         outlier,
         excluded: outlier.is_some(),
     };
@@ -40,6 +41,8 @@ fn standings() -> Vec<Standing> {
         one("kyoto", 1.0 / 3.0, Some(0.1), None),
         one("mayo", f32::MAX, None, Some(Outlier::Length)),
         one("oslo", f32::MIN_POSITIVE / 8.0, Some(-0.7), Some(Outlier::Direction)),
+        one("paris", 1.0, Some(0.999_999_9), Some(Outlier::Twin)),
+        one("turin", 1.0, Some(0.3), Some(Outlier::Replay)),
     ]
 }
 

@@ -214,11 +214,13 @@ fn standings(standings: &[Standing]) -> String {
             format!("{}{late}", standing.site),
             format!("{:.3e}", standing.norm),
             standing.cosine.map_or(NONE.to_owned(), |cosine| format!("{cosine:.3}")),
+            standing.nearest_cosine.map_or(NONE.to_owned(), |nearest| format!("{nearest:.4}")),
             or_none(standing.outlier),
             fate.to_owned(),
         ]
     };
-    table(&["UPDATE", "NORM ", "COSINE ", "UNLIKE IN", "SO IT WAS"], standings.iter().map(row))
+    let header = ["UPDATE", "NORM ", "COSINE ", "NEAREST ", "CAUSE", "SO IT WAS"];
+    table(&header, standings.iter().map(row))
 }
 
 /// Late updates of earlier rounds that count in one.

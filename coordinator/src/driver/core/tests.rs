@@ -221,7 +221,8 @@ fn a_finished_run_names_whose_updates_were_left_out_and_who_was_in_no_round() {
         let excluded = number == 2;
         let outlier = excluded.then_some(Outlier::Length);
         let (site, late, norm, cosine) = (site("kyoto"), false, 1.0, None);
-        let standings = vec![Standing { site, late, norm, cosine, outlier, excluded }];
+        let nearest = None;
+        let standings = vec![Standing { site, late, norm, cosine, nearest, outlier, excluded }];
         let made = Made { files: Aggregate::of(blob(&format!("model {number}"))), standings };
         let told = shell.entries(Request::Aggregated(id, Ok(made)));
         let committed = told.iter().find(|(kind, _)| kind == "round_committed").unwrap();

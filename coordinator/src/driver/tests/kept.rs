@@ -113,6 +113,7 @@ async fn a_crash_between_the_files_and_their_row_makes_the_same_files_again() {
         weights: path(coordinator.put(name, value)),
         examples,
         stale: None,
+        resent: false,
     };
     let job = Job {
         plan: adam().aggregation,

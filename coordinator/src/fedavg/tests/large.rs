@@ -17,7 +17,8 @@ fn large(folder: &Path, name: &str, seed: u64) -> (PathBuf, Vec<f32>) {
 }
 
 fn of(site: &str, weights: &Path, examples: u64) -> Contribution {
-    Contribution { site: site.parse().unwrap(), weights: weights.into(), examples, stale: None }
+    let (site, weights) = (site.parse().unwrap(), weights.into());
+    Contribution { site, weights, examples, stale: None, resent: false }
 }
 
 #[test]

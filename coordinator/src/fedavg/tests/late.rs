@@ -135,6 +135,7 @@ fn an_encoded_update_counts_as_the_weights_that_it_stands_for_fresh_and_late_in_
                     weights: path(&format!("{site}-{kind}")),
                     examples,
                     stale,
+                    resent: false,
                 };
                 let stale = Stale { base: then.clone(), rounds: 2 };
                 let contributions = vec![of("fresh", 3, None), of("late", 8, Some(stale))];

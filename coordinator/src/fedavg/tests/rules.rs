@@ -60,7 +60,8 @@ impl Cohort {
             let values = read_values(&weights);
             moves.push(values.iter().zip(&base).map(|(v, b)| v - b).collect());
             let (site, examples) = (site.parse().unwrap(), 10 + at as u64);
-            contributions.push(Contribution { site, weights, examples, stale: None });
+            let (stale, resent) = (None, false);
+            contributions.push(Contribution { site, weights, examples, stale, resent });
         }
         Cohort { folder, base, moves, contributions }
     }
@@ -93,7 +94,7 @@ pub(super) fn by(rule: AggregationRule) -> AggregationPlan {
 
 pub(super) fn quarantine(exempt: &[&str]) -> Option<Quarantine> {
     let exempt = exempt.iter().map(|site| site.parse().unwrap()).collect();
-    Some(Quarantine { updates_min: 3, exempt })
+    Quarantine::of(&AggregationPlan { quarantine: true, ..AggregationPlan::default() }, 3, exempt)
 }
 
 fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
@@ -301,7 +302,7 @@ fn an_outlier_is_told_and_under_a_quarantine_the_model_is_made_of_the_others() {
         assert_eq!(exempt.files.model.blob, all.files.model.blob, "{rule:?}");
         assert!(all.standings[2].outlier == length && !all.standings[2].excluded);
     }
-    let strict = Some(Quarantine { updates_min: 6, exempt: [].into() });
+    let strict = quarantine(&[]).map(|of| Quarantine { updates_min: 6, ..of });
     let job = cohort.job(by(AggregationRule::Mean), strict);
     let error = aggregate(&job, &cohort.folder.path().join("out")).unwrap_err();
     assert_eq!(

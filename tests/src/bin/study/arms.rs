@@ -240,7 +240,7 @@ async fn federated_round(
             let trained = train(&study, &chain, &base, rounds, "updates").await?;
             let sender = Sender { form, site: &name, base: &base.path, next: &next };
             let weights = sender.send(trained.path)?;
-            anyhow::Ok(Contribution { site: name, weights, examples, stale: None })
+            anyhow::Ok(Contribution { site: name, weights, examples, stale: None, resent: false })
         });
     }
     let mut contributions = Vec::new();

@@ -111,8 +111,9 @@ fn a_round() -> v1::Round {
             late: false,
             norm: 12.5,
             cosine: Some(0.5),
-            outlier: v1::Outlier::Length.into(),
+            outlier: v1::Outlier::Twin.into(),
             excluded: true,
+            nearest_cosine: Some(0.9997),
         }],
         ..v1::Round::default()
     }
@@ -203,8 +204,8 @@ zurich  withdrawn       -         -        -       -  -                     -   
 LATE SITE  OF ROUND  ROUNDS LATE  EXAMPLES
 oslo       3.1                 1         0
 
-UPDATE     NORM  COSINE  UNLIKE IN  SO IT WAS
-mayo    1.250e1   0.500  length     quarantined
+UPDATE     NORM  COSINE  NEAREST  CAUSE  SO IT WAS
+mayo    1.250e1   0.500   0.9997  twin   quarantined
 
 MISSING  WHY                               SINCE    HEARD
 ucl      uploading, 1024 of 4194304 bytes  9 s ago  2 s ago
@@ -268,8 +269,8 @@ fn json_has_stable_names_and_plain_values() {
             }
         ],
         "standings": [{
-            "site": "mayo", "late": false, "norm": 12.5, "cosine": 0.5, "outlier": "length",
-            "excluded": true
+            "site": "mayo", "late": false, "norm": 12.5, "cosine": 0.5, "nearest_cosine": 0.9997,
+            "outlier": "twin", "excluded": true
         }]
     });
     assert_eq!(round, expected);

@@ -13,7 +13,9 @@ pub(crate) struct Standing {
     pub(crate) norm: f64,
     /// The cosine of that and the sum of the others'; null where either is nothing.
     pub(crate) cosine: Option<f64>,
-    /// `length` or `direction`; null where it is like the others.
+    /// The highest cosine with another site's; null where it is not asked for.
+    pub(crate) nearest_cosine: Option<f64>,
+    /// `length`, `direction`, `twin` or `replay`; null where nothing is to be told.
     pub(crate) outlier: Option<&'static str>,
     /// Whether it was quarantined.
     pub(crate) excluded: bool,
@@ -25,8 +27,10 @@ impl From<v1::Standing> for Standing {
             v1::Outlier::Unspecified => None,
             v1::Outlier::Length => Some("length"),
             v1::Outlier::Direction => Some("direction"),
+            v1::Outlier::Twin => Some("twin"),
+            v1::Outlier::Replay => Some("replay"),
         };
-        let v1::Standing { site, late, norm, cosine, excluded, .. } = standing;
-        Standing { site, late, norm, cosine, outlier, excluded }
+        let v1::Standing { site, late, norm, cosine, excluded, nearest_cosine, .. } = standing;
+        Standing { site, late, norm, cosine, nearest_cosine, outlier, excluded }
     }
 }

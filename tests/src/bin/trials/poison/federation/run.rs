@@ -99,17 +99,15 @@ impl Run<'_> {
             let claimed = self.attack.filter(|_| BAD.contains(&at));
             let examples = claimed.map_or(examples, |attack| attack.examples(examples));
             let site = self.federation.sites[at].name.clone();
-            contributions.push(Contribution { site, weights, examples, stale: None });
+            let (stale, resent) = (None, false);
+            contributions.push(Contribution { site, weights, examples, stale, resent });
         }
         let job = Job {
             plan: self.plan.clone(),
             committed: number - 1,
             previous: Aggregate::of(base.to_owned()),
             contributions,
-            quarantine: self
-                .plan
-                .quarantine
-                .then(|| Quarantine { updates_min: UPDATES_MIN, exempt: [].into() }),
+            quarantine: Quarantine::of(self.plan, UPDATES_MIN, [].into()),
         };
         let out = self.folder.join(format!("model-{number}"));
         let made = fedavg::aggregate(&job, &out)?;
