@@ -12,6 +12,10 @@ use crate::aggregate::Aggregate;
 use crate::fedavg::{Contribution, Job, Quarantine, Stale};
 use crate::round::{LateUpdate, Member, Round};
 
+/// Which updates of a round are files that the run was sent for an earlier one: whose, and for which round, since
+/// a site may have a late one besides.
+pub type Resent = BTreeSet<(SiteName, u32)>;
+
 /// Everything that a round's models follow from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sealed {
@@ -38,33 +42,38 @@ pub struct SealedUpdate {
     pub examples: u64,
     /// For one of an earlier round: the model that it was trained from, and how many rounds late it is.
     pub stale: Option<(Blob, u32)>,
+    /// Whether the run was sent this file for an earlier round.
+    pub resent: bool,
 }
 
 impl Sealed {
     /// What `round` follows from, in a run that had committed `committed` rounds before it and had
-    /// made `previous`, where the `exempt` sites are in no quarantine.
+    /// made `previous`, where the `exempt` sites are in no quarantine and some updates were `resent`.
     pub fn of(
         round: &Round,
         plan: &RunPlan,
         committed: u32,
         previous: Aggregate<Blob>,
-        exempt: BTreeSet<SiteName>,
+        (exempt, resent): (BTreeSet<SiteName>, &Resent),
     ) -> Sealed {
+        let number = round.id().number;
+        let is_resent = |site: &SiteName, number| resent.contains(&(site.clone(), number));
         let update = |(site, member): (&SiteName, &Member)| match member {
             Member::Reported(update) => Some(SealedUpdate {
                 site: site.clone(),
                 weights: update.weights,
                 examples: update.examples,
                 stale: None,
+                resent: is_resent(site, number),
             }),
             Member::Joined | Member::Withdrawn(_) => None,
         };
-        let number = round.id().number;
         let late = |(site, late): (&SiteName, &LateUpdate)| SealedUpdate {
             site: site.clone(),
             weights: late.update.weights,
             examples: late.update.examples,
             stale: Some((late.base, late.staleness(number))),
+            resent: is_resent(site, late.round.number),
         };
         let fresh = round.members().iter().filter_map(update);
         let updates = fresh.chain(round.late().iter().map(late)).collect();
@@ -100,7 +109,7 @@ impl Sealed {
             weights: path(&update.weights.digest),
             examples: update.examples,
             stale: update.stale.map(|(base, rounds)| Stale { base: path(&base.digest), rounds }),
-            resent: false,
+            resent: update.resent,
         };
         Job {
             plan: self.plan.clone(),

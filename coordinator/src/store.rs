@@ -10,6 +10,7 @@ mod lease;
 mod log;
 mod named;
 mod past;
+mod resent;
 mod roster;
 mod rows;
 mod snapshot;
@@ -71,6 +72,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (10, "log", include_str!("../migrations/0010_log.sql")),
     (11, "plan_signature", include_str!("../migrations/0011_plan_signature.sql")),
     (12, "standing", include_str!("../migrations/0012_standing.sql")),
+    (13, "update_index", include_str!("../migrations/0013_update_index.sql")),
     (14, "sealed_at", include_str!("../migrations/0014_sealed_at.sql")),
 ];
 

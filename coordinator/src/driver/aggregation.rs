@@ -20,7 +20,7 @@ use crate::aggregate::Made;
 use crate::blobs::{self, Blobs};
 use crate::fedavg;
 use crate::run::Run;
-use crate::sealed::Sealed;
+use crate::sealed::{Resent, Sealed};
 
 /// The most files that are hashed at once.
 const VERIFY_THREADS_MAX: usize = 8;
@@ -52,10 +52,17 @@ pub(super) enum Failure {
 }
 
 impl Aggregation {
-    /// Begins the average of the sealed updates of the run's round in hand, which is waited for until then.
-    pub(super) fn begin(blobs: &Blobs, run: &Run, until: Timestamp) -> Aggregation {
+    /// Begins the average of the sealed updates of the run's round in hand, of which some were `resent`. It is
+    /// waited for until then.
+    pub(super) fn begin(
+        blobs: &Blobs,
+        run: &Run,
+        resent: &Resent,
+        until: Timestamp,
+    ) -> Aggregation {
         let (round, exempt) = (run.round(), run.exempt(run.round().id().number));
-        let sealed = Sealed::of(round, run.plan(), run.committed(), run.newest(), exempt);
+        let of = (exempt, resent);
+        let sealed = Sealed::of(round, run.plan(), run.committed(), run.newest(), of);
         let (id, blobs) = (run.round().id().clone(), blobs.clone());
         info!(round = %id, updates = sealed.updates.len(), "aggregation begins");
         let scratch = format!("{}-{}-{}.safetensors", id.run, id.number, id.attempt);
@@ -188,7 +195,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path(), START).await.unwrap();
         let site = "mayo".parse().unwrap();
-        let update = SealedUpdate { site, weights: blob("update"), examples: 1, stale: None };
+        let (weights, stale, resent) = (blob("update"), None, false);
+        let update = SealedUpdate { site, weights, examples: 1, stale, resent };
         let (plan, previous) = (plan(1, 1).aggregation, Aggregate::of(blob("base")));
         let (updates, quarantine) = (vec![update], None);
         let sealed = Sealed { plan, committed: 0, previous, updates, quarantine };

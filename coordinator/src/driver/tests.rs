@@ -8,6 +8,7 @@ mod growth;
 mod kept;
 mod late;
 mod members;
+mod resent;
 mod signed;
 mod updates;
 

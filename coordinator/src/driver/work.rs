@@ -158,10 +158,12 @@ impl Driver {
         }
         if self.aggregation.is_none()
             && let Some(round) = self.patience.next(now)
-            && let Some(run) = self.core.aggregations().find(|run| *run.round().id() == round)
         {
-            let until = self.patience.begins(&round, now);
-            self.aggregation = Some(Aggregation::begin(&self.blobs, run, until));
+            let resent = self.store.resent(&round).await?;
+            if let Some(run) = self.core.aggregations().find(|run| *run.round().id() == round) {
+                let until = self.patience.begins(&round, now);
+                self.aggregation = Some(Aggregation::begin(&self.blobs, run, &resent, until));
+            }
         }
         let let_go = self.aggregation.as_ref().map(Aggregation::until);
         Ok(self.patience.deadline(let_go.is_some()).into_iter().chain(let_go).min())

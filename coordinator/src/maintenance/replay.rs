@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::fedavg;
 use crate::round::{Phase, Round};
 use crate::run::Run;
-use crate::sealed::Sealed;
+use crate::sealed::{Resent, Sealed};
 
 /// What computing a run's rounds again has come to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -73,11 +73,18 @@ pub async fn replay(config: &Config, run: &RunName, round: Option<u32>) -> Resul
     let moment = Moment::of(config).await?;
     let held = moment.store.load().await?.runs.into_iter().find(|held| held.name() == run);
     let held = held.ok_or_else(|| Error::RunUnknown(run.clone()))?;
-    let rounds = moment.rounds(&held).await?;
+    let mut rounds = Vec::new();
+    for of in moment.rounds(&held).await? {
+        let is_asked = round.is_none_or(|asked| asked == of.id().number);
+        let resent = match of.phase() {
+            Phase::Committed(_) if is_asked => Some(moment.store.resent(of.id()).await?),
+            _ => None,
+        };
+        rounds.push((of, resent));
+    }
     let (blobs, name) = (Blobs::attach(&config.data), run.clone());
     // The arithmetic would hold up the runtime.
-    let replayed =
-        tokio::task::spawn_blocking(move || replay_rounds(&blobs, &held, &rounds, round));
+    let replayed = tokio::task::spawn_blocking(move || replay_rounds(&blobs, &held, &rounds));
     let replayed = replayed.await.map_err(|panic| Error::Io {
         what: "compute again",
         path: format!("run {name}").into(),
@@ -91,22 +98,22 @@ pub async fn replay(config: &Config, run: &RunName, round: Option<u32>) -> Resul
     Ok(Replay { run: run.clone(), equal: !replayed.iter().any(wrong), rounds: replayed })
 }
 
+/// Computes those rounds again of which it is known which updates were resent.
 fn replay_rounds(
     blobs: &Blobs,
     run: &Run,
-    rounds: &[Round],
-    only: Option<u32>,
+    rounds: &[(Round, Option<Resent>)],
 ) -> Result<Vec<Replayed>, Error> {
     let scratch =
         tempfile::tempdir().map_err(Error::io("make a folder in", std::env::temp_dir()))?;
     let mut previous = Aggregate::of(run.initial());
     let mut replayed = Vec::new();
-    for round in rounds {
+    for (round, resent) in rounds {
         let Phase::Committed(made) = round.phase() else { continue };
         let number = round.id().number;
-        if only.is_none_or(|only| only == number) {
-            let exempt = run.exempt(number);
-            let sealed = Sealed::of(round, run.plan(), number - 1, previous, exempt);
+        if let Some(resent) = resent {
+            let of = (run.exempt(number), resent);
+            let sealed = Sealed::of(round, run.plan(), number - 1, previous, of);
             let failed = |source| Error::Average { run: run.name().clone(), round: number, source };
             let verdict = replay_round(blobs, &sealed, made, scratch.path())?;
             let verdict = verdict.map_err(failed)?;

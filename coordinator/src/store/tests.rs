@@ -3,6 +3,7 @@
 mod copies;
 mod lease;
 mod migration;
+mod resent;
 mod roster;
 mod told;
 

@@ -1,5 +1,5 @@
-//! What the coordinator makes of updates that are unlike the others, or are none: told, left out by the plan,
-//! counted again by an operator, the same after a restart and computed again.
+//! What the coordinator makes of updates that are unlike the others, all but one, sent again, or none: told, left
+//! out by the plan, counted again by an operator, the same after a restart and computed again.
 
 use std::sync::Arc;
 
@@ -47,8 +47,18 @@ async fn create(operator: &mut Client, aggregation: &str) {
     operator.admin.create_run(request).await.unwrap();
 }
 
-/// Has every site join and report; what the round has become.
+/// Has every site join and report what it has moved; what the round has become.
 async fn play(sites: &mut [Client], operator: &mut Client, number: u32) -> Round {
+    play_with(sites, operator, number, moved).await
+}
+
+/// The same with what a site makes of the base model.
+async fn play_with(
+    sites: &mut [Client],
+    operator: &mut Client,
+    number: u32,
+    trained: impl Fn(&[f32], usize) -> Vec<f32>,
+) -> Round {
     for site in sites.iter_mut() {
         // The round opens when the last one's average is made.
         while site.join_if_asked().await.is_none_or(|round| round.number != number) {}
@@ -56,7 +66,7 @@ async fn play(sites: &mut [Client], operator: &mut Client, number: u32) -> Round
     for (at, site) in sites.iter_mut().enumerate() {
         let train = site.train().await;
         let base = fetch(site, train.base_model.as_ref()).await;
-        site.report(&train, &moved(&base, at), 10).await.unwrap();
+        site.report(&train, &trained(&base, at), 10).await.unwrap();
     }
     loop {
         let found = round(operator, number).await;
@@ -166,6 +176,61 @@ async fn without_a_quarantine_an_outlier_is_told_and_counts_and_a_robust_rule_is
         assert!((made - base - 0.5).abs() < 0.05, "{made} from {base}");
     }
     federation.stop().await;
+}
+
+/// What sites move the base model by that each go a way of their own; `f` and `g` agree on one.
+const WAYS: [[f32; 4]; 7] = [
+    [1.0, 0.0, 0.5, 0.0],
+    [0.0, 1.0, 0.0, 0.5],
+    [0.5, 0.0, 1.0, 0.0],
+    [0.0, 0.5, 0.0, 1.0],
+    [1.0, 0.5, -0.5, 0.5],
+    [0.5, 0.75, 0.25, 0.25],
+    [0.5, 0.75, 0.25, 0.25],
+];
+
+#[tokio::test]
+async fn who_agrees_on_an_update_or_sends_an_old_one_is_left_out_and_so_it_is_computed_again() {
+    let federation = Federation::start().await;
+    let mut operator = federation.operator().await;
+    let mut sites = Vec::new();
+    for name in SITES {
+        sites.push(federation.site(name).await);
+    }
+    create(&mut operator, "quarantine_twins = true\nquarantine_replays = true").await;
+    let go = |base: &[f32], at: usize| -> Vec<f32> {
+        base.iter().zip(WAYS[at]).map(|(base, by)| base + by).collect()
+    };
+    let first = play_with(&mut sites, &mut operator, 1, go).await;
+    let twins = [("f", Outlier::Twin, true), ("g", Outlier::Twin, true)];
+    assert_eq!(outliers(&first), twins);
+    assert!(first.standings[5].nearest_cosine() > 0.999_999, "{:?}", first.standings);
+    let made = fetch(&mut operator, first.model.as_ref()).await;
+    for (at, made) in made.iter().enumerate() {
+        let mean = (0..5).map(|site| BASE[at] + WAYS[site][at]).sum::<f32>() / 5.0;
+        assert!((made - mean).abs() < 1e-6, "{made} for {mean}");
+    }
+    let told = entries(&mut operator, "update_quarantined").await;
+    let ends = ", nearest 1.0000, all but the same as another site's; the model has nothing of it";
+    assert!(told[0].contains("site f, norm ") && told[0].ends_with(ends), "{told:?}");
+
+    // `a` sends what it has sent before, and `g` goes a way of its own.
+    let second = play_with(&mut sites, &mut operator, 2, |base, at| match at {
+        0 => go(&BASE, 0),
+        6 => base.iter().zip([0.25, 0.25, 0.75, 0.5]).map(|(base, by)| base + by).collect(),
+        _ => go(base, at),
+    });
+    let second = second.await;
+    assert_eq!(outliers(&second), [("a", Outlier::Replay, true)]);
+    let told = entries(&mut operator, "update_quarantined").await;
+    let ends = "the same file as an update for an earlier round; the model has nothing of it";
+    assert!(told[2].contains("site a, norm ") && told[2].ends_with(ends), "{told:?}");
+
+    drop((sites, operator));
+    let (folder, _authority) = federation.stop().await;
+    let config = Config::parse(CONFIG, &folder.path().join("c.toml")).unwrap();
+    let replayed = maintenance::replay(&config, &"t1".parse().unwrap(), None).await.unwrap();
+    assert!(replayed.equal && replayed.rounds.len() == 2, "{replayed}");
 }
 
 #[tokio::test]
