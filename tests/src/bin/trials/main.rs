@@ -37,6 +37,9 @@ struct Args {
     /// What is random follows from this.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// `poison`: these attacks alone, by every rule; all of them if not given.
+    #[arg(long)]
+    only: Vec<poison::Attack>,
     /// `link`: how both kernels find out how fast they may send, such as `cubic`; the system's own choice if
     /// not given.
     #[arg(long)]

@@ -1,11 +1,12 @@
 //! Rounds of the ten sites in which two may be bad, each ended by the coordinator's own check and arithmetic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use fedpaint_coordinator::aggregate::Aggregate;
 use fedpaint_coordinator::check::check_update;
 use fedpaint_coordinator::fedavg::{self, Contribution, Job, Quarantine};
+use fedpaint_proto::names::Digest;
 use fedpaint_proto::plan::{AggregationPlan, ExchangePlan};
 use fedpaint_site_agent::local_round;
 use fedpaint_site_agent::pipe::Failure;
@@ -50,6 +51,7 @@ impl Federation {
             attack,
             rng: ChaCha8Rng::seed_from_u64(seed),
             first: BTreeMap::new(),
+            sent: BTreeSet::new(),
             ended: Ended::default(),
             folder: folder.path(),
         };
@@ -79,6 +81,8 @@ struct Run<'a> {
     rng: ChaCha8Rng,
     /// What each bad site sent in the first round.
     first: BTreeMap<usize, Vec<f32>>,
+    /// The files of earlier rounds.
+    sent: BTreeSet<Digest>,
     ended: Ended,
     folder: &'a Path,
 }
@@ -88,10 +92,10 @@ impl Run<'_> {
     fn round(&mut self, base: &Path, number: u32) -> anyhow::Result<PathBuf> {
         let plan = training();
         let examples = u64::from(plan.steps) * u64::from(plan.batch);
-        let mut contributions = Vec::new();
+        let (mut contributions, mut files) = (Vec::new(), Vec::new());
         for (at, update) in self.updates(base, number)? {
             let weights = self.folder.join(format!("update-{at}"));
-            self.federation.form.write(&weights, &update)?;
+            let file = self.federation.form.write(&weights, &update)?.digest;
             if check_update(&weights, base, ExchangePlan::default()).is_err() {
                 self.ended.refused += 1;
                 continue;
@@ -99,9 +103,11 @@ impl Run<'_> {
             let claimed = self.attack.filter(|_| BAD.contains(&at));
             let examples = claimed.map_or(examples, |attack| attack.examples(examples));
             let site = self.federation.sites[at].name.clone();
-            let (stale, resent) = (None, false);
+            let (stale, resent) = (None, self.sent.contains(&file));
             contributions.push(Contribution { site, weights, examples, stale, resent });
+            files.push(file);
         }
+        self.sent.extend(files);
         let job = Job {
             plan: self.plan.clone(),
             committed: number - 1,
