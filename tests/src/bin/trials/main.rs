@@ -80,7 +80,7 @@ enum Mode {
 }
 
 /// The options that not every trial heeds.
-const OPTIONS: [&str; 4] = ["count", "seed", "congestion", "part"];
+const OPTIONS: [&str; 5] = ["count", "seed", "only", "congestion", "part"];
 
 impl Mode {
     /// Which of them this one does.
@@ -89,8 +89,9 @@ impl Mode {
             Mode::Access | Mode::HostileCoordinator => &[],
             Mode::Renew => &["count"],
             Mode::Floods => &["count", "part"],
-            Mode::Csr | Mode::Log | Mode::Revoke | Mode::Plans | Mode::Poison => &["count", "seed"],
-            Mode::Link => &OPTIONS,
+            Mode::Csr | Mode::Log | Mode::Revoke | Mode::Plans => &["count", "seed"],
+            Mode::Poison => &["count", "seed", "only"],
+            Mode::Link => &["count", "seed", "congestion", "part"],
         }
     }
 }
@@ -196,7 +197,8 @@ mod tests {
             let name = mode.to_possible_value().unwrap().get_name().to_owned();
             assert!(read(["trials", &name, "--keep", "--json"]).is_ok(), "{name}");
             for option in OPTIONS {
-                let told = read(["trials", &name, &format!("--{option}"), "1"]);
+                let value = if option == "only" { "alie-far" } else { "1" };
+                let told = read(["trials", &name, &format!("--{option}"), value]);
                 assert_eq!(told.is_ok(), mode.heeds().contains(&option), "{name} --{option}");
                 let text = told.err().map(|error| error.to_string()).unwrap_or_default();
                 assert!(text.is_empty() || text.contains(&format!("--{option}")), "{text}");
