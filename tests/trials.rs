@@ -83,10 +83,10 @@ fn a_log_that_is_edited_cut_reordered_forked_truncated_or_back_dated_is_found_by
 }
 
 #[test]
-fn fourteen_attacks_of_a_hostile_coordinator_are_refused_with_a_reason_and_an_honest_one_is_not() {
+fn fifteen_attacks_of_a_hostile_coordinator_are_refused_with_a_reason_and_an_honest_one_is_not() {
     let found = trials(&["hostile-coordinator"]);
-    assert_eq!((&found["attacks"], &found["refused"]), (&14.into(), &14.into()), "{found}");
-    assert_eq!(found["reasons"].as_object().unwrap().len(), 14, "{found}");
+    assert_eq!((&found["attacks"], &found["refused"]), (&15.into(), &15.into()), "{found}");
+    assert_eq!(found["reasons"].as_object().unwrap().len(), 15, "{found}");
     assert!(found["honest_rounds"].as_u64().unwrap() >= 2, "{found}");
 }
 

@@ -1,7 +1,8 @@
 //! `hostile-coordinator`: a coordinator that has the federation's certificates and its own key, and turns on
-//! one site in fourteen ways. The site runs the real agent and trainer. Every attack must be refused, and the
+//! one site in fifteen ways. The site runs the real agent and trainer. Every attack must be refused, and the
 //! agent must say why; a coordinator that does nothing wrong must not be.
 
+mod attack;
 mod server;
 mod tls;
 
@@ -15,7 +16,8 @@ use fedpaint_tests::outcome::{Outcome, rounded};
 use fedpaint_tests::process::{Process, run};
 use serde_json::{Map, Value};
 
-use self::server::{Attack, Hostile, PLANNER, STRANGER};
+use self::attack::Attack;
+use self::server::{Hostile, PLANNER, STRANGER};
 use crate::say;
 
 /// The site that is turned on.
@@ -33,6 +35,13 @@ const LOOK: Duration = Duration::from_millis(20);
 /// The exit code of an agent that has caught the coordinator.
 const CAUGHT: i32 = 70;
 
+/// The most bytes that the site allows an update, and here any file of its processes: 512 of them are a block of
+/// the system's limit, which ends whoever writes more.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// The most that may be under way to a site which has hung up, of two downloads.
+const UNDER_WAY_MAX: u64 = 4 << 20;
+
 /// What a site tells of its own accord where what the coordinator says of a model does not fit.
 const MODEL: &str = "WITHDRAWAL_REASON_MODEL";
 
@@ -41,12 +50,13 @@ const SIGNERS: &str = "POLICY_RULE_SIGNERS";
 
 /// Every attack, the words by which the agent's log must refuse it, and the reason or rule that the
 /// coordinator is told.
-const ATTACKS: [(Attack, &str, &str); 14] = [
+const ATTACKS: [(Attack, &str, &str); 15] = [
     (Attack::OtherModel, "other bytes than those of blob", "WITHDRAWAL_REASON_BASE_MODEL"),
     (Attack::ReplayedRound, "this site has trained round 2", MODEL),
     (Attack::SkippedVersion, "the manifest is of version", MODEL),
     (Attack::OtherPlan, "not the one that the base model was made by", MODEL),
     (Attack::Oversize, "2097152 bytes a round, at most 1048576", "POLICY_RULE_BYTES"),
+    (Attack::Endless, "other bytes than those of blob", "WITHDRAWAL_REASON_BASE_MODEL"),
     (Attack::ForkedLog, "is a fork", "LOG_DOUBT_FORK"),
     (Attack::PolicyChange, "not the one that this site has trained the run by", MODEL),
     (Attack::MoreRounds, "6 rounds, at most 5", "POLICY_RULE_ROUNDS"),
@@ -121,7 +131,9 @@ async fn attacked(
     let mut agent = start(lab, &hostile)?;
     let started = Instant::now();
     let line = loop {
-        let log = agent.log()?;
+        let (log, written) = (agent.log()?, largest_model(lab)?);
+        let announced = hostile.model_bytes_max();
+        anyhow::ensure!(written <= announced, "{written} bytes of a model of {announced}");
         if let Some(line) = log.lines().find(|line| line.contains(words)) {
             break line.to_owned();
         }
@@ -140,6 +152,12 @@ async fn attacked(
         let code = agent.ended()?.and_then(|status| status.code());
         anyhow::ensure!(code == Some(CAUGHT), "the agent ended with {code:?}");
     }
+    if attack == Attack::Endless {
+        let (taken, announced) = (hostile.endless(), hostile.model_bytes_max());
+        let in_bounds = announced < taken && taken <= UNDER_WAY_MAX;
+        anyhow::ensure!(in_bounds, "{taken} bytes were taken of a model of {announced}");
+        anyhow::ensure!(agent.is_running()?, "it was ended for what it wrote: {}", agent.log()?);
+    }
     let done = hostile.submitted_for_attack();
     anyhow::ensure!(done == 0, "the agent has trained what it refused");
     agent.stop().ok();
@@ -155,7 +173,24 @@ fn policy(lab: &Lab) -> anyhow::Result<String> {
     Ok(OPEN_POLICY
         .replace("rounds_max = 100_000", &rules)
         .replace("sites_min = 1", "sites_min = 2")
-        .replace("bytes_per_round_max = 1_000_000_000_000", "bytes_per_round_max = 1_048_576"))
+        .replace(
+            "bytes_per_round_max = 1_000_000_000_000",
+            &format!("bytes_per_round_max = {BYTES_MAX}"),
+        ))
+}
+
+/// How a program is started that is ended if it writes a file of more than [`BYTES_MAX`].
+fn limited() -> Vec<String> {
+    let limit = format!("ulimit -f {} && exec \"$@\"", BYTES_MAX / 512);
+    ["sh", "-c", &limit, "limited"].map(str::to_owned).to_vec()
+}
+
+/// The length of the longest file among the models that the site has, or is fetching.
+fn largest_model(lab: &Lab) -> anyhow::Result<u64> {
+    let folder = lab.path(&format!("workspace-{SITE}/models"));
+    let Ok(files) = std::fs::read_dir(folder) else { return Ok(0) };
+    // What is gone meanwhile has no length.
+    Ok(files.flatten().filter_map(|file| Some(file.metadata().ok()?.len())).max().unwrap_or(0))
 }
 
 /// Starts the agent in a workspace of its own.
@@ -176,6 +211,7 @@ fn start(lab: &Lab, hostile: &Hostile) -> anyhow::Result<Process> {
         coordinator: Some(hostile.address()),
         more: REHEARSAL.into(),
         policy: policy(lab)?,
+        launcher: limited(),
         ..AgentOptions::default()
     };
     lab.start_agent(SITE, Path::new(&lab.path("")), &options)

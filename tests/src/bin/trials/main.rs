@@ -63,7 +63,7 @@ enum Mode {
     Csr,
     /// Rounds of honest sites beside slow, many, resetting and oversized connections.
     Floods,
-    /// A coordinator that turns on a site in fourteen ways.
+    /// A coordinator that turns on a site in fifteen ways.
     HostileCoordinator,
     /// A model over a line of 30 Mbit/s, 100 ms and 1 % loss, and heartbeats beside it; takes root and Linux.
     Link,
@@ -97,7 +97,7 @@ impl Mode {
 }
 
 /// Reads a command line, of which nothing is left unheeded: whoever asks for a hundred attempts is not told of
-/// fourteen as if they were those.
+/// fifteen as if they were those.
 fn read<T: Into<OsString> + Clone>(
     words: impl IntoIterator<Item = T>,
 ) -> Result<Args, clap::Error> {

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use fedpaint_coordinator::clock::{Clock, SystemClock};
 use fedpaint_coordinator::evidence::Notary;
 use fedpaint_coordinator::records::Log;
@@ -27,62 +28,11 @@ use jiff::{SignedDuration, Timestamp};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::attack::Attack;
 use super::tls;
 
-/// How the coordinator does wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attack {
-    /// Sends other bytes than those of the model that it names.
-    OtherModel,
-    /// Asks for a round again that is past.
-    ReplayedRound,
-    /// Asks for round 3 from the model of round 1.
-    SkippedVersion,
-    /// Sends another plan than the one that the model was made by.
-    OtherPlan,
-    /// Names a model that is larger than the site takes.
-    Oversize,
-    /// Shows another history than before.
-    ForkedLog,
-    /// Changes the plan of a run that has begun, and signs it.
-    PolicyChange,
-    /// Has a run of more rounds than the site allows.
-    MoreRounds,
-    /// Signs nothing.
-    Unsigned,
-    /// Asks for a training from another model than it has signed.
-    OtherBase,
-    /// Has rounds with fewer sites than the site allows.
-    SmallCohort,
-    /// Says that it is tomorrow.
-    Clock,
-    /// Has a plan that nobody has signed whom the site trusts.
-    StrangersPlan,
-    /// Has the signature of a plan that the site would follow, over another one.
-    BorrowedSignature,
-}
-
-impl Attack {
-    /// The round in which the coordinator turns.
-    fn round(self) -> u32 {
-        match self {
-            Attack::OtherPlan
-            | Attack::Oversize
-            | Attack::MoreRounds
-            | Attack::Unsigned
-            | Attack::SmallCohort
-            | Attack::Clock
-            | Attack::StrangersPlan
-            | Attack::BorrowedSignature => 1,
-            Attack::OtherModel
-            | Attack::SkippedVersion
-            | Attack::ForkedLog
-            | Attack::PolicyChange
-            | Attack::OtherBase => 2,
-            Attack::ReplayedRound => 3,
-        }
-    }
-}
+/// The bytes of a piece where there is no end of them.
+const PIECE: usize = 32 << 10;
 
 const RUN: &str = "brain";
 
@@ -108,6 +58,8 @@ struct State {
     told: Vec<String>,
     /// Whether the site has given the round up.
     withdrawn: bool,
+    /// Bytes that were sent where there is no end of them.
+    endless: u64,
 }
 
 /// The coordinator.
@@ -155,6 +107,7 @@ impl Hostile {
             submitted: Vec::new(),
             told: Vec::new(),
             withdrawn: false,
+            endless: 0,
         };
         for number in 0..20 {
             state.happened(&format!("site number-{number}"));
@@ -187,6 +140,16 @@ impl Hostile {
     /// Whether the site has told the coordinator of a reason or rule of this name.
     pub(crate) fn was_told(&self, name: &str) -> bool {
         lock(&self.state).told.iter().any(|told| told == name)
+    }
+
+    /// How many bytes the site has taken where there is no end of them.
+    pub(crate) fn endless(&self) -> u64 {
+        lock(&self.state).endless
+    }
+
+    /// The size of the largest model that it has, which it tells where it does not lie about that.
+    pub(crate) fn model_bytes_max(&self) -> u64 {
+        lock(&self.state).models.iter().map(|(blob, _)| blob.size).max().unwrap_or(0)
     }
 
     /// For how many of them the coordinator had already turned.
@@ -326,6 +289,9 @@ impl State {
     }
 }
 
+/// A download on its way.
+type Pieces = Pin<Box<dyn Stream<Item = Result<DownloadResponse, Status>> + Send>>;
+
 #[derive(Clone)]
 struct Services {
     state: Arc<Mutex<State>>,
@@ -440,7 +406,7 @@ impl BlobService for Services {
         Ok(Response::new(UploadResponse { committed_size }))
     }
 
-    type DownloadStream = Pin<Box<dyn Stream<Item = Result<DownloadResponse, Status>> + Send>>;
+    type DownloadStream = Pieces;
 
     async fn download(
         &self,
@@ -451,6 +417,9 @@ impl BlobService for Services {
         let found = state.models.iter().find(|(blob, _)| blob.digest.as_bytes()[..] == digest);
         let (_, bytes) = found.ok_or_else(|| Status::not_found("no such model"))?;
         let mut bytes = bytes[(offset as usize).min(bytes.len())..].to_vec();
+        if state.turns(Attack::Endless) {
+            return Ok(Response::new(endless(bytes, Arc::clone(&self.state))));
+        }
         if state.turns(Attack::OtherModel)
             && let Some(last) = bytes.last_mut()
         {
@@ -459,4 +428,15 @@ impl BlobService for Services {
         let message = Ok(DownloadResponse { data: bytes.into() });
         Ok(Response::new(Box::pin(tokio_stream::once(message))))
     }
+}
+
+/// A model, and then zeros for as long as somebody takes them.
+fn endless(model: Vec<u8>, state: Arc<Mutex<State>>) -> Pieces {
+    let zeros = std::iter::repeat(Bytes::from_static(&[0; PIECE]));
+    let pieces = std::iter::once(Bytes::from(model)).chain(zeros);
+    let count = move |data: Bytes| {
+        lock(&state).endless += data.len() as u64;
+        Ok(DownloadResponse { data })
+    };
+    Box::pin(tokio_stream::iter(pieces.map(count)))
 }
