@@ -5,17 +5,16 @@
 //! token each, so that each kind comes both ways.
 
 mod signing;
+mod tokens;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, ensure};
 use fedpaint_coordinator::ca::RequestError;
-use fedpaint_coordinator::store::{Change, Store, sqlite_url};
 use fedpaint_proto::channel::{self, Address, Route};
-use fedpaint_proto::enrolment::{Pin, Token};
+use fedpaint_proto::enrolment::Token;
 use fedpaint_proto::identity::{Identity, KeyId, Validity};
-use fedpaint_proto::names::SiteName;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::renewal::TlsKey;
 use fedpaint_proto::v1;
@@ -24,7 +23,6 @@ use fedpaint_proto::v1::identity_service_client::IdentityServiceClient;
 use fedpaint_site_agent::keys::SiteKey;
 use fedpaint_tests::lab::{FEDERATION, Lab, LabOptions};
 use fedpaint_tests::outcome::Outcome;
-use jiff::Timestamp;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rcgen::{
@@ -76,7 +74,7 @@ pub(crate) async fn csr(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     requests(&lab, args, &mut outcome).await?;
     signing::certificates(&lab, &mut outcome).await?;
-    tokens(&mut lab, &mut outcome).await?;
+    tokens::tokens(&mut lab, &mut outcome).await?;
     Ok(outcome)
 }
 
@@ -295,94 +293,6 @@ fn judge(chain: &str, site: &str, request: &Hostile) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// What one should not do with a join token.
-async fn tokens(lab: &mut Lab, outcome: &mut Outcome) -> anyhow::Result<()> {
-    let mut refused = 0;
-    // Guesses burn it, so that the right secret is of no use after five.
-    let guessed = invite(lab, "guessed", &[])?;
-    for n in 0..5 {
-        let guess = Token { secret: [n; 32], ..guessed.clone() };
-        refused += expect(outcome, "a guess", join(lab, &guess, &keys()?).await?);
-    }
-    refused += expect(outcome, "a burnt token", join(lab, &guessed, &keys()?).await?);
-    // Whoever comes second with it is refused, and does not hold up the first.
-    let used = invite(lab, "used", &["--auto-approve"])?;
-    let first = keys()?;
-    let admitted = join(lab, &used, &first).await?;
-    outcome.require(admitted.is_ok_and(|a| !a.certificate_pem.is_empty()), || "no join".into());
-    refused += expect(outcome, "a token that was used", join(lab, &used, &keys()?).await?);
-    let again = join(lab, &used, &first).await?;
-    outcome.require(again.is_ok_and(|a| !a.certificate_pem.is_empty()), || "lost answer".into());
-    // Another site's, and nobody's.
-    let other = invite(lab, "one", &[])?;
-    let swapped = Token { site: "another".parse()?, ..other.clone() };
-    refused += expect(
-        outcome,
-        "a token for a site that was not invited",
-        join(lab, &swapped, &keys()?).await?,
-    );
-    lab.fedctl(&["site", "reject", "one"])?;
-    refused += expect(outcome, "a token that was rejected", join(lab, &other, &keys()?).await?);
-    // A token is not approved by other words than those of the keys.
-    let waiting = invite(lab, "waiting", &[])?;
-    let pending = join(lab, &waiting, &keys()?).await??;
-    ensure!(pending.certificate_pem.is_empty(), "a site was let in that nobody approved");
-    let wrong = lab.fedctl(&["site", "approve", "waiting", "lusab-babad-gutih-tugad-mudof-sakat"]);
-    outcome.require(wrong.is_err(), || "other words were approved".into());
-    refused += expired(lab, outcome).await?;
-    // The site's own refusal: another root than the token's.
-    let address: Address = lab.address().parse()?;
-    let pin = channel::join_by(&Route::default(), &address, Pin([7; 32])).await;
-    let pinned = matches!(&pin, Err(channel::Error::Untrusted { .. }));
-    outcome.require(pinned, || "a coordinator with another root was believed".into());
-    outcome.set("tokens_refused", refused);
-    outcome.set("wrong_pins_refused", u32::from(pinned));
-    let events = lab.fedctl(&["events"])?;
-    let logged = events.lines().filter(|line| line.contains("join_refused")).count();
-    outcome.set("refusals_logged", logged);
-    outcome.require(logged == 7, || format!("{logged} refusals are in the audit log, not 7"));
-    outcome.require(events.contains("invitation_ended"), || "no burnt token is told of".into());
-    let late = events.contains("site late: the invitation has expired");
-    outcome.require(late, || "no expired token is told of".into());
-    Ok(())
-}
-
-/// A token whose time is over, by the row of its invitation, which is rewritten while the coordinator is stopped.
-/// The one beside it, whose row is as it was, lets its site in: nothing but the time is refused.
-async fn expired(lab: &mut Lab, outcome: &mut Outcome) -> anyhow::Result<u32> {
-    let late = invite(lab, "late", &["--auto-approve"])?;
-    let early = invite(lab, "early", &["--auto-approve"])?;
-    lab.coordinator()?.stop()?;
-    end_invitation(Path::new(&lab.path("coordinator/coordinator.db")), &late.site).await?;
-    lab.start_coordinator()?;
-    let refused = expect(outcome, "a token that expired", join(lab, &late, &keys()?).await?);
-    let admitted = join(lab, &early, &keys()?).await?;
-    outcome.require(admitted.is_ok_and(|a| !a.certificate_pem.is_empty()), || {
-        "a token that has not expired lets nobody in".into()
-    });
-    Ok(refused)
-}
-
-/// Has an invitation end long ago, in the database of a coordinator that is stopped.
-async fn end_invitation(database: &Path, site: &SiteName) -> anyhow::Result<()> {
-    let store = Store::open(&sqlite_url(database)).await?;
-    let before = store.load().await?.roster;
-    let mut after = before.clone();
-    let invite = after.invites.get_mut(site).context("the invitation is not in the database")?;
-    invite.expires_at = Timestamp::UNIX_EPOCH;
-    let change = Change { roster: Some((&before, &after)), ..Change::default() };
-    store.save(&change).await.context("the invitation is not rewritten")?;
-    store.close().await;
-    Ok(())
-}
-
-/// One if whoever asks was refused for its token, and a finding if not.
-fn expect(outcome: &mut Outcome, what: &str, answer: Result<v1::JoinResponse, Status>) -> u32 {
-    let refused = answer.as_ref().err().and_then(Reason::of) == Some(Reason::JoinRefused);
-    outcome.require(refused, || format!("{what}: {answer:?}"));
-    refused.into()
 }
 
 fn invite(lab: &Lab, site: &str, more: &[&str]) -> anyhow::Result<Token> {
