@@ -44,7 +44,13 @@ async fn an_upload_that_breaks_goes_on_where_its_bytes_end_even_after_a_restart(
     assert_eq!(blobs.find(&blob("hello world").digest).await.unwrap(), Some(blob("hello world")));
     let status = blobs.upload_status(&role("oslo"), &blob("hello world")).await.unwrap();
     assert_eq!(status, UploadStatus { committed_size: 11, complete: true });
-    assert_eq!(send(&blobs, "hello world", &[], 11).await.unwrap(), 11, "again is no error");
+    for offset in [0, 5, 11] {
+        let again = blobs.upload(&role("mayo"), blob("hello world"), offset).await.unwrap();
+        assert!(again.was_here());
+        assert_eq!(again.finish().await.unwrap(), 11, "again is no error");
+    }
+    let beyond = send(&blobs, "hello world", &[], 12).await.unwrap_err();
+    assert!(matches!(beyond, Error::WrongOffset { committed_size: 11 }), "{beyond}");
 
     let mut download = blobs.download(&blob("hello world").digest, 6).await.unwrap();
     assert_eq!(download.size(), 11);

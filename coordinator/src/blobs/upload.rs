@@ -62,7 +62,8 @@ pub(super) async fn begin(
     }
     if let Some(found) = blobs.find(&blob.digest).await? {
         let committed = found.size;
-        return if offset == committed {
+        // From the beginning too: the answer to the call that brought it may have been lost.
+        return if offset <= committed {
             Ok(Upload { path: blobs.path(&blob.digest), blobs, blob, committed, part: None })
         } else {
             Err(Error::WrongOffset { committed_size: committed })
@@ -113,6 +114,11 @@ impl Upload {
     /// Bytes that are here or about to be; where the upload goes on.
     pub fn committed_size(&self) -> u64 {
         self.committed
+    }
+
+    /// Whether the blob was here before this upload, which then needs no piece.
+    pub fn was_here(&self) -> bool {
+        self.part.is_none() && self.committed >= self.blob.size
     }
 
     /// Appends a piece. It may still be under way to the file when this returns.

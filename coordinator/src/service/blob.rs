@@ -191,6 +191,9 @@ impl Service {
         let begun = self.parts.blobs.upload(&caller.role(), blob, offset).await;
         let mut upload = begun.map_err(status::of_blobs)?;
         info!(%caller, blob = %blob.digest, offset, size = blob.size, "upload");
+        if upload.was_here() {
+            return Ok(upload.committed_size());
+        }
         let taken = self.pieces((caller, round), blob, &mut upload, (parts, pace)).await;
         if let Err(status) = taken {
             // Whoever asks next how much is here is to be told the whole.
