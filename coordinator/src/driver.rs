@@ -28,8 +28,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use self::core::{
-    Activity, Answer, Asking, Beat, Doubt, Open, RUNS_MAX, Renewal, SITES_MAX, Stage, Standing,
-    Submission, UPDATE_SLACK_BYTES,
+    Activity, Answer, Asking, Beat, Doubt, Open, RUNS_MAX, Renewal, SITES_MAX, Sight, Stage,
+    Standing, Submission, UPDATE_SLACK_BYTES,
 };
 pub use self::error::{Error, JoinRefusal};
 pub use self::handle::{AGENT_VERSION_BYTES_MAX, EVENTS_MAX, Handle};

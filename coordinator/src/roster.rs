@@ -15,11 +15,18 @@ use serde::Deserialize;
 /// How long an invitation holds.
 pub const INVITE_LASTS: Duration = Duration::from_secs(24 * 3600);
 
+/// How long after that a site that was let in hears so again: the answer may have been lost.
+const ADMITTED_TOLD: Duration = Duration::from_secs(3600);
+
 /// How often a wrong secret may be shown until an invitation is burnt.
 pub const INVITE_TRIES: u32 = 5;
 
 /// The most invitations that may be open.
 pub const INVITES_MAX: usize = 1_000;
+
+/// The most tokens that are remembered to have been ended; beyond it, those that would have ended first are
+/// forgotten.
+pub const ENDED_MAX: usize = 1_000;
 
 /// The most operators that may be listed.
 pub const OPERATORS_MAX: usize = 1_000;
@@ -56,6 +63,9 @@ pub struct TwoPersons {
 pub struct Roster {
     /// Open invitations, by site.
     pub invites: BTreeMap<SiteName, Invite>,
+    /// The secrets of invitations that were ended or replaced, until these would have ended by themselves: a
+    /// call that comes late makes none of them good again.
+    pub ended: BTreeMap<Digest, Timestamp>,
     /// Keys that the coordinator issued certificates for.
     pub keys: BTreeMap<KeyId, KeyRow>,
     /// Operators by name; while none is listed, every operator's certificate is an admin's.
@@ -75,6 +85,8 @@ pub struct Proposal {
     pub asked_at: Timestamp,
     /// The second.
     pub approved_by: Option<OperatorName>,
+    /// When it was acted on, where that is once only. It stays for who repeats the approval.
+    pub spent_at: Option<Timestamp>,
 }
 
 /// An invitation to join.
@@ -185,6 +197,31 @@ impl Roster {
         }
     }
 
+    /// Ends an invitation before its time, for good, if there is one.
+    pub fn end_invite(&mut self, site: &SiteName) {
+        if let Some(invite) = self.invites.remove(site) {
+            self.ended.insert(invite.secret, invite.expires_at);
+            self.bound_ended();
+        }
+    }
+
+    /// Puts an invitation into the place of the one that the site has, which is ended for good.
+    pub fn put_invite(&mut self, site: SiteName, invite: Invite) {
+        let secret = invite.secret;
+        let replaced = self.invites.insert(site, invite).filter(|held| held.secret != secret);
+        if let Some(held) = replaced {
+            self.ended.insert(held.secret, held.expires_at);
+            self.bound_ended();
+        }
+    }
+
+    fn bound_ended(&mut self) {
+        let first = self.ended.iter().min_by_key(|(_, until)| **until).map(|(secret, _)| *secret);
+        if let Some(first) = first.filter(|_| self.ended.len() > ENDED_MAX) {
+            self.ended.remove(&first);
+        }
+    }
+
     /// Forgets what has long ended: keys with their certificates, and invitations. A key that was shut
     /// out is remembered for as long as a certificate for it could hold.
     pub fn forget(&mut self, now: Timestamp) {
@@ -192,7 +229,8 @@ impl Roster {
             end.checked_add(more).is_ok_and(|forgotten| forgotten < now)
         };
         self.keys.retain(|_, row| !past(row.not_after, KEY_REMEMBERED));
-        self.invites.retain(|_, invite| !past(invite.expires_at, Duration::ZERO));
+        self.invites.retain(|_, invite| !invite.is_over(now));
+        self.ended.retain(|_, until| *until > now);
         self.proposals.retain(|_, proposal| !proposal.is_over(now));
     }
 }
@@ -208,6 +246,15 @@ impl Proposal {
     /// Whether it is forgotten `now`.
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.asked_at.checked_add(PROPOSAL_LASTS).is_ok_and(|over| over <= now)
+    }
+}
+
+impl Invite {
+    /// Whether nobody joins by it any more. Whoever was let in hears so for an hour longer.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        let admitted = self.candidate.as_ref().is_some_and(|held| held.admitted_until.is_some());
+        let longer = if admitted { ADMITTED_TOLD } else { Duration::ZERO };
+        self.expires_at.checked_add(longer).is_ok_and(|over| over <= now)
     }
 }
 
@@ -324,5 +371,37 @@ mod tests {
         assert_eq!(roster.until(&holder), None);
         roster.forget(after(100 + 25 * 3600));
         assert!(roster.keys.is_empty());
+    }
+
+    fn invite(secret: usize, ends: i64) -> Invite {
+        Invite {
+            secret: Digest::of(secret.to_string().as_bytes()),
+            invited_by: "ada".parse().unwrap(),
+            expires_at: after(ends),
+            tries_left: INVITE_TRIES,
+            auto_approve: false,
+            candidate: None,
+        }
+    }
+
+    #[test]
+    fn a_token_that_was_ended_is_remembered_until_it_would_have_ended_and_within_bounds() {
+        let (mayo, mut roster) = ("mayo".parse::<SiteName>().unwrap(), Roster::default());
+        roster.end_invite(&mayo);
+        roster.put_invite(mayo.clone(), invite(1, 100));
+        roster.put_invite(mayo.clone(), invite(1, 100));
+        assert!(roster.ended.is_empty(), "the same token is good still");
+        roster.put_invite(mayo.clone(), invite(2, 200));
+        roster.end_invite(&mayo);
+        let ended = [invite(1, 100), invite(2, 200)].map(|held| (held.secret, held.expires_at));
+        assert_eq!(roster.ended, BTreeMap::from(ended));
+        roster.forget(after(100));
+        assert_eq!(roster.ended, BTreeMap::from([ended[1]]));
+        for n in 0..ENDED_MAX {
+            roster.put_invite(mayo.clone(), invite(n + 3, 300));
+        }
+        roster.end_invite(&mayo);
+        assert_eq!(roster.ended.len(), ENDED_MAX);
+        assert!(!roster.ended.contains_key(&ended[1].0), "it would have ended first");
     }
 }

@@ -37,6 +37,8 @@ pub struct Run {
     tally: Tally,
     /// From which round on each site is in no quarantine.
     readmitted: BTreeMap<SiteName, u32>,
+    /// The number and attempt of the newest round when it was last resumed.
+    resumed_from: Option<(u32, u32)>,
 }
 
 /// Where a run is.
@@ -123,6 +125,8 @@ pub struct Saved {
     pub tally: Tally,
     /// Which sites an operator has readmitted, and from which round on.
     pub readmitted: BTreeMap<SiteName, u32>,
+    /// The number and attempt of the newest round when it was last resumed.
+    pub resumed_from: Option<(u32, u32)>,
 }
 
 impl Run {
@@ -149,6 +153,7 @@ impl Run {
             stragglers: BTreeMap::new(),
             tally: Tally::default(),
             readmitted: BTreeMap::new(),
+            resumed_from: None,
         }
     }
 
@@ -171,6 +176,7 @@ impl Run {
             stragglers,
             tally: saved.tally,
             readmitted: saved.readmitted,
+            resumed_from: saved.resumed_from,
         }
     }
 
@@ -333,41 +339,6 @@ impl Run {
         let id = RoundId { run: self.name.clone(), number, attempt };
         self.forget_settled();
         self.round = Round::open(id, self.newest.model, self.plan.plan.round.clone(), now);
-    }
-
-    /// Begins nothing new and gives the round in hand up. Pausing a paused run changes nothing.
-    ///
-    /// # Errors
-    /// If the run is over.
-    pub fn pause(&mut self, now: Timestamp) -> Result<(), RunOver> {
-        if self.state == State::Active {
-            self.tick(now);
-        }
-        match self.state {
-            State::Active => {
-                self.give_up_round("the run was paused", now);
-                self.state = State::Paused { reason: Pause::ByOperator };
-                Ok(())
-            }
-            State::Paused { .. } => Ok(()),
-            State::Finished | State::Stopped => Err(RunOver),
-        }
-    }
-
-    /// Goes on after a pause, with a new attempt and a clean count of failures.
-    ///
-    /// # Errors
-    /// If the run is over.
-    pub fn resume(&mut self) -> Result<(), RunOver> {
-        match self.state {
-            State::Active => Ok(()),
-            State::Paused { .. } => {
-                self.state = State::Active;
-                self.failures = 0;
-                Ok(())
-            }
-            State::Finished | State::Stopped => Err(RunOver),
-        }
     }
 
     /// Ends the run early and for good. Stopping a stopped run changes nothing.

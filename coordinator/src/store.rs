@@ -74,6 +74,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (12, "standing", include_str!("../migrations/0012_standing.sql")),
     (13, "update_index", include_str!("../migrations/0013_update_index.sql")),
     (14, "sealed_at", include_str!("../migrations/0014_sealed_at.sql")),
+    (15, "repeats", include_str!("../migrations/0015_repeats.sql")),
 ];
 
 /// The database. Clones share its connections.
@@ -179,8 +180,8 @@ impl Store {
         let rows = sqlx::query(
             "SELECT run.name, run.plan, run.initial_digest, run.initial_size, run.model_digest, \
              run.model_size, run.state, run.reason, run.committed, run.failures, run.created_at, \
-             run.plan_signature, run.readmitted, kept.ema_digest, kept.ema_size, kept.momentum_digest, \
-             kept.momentum_size, \
+             run.plan_signature, run.readmitted, run.resumed_from, kept.ema_digest, kept.ema_size, \
+             kept.momentum_digest, kept.momentum_size, \
              kept.second_moment_digest, kept.second_moment_size FROM run \
              LEFT JOIN round AS kept ON kept.run = run.name AND kept.number = run.committed \
              AND kept.phase = 'committed' ORDER BY run.created_at, run.name",

@@ -69,6 +69,8 @@ reasons! {
     ProposalUnknown = "PROPOSAL_UNKNOWN", NotFound;
     /// No operator would be left who may say what others may do.
     NoAdmin = "NO_ADMIN", FailedPrecondition;
+    /// What the call would change is not what its caller saw: it was made before, and comes late.
+    Stale = "STALE", FailedPrecondition;
     /// The caller asks too often.
     TooOften = "TOO_OFTEN", ResourceExhausted;
     /// The site is not enrolled.

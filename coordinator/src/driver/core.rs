@@ -41,7 +41,7 @@ pub use self::open::Open;
 use self::proposals::Exports;
 pub use self::refusals::REFUSALS_NOTED_MAX;
 use self::refusals::{Noted, Refusals};
-pub use self::request::{Activity, Answer, Beat, Command, Doubt, Request, Stage, Verdict};
+pub use self::request::{Activity, Answer, Beat, Command, Doubt, Request, Sight, Stage, Verdict};
 pub use self::review::{Review, Submission, review};
 pub use self::state::{Standing, State, UPDATE_SLACK_BYTES};
 pub use self::strangers::STRANGERS_TOLD_MAX;

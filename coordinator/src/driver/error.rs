@@ -21,6 +21,9 @@ pub enum Error {
     /// An operator would let a site in that was revoked, and not when the operator saw it.
     #[error("site {0} was revoked; look when, and let it in again if it is to be")]
     RevokedSince(SiteName),
+    /// What an operator would change is another than what the operator saw.
+    #[error("{0} is not what it was when this was asked for: look, and ask again if it is to be")]
+    Stale(String),
     /// The certificate's key was shut out, or is none of those that its holder joined with.
     #[error("the key of this certificate of {0} was revoked or replaced; ask for a new invitation")]
     KeyRevoked(Role),
@@ -197,6 +200,7 @@ impl Error {
         match self {
             Error::NotEnrolled(_) => Reason::NotEnrolled,
             Error::Revoked(_) | Error::RevokedSince(_) => Reason::Revoked,
+            Error::Stale(_) => Reason::Stale,
             Error::KeyRevoked(_) => Reason::Revoked,
             Error::NotListed(_) => Reason::NotPermitted,
             Error::JoinRefused(_) => Reason::JoinRefused,

@@ -196,12 +196,18 @@ impl Handle {
         state.runs().map(|run| state.run_view(run, &troubles)).collect()
     }
 
-    /// Gives the round in hand up and begins nothing new.
+    /// Gives the round in hand up and begins nothing new. Where the round is named that was the newest when
+    /// the operator looked, a run that was resumed since goes on.
     ///
     /// # Errors
-    /// If there is no such run, it is over, or the database fails.
-    pub async fn pause_run(&self, actor: &OperatorName, run: &RunName) -> Result<RunView, Error> {
-        self.command(actor, run, Command::Pause).await
+    /// If there is no such run, it was resumed since, it is over, or the database fails.
+    pub async fn pause_run(
+        &self,
+        actor: &OperatorName,
+        run: &RunName,
+        seen: Option<RoundId>,
+    ) -> Result<RunView, Error> {
+        self.command(actor, run, Command::Pause(seen)).await
     }
 
     /// Goes on after a pause. Where the round is named that was the newest when the operator looked, a run

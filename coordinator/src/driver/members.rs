@@ -8,7 +8,7 @@ use fedpaint_proto::signing;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::core::{Asking, Renewal, Request, Standing, State};
+use super::core::{Asking, Renewal, Request, Sight, Standing, State};
 use super::error::Error;
 use super::handle::Handle;
 use super::view::SiteView;
@@ -57,16 +57,18 @@ impl Handle {
         self.site(site)
     }
 
-    /// Shuts a site out. In a round that is not yet aggregating it counts as withdrawn.
+    /// Shuts a site out. In a round that is not yet aggregating it counts as withdrawn. One that is out
+    /// stays so; one that was let in at another time than was `seen` stays in.
     ///
     /// # Errors
-    /// If there is no such site or the database fails.
+    /// If there is no such site, it was let in again since, or the database fails.
     pub async fn revoke_site(
         &self,
         actor: &OperatorName,
         site: &SiteName,
+        seen: Sight,
     ) -> Result<SiteView, Error> {
-        self.change(Request::Revoke(actor.clone(), site.clone())).await?;
+        self.change(Request::Revoke(actor.clone(), site.clone(), seen)).await?;
         self.site(site)
     }
 
@@ -76,18 +78,19 @@ impl Handle {
     }
 
     /// Lets whoever shows the secret behind `secret` ask to join as `site`. The same again changes
-    /// nothing; another secret takes the place of the first.
+    /// nothing; another secret takes the place of the first, if that is what was `seen`.
     ///
     /// # Errors
-    /// If there are too many invitations or sites, or the database fails.
+    /// If the secret was ended before or another invitation is there by now, there are too many invitations
+    /// or sites, or the database fails.
     pub async fn invite_site(
         &self,
         actor: &OperatorName,
         site: &SiteName,
-        secret: Digest,
-        auto_approve: bool,
+        (secret, auto_approve): (Digest, bool),
+        seen: Sight,
     ) -> Result<Invite, Error> {
-        let request = Request::Invite(actor.clone(), site.clone(), secret, auto_approve);
+        let request = Request::Invite(actor.clone(), site.clone(), (secret, auto_approve), seen);
         self.change(request).await?;
         self.invite(site)
     }
@@ -95,23 +98,30 @@ impl Handle {
     /// Approves who asks to join as `site`, if these are the words of its keys.
     ///
     /// # Errors
-    /// If nobody asks, the words are others, or the database fails.
+    /// If nobody asks, the words are others, another invitation is there by now than was `seen`, or the
+    /// database fails.
     pub async fn approve_site(
         &self,
         actor: &OperatorName,
         site: &SiteName,
         words: String,
+        seen: Sight,
     ) -> Result<Invite, Error> {
-        self.change(Request::Approve(actor.clone(), site.clone(), words)).await?;
+        self.change(Request::Approve(actor.clone(), site.clone(), words, seen)).await?;
         self.invite(site)
     }
 
-    /// Ends an invitation; one that is over stays so.
+    /// Ends the invitation that was `seen`; one that is over stays so.
     ///
     /// # Errors
-    /// If the database fails.
-    pub async fn reject_site(&self, actor: &OperatorName, site: &SiteName) -> Result<(), Error> {
-        self.change(Request::Reject(actor.clone(), site.clone())).await
+    /// If another invitation is there by now, or the database fails.
+    pub async fn reject_site(
+        &self,
+        actor: &OperatorName,
+        site: &SiteName,
+        seen: Sight,
+    ) -> Result<(), Error> {
+        self.change(Request::Reject(actor.clone(), site.clone(), seen)).await
     }
 
     /// Every invitation that is open, by site.
@@ -164,14 +174,16 @@ impl Handle {
     /// Says what an operator may do; nothing, without roles.
     ///
     /// # Errors
-    /// If no admin would be left, there are too many operators, or the database fails.
+    /// If it may something else since than was `seen`, no admin would be left, there are too many operators,
+    /// or the database fails.
     pub async fn set_operator(
         &self,
         actor: &OperatorName,
         name: &OperatorName,
         roles: Roles,
+        seen: Sight,
     ) -> Result<OperatorRow, Error> {
-        self.change(Request::SetOperator(actor.clone(), name.clone(), roles)).await?;
+        self.change(Request::SetOperator(actor.clone(), name.clone(), roles, seen)).await?;
         let state = self.state.borrow();
         state.roster().operators.get(name).cloned().ok_or_else(|| Error::NotListed(name.clone()))
     }
@@ -200,16 +212,23 @@ impl Handle {
     /// Agrees with what another operator has asked for.
     ///
     /// # Errors
-    /// If nobody has, the operator is the same, or the database fails.
-    pub async fn approve_proposal(&self, actor: &OperatorName, id: Digest) -> Result<(), Error> {
-        self.change(Request::ApproveProposal(actor.clone(), id)).await
+    /// If nobody has, it was asked for again since it was `seen`, the operator is the same, or the database
+    /// fails.
+    pub async fn approve_proposal(
+        &self,
+        actor: &OperatorName,
+        id: Digest,
+        seen: Sight,
+    ) -> Result<(), Error> {
+        self.change(Request::ApproveProposal(actor.clone(), id, seen)).await
     }
 
-    /// What waits for a second person, or had one, of the last day.
+    /// What waits for a second person, or had one and is not done yet, of the last day.
     pub fn proposals(&self) -> Vec<(Digest, Proposal)> {
         let now = self.clock.now();
         let state = self.state.borrow();
-        let open = state.roster().proposals.iter().filter(|(_, proposal)| !proposal.is_over(now));
+        let is_open = |held: &Proposal| held.spent_at.is_none() && !held.is_over(now);
+        let open = state.roster().proposals.iter().filter(|(_, held)| is_open(held));
         open.map(|(id, proposal)| (*id, proposal.clone())).collect()
     }
 

@@ -340,13 +340,13 @@ async fn an_operator_pauses_resumes_closes_abandons_and_stops() {
     assert_eq!(long.reason(), Reason::InvalidRequest);
 
     coordinator.until(|_, round| round.id.attempt == 2).await;
-    let run = handle.pause_run(&ada(), &brain()).await.unwrap();
+    let run = handle.pause_run(&ada(), &brain(), None).await.unwrap();
     assert_eq!(run.reason().unwrap(), "paused by an operator");
     assert_eq!(coordinator.beat("mayo", Activity::Idle).await, Directive::Rest);
     handle.resume_run(&ada(), &brain(), None).await.unwrap();
     coordinator.until(|_, round| round.id.attempt == 3).await;
     // A call that comes late, after the run was resumed and paused once more.
-    handle.pause_run(&ada(), &brain()).await.unwrap();
+    handle.pause_run(&ada(), &brain(), None).await.unwrap();
     let late = handle.resume_run(&ada(), &brain(), Some(round(1, 2))).await.unwrap();
     assert_eq!(late.reason().unwrap(), "paused by an operator");
     let resumed = handle.resume_run(&ada(), &brain(), Some(round(1, 3))).await.unwrap();
@@ -365,12 +365,12 @@ async fn a_site_that_is_not_enrolled_or_revoked_gets_in_nowhere_and_counts_as_wi
     let handle = &coordinator.handle;
     let stranger = handle.site_access(&site("oslo")).unwrap_err();
     assert_eq!(stranger.reason(), Reason::NotEnrolled);
-    let unknown = handle.revoke_site(&ada(), &site("oslo")).await.unwrap_err();
+    let unknown = handle.revoke_site(&ada(), &site("oslo"), Sight::Unsaid).await.unwrap_err();
     assert_eq!(unknown.reason(), Reason::SiteUnknown);
 
     coordinator.join(&["aachen", "kyoto", "mayo"]).await;
     assert!(handle.may_upload(&site("mayo"), &round(1, 1)).is_ok());
-    let view = handle.revoke_site(&ada(), &site("mayo")).await.unwrap();
+    let view = handle.revoke_site(&ada(), &site("mayo"), Sight::Unsaid).await.unwrap();
     assert_eq!(view.revoked_at, Some(START));
     let member = handle.round(&round(1, 1)).await.unwrap().members.remove(2);
     assert_eq!(member.state, Member::Withdrawn(Withdrawal::Revoked));
@@ -468,11 +468,11 @@ async fn what_the_database_does_not_save_is_not_shown() {
     for outcome in [
         handle.enroll_site(&ada(), &site("oslo"), None).await.map(|_| ()),
         handle.heartbeat(&site("mayo"), joining).await.map(|_| ()),
-        handle.pause_run(&ada(), &brain()).await.map(|_| ()),
+        handle.pause_run(&ada(), &brain(), None).await.map(|_| ()),
     ] {
         assert_eq!(outcome.unwrap_err().reason(), Reason::Storage);
     }
-    let told = handle.pause_run(&ada(), &brain()).await.unwrap_err();
+    let told = handle.pause_run(&ada(), &brain(), None).await.unwrap_err();
     assert!(matches!(told, Error::Store(store::Error::Doubt)), "it is not waited for: {told:?}");
     // Not even what time alone changes.
     coordinator.clock.advance(Duration::from_secs(100));

@@ -93,10 +93,11 @@ impl AdminService for Service {
         let actor = actor(&request)?;
         let credentials = self.parts.credentials.borrow().clone();
         let pin = credentials.issuer.as_ref().ok_or_else(no_issuer)?.pin;
-        let InviteSiteRequest { name, secret_digest, auto_approve } = request.into_inner();
-        let site = parse::name(&name)?;
+        let InviteSiteRequest { name, secret_digest, auto_approve, seen } = request.into_inner();
+        let (site, seen) = (parse::name(&name)?, parse::sight(seen)?);
         let secret = Digest::try_from(&secret_digest[..]).map_err(parse::invalid)?;
-        let held = self.parts.driver.invite_site(&actor, &site, secret, auto_approve).await;
+        let token = (secret, auto_approve);
+        let held = self.parts.driver.invite_site(&actor, &site, token, seen).await;
         let held = held.map_err(status::of_driver)?;
         let invite = Some(wire::invite(&site, &held, self.parts.rules.approvals()));
         Ok(Response::new(InviteSiteResponse { invite, root_pin: pin.0.to_vec() }))
@@ -107,9 +108,9 @@ impl AdminService for Service {
         request: Request<ApproveSiteRequest>,
     ) -> Result<Response<ApproveSiteResponse>, Status> {
         let actor = actor(&request)?;
-        let ApproveSiteRequest { name, words } = request.into_inner();
-        let site = parse::name(&name)?;
-        let held = self.parts.driver.approve_site(&actor, &site, words).await;
+        let ApproveSiteRequest { name, words, seen } = request.into_inner();
+        let (site, seen) = (parse::name(&name)?, parse::sight(seen)?);
+        let held = self.parts.driver.approve_site(&actor, &site, words, seen).await;
         let held = held.map_err(status::of_driver)?;
         let invite = Some(wire::invite(&site, &held, self.parts.rules.approvals()));
         Ok(Response::new(ApproveSiteResponse { invite }))
@@ -120,8 +121,9 @@ impl AdminService for Service {
         request: Request<RejectSiteRequest>,
     ) -> Result<Response<RejectSiteResponse>, Status> {
         let actor = actor(&request)?;
-        let site = parse::name(&request.get_ref().name)?;
-        let rejected = self.parts.driver.reject_site(&actor, &site).await;
+        let RejectSiteRequest { name, seen } = request.into_inner();
+        let (site, seen) = (parse::name(&name)?, parse::sight(seen)?);
+        let rejected = self.parts.driver.reject_site(&actor, &site, seen).await;
         rejected.map_err(status::of_driver)?;
         Ok(Response::new(RejectSiteResponse {}))
     }
@@ -140,9 +142,10 @@ impl AdminService for Service {
         request: Request<SetOperatorRequest>,
     ) -> Result<Response<SetOperatorResponse>, Status> {
         let actor = actor(&request)?;
-        let name = parse::name(&request.get_ref().name)?;
         let roles = parse::roles(request.get_ref().roles())?;
-        let set = self.parts.driver.set_operator(&actor, &name, roles).await;
+        let SetOperatorRequest { name, seen, .. } = request.into_inner();
+        let (name, seen) = (parse::name(&name)?, parse::sight(seen)?);
+        let set = self.parts.driver.set_operator(&actor, &name, roles, seen).await;
         let operator = wire::operator(&name, &set.map_err(status::of_driver)?);
         Ok(Response::new(SetOperatorResponse { operator: Some(operator) }))
     }
@@ -152,8 +155,9 @@ impl AdminService for Service {
         request: Request<RevokeSiteRequest>,
     ) -> Result<Response<RevokeSiteResponse>, Status> {
         let actor = actor(&request)?;
-        let name = parse::name(&request.get_ref().name)?;
-        let site = self.parts.driver.revoke_site(&actor, &name).await;
+        let RevokeSiteRequest { name, seen } = request.into_inner();
+        let (name, seen) = (parse::name(&name)?, parse::sight(seen)?);
+        let site = self.parts.driver.revoke_site(&actor, &name, seen).await;
         let site = Some(wire::site(&site.map_err(status::of_driver)?));
         Ok(Response::new(RevokeSiteResponse { site }))
     }
@@ -171,8 +175,10 @@ impl AdminService for Service {
         request: Request<ApproveProposalRequest>,
     ) -> Result<Response<ApproveProposalResponse>, Status> {
         let actor = actor(&request)?;
-        let id = Digest::try_from(&request.get_ref().id[..]).map_err(parse::invalid)?;
-        let approved = self.parts.driver.approve_proposal(&actor, id).await;
+        let ApproveProposalRequest { id, seen } = request.into_inner();
+        let id = Digest::try_from(&id[..]).map_err(parse::invalid)?;
+        let seen = parse::sight(seen)?;
+        let approved = self.parts.driver.approve_proposal(&actor, id, seen).await;
         approved.map_err(status::of_driver)?;
         Ok(Response::new(ApproveProposalResponse {}))
     }
@@ -216,9 +222,12 @@ impl AdminService for Service {
         request: Request<PauseRunRequest>,
     ) -> Result<Response<PauseRunResponse>, Status> {
         let actor = actor(&request)?;
-        let name = parse::name(&request.get_ref().name)?;
-        let run = self.parts.driver.pause_run(&actor, &name).await.map_err(status::of_driver)?;
-        Ok(Response::new(PauseRunResponse { run: Some(wire::run(&run)) }))
+        let PauseRunRequest { name, round } = request.into_inner();
+        let name = parse::name(&name)?;
+        let seen = parse::round_of(&name, round.as_ref())?;
+        let run = self.parts.driver.pause_run(&actor, &name, seen).await;
+        let run = Some(wire::run(&run.map_err(status::of_driver)?));
+        Ok(Response::new(PauseRunResponse { run }))
     }
 
     async fn resume_run(

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use fedpaint_proto::limits::{DECLINED_MAX, REASON_BYTES_MAX};
-use fedpaint_proto::names::{self, Blob, RoundId};
+use fedpaint_proto::names::{self, Blob, RoundId, RunName};
 use fedpaint_proto::plan::{PlanSignature, RunPlan, SignedPlan};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::rule::Rule;
@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use prost_types::Timestamp as WireTimestamp;
 use tonic::Status;
 
-use crate::driver::Stage;
+use crate::driver::{Sight, Stage};
 use crate::roster::{OperatorRole, Roles};
 
 /// The longest version an agent may tell.
@@ -48,6 +48,21 @@ pub(crate) fn signed(
 /// A time.
 pub(crate) fn time(time: WireTimestamp) -> Result<Timestamp, Status> {
     Timestamp::new(time.seconds, time.nanos).map_err(invalid)
+}
+
+/// What an operator saw of what its call is to change.
+pub(crate) fn sight(seen: Option<v1::Seen>) -> Result<Sight, Status> {
+    let Some(v1::Seen { at }) = seen else { return Ok(Sight::Unsaid) };
+    Ok(at.map(time).transpose()?.map_or(Sight::None, Sight::Of))
+}
+
+/// The newest round of a run, as an operator saw it.
+pub(crate) fn round_of(run: &RunName, seen: Option<&RoundRef>) -> Result<Option<RoundId>, Status> {
+    let seen = seen.map(|seen| round(Some(seen))).transpose()?;
+    match seen {
+        Some(id) if id.run != *run => Err(invalid(format_args!("{id} is no round of run {run}"))),
+        seen => Ok(seen),
+    }
 }
 
 /// A field that must be there.
@@ -160,6 +175,24 @@ mod tests {
             assert_eq!(Reason::of(&status), Some(Reason::InvalidRequest));
         }
         assert!(round(None).unwrap_err().message().contains("round"));
+    }
+
+    #[test]
+    fn what_was_seen_is_a_time_or_that_there_was_none_or_is_not_said() {
+        let at = |seconds, nanos| Some(WireTimestamp { seconds, nanos });
+        assert_eq!(sight(None).unwrap(), Sight::Unsaid);
+        assert_eq!(sight(Some(v1::Seen { at: None })).unwrap(), Sight::None);
+        let seen = sight(Some(v1::Seen { at: at(5, 7_000) })).unwrap();
+        assert_eq!(seen, Sight::Of(Timestamp::constant(5, 7_000)));
+        assert!(sight(Some(v1::Seen { at: at(i64::MAX, 0) })).is_err());
+        let (run, wire) = ("t1".parse().unwrap(), |run: &str| RoundRef {
+            run: run.into(),
+            number: 2,
+            attempt: 3,
+        });
+        assert_eq!(round_of(&run, None).unwrap(), None);
+        assert_eq!(round_of(&run, Some(&wire("t1"))).unwrap().unwrap().to_string(), "t1/2.3");
+        assert!(round_of(&run, Some(&wire("t2"))).unwrap_err().message().contains("t2/2.3"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! The rows of the roster: invitations, keys, operators.
+//! The rows of the roster: invitations and those that were ended, keys, operators, proposals.
 
 use std::collections::BTreeMap;
 
-use fedpaint_proto::names::{OperatorName, SiteName};
+use fedpaint_proto::names::{Digest, OperatorName, SiteName};
 use sqlx::{AnyConnection, AnyPool, Row};
 
 use super::Error;
@@ -37,6 +37,10 @@ pub(super) async fn load(pool: &AnyPool) -> Result<Roster, Error> {
         };
         roster.invites.insert(row.parsed("site")?, invite);
     }
+    let ended = sqlx::query("SELECT secret_hash, expires_at FROM ended_invite");
+    for row in ended.fetch_all(pool).await? {
+        roster.ended.insert(row.parsed("secret_hash")?, row.time("expires_at")?);
+    }
     let keys = sqlx::query("SELECT key, holder, issued_at, not_after, revoked_at FROM certificate");
     for row in keys.fetch_all(pool).await? {
         let key = KeyRow {
@@ -52,14 +56,15 @@ pub(super) async fn load(pool: &AnyPool) -> Result<Roster, Error> {
         let operator = OperatorRow { roles: row.parsed("roles")?, since: row.time("since")? };
         roster.operators.insert(row.parsed("name")?, operator);
     }
-    let proposals = sqlx::query("SELECT id, what, asked_by, asked_at, approved_by FROM proposal");
+    let proposals =
+        sqlx::query("SELECT id, what, asked_by, asked_at, approved_by, spent_at FROM proposal");
     for row in proposals.fetch_all(pool).await? {
-        let approved: Option<String> = row.try_get("approved_by")?;
         let proposal = Proposal {
             what: row.text("what")?,
             asked_by: row.parsed("asked_by")?,
             asked_at: row.time("asked_at")?,
-            approved_by: approved.map(|_| row.parsed("approved_by")).transpose()?,
+            approved_by: row.parsed_or_none("approved_by")?,
+            spent_at: row.time_or_none("spent_at")?,
         };
         roster.proposals.insert(row.parsed("id")?, proposal);
     }
@@ -78,6 +83,20 @@ pub(super) async fn write(
     }
     for (site, row) in changed(&before.invites, &after.invites) {
         invite(connection, site, row).await?;
+    }
+    for secret in gone(&before.ended, &after.ended) {
+        let delete = sqlx::query("DELETE FROM ended_invite WHERE secret_hash = $1");
+        delete.bind(secret.to_string()).execute(&mut *connection).await?;
+    }
+    for (secret, ends) in changed(&before.ended, &after.ended) {
+        sqlx::query(
+            "INSERT INTO ended_invite (secret_hash, expires_at) VALUES ($1, $2) \
+             ON CONFLICT (secret_hash) DO UPDATE SET expires_at = $2",
+        )
+        .bind(secret.to_string())
+        .bind(micros(*ends))
+        .execute(&mut *connection)
+        .await?;
     }
     for key in gone(&before.keys, &after.keys) {
         let delete = sqlx::query("DELETE FROM certificate WHERE key = $1").bind(key.to_string());
@@ -104,17 +123,7 @@ pub(super) async fn write(
         delete.execute(&mut *connection).await?;
     }
     for (id, row) in changed(&before.proposals, &after.proposals) {
-        sqlx::query(
-            "INSERT INTO proposal (id, what, asked_by, asked_at, approved_by) \
-             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO UPDATE SET approved_by = $5",
-        )
-        .bind(id.to_string())
-        .bind(row.what.as_str())
-        .bind(row.asked_by.as_str())
-        .bind(micros(row.asked_at))
-        .bind(row.approved_by.as_ref().map(|name| name.as_str().to_owned()))
-        .execute(&mut *connection)
-        .await?;
+        proposal(connection, id, row).await?;
     }
     Ok(())
 }
@@ -161,6 +170,28 @@ async fn operator(
     .bind(name.as_str())
     .bind(operator.roles.to_string())
     .bind(micros(operator.since))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// One that was spent, or is over, may be asked for anew.
+async fn proposal(
+    connection: &mut AnyConnection,
+    id: &Digest,
+    proposal: &Proposal,
+) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO proposal (id, what, asked_by, asked_at, approved_by, spent_at) \
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO UPDATE SET asked_by = $3, \
+         asked_at = $4, approved_by = $5, spent_at = $6",
+    )
+    .bind(id.to_string())
+    .bind(proposal.what.as_str())
+    .bind(proposal.asked_by.as_str())
+    .bind(micros(proposal.asked_at))
+    .bind(proposal.approved_by.as_ref().map(|name| name.as_str().to_owned()))
+    .bind(proposal.spent_at.map(micros))
     .execute(connection)
     .await?;
     Ok(())

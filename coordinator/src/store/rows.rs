@@ -171,6 +171,7 @@ pub(super) fn run(row: &AnyRow) -> Result<Saved, Error> {
         stragglers: Vec::new(),
         tally: Tally::default(),
         readmitted: row.json_or_none("readmitted")?.unwrap_or_default(),
+        resumed_from: row.json_or_none("resumed_from")?,
     })
 }
 

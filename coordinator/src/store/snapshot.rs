@@ -15,9 +15,10 @@ use super::error::is_no_table;
 use super::{BUSY_TIMEOUT, Error, MIGRATIONS, Store};
 
 /// The tables, in an order in which no row comes before one that it refers to.
-const TABLES: [&str; 14] = [
+pub(super) const TABLES: [&str; 15] = [
     "site",
     "invite",
+    "ended_invite",
     "certificate",
     "operator",
     "proposal",

@@ -161,6 +161,8 @@ async fn every_query(store: &Store) {
     let mut paused = run.clone();
     paused.readmit(site("oslo"), START).unwrap();
     paused.pause(START).unwrap();
+    paused.resume().unwrap();
+    paused.pause(START).unwrap();
     let run = save(store, Some(&run), paused).await;
 
     let loaded = store.load().await.unwrap();

@@ -28,12 +28,13 @@ pub(super) async fn site(connection: &mut AnyConnection, site: &SiteRow) -> Resu
 pub(super) async fn run(connection: &mut AnyConnection, run: &Run) -> Result<(), Error> {
     let (state, reason) = rows::run_state(run.state())?;
     let (signature, readmitted) = (&run.signed_plan().signature, run.readmitted());
+    let resumed_from = run.resumed_from();
     sqlx::query(
         "INSERT INTO run (name, plan, initial_digest, initial_size, model_digest, model_size, \
-         state, reason, committed, failures, created_at, plan_signature, readmitted) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+         state, reason, committed, failures, created_at, plan_signature, readmitted, resumed_from) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
          ON CONFLICT (name) DO UPDATE SET model_digest = $5, model_size = $6, state = $7, \
-         reason = $8, committed = $9, failures = $10, readmitted = $13",
+         reason = $8, committed = $9, failures = $10, readmitted = $13, resumed_from = $14",
     )
     .bind(run.name().as_str())
     .bind(run.plan().to_toml())
@@ -48,6 +49,7 @@ pub(super) async fn run(connection: &mut AnyConnection, run: &Run) -> Result<(),
     .bind(micros(run.created_at()))
     .bind(signature.as_ref().map(|it| rows::json("plan_signature", it)).transpose()?)
     .bind((!readmitted.is_empty()).then(|| rows::json("readmitted", readmitted)).transpose()?)
+    .bind(resumed_from.map(|round| rows::json("resumed_from", &round)).transpose()?)
     .execute(connection)
     .await?;
     Ok(())

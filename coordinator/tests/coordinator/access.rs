@@ -123,7 +123,8 @@ async fn a_site_that_was_revoked_loses_its_connections_and_gets_none_until_it_is
     let mut mayo = federation.site("mayo").await;
     mayo.beat().await.unwrap();
     let mut operator = federation.operator().await;
-    let revoked = operator.admin.revoke_site(RevokeSiteRequest { name: "mayo".into() }).await;
+    let revoke = RevokeSiteRequest { name: "mayo".into(), seen: None };
+    let revoked = operator.admin.revoke_site(revoke).await;
     let revoked_at = revoked.unwrap().into_inner().site.unwrap().revoked_at;
     // The connection that was open before is cut, and the channel finds no way back.
     let status = mayo.beat().await.unwrap_err();

@@ -276,7 +276,7 @@ async fn a_site_that_is_revoked_while_it_uploads_is_cut_without_another_chunk() 
     while committed(&mut sites[0], &purpose, &bytes).await.unwrap().committed_size < 100 {
         tokio::task::yield_now().await;
     }
-    let request = RevokeSiteRequest { name: "a".into() };
+    let request = RevokeSiteRequest { name: "a".into(), seen: None };
     operator.admin.revoke_site(request).await.unwrap();
     // Not a byte more is sent, and the call ends all the same.
     let status = call.await.unwrap().unwrap_err();

@@ -11,6 +11,7 @@ use fedpaint_coordinator::config::Config;
 use fedpaint_coordinator::limits::Limits;
 use fedpaint_coordinator::server::Server;
 use fedpaint_proto::channel::{self, Address};
+use fedpaint_proto::credential;
 use fedpaint_proto::limits::MESSAGE_BYTES_MAX;
 use fedpaint_proto::tls::TlsFiles;
 use fedpaint_proto::v1::admin_service_client::AdminServiceClient;
@@ -57,6 +58,9 @@ pub(crate) const CONFIG: &str = "federation = \"brain\"\nlisten = \"127.0.0.1:0\
                       status_listen = \"127.0.0.1:0\"\ndata = \"data\"\nheartbeat_ms = 50\n\
                       [tls]\nca = \"ca.pem\"\ncertificate = \"own.pem\"\nkey = \"own.key\"\n";
 
+/// By which it signs.
+const SIGNING: &str = "[signing]\ncertificate = \"signing.pem\"\nkey = \"signing.key\"\n";
+
 /// By which it issues certificates, and so lets strangers ask to join.
 const ISSUING: &str = "[issuing]\ncertificate = \"issuing.pem\"\nkey = \"issuing.key\"\n";
 
@@ -98,6 +102,19 @@ impl Federation {
         let authority = Authority::new();
         authority.issue(folder.path(), "own", &Leaf::server("spiffe://brain/coordinator/main"));
         let (config, clock) = (format!("{CONFIG}{more}"), Arc::new(SystemClock));
+        Federation::launch(folder, authority, clock, (&config, Limits::default())).await
+    }
+
+    /// A new coordinator that signs what it says of its log.
+    pub(crate) async fn start_signing() -> Federation {
+        let folder = TempDir::new().unwrap();
+        let authority = Authority::new();
+        let own = "spiffe://brain/coordinator/main";
+        authority.issue(folder.path(), "own", &Leaf::server(own));
+        let signing = authority.issue_signing(own);
+        std::fs::write(folder.path().join("signing.pem"), signing.certificate_pem).unwrap();
+        credential::write_key(&folder.path().join("signing.key"), &signing.key_pem).unwrap();
+        let (config, clock) = (format!("{CONFIG}{SIGNING}"), Arc::new(SystemClock));
         Federation::launch(folder, authority, clock, (&config, Limits::default())).await
     }
 

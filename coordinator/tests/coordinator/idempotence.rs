@@ -1,37 +1,40 @@
-//! Every call that changes something is made twice: the same request gets the same answer, and what
-//! happened, happened once.
+//! Every call that changes something is made twice: the same request gets the same answer, and what happened,
+//! happened once. Which calls these are is asked from the table of all. And they come late ([`late`]), and in
+//! another order than they were made in ([`order`]).
 
-use std::sync::Arc;
+use std::fmt::Debug;
 
-use fedpaint_coordinator::clock::SystemClock;
-use fedpaint_coordinator::limits::Limits;
-use fedpaint_proto::given_up;
+use fedpaint_coordinator::rules::TABLE;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_proto::v1::{
-    AbandonRoundRequest, CloseRoundRequest, CloseRoundResponse, CreateRunRequest,
-    EnrollSiteRequest, HeartbeatRequest, Idle, InviteSiteRequest, ListEventsRequest, OperatorRole,
-    PauseRunRequest, ReadmitSiteRequest, RejectSiteRequest, ResumeRunRequest, RevokeSiteRequest,
-    RoundPhase, RoundRef, SetOperatorRequest, StopRunRequest, WithdrawalReason, Withdrawing,
+    EnrollSiteRequest, GetRunRequest, HeartbeatRequest, Idle, InviteSiteRequest, ListEventsRequest,
+    ListOperatorsRequest, ListSitesRequest, OperatorRole, PauseRunRequest, ResumeRunRequest,
+    RevokeSiteRequest, RoundRef, Run, RunState, Seen, SetOperatorRequest, Site,
 };
 use fedpaint_proto::wire::{WIRE_VERSION, WIRE_VERSIONS_SERVED};
+use prost_types::Timestamp;
 use tonic::{Response, Status};
 
-use crate::blobs::upload;
 use crate::federation::{Client, Federation};
-use crate::rounds::{blob, create_run, initial, model, update};
 
 /// Makes a call twice; both answers, which are the same.
 macro_rules! twice {
-    ($client:expr, $service:ident, $call:ident, $request:expr) => {{
+    ($client:expr, $call:ident, $request:expr) => {{
         let request = $request;
-        let first = $client.$service.$call(request.clone()).await;
-        let again = $client.$service.$call(request).await;
-        let first = first.map(Response::into_inner).unwrap();
-        assert_eq!(again.map(Response::into_inner).unwrap(), first, stringify!($call));
+        let first = $client.$call(request.clone()).await;
+        let again = $client.$call(request).await;
+        let first = first.map(tonic::Response::into_inner).unwrap();
+        assert_eq!(again.map(tonic::Response::into_inner).unwrap(), first, stringify!($call));
         first
     }};
 }
+
+mod desk;
+mod late;
+mod members;
+mod operators;
+mod order;
 
 /// How many entries of a kind the audit log has.
 async fn told(operator: &mut Client, kind: &str) -> usize {
@@ -40,147 +43,104 @@ async fn told(operator: &mut Client, kind: &str) -> usize {
     events.iter().filter(|event| event.kind == kind).count()
 }
 
+/// That a call came too late.
+fn is_stale<T: Debug>(answer: Result<Response<T>, Status>) {
+    assert_eq!(Reason::of(&answer.unwrap_err()), Some(Reason::Stale));
+}
+
 fn round(number: u32, attempt: u32) -> RoundRef {
     RoundRef { run: "t1".into(), number, attempt }
 }
 
-#[tokio::test]
-async fn an_operators_call_that_is_repeated_gets_the_same_answer_and_happens_once() {
-    let federation = Federation::start().await;
-    let mut operator = federation.operator().await;
-    let name = || "mayo".to_owned();
-    twice!(operator, admin, enroll_site, EnrollSiteRequest { name: name(), revoked_at: None });
-    twice!(operator, admin, revoke_site, RevokeSiteRequest { name: name() });
-    assert_eq!(told(&mut operator, "site_enrolled").await, 1);
-    assert_eq!(told(&mut operator, "site_revoked").await, 1);
+fn seen(at: Option<Timestamp>) -> Option<Seen> {
+    Some(Seen { at })
+}
 
-    let bytes = model(&[1.0]);
-    for _ in 0..2 {
-        upload(&mut operator, initial(), &bytes).await.unwrap();
+fn enroll(revoked_at: Option<Timestamp>) -> EnrollSiteRequest {
+    EnrollSiteRequest { name: "mayo".into(), revoked_at }
+}
+
+/// For who saw the site as it is there.
+fn revoke(site: &Site) -> RevokeSiteRequest {
+    RevokeSiteRequest { name: site.name.clone(), seen: seen(site.enrolled_at) }
+}
+
+fn invite(secret: &[u8; 32], ends: Option<Timestamp>) -> InviteSiteRequest {
+    let secret_digest = fedpaint_proto::names::Digest::of(secret).as_bytes().to_vec();
+    let name = "mayo".into();
+    InviteSiteRequest { name, secret_digest, auto_approve: false, seen: seen(ends) }
+}
+
+fn set(name: &str, role: OperatorRole, since: Option<Timestamp>) -> SetOperatorRequest {
+    SetOperatorRequest { name: name.into(), roles: vec![role.into()], seen: seen(since) }
+}
+
+fn pause(seen: RoundRef) -> PauseRunRequest {
+    PauseRunRequest { name: "t1".into(), round: Some(seen) }
+}
+
+fn resume(seen: RoundRef) -> ResumeRunRequest {
+    ResumeRunRequest { name: "t1".into(), round: Some(seen) }
+}
+
+/// The run, and its newest round.
+async fn run(operator: &mut Client) -> (Run, RoundRef) {
+    let answer = operator.admin.get_run(GetRunRequest { name: "t1".into() }).await.unwrap();
+    let answer = answer.into_inner();
+    (answer.run.unwrap(), answer.round.unwrap().r#ref.unwrap())
+}
+
+async fn is_active(operator: &mut Client) -> bool {
+    run(operator).await.0.state() == RunState::Active
+}
+
+/// Whether the site is in.
+async fn is_in(operator: &mut Client) -> bool {
+    let sites = operator.admin.list_sites(ListSitesRequest {}).await.unwrap().into_inner().sites;
+    sites.iter().any(|site| site.name == "mayo" && site.revoked_at.is_none())
+}
+
+/// What an operator may do who is listed.
+async fn may(operator: &mut Client, name: &str) -> Option<OperatorRole> {
+    let listed = operator.admin.list_operators(ListOperatorsRequest {}).await.unwrap();
+    let listed = listed.into_inner().operators;
+    listed.iter().find(|operator| operator.name == name)?.roles().next()
+}
+
+/// Makes the call of this method twice.
+async fn repeat(method: &str) {
+    match method {
+        "Join" => members::join().await,
+        "Renew" => members::renew().await,
+        "Heartbeat" => members::heartbeat().await,
+        "SubmitUpdate" => members::submit_update().await,
+        "Upload" => members::upload().await,
+        "EnrollSite" => operators::enroll_site().await,
+        "RevokeSite" => operators::revoke_site().await,
+        "InviteSite" => operators::invite_site().await,
+        "ApproveSite" => operators::approve_site().await,
+        "RejectSite" => operators::reject_site().await,
+        "SetOperator" => operators::set_operator().await,
+        "ApproveProposal" => operators::approve_proposal().await,
+        "CreateRun" => operators::create_run().await,
+        "PauseRun" => operators::pause_run().await,
+        "ResumeRun" => operators::resume_run().await,
+        "StopRun" => operators::stop_run().await,
+        "ReadmitSite" => operators::readmit_site().await,
+        "CloseRound" => operators::close_round().await,
+        "AbandonRound" => operators::abandon_round().await,
+        other => panic!("{other} changes something, and nobody makes it twice"),
     }
-    let plan_toml = "version = 1\nrounds = 2\n[round]\nsites_min = 2\nsites_goal = 3\n".to_owned();
-    let (initial_model, name) = (Some(blob(&bytes)), "t1".into());
-    let request = CreateRunRequest { name, plan_toml, initial_model, plan_signature: None };
-    twice!(operator, admin, create_run, request);
-    let run = || "t1".to_owned();
-    let reason = || "wrong plan".to_owned();
-    let abandon = AbandonRoundRequest { round: Some(round(1, 1)), reason: reason() };
-    twice!(operator, admin, abandon_round, abandon.clone());
-    let other = AbandonRoundRequest { reason: "another".into(), ..abandon };
-    let status = operator.admin.abandon_round(other).await.unwrap_err();
-    assert_eq!(Reason::of(&status), Some(Reason::RoundOver), "that is not what was done");
-    twice!(operator, admin, pause_run, PauseRunRequest { name: run() });
-    twice!(operator, admin, resume_run, ResumeRunRequest { name: run(), round: None });
-    let readmit = ReadmitSiteRequest { run: run(), site: "mayo".into() };
-    let readmitted = twice!(operator, admin, readmit_site, readmit.clone());
-    assert_eq!(readmitted.run.unwrap().readmitted, ["mayo"]);
-    twice!(operator, admin, stop_run, StopRunRequest { name: run() });
-    operator.admin.readmit_site(readmit).await.unwrap();
-    for kind in ["run_created", "run_paused", "run_resumed", "site_readmitted", "run_stopped"] {
-        assert_eq!(told(&mut operator, kind).await, 1, "{kind}");
-    }
-    federation.stop().await;
 }
 
 #[tokio::test]
-async fn who_is_invited_refused_and_listed_twice_is_so_once() {
-    let clock = Arc::new(SystemClock);
-    let federation = Federation::start_within(Limits::default(), clock).await;
-    let mut operator = federation.operator().await;
-    let (name, secret_digest) = ("mayo".to_owned(), vec![7; 32]);
-    let invite = InviteSiteRequest { name: name.clone(), secret_digest, auto_approve: false };
-    twice!(operator, admin, invite_site, invite);
-    twice!(operator, admin, reject_site, RejectSiteRequest { name });
-    let roles = vec![OperatorRole::Admin.into()];
-    twice!(operator, admin, set_operator, SetOperatorRequest { name: "ada".into(), roles });
-    for kind in ["site_invited", "invitation_ended", "operator_set"] {
-        assert_eq!(told(&mut operator, kind).await, 1, "{kind}");
+async fn every_call_that_changes_something_gets_the_same_answer_when_it_is_repeated() {
+    let mut calls = 0;
+    for rule in TABLE.iter().filter(|rule| rule.changes) {
+        repeat(rule.path.rsplit('/').next().unwrap()).await;
+        calls += 1;
     }
-    federation.stop().await;
-}
-
-#[tokio::test]
-async fn an_operators_call_that_comes_after_it_was_given_up_undoes_nothing() {
-    let federation = Federation::start().await;
-    let mut operator = federation.operator().await;
-    let enroll = EnrollSiteRequest { name: "mayo".into(), revoked_at: None };
-    operator.admin.enroll_site(enroll).await.unwrap();
-    let mut request = tonic::Request::new(RevokeSiteRequest { name: "mayo".into() });
-    given_up::mark(&mut request, jiff::Timestamp::UNIX_EPOCH);
-    let status = operator.admin.revoke_site(request).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
-    assert!(status.message().contains("given this call up"), "{status}");
-    assert_eq!(told(&mut operator, "site_revoked").await, 0);
-    federation.stop().await;
-}
-
-#[tokio::test]
-async fn closing_a_phase_twice_does_not_close_the_next_one() {
-    let federation = Federation::start().await;
-    let mut operator = federation.operator().await;
-    let mut sites = [federation.site("a").await, federation.site("b").await];
-    let bytes = model(&[1.0]);
-    upload(&mut operator, initial(), &bytes).await.unwrap();
-    let plan_toml = "version = 1\nrounds = 1\n[round]\nsites_min = 1\nsites_goal = 3\n".to_owned();
-    let (initial_model, name) = (Some(blob(&bytes)), "t1".into());
-    let request = CreateRunRequest { name, plan_toml, initial_model, plan_signature: None };
-    operator.admin.create_run(request).await.unwrap();
-    for site in &mut sites {
-        site.join().await;
-    }
-    let close =
-        |phase: RoundPhase| CloseRoundRequest { round: Some(round(1, 1)), phase: phase.into() };
-    let phase = |response: CloseRoundResponse| response.round.unwrap().phase();
-    let early = operator.admin.close_round(close(RoundPhase::Reporting)).await.unwrap_err();
-    assert_eq!(Reason::of(&early), Some(Reason::NotReporting));
-    let closed = twice!(operator, admin, close_round, close(RoundPhase::Selecting));
-    assert_eq!(phase(closed), RoundPhase::Reporting);
-    let train = sites[0].train().await;
-    sites[0].report(&train, &[2.0], 1).await.unwrap();
-    let closed = operator.admin.close_round(close(RoundPhase::Selecting)).await.unwrap();
-    assert_eq!(phase(closed.into_inner()), RoundPhase::Reporting, "b may report still");
-    operator.admin.close_round(close(RoundPhase::Reporting)).await.unwrap();
-    operator.admin.close_round(close(RoundPhase::Reporting)).await.unwrap();
-    federation.stop().await;
-}
-
-#[tokio::test]
-async fn a_sites_call_that_is_repeated_gets_the_same_answer_and_happens_once() {
-    let federation = Federation::start().await;
-    let mut operator = federation.operator().await;
-    let mut sites = [federation.site("a").await, federation.site("b").await];
-    create_run(&mut operator, &[1.0, 2.0]).await;
-    for site in &mut sites {
-        site.join().await;
-    }
-    let train = sites[0].train().await;
-    let round = train.round.clone().unwrap();
-    // Upload and submission are made twice while the round waits for b, and again when it is over.
-    for _ in 0..2 {
-        sites[0].report(&train, &[2.0, 3.0], 30).await.unwrap();
-    }
-    let other = upload(&mut sites[0], update(&round), &model(&[9.0, 9.0])).await.unwrap_err();
-    assert_eq!(Reason::of(&other), Some(Reason::AlreadyReported));
-    sites[1].report(&train, &[2.0, 3.0], 30).await.unwrap();
-    for site in &mut sites {
-        site.report(&train, &[2.0, 3.0], 30).await.unwrap();
-    }
-    assert_eq!(told(&mut operator, "update_accepted").await, 2);
-
-    // The next round opens when the first one's average is made.
-    while sites[0].join_if_asked().await.is_none_or(|joined| joined.number == 1) {}
-    let (reason, rule) = (WithdrawalReason::Disk.into(), 0);
-    let round = Some(RoundRef { run: "t1".into(), number: 2, attempt: 1 });
-    let request = HeartbeatRequest {
-        agent_version: "0.1.0".into(),
-        activity: Some(Activity::Withdrawing(Withdrawing { round, reason, rule })),
-        wire_version: WIRE_VERSION,
-        ..HeartbeatRequest::default()
-    };
-    sites[0].federation.heartbeat(request.clone()).await.unwrap();
-    sites[0].federation.heartbeat(request).await.unwrap();
-    assert_eq!(told(&mut operator, "site_left").await, 1);
-    federation.stop().await;
+    assert!(calls >= 19, "{calls}");
 }
 
 #[tokio::test]
@@ -201,8 +161,7 @@ async fn an_agent_of_another_generation_is_refused_and_one_from_before_versions_
     let status: Status = site.federation.heartbeat(idle(newest + 1)).await.unwrap_err();
     assert_eq!(Reason::of(&status), Some(Reason::WireVersion));
     let mut operator = federation.operator().await;
-    let request = fedpaint_proto::v1::ListSitesRequest {};
-    let sites = operator.admin.list_sites(request).await.unwrap().into_inner().sites;
+    let sites = operator.admin.list_sites(ListSitesRequest {}).await.unwrap().into_inner().sites;
     assert_eq!((sites[0].wire_version, &*sites[0].agent_version), (Some(newest), "9.9.9"));
     federation.stop().await;
 }

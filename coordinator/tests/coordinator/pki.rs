@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use fedpaint_coordinator::ca::{self, Issued};
+use fedpaint_coordinator::clock::{Clock, SystemClock};
+use fedpaint_proto::identity::Identity;
 use fedpaint_proto::tls::TlsFiles;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -63,6 +66,15 @@ impl Authority {
         std::fs::write(folder.join("issuing.pem"), self.pem()).unwrap();
         let key = self.issuer.key().serialize_pem();
         fedpaint_proto::credential::write_key(&folder.join("issuing.key"), &key).unwrap();
+    }
+
+    /// What `uri` signs with that outlives a connection: its certificate and the key.
+    pub(crate) fn issue_signing(&self, uri: &str) -> Issued {
+        let key_pem = self.issuer.key().serialize_pem();
+        let authority = Issued { certificate_pem: self.pem(), key_pem };
+        let validity = ca::Validity::days(SystemClock.now(), 30).unwrap();
+        let role = uri.parse::<Identity>().unwrap().role;
+        ca::issue_signing(&authority, &role, validity).unwrap()
     }
 
     /// Writes a certificate, its key and the root into `folder`.

@@ -58,7 +58,7 @@ async fn narrow(federation: &Federation) -> AdminServiceClient<Channel> {
 
 /// Changes the run `t1`, and changes it back.
 async fn change(operator: &mut Client) {
-    let pause = PauseRunRequest { name: "t1".into() };
+    let pause = PauseRunRequest { name: "t1".into(), round: None };
     operator.admin.pause_run(pause).await.unwrap();
     let resume = ResumeRunRequest { name: "t1".into(), round: None };
     operator.admin.resume_run(resume).await.unwrap();

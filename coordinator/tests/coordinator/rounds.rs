@@ -72,6 +72,19 @@ pub(crate) async fn create_run_by(operator: &mut Client, values: &[f32], more: &
     bytes
 }
 
+/// The model of `values`, which was uploaded, as trained from the base model.
+pub(crate) fn submission(train: &Train, values: &[f32], examples: u64) -> SubmitUpdateRequest {
+    let report = TrainingReport { steps: 7, loss_mean: 0.5, ..TrainingReport::default() };
+    SubmitUpdateRequest {
+        round: train.round.clone(),
+        base_model_digest: train.base_model.clone().unwrap().digest,
+        weights: Some(blob(&model(values))),
+        examples,
+        report: Some(report),
+        signature: None,
+    }
+}
+
 impl Client {
     /// Says `activity` and hears what to do.
     async fn ask(&mut self, activity: Activity) -> Directive {
@@ -126,16 +139,7 @@ impl Client {
 
     /// Submits the model of `values`, which was uploaded.
     async fn submit(&mut self, train: &Train, values: &[f32], examples: u64) -> Result<(), Status> {
-        let report = TrainingReport { steps: 7, loss_mean: 0.5, ..TrainingReport::default() };
-        let request = SubmitUpdateRequest {
-            round: train.round.clone(),
-            base_model_digest: train.base_model.clone().unwrap().digest,
-            weights: Some(blob(&model(values))),
-            examples,
-            report: Some(report),
-            signature: None,
-        };
-        self.federation.submit_update(request).await.map(drop)
+        self.federation.submit_update(submission(train, values, examples)).await.map(drop)
     }
 }
 
@@ -283,7 +287,7 @@ async fn a_request_whose_fields_do_not_parse_is_refused_by_the_name_of_the_field
         let status = operator.admin.create_run(request).await.unwrap_err();
         assert_eq!(Reason::of(&status), Some(Reason::InvalidRequest), "{status:?}");
     }
-    let unknown = PauseRunRequest { name: "t9".into() };
+    let unknown = PauseRunRequest { name: "t9".into(), round: None };
     let status = operator.admin.pause_run(unknown).await.unwrap_err();
     assert_eq!(Reason::of(&status), Some(Reason::RunUnknown));
     let silent = HeartbeatRequest { agent_version: "0.1.0".into(), ..HeartbeatRequest::default() };

@@ -187,5 +187,6 @@ fn row(run: &Run) -> Saved {
         stragglers: run.stragglers().map(|(site, s)| (site.clone(), s.clone())).collect(),
         tally: run.tally().clone(),
         readmitted: run.readmitted().clone(),
+        resumed_from: run.resumed_from(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fedpaint_coordinator::driver::core::{Command, Request, Verdict};
+use fedpaint_coordinator::driver::core::{Command, Request, Sight, Verdict};
 use fedpaint_coordinator::run::State;
 use fedpaint_proto::names::{OperatorName, RoundId};
 use fedpaint_proto::plan::{LatePolicy, RoundPlan, RunPlan};
@@ -141,12 +141,12 @@ impl World {
             Op::Slow { site: at, factor } => self.sites[site(at)].slow = factor.max(1),
             Op::Revoke { site: at } => {
                 let name = self.sites[site(at)].name.clone();
-                self.operate(Request::Revoke(operator.clone(), name));
+                self.operate(Request::Revoke(operator.clone(), name, Sight::Unsaid));
             }
             Op::Enroll { site: at } => self.enroll(operator, site(at)),
             Op::Close {} => self.verdict(operator, Verdict::Close),
             Op::Abandon {} => self.verdict(operator, Verdict::Abandon("no more".to_owned())),
-            Op::Pause {} => self.command(operator, Command::Pause),
+            Op::Pause {} => self.command(operator, Command::Pause(None)),
             Op::Resume {} => self.command(operator, Command::Resume(None)),
             Op::DiskFull {} => self.coordinator.disk.full = true,
             Op::DiskFree {} => self.coordinator.disk.full = false,

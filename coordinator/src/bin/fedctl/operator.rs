@@ -24,8 +24,13 @@ pub(crate) async fn run(
                 .show(&Operators { operators: operators.into_iter().map(Operator::from).collect() })
         }
         OperatorVerb::Set { name, roles } => {
+            // What is seen is what is changed, however late the call arrives.
+            let reply = admin.list_operators(ask(v1::ListOperatorsRequest {})).await;
+            let listed = reply.map_err(|s| of_status(&s))?.into_inner().operators;
+            let listed = listed.into_iter().find(|operator| operator.name == name.as_str());
+            let seen = Some(v1::Seen { at: listed.and_then(|operator| operator.since) });
             let roles = roles.into_iter().map(|role| role.wire().into()).collect();
-            let request = v1::SetOperatorRequest { name: name.into(), roles };
+            let request = v1::SetOperatorRequest { name: name.into(), roles, seen };
             let reply = admin.set_operator(ask(request)).await.map_err(|s| of_status(&s))?;
             let operator = reply.into_inner().operator;
             output.show(&Operator::from(

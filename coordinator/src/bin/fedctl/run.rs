@@ -7,8 +7,10 @@ use fedpaint_proto::budget::Budget;
 use fedpaint_proto::limits::PLAN_BYTES_MAX;
 use fedpaint_proto::names::RunName;
 use fedpaint_proto::plan::{PlanSignature, RunPlan};
+use fedpaint_proto::v1::admin_service_client::AdminServiceClient;
 use fedpaint_proto::weights::ModelFile;
 use fedpaint_proto::{transfer, v1};
+use tonic::transport::Channel;
 
 use crate::cli::{Connection, RunVerb};
 use crate::connect::{Session, ask, connect};
@@ -51,14 +53,13 @@ pub(crate) async fn run(
             return output.show(&RunNow { run, round: round.map(Round::from) });
         }
         RunVerb::Pause { name } => {
-            let reply = admin.pause_run(ask(v1::PauseRunRequest { name: name.into() })).await;
+            let round = newest(admin, &name).await?;
+            let request = v1::PauseRunRequest { name: name.into(), round };
+            let reply = admin.pause_run(ask(request)).await;
             reply.map_err(|s| of_status(&s))?.into_inner().run
         }
         RunVerb::Resume { name } => {
-            // What is seen is what is resumed, however late the call arrives.
-            let reply = admin.get_run(ask(v1::GetRunRequest { name: name.to_string() })).await;
-            let round = reply.map_err(|s| of_status(&s))?.into_inner().round;
-            let round = round.and_then(|round| round.r#ref);
+            let round = newest(admin, &name).await?;
             let request = v1::ResumeRunRequest { name: name.into(), round };
             let reply = admin.resume_run(ask(request)).await;
             reply.map_err(|s| of_status(&s))?.into_inner().run
@@ -74,6 +75,16 @@ pub(crate) async fn run(
         }
     };
     output.show(&Run::from(run.context("the coordinator answered without a run")?))
+}
+
+/// The newest round of a run. A call that names it pauses or resumes what was seen, however late it arrives.
+async fn newest(
+    admin: &mut AdminServiceClient<Channel>,
+    run: &RunName,
+) -> anyhow::Result<Option<v1::RoundRef>> {
+    let reply = admin.get_run(ask(v1::GetRunRequest { name: run.to_string() })).await;
+    let round = reply.map_err(|s| of_status(&s))?.into_inner().round;
+    Ok(round.and_then(|round| round.r#ref))
 }
 
 /// Uploads the model, unless it is there, and starts the run.

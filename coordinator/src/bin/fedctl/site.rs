@@ -1,10 +1,15 @@
 //! `fedctl site`: who may train.
+//!
+//! Each call says what it saw before of the site that it changes, so that one which comes late undoes nothing that
+//! was done since.
 
 use anyhow::Context;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use fedpaint_proto::enrolment::{Pin, SECRET_BYTES, Token};
 use fedpaint_proto::names::SiteName;
 use fedpaint_proto::v1;
+use fedpaint_proto::v1::admin_service_client::AdminServiceClient;
+use tonic::transport::Channel;
 
 use crate::cli::{Connection, SiteVerb};
 use crate::connect::{Session, ask, connect};
@@ -34,31 +39,52 @@ pub(crate) async fn run(
             output.show(&invite(&mut session, name, auto_approve).await?)
         }
         SiteVerb::Approve { name, words } => {
-            let request = v1::ApproveSiteRequest { name: name.into(), words };
+            let seen = Some(see(admin, &name).await?.invite());
+            let request = v1::ApproveSiteRequest { name: name.into(), words, seen };
             let reply = admin.approve_site(ask(request)).await.map_err(|s| of_status(&s))?;
             output.show(&Invite::from(reply.into_inner().invite.context(no_site)?))
         }
         SiteVerb::Reject { name } => {
-            let request = v1::RejectSiteRequest { name: name.to_string() };
+            let seen = Some(see(admin, &name).await?.invite());
+            let request = v1::RejectSiteRequest { name: name.to_string(), seen };
             admin.reject_site(ask(request)).await.map_err(|s| of_status(&s))?;
             output.show(&Rejected { site: name.into() })
         }
         SiteVerb::Enroll { name } => {
-            // Who was revoked is let in again as it is seen now, however late the call arrives.
-            let reply = admin.list_sites(ask(v1::ListSitesRequest {})).await;
-            let sites = reply.map_err(|s| of_status(&s))?.into_inner().sites;
-            let seen = sites.into_iter().find(|site| site.name == name.as_str());
-            let revoked_at = seen.and_then(|site| site.revoked_at);
+            let revoked_at = see(admin, &name).await?.site.and_then(|site| site.revoked_at);
             let request = v1::EnrollSiteRequest { name: name.into(), revoked_at };
             let reply = admin.enroll_site(ask(request)).await.map_err(|s| of_status(&s))?;
             output.show(&Site::from(reply.into_inner().site.context(no_site)?))
         }
         SiteVerb::Revoke { name } => {
-            let request = v1::RevokeSiteRequest { name: name.into() };
+            let site = see(admin, &name).await?.site;
+            let seen = Some(v1::Seen { at: site.and_then(|site| site.enrolled_at) });
+            let request = v1::RevokeSiteRequest { name: name.into(), seen };
             let reply = admin.revoke_site(ask(request)).await.map_err(|s| of_status(&s))?;
             output.show(&Site::from(reply.into_inner().site.context(no_site)?))
         }
     }
+}
+
+/// What the coordinator tells of a site before it is changed.
+struct Sight {
+    site: Option<v1::Site>,
+    invite: Option<v1::Invite>,
+}
+
+impl Sight {
+    /// The invitation, by its end.
+    fn invite(&self) -> v1::Seen {
+        v1::Seen { at: self.invite.as_ref().and_then(|invite| invite.expires_at) }
+    }
+}
+
+async fn see(admin: &mut AdminServiceClient<Channel>, name: &SiteName) -> anyhow::Result<Sight> {
+    let reply = admin.list_sites(ask(v1::ListSitesRequest {})).await;
+    let v1::ListSitesResponse { sites, invites } = reply.map_err(|s| of_status(&s))?.into_inner();
+    let site = sites.into_iter().find(|site| site.name == name.as_str());
+    let invite = invites.into_iter().find(|invite| invite.site == name.as_str());
+    Ok(Sight { site, invite })
 }
 
 /// Makes the token here, so that its secret is nowhere but in it.
@@ -70,11 +96,13 @@ async fn invite(
     let mut secret = [0; SECRET_BYTES];
     let filled = SystemRandom::new().fill(&mut secret);
     filled.ok().context("the system gives no random numbers")?;
+    let seen = Some(see(&mut session.admin, &site).await?.invite());
     let mut token = Token { site, root: Pin([0; 32]), secret };
     let request = v1::InviteSiteRequest {
         name: token.site.to_string(),
         secret_digest: token.secret_digest().as_bytes().to_vec(),
         auto_approve,
+        seen,
     };
     let reply = session.admin.invite_site(ask(request)).await.map_err(|s| of_status(&s))?;
     let v1::InviteSiteResponse { invite, root_pin } = reply.into_inner();

@@ -39,16 +39,16 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
         }
         Request::Refused(site, round, detail) => Ok(core.refused(&site, &round, detail, now)),
         Request::Enroll(actor, site, revoked) => core.enroll(actor, site, revoked, now),
-        Request::Revoke(actor, site) => core.revoke(actor, site, now),
-        Request::Invite(actor, site, secret, auto_approve) => {
-            core.invite(actor, site, secret, auto_approve, now)
-        }
-        Request::Approve(actor, site, words) => core.approve(actor, site, &words, now),
-        Request::Reject(actor, site) => core.reject(actor, site, now),
+        Request::Revoke(actor, site, seen) => core.revoke(actor, site, seen, now),
+        Request::Invite(actor, site, token, seen) => core.invite(actor, site, token, seen, now),
+        Request::Approve(actor, site, words, seen) => core.approve(actor, site, &words, seen, now),
+        Request::Reject(actor, site, seen) => core.reject(actor, site, seen, now),
         Request::Join(asking) => core.join(asking, now),
         Request::Renew(renewal) => core.renew(renewal, now),
-        Request::SetOperator(actor, name, roles) => core.set_operator(actor, name, roles, now),
-        Request::ApproveProposal(actor, id) => core.approve_proposal(actor, id, now),
+        Request::SetOperator(actor, name, roles, seen) => {
+            core.set_operator(actor, name, roles, seen, now)
+        }
+        Request::ApproveProposal(actor, id, seen) => core.approve_proposal(actor, id, seen, now),
         Request::Export(actor, model, offset) => core.export(actor, model, offset, now),
         Request::Create(actor, name, plan, initial) => {
             core.create(actor, name, *plan, initial, now)
@@ -162,11 +162,17 @@ impl Core {
         {
             return Err(Error::SiteUnknown(site.clone()));
         }
+        if let Command::Pause(Some(seen)) = &command
+            && self.state.run(&name)?.resumed_since(seen)
+        {
+            return Err(Error::Stale(format!("run {name}")));
+        }
         let mut next = State::clone(&self.state);
         let outcome = next.change_run(&name, |run| match command {
-            Command::Pause => run.pause(now),
+            Command::Pause(_) => run.pause(now),
             Command::Resume(Some(seen)) if seen != *run.round().id() => Ok(()),
-            Command::Resume(_) => run.resume(),
+            // With its next round, so that whoever sees that it goes on sees from where on.
+            Command::Resume(_) => run.resume().map(|()| run.open_round(now)),
             Command::Stop => run.stop(now),
             Command::Readmit(site) => run.readmit(site, now),
         })?;

@@ -8,6 +8,7 @@ use fedpaint_proto::names::{Digest, OperatorName, RunName, SiteName};
 use jiff::Timestamp;
 
 use super::apply::{SITES_MAX, by_operator};
+use super::request::Sight;
 use super::state::State;
 use super::{COORDINATOR, Core, Step};
 use crate::audit::Entry;
@@ -84,17 +85,22 @@ impl Core {
         &self,
         actor: OperatorName,
         name: SiteName,
+        seen: Sight,
         now: Timestamp,
     ) -> Result<Step, Error> {
         let site = self.state.site(&name).ok_or_else(|| Error::SiteUnknown(name.clone()))?;
         if site.revoked_at.is_some() {
             return Ok(self.nothing());
         }
+        // It was let in again since: whoever did knew better than a call that comes late.
+        if !seen.is_of(Some(site.enrolled_at)) {
+            return Err(Error::Stale(format!("site {name}")));
+        }
         let mut next = State::clone(&self.state);
         next.put_site(SiteRow { revoked_at: Some(now), ..site.clone() });
         let roster = next.roster_mut(now);
         roster.revoke_keys(&Role::Site(name.clone()), now);
-        roster.invites.remove(&name);
+        roster.end_invite(&name);
         let runs: Vec<RunName> = self.state.runs().map(|run| run.name().clone()).collect();
         for run in &runs {
             // A round that the site is not in, or that is past reporting, stays as it is.
@@ -108,14 +114,19 @@ impl Core {
         &self,
         actor: OperatorName,
         name: SiteName,
-        secret: Digest,
-        auto_approve: bool,
+        (secret, auto_approve): (Digest, bool),
+        seen: Sight,
         now: Timestamp,
     ) -> Result<Step, Error> {
         let held = self.state.roster().invites.get(&name);
         if held.is_some_and(|held| held.secret == secret && held.auto_approve == auto_approve) {
             return Ok(self.nothing());
         }
+        // A token that was ended is not good again, whatever its call saw.
+        if self.state.roster().ended.contains_key(&secret) {
+            return Err(invitation_is_stale(&name));
+        }
+        self.saw_invite(&name, seen, now)?;
         self.room_for(&name)?;
         // Otherwise two persons approve whoever comes with the token.
         if auto_approve
@@ -143,7 +154,7 @@ impl Core {
             auto_approve,
             candidate: None,
         };
-        roster.invites.insert(name, invite);
+        roster.put_invite(name, invite);
         Ok(self.step(next, &by_operator(actor), now, vec![entry]))
     }
 
@@ -152,11 +163,15 @@ impl Core {
         actor: OperatorName,
         name: SiteName,
         words: &str,
+        seen: Sight,
         now: Timestamp,
     ) -> Result<Step, Error> {
         let unknown = || Error::InviteUnknown(name.clone());
         let mut next = State::clone(&self.state);
         let invite = next.roster_mut(now).invites.get_mut(&name).ok_or_else(unknown)?;
+        if !seen.is_of(Some(invite.expires_at)) {
+            return Err(invitation_is_stale(&name));
+        }
         let candidate = invite.candidate.as_mut().ok_or_else(|| Error::NobodyAsks(name.clone()))?;
         if candidate.keys().words(&name) != words {
             return Err(Error::WrongWords(name));
@@ -172,12 +187,17 @@ impl Core {
         &self,
         actor: OperatorName,
         name: SiteName,
+        seen: Sight,
         now: Timestamp,
     ) -> Result<Step, Error> {
         let mut next = State::clone(&self.state);
-        if next.roster_mut(now).invites.remove(&name).is_none() {
-            return Ok(self.nothing());
+        let roster = next.roster_mut(now);
+        let ends = roster.invites.get(&name).map(|held| held.expires_at);
+        let Some(ends) = ends.filter(|ends| *ends > now) else { return Ok(self.nothing()) };
+        if !seen.is_of(Some(ends)) {
+            return Err(invitation_is_stale(&name));
         }
+        roster.end_invite(&name);
         let entry = Entry::new("invitation_ended", format!("site {name}"));
         Ok(self.step(next, &by_operator(actor), now, vec![entry]))
     }
@@ -188,8 +208,13 @@ impl Core {
         let name = asking.site.clone();
         let held = self.state.roster().invites.get(&name).cloned();
         let Some(mut invite) = held else { return Ok(self.stranger(&name, now)) };
-        if invite.expires_at <= now {
+        if invite.is_over(now) {
             return Ok(self.join_refused(name, None, JoinRefusal::Expired, now));
+        }
+        // A call by a token from before is no guess at this one.
+        let ended = self.state.roster().ended.contains_key(&asking.secret);
+        if ended && invite.secret != asking.secret {
+            return Ok(self.stranger(&name, now));
         }
         let wrong = match &invite.candidate {
             _ if invite.secret != asking.secret => Some(JoinRefusal::WrongSecret),
@@ -258,16 +283,16 @@ impl Core {
     ) -> Step {
         let mut entries = vec![Entry::new("join_refused", format!("site {name}: {refusal}"))];
         let mut next = State::clone(&self.state);
-        let invites = &mut next.roster_mut(now).invites;
+        let roster = next.roster_mut(now);
         match left {
-            Some(invite) => drop(invites.insert(name, invite)),
+            Some(invite) => roster.put_invite(name, invite),
             None => {
                 // That one has expired is told with what is forgotten.
                 if refusal != JoinRefusal::Expired {
                     let detail = format!("site {name}: its token is of no use any more");
                     entries.push(Entry::new("invitation_ended", detail));
                 }
-                invites.remove(&name);
+                roster.end_invite(&name);
             }
         }
         let step = self.step(next, COORDINATOR, now, entries);
@@ -313,11 +338,15 @@ impl Core {
         actor: OperatorName,
         name: OperatorName,
         roles: Roles,
+        seen: Sight,
         now: Timestamp,
     ) -> Result<Step, Error> {
         let held = self.state.roster().operators.get(&name);
         if held.is_some_and(|held| held.roles == roles) {
             return Ok(self.nothing());
+        }
+        if !seen.is_of(held.map(|held| held.since)) {
+            return Err(Error::Stale(format!("what operator {name} may do")));
         }
         let mut next = State::clone(&self.state);
         let roster = next.roster_mut(now);
@@ -337,6 +366,13 @@ impl Core {
         Ok(self.step(next, &by_operator(actor), now, vec![entry]))
     }
 
+    /// Whether the invitation that is open for a site, if one is, is the one that was seen.
+    fn saw_invite(&self, name: &SiteName, seen: Sight, now: Timestamp) -> Result<(), Error> {
+        let held = self.state.roster().invites.get(name);
+        let open = held.map(|held| held.expires_at).filter(|ends| *ends > now);
+        if seen.is_of(open) { Ok(()) } else { Err(invitation_is_stale(name)) }
+    }
+
     /// Whether there may be one site more, unless there is this one already.
     fn room_for(&self, name: &SiteName) -> Result<(), Error> {
         match self.state.site(name).is_none() && self.state.site_count() >= SITES_MAX {
@@ -344,6 +380,10 @@ impl Core {
             false => Ok(()),
         }
     }
+}
+
+fn invitation_is_stale(name: &SiteName) -> Error {
+    Error::Stale(format!("the invitation of site {name}"))
 }
 
 /// When a certificate ends that lasts for `life`; in whole seconds, as certificates have it.

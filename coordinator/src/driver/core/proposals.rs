@@ -1,13 +1,14 @@
 //! What takes two persons: it is noted when the first asks for it, and done when that one asks again after
 //! a second has approved. And who took a model out, whether that takes two or not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fedpaint_proto::names::{Blob, Digest, OperatorName, RunName};
 use fedpaint_proto::plan::RunPlan;
 use jiff::Timestamp;
 
 use super::apply::by_operator;
+use super::request::Sight;
 use super::state::State;
 use super::{Core, Step};
 use crate::audit::Entry;
@@ -53,7 +54,8 @@ impl Core {
         now: Timestamp,
     ) -> Result<Option<Step>, Error> {
         let id = Digest::of(what.as_bytes());
-        let held = self.state.roster().proposals.get(&id).filter(|held| !held.is_over(now));
+        let held = self.state.roster().proposals.get(&id);
+        let held = held.filter(|held| !held.is_over(now) && held.spent_at.is_none());
         if held.is_some_and(|held| held.approved_by.is_some()) {
             return Ok(None);
         }
@@ -63,20 +65,24 @@ impl Core {
         }
         let mut next = State::clone(&self.state);
         let proposals = &mut next.roster_mut(now).proposals;
-        if proposals.len() >= PROPOSALS_MAX {
+        proposals.remove(&id);
+        if !make_room(proposals) {
             return Err(Error::TooMany { what: "proposals", max: PROPOSALS_MAX });
         }
         let entry = Entry::new("second_person_needed", what.clone());
-        let asked_by = actor.clone();
-        proposals.insert(id, Proposal { what, asked_by, asked_at: now, approved_by: None });
+        let (asked_by, approved_by, spent_at) = (actor.clone(), None, None);
+        proposals.insert(id, Proposal { what, asked_by, asked_at: now, approved_by, spent_at });
         let step = self.step(next, &by_operator(actor.clone()), now, vec![entry]);
         Ok(Some(Step { refused, ..step }))
     }
 
-    /// Takes the agreement off that was acted on: for the same once more, two persons are asked again.
+    /// Notes that an agreement was acted on: for the same once more, two persons are asked again.
     pub(super) fn spend(&self, next: &mut State, what: &str, now: Timestamp) {
-        if self.rules.enrolling {
-            next.roster_mut(now).proposals.remove(&Digest::of(what.as_bytes()));
+        let id = Digest::of(what.as_bytes());
+        if self.rules.enrolling
+            && let Some(held) = next.roster_mut(now).proposals.get_mut(&id)
+        {
+            held.spent_at.get_or_insert(now);
         }
     }
 
@@ -84,6 +90,7 @@ impl Core {
         &self,
         actor: OperatorName,
         id: Digest,
+        seen: Sight,
         now: Timestamp,
     ) -> Result<Step, Error> {
         let mut next = State::clone(&self.state);
@@ -94,6 +101,10 @@ impl Core {
         }
         if held.approved_by.is_some() {
             return Ok(self.nothing());
+        }
+        // The same was asked for again since, and what was agreed with is spent.
+        if !seen.is_of(Some(held.asked_at)) {
+            return Err(Error::Stale(format!("proposal {}", id.short())));
         }
         held.approved_by = Some(actor.clone());
         let entry = Entry::new("second_person_agreed", held.what.clone());
@@ -127,6 +138,16 @@ impl Core {
     }
 }
 
+/// Whether there is room for one proposal more. Those that were acted on make room for those that wait.
+fn make_room(proposals: &mut BTreeMap<Digest, Proposal>) -> bool {
+    if proposals.len() < PROPOSALS_MAX {
+        return true;
+    }
+    let spent = proposals.iter().filter_map(|(id, held)| Some((held.spent_at?, *id)));
+    let Some((_, oldest)) = spent.min() else { return false };
+    proposals.remove(&oldest).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -156,6 +177,11 @@ mod tests {
         refused.map_or(Ok(()), Err)
     }
 
+    /// Bob agrees.
+    fn approve(id: Digest) -> Request {
+        Request::ApproveProposal(named("bob"), id, Sight::Unsaid)
+    }
+
     /// By which another one approves.
     fn asked(core: &mut Core, request: Request, now: Timestamp) -> Digest {
         match apply(core, request, now) {
@@ -174,7 +200,7 @@ mod tests {
         let id = asked(&mut core, create(1), START);
         assert_eq!(asked(&mut core, create(1), START), id, "asked again, noted once");
         assert!(core.state().runs().next().is_none());
-        let approve = |name, id| Request::ApproveProposal(named(name), id);
+        let approve = |name, id| Request::ApproveProposal(named(name), id, Sight::Unsaid);
         let own = apply(&mut core, approve("ada", id), START).unwrap_err();
         assert!(matches!(own, Error::SamePerson));
         let unknown = apply(&mut core, approve("bob", Digest::of(b"x")), START).unwrap_err();
@@ -199,31 +225,69 @@ mod tests {
         let enroll = || Request::Enroll(named("ada"), "mayo".parse().unwrap(), None);
         let id = asked(&mut core, enroll(), START);
         assert!(core.state().site(&"mayo".parse().unwrap()).is_none());
-        apply(&mut core, Request::ApproveProposal(named("bob"), id), START).unwrap();
+        apply(&mut core, approve(id), START).unwrap();
         apply(&mut core, enroll(), START).unwrap();
         assert!(core.state().site(&"mayo".parse().unwrap()).is_some());
         apply(&mut core, enroll(), START).unwrap();
         // Nor back in, by an agreement from before it was shut out.
         let later = START.checked_add(Duration::from_secs(60)).unwrap();
-        let revoke = Request::Revoke(named("ada"), "mayo".parse().unwrap());
+        let revoke = Request::Revoke(named("ada"), "mayo".parse().unwrap(), Sight::Unsaid);
         apply(&mut core, revoke, later).unwrap();
         let again = Request::Enroll(named("ada"), "mayo".parse().unwrap(), Some(later));
         assert_eq!(asked(&mut core, again, later), id);
 
         let invite = |auto_approve| {
             let (site, secret) = ("kyoto".parse().unwrap(), Digest::of(b"secret"));
-            Request::Invite(named("ada"), site, secret, auto_approve)
+            Request::Invite(named("ada"), site, (secret, auto_approve), Sight::Unsaid)
         };
         let id = asked(&mut core, invite(true), START);
         assert!(core.state().roster().invites.is_empty());
         apply(&mut core, invite(false), START).unwrap();
         assert_eq!(core.state().roster().invites.len(), 1);
-        apply(&mut core, Request::ApproveProposal(named("bob"), id), START).unwrap();
+        apply(&mut core, approve(id), START).unwrap();
         apply(&mut core, invite(true), START).unwrap();
         apply(&mut core, invite(true), START).unwrap();
         let (site, secret) = ("kyoto".parse().unwrap(), Digest::of(b"another secret"));
-        let more = Request::Invite(named("ada"), site, secret, true);
+        let more = Request::Invite(named("ada"), site, (secret, true), Sight::Unsaid);
         assert_eq!(asked(&mut core, more, START), id, "one agreement, one invitation");
+    }
+
+    #[test]
+    fn an_approval_that_is_repeated_after_it_was_acted_on_is_one_and_agrees_with_nothing_since() {
+        let mut core = core();
+        let mayo = || "mayo".parse().unwrap();
+        let enroll = |revoked| Request::Enroll(named("ada"), mayo(), revoked);
+        let agree = |id, seen| Request::ApproveProposal(named("bob"), id, Sight::Of(seen));
+        let id = asked(&mut core, enroll(None), START);
+        apply(&mut core, agree(id, START), START).unwrap();
+        apply(&mut core, enroll(None), START).unwrap();
+        let before = core.log().tree.size();
+        apply(&mut core, agree(id, START), START).unwrap();
+        assert_eq!(core.log().tree.size(), before, "nothing has happened");
+        let later = START.checked_add(Duration::from_secs(60)).unwrap();
+        apply(&mut core, Request::Revoke(named("ada"), mayo(), Sight::Unsaid), later).unwrap();
+        assert_eq!(asked(&mut core, enroll(Some(later)), later), id);
+        let late = apply(&mut core, agree(id, START), later).unwrap_err();
+        assert_eq!(late.reason(), Reason::Stale);
+        assert_eq!(asked(&mut core, enroll(Some(later)), later), id, "nobody has agreed");
+        apply(&mut core, agree(id, later), later).unwrap();
+        apply(&mut core, enroll(Some(later)), later).unwrap();
+    }
+
+    #[test]
+    fn what_was_acted_on_makes_room_for_what_waits() {
+        let mut core = core();
+        let enroll = |n| Request::Enroll(named("ada"), format!("site-{n}").parse().unwrap(), None);
+        let first = asked(&mut core, enroll(0), START);
+        for n in 1..PROPOSALS_MAX {
+            asked(&mut core, enroll(n), START);
+        }
+        let full = apply(&mut core, enroll(PROPOSALS_MAX), START).unwrap_err();
+        assert!(matches!(full, Error::TooMany { .. }), "{full}");
+        apply(&mut core, approve(first), START).unwrap();
+        apply(&mut core, enroll(0), START).unwrap();
+        asked(&mut core, enroll(PROPOSALS_MAX), START);
+        assert!(!core.state().roster().proposals.contains_key(&first));
     }
 
     #[test]
@@ -231,7 +295,7 @@ mod tests {
         let mut core = core();
         let export = |text: &str| Request::Export(named("ada"), blob(text).digest, 0);
         let id = asked(&mut core, export("model"), START);
-        apply(&mut core, Request::ApproveProposal(named("bob"), id), START).unwrap();
+        apply(&mut core, approve(id), START).unwrap();
         for _ in 0..2 {
             apply(&mut core, export("model"), START).unwrap();
         }
@@ -250,7 +314,7 @@ mod tests {
             let export = |name, offset| Request::Export(named(name), model, offset);
             if rules.exporting {
                 let id = asked(&mut core, export("ada", 0), START);
-                apply(&mut core, Request::ApproveProposal(named("bob"), id), START).unwrap();
+                apply(&mut core, approve(id), START).unwrap();
             }
             // Who skips the beginning, as bob does, has not resumed anything.
             for (name, offset, told) in

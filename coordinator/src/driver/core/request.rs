@@ -28,23 +28,23 @@ pub enum Request {
     Refused(SiteName, RoundId, String),
     /// An operator lets a site in; one that was revoked, if it was at the time that is named.
     Enroll(OperatorName, SiteName, Option<Timestamp>),
-    /// An operator shuts a site out.
-    Revoke(OperatorName, SiteName),
+    /// An operator shuts a site out that was let in when it saw.
+    Revoke(OperatorName, SiteName, Sight),
     /// An operator invites a site to join: the digest of the token's secret, and whether nobody has to
-    /// approve.
-    Invite(OperatorName, SiteName, Digest, bool),
-    /// An operator approves who asks to join, by the words of its keys.
-    Approve(OperatorName, SiteName, String),
-    /// An operator ends an invitation.
-    Reject(OperatorName, SiteName),
+    /// approve. The invitation that it saw is replaced.
+    Invite(OperatorName, SiteName, (Digest, bool), Sight),
+    /// An operator approves who asks to join by the invitation that it saw, by the words of its keys.
+    Approve(OperatorName, SiteName, String, Sight),
+    /// An operator ends the invitation that it saw.
+    Reject(OperatorName, SiteName, Sight),
     /// Whoever holds a token asks to join.
     Join(Asking),
     /// A member asks for a certificate for its next key.
     Renew(Renewal),
-    /// An operator says what an operator may do.
-    SetOperator(OperatorName, OperatorName, Roles),
-    /// An operator agrees with what another one has asked for.
-    ApproveProposal(OperatorName, Digest),
+    /// An operator says what an operator may do, who may do since then what it may.
+    SetOperator(OperatorName, OperatorName, Roles, Sight),
+    /// An operator agrees with what another one has asked for then.
+    ApproveProposal(OperatorName, Digest, Sight),
     /// An operator would take a model out, its bytes from this one on.
     Export(OperatorName, Digest, u64),
     /// An operator creates a run from a model that is here and was checked.
@@ -62,6 +62,29 @@ pub enum Request {
     NoAverage(RoundId, String),
     /// These blobs are about to be deleted: for the audit log only.
     Sweep(Sweep),
+}
+
+/// What an operator saw of what a call is to change. A call that comes late does not find it any more, and
+/// undoes nothing that was done since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// It does not say, as an older `fedctl`: whatever is there is changed.
+    Unsaid,
+    /// There was none.
+    None,
+    /// One that is as it is since then, or lasts until then.
+    Of(Timestamp),
+}
+
+impl Sight {
+    /// Whether what is there now is what was seen.
+    pub fn is_of(self, held: Option<Timestamp>) -> bool {
+        match self {
+            Sight::Unsaid => true,
+            Sight::None => held.is_none(),
+            Sight::Of(seen) => held == Some(seen),
+        }
+    }
 }
 
 /// "This is what I am doing."
@@ -130,8 +153,9 @@ pub struct Answer {
 /// What an operator does to a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Give the round in hand up and begin nothing new.
-    Pause,
+    /// Give the round in hand up and begin nothing new; where a round is named, only if the run was not
+    /// resumed since it was the newest.
+    Pause(Option<RoundId>),
     /// Go on after a pause; where a round is named, only if the run has had none since.
     Resume(Option<RoundId>),
     /// End the run early and for good.

@@ -115,7 +115,7 @@ fn nothing_of_a_site_that_was_revoked_is_sealed_though_an_abandoned_round_had_se
         assert_eq!(shell.folded(), ["mayo"]);
 
         if revoked {
-            shell.ask(Request::Revoke(ada(), site("mayo")));
+            shell.ask(Request::Revoke(ada(), site("mayo"), Sight::Unsaid));
             assert_eq!(shell.folded(), ["mayo"], "what is being averaged stays as it is");
         }
         shell.ask(Request::Verdict(ada(), shell.id(), Verdict::Abandon("again".to_owned())));
@@ -130,7 +130,7 @@ fn a_site_that_is_revoked_while_it_trains_late_is_awaited_no_more() {
     let mut shell = Shell::new(&["aachen", "mayo"]);
     shell.seal(&["aachen", "mayo"]);
     let first = shell.id();
-    shell.ask(Request::Revoke(ada(), site("mayo")));
+    shell.ask(Request::Revoke(ada(), site("mayo"), Sight::Unsaid));
     let straggler = shell.run().straggler(&first, &site("mayo")).unwrap();
     assert_eq!(straggler.late, Late::Dropped { update: None, why: Drop::Revoked });
 }
@@ -208,7 +208,7 @@ fn rules_that_come_and_go_are_told_once_for_each_round() {
 #[test]
 fn a_finished_run_names_whose_updates_were_left_out_and_who_was_in_no_round() {
     let mut shell = Shell::new(&["aachen", "kyoto", "oslo", "paris"]);
-    shell.ask(Request::Revoke(ada(), site("paris")));
+    shell.ask(Request::Revoke(ada(), site("paris"), Sight::Unsaid));
     for number in 1..=4 {
         for name in ["aachen", "kyoto"] {
             shell.ask(beat(name, Activity::Joining(shell.id()), Vec::new()));

@@ -5,7 +5,7 @@ use fedpaint_proto::names::Digest;
 
 use super::*;
 use crate::driver::{Asking, JoinRefusal, Joining, Renewal, Standing};
-use crate::roster::{KEYS_PER_HOLDER_MAX, OperatorRole, Roles};
+use crate::roster::{INVITE_LASTS, INVITE_TRIES, KEYS_PER_HOLDER_MAX, OperatorRole, Roles};
 
 /// How long a certificate lasts.
 const LIFE: Duration = Duration::from_secs(3_600);
@@ -37,7 +37,8 @@ fn joined() -> Role {
 impl Coordinator {
     async fn invite(&self, shown: &str, auto_approve: bool) {
         let (ada, site) = (ada(), site("new"));
-        let invited = self.handle.invite_site(&ada, &site, secret(shown), auto_approve);
+        let token = (secret(shown), auto_approve);
+        let invited = self.handle.invite_site(&ada, &site, token, Sight::Unsaid);
         invited.await.unwrap();
     }
 
@@ -76,16 +77,19 @@ impl Coordinator {
 async fn a_site_is_let_in_by_its_token_once_an_operator_has_approved_the_words_of_its_keys() {
     let coordinator = Coordinator::start(1).await;
     coordinator.invite("s", false).await;
-    let nobody = coordinator.handle.approve_site(&ada(), &site("new"), String::new()).await;
+    let approve = async |handle: &Handle, words: &str| {
+        handle.approve_site(&ada(), &site("new"), words.to_owned(), Sight::Unsaid).await
+    };
+    let nobody = approve(&coordinator.handle, "").await;
     assert_eq!(nobody.unwrap_err().reason(), Reason::InviteUnknown);
     assert_eq!(coordinator.asks("s", "k").await.unwrap(), Joining::Waiting);
     // What waits is there after a restart, and so is the approval.
     let coordinator = coordinator.restart().await;
     assert_eq!(coordinator.asks("s", "k").await.unwrap(), Joining::Waiting);
-    let other = coordinator.handle.approve_site(&ada(), &site("new"), "lusab-babad".into()).await;
+    let other = approve(&coordinator.handle, "lusab-babad").await;
     assert_eq!(other.unwrap_err().reason(), Reason::WrongWords);
     let words = coordinator.words();
-    coordinator.handle.approve_site(&ada(), &site("new"), words).await.unwrap();
+    approve(&coordinator.handle, &words).await.unwrap();
     let coordinator = coordinator.restart().await;
     let until = START.checked_add(LIFE).unwrap();
     assert_eq!(coordinator.asks("s", "k").await.unwrap(), Joining::Admitted(until));
@@ -128,7 +132,7 @@ async fn a_shown_certificate_counts_before_an_issued_one_until_its_site_is_shut_
     assert_eq!(coordinator.end_of("new"), Some(issued()));
     assert_eq!(coordinator.shows("new", shown).await, Some(shown));
     coordinator.clock.advance(Duration::from_secs(1));
-    coordinator.handle.revoke_site(&ada(), &site("new")).await.unwrap();
+    coordinator.handle.revoke_site(&ada(), &site("new"), Sight::Unsaid).await.unwrap();
     assert_eq!(coordinator.end_of("new"), None, "it uses none any more");
     coordinator.invite("once more", true).await;
     coordinator.asks("once more", "fresh").await.unwrap();
@@ -163,6 +167,40 @@ async fn a_token_is_burnt_by_five_wrong_secrets_or_other_keys_and_ends_after_a_d
 }
 
 #[tokio::test]
+async fn a_site_that_was_let_in_hears_so_again_for_an_hour_after_its_invitation_has_ended() {
+    let second = Duration::from_secs(1);
+    let coordinator = Coordinator::start(1).await;
+    coordinator.invite("s", true).await;
+    coordinator.clock.advance(INVITE_LASTS - second);
+    let admitted = coordinator.asks("s", "k").await.unwrap();
+    assert!(matches!(admitted, Joining::Admitted(_)));
+    coordinator.clock.advance(2 * second);
+    // Whatever changes the roster forgets what has ended.
+    let token = (secret("other"), false);
+    let other = coordinator.handle.invite_site(&ada(), &site("other"), token, Sight::Unsaid);
+    other.await.unwrap();
+    let coordinator = coordinator.restart().await;
+    assert_eq!(coordinator.asks("s", "k").await.unwrap(), admitted);
+    assert_eq!(coordinator.refusal("s", "thief").await, JoinRefusal::Used);
+    coordinator.clock.advance(3_600 * second);
+    assert_eq!(coordinator.refusal("s", "k").await, JoinRefusal::Expired);
+}
+
+#[tokio::test]
+async fn a_call_by_a_token_that_was_ended_is_no_guess_at_the_next_one() {
+    let coordinator = Coordinator::start(1).await;
+    coordinator.invite("old", false).await;
+    assert_eq!(coordinator.asks("old", "k").await.unwrap(), Joining::Waiting);
+    coordinator.invite("next", false).await;
+    let coordinator = coordinator.restart().await;
+    for _ in 0..INVITE_TRIES {
+        assert_eq!(coordinator.refusal("old", "k").await, JoinRefusal::NotInvited);
+    }
+    assert_eq!(coordinator.refusal("guess", "k").await, JoinRefusal::WrongSecret);
+    assert_eq!(coordinator.asks("next", "fresh").await.unwrap(), Joining::Waiting);
+}
+
+#[tokio::test]
 async fn a_key_is_renewed_for_a_fresh_one_and_none_holds_once_its_site_is_revoked() {
     let coordinator = Coordinator::start(1).await;
     coordinator.invite("s", true).await;
@@ -179,7 +217,7 @@ async fn a_key_is_renewed_for_a_fresh_one_and_none_holds_once_its_site_is_revoke
     for keys in ["k", "k2"] {
         assert_eq!(coordinator.handle.admits(&joined(), &key(keys)).unwrap(), Standing::Site);
     }
-    coordinator.handle.revoke_site(&ada(), &site("new")).await.unwrap();
+    coordinator.handle.revoke_site(&ada(), &site("new"), Sight::Unsaid).await.unwrap();
     coordinator.invite("once more", true).await;
     let known = coordinator.asks("once more", "k2").await.unwrap_err();
     assert_eq!(known.reason(), Reason::KeyKnown);
@@ -215,7 +253,10 @@ async fn operators_may_do_what_they_are_listed_for_and_one_stays_an_admin() {
     let (handle, bob) = (&coordinator.handle, "bob".parse::<OperatorName>().unwrap());
     let set = |name: &OperatorName, roles: &str| {
         let (name, roles) = (name.clone(), roles.parse::<Roles>().unwrap());
-        async move { handle.set_operator(&ada(), &name, roles).await.map(|row| row.roles) }
+        async move {
+            let set = handle.set_operator(&ada(), &name, roles, Sight::Unsaid).await;
+            set.map(|row| row.roles)
+        }
     };
     assert_eq!(set(&bob, "viewer").await.unwrap_err().reason(), Reason::NoAdmin);
     set(&ada(), "admin").await.unwrap();
@@ -228,7 +269,8 @@ async fn operators_may_do_what_they_are_listed_for_and_one_stays_an_admin() {
     };
     assert_eq!(admits("ada").unwrap(), Standing::Operator(OperatorRole::Admin.into()));
     assert_eq!(admits("eve").unwrap_err().reason(), Reason::NotPermitted);
-    let gone = coordinator.handle.set_operator(&ada(), &bob, Roles::default()).await.unwrap();
+    let gone = coordinator.handle.set_operator(&ada(), &bob, Roles::default(), Sight::Unsaid);
+    let gone = gone.await.unwrap();
     assert!(gone.roles.0.is_empty());
     assert!(coordinator.handle.shuts_out(&Role::Operator(bob), &key("bob")));
 }

@@ -141,8 +141,8 @@ async fn an_update_that_is_taken_earns_the_same_receipt_however_often_it_is_aske
     let (coordinator, pki) = signing(1).await;
     coordinator.join(&["aachen", "kyoto", "mayo"]).await;
     let good = coordinator.signed(&pki, round(1, 1), "mayo", ("mayo", 8));
-    let mut receipts = Vec::new();
-    for _ in 0..2 {
+    let (mut receipts, mut heads) = (Vec::new(), Vec::new());
+    for other in ["oslo", "paris"] {
         let envelope = coordinator.handle.submit(&site("mayo"), good.clone()).await.unwrap();
         let taken = coordinator.handle.receipt(envelope).await.unwrap().unwrap();
         taken.receipt.by_coordinator(&pki.authority(), LATER).unwrap();
@@ -153,9 +153,13 @@ async fn an_update_that_is_taken_earns_the_same_receipt_however_often_it_is_aske
         let head = (taken.head.statement.size, taken.head.statement.root);
         let leaf = (taken.entry.seq - 1, taken.entry.leaf());
         assert!(verify_inclusion(leaf, head, &taken.inclusion));
-        receipts.push(taken.receipt);
+        heads.push(head.0);
+        receipts.push((taken.receipt, taken.entry));
+        // The log grows meanwhile, and with it what the entry is proven to be in.
+        coordinator.handle.enroll_site(&ada(), &site(other), None).await.unwrap();
     }
     assert_eq!(receipts[0], receipts[1]);
+    assert!(heads[0] < heads[1]);
 }
 
 #[tokio::test]

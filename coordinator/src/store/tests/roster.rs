@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use fedpaint_proto::identity::{KeyId, Role};
+use jiff::Timestamp;
 
 use super::*;
 use crate::roster::{Candidate, Invite, KeyRow, OperatorRole, OperatorRow, Proposal, Roster};
@@ -38,8 +39,10 @@ fn full() -> Roster {
         revoked_at,
     };
     let operator = |roles| OperatorRow { roles, since: START };
+    let bob = || Some("bob".parse().unwrap());
     Roster {
         invites: [(site("mayo"), invite(None)), (site("oslo"), invite(Some(candidate())))].into(),
+        ended: ["s", "t"].map(|secret| (blob(secret).digest, START)).into(),
         keys: [
             (key("a"), row(Role::Site(site("mayo")), None)),
             (key("b"), row(Role::Operator("ada".parse().unwrap()), Some(START))),
@@ -51,12 +54,17 @@ fn full() -> Roster {
             ("eve".parse().unwrap(), operator("".parse().unwrap())),
         ]
         .into(),
-        proposals: [("export a", None), ("export b", Some("bob".parse().unwrap()))]
-            .map(|(what, approved_by)| {
-                let (what, asked_by) = (what.to_owned(), "ada".parse().unwrap());
-                (blob(&what).digest, Proposal { what, asked_by, asked_at: START, approved_by })
-            })
-            .into(),
+        proposals: [
+            ("export a", None, None),
+            ("export b", bob(), None),
+            ("enroll c", bob(), Some(START)),
+        ]
+        .map(|(what, approved_by, spent_at)| {
+            let (what, asked_by, asked_at) = (what.to_owned(), "ada".parse().unwrap(), START);
+            let id = blob(&what).digest;
+            (id, Proposal { what, asked_by, asked_at, approved_by, spent_at })
+        })
+        .into(),
     }
 }
 
@@ -68,13 +76,19 @@ async fn a_roster_is_what_was_last_saved(store: &Store) {
     };
     let (none, full) = (Roster::default(), full());
     save(&none, &full).await;
-    let mut less = full.clone();
+    let (mut less, later) = (full.clone(), Timestamp::from_second(60).unwrap());
     less.invites.remove(&site("oslo"));
     less.invites.insert(site("mayo"), Invite { tries_left: 1, ..invite(Some(candidate())) });
     less.keys.pop_first();
     less.keys.values_mut().for_each(|row| row.revoked_at = Some(START));
+    less.ended.pop_first();
+    less.ended.values_mut().for_each(|until| *until = later);
     less.proposals.pop_last();
-    less.proposals.values_mut().for_each(|row| row.approved_by = Some("eve".parse().unwrap()));
+    less.proposals.values_mut().for_each(|row| {
+        // Asked for anew, by another and later, and agreed with.
+        (row.asked_by, row.asked_at) = ("bob".parse().unwrap(), later);
+        (row.approved_by, row.spent_at) = (Some("eve".parse().unwrap()), Some(later));
+    });
     less.operators.values_mut().for_each(|row| row.roles = "auditor".parse().unwrap());
     save(&full, &less).await;
     let mut joined = row("mayo");

@@ -130,7 +130,8 @@ async fn callers(lab: &Lab, work: &Path) -> anyhow::Result<Vec<Caller>> {
     let mut listed = vec![("ada", v1::OperatorRole::Admin)];
     listed.extend(roles.iter().map(|(name, _, role)| (*name, *role)));
     for (name, role) in listed {
-        let request = v1::SetOperatorRequest { name: name.into(), roles: vec![role.into()] };
+        let roles = vec![role.into()];
+        let request = v1::SetOperatorRequest { name: name.into(), roles, seen: None };
         admin.set_operator(request).await.with_context(|| format!("listing {name}"))?;
     }
     let uri = |name: &str| format!("spiffe://{FEDERATION}/{name}");
@@ -179,9 +180,9 @@ async fn callers(lab: &Lab, work: &Path) -> anyhow::Result<Vec<Caller>> {
     // Revoked with an open connection, and with one that is tried anew.
     let out = forge.issue("out", &good("site/out"))?;
     let open = connect(lab, &out).await?;
-    admin.revoke_site(v1::RevokeSiteRequest { name: "out".into() }).await?;
+    admin.revoke_site(v1::RevokeSiteRequest { name: "out".into(), seen: None }).await?;
     let gone = forge.issue("gone", &good("operator/gone"))?;
-    let request = |roles| v1::SetOperatorRequest { name: "gone".into(), roles };
+    let request = |roles| v1::SetOperatorRequest { name: "gone".into(), roles, seen: None };
     admin.set_operator(request(vec![v1::OperatorRole::Admin.into()])).await?;
     let desk = connect(lab, &gone).await?;
     admin.set_operator(request(vec![])).await?;

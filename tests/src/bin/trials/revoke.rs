@@ -73,7 +73,7 @@ pub(crate) async fn revoke(args: &Args, work: &Path) -> anyhow::Result<Outcome> 
         // What has come by now is read as fast as it can be: only what is sent late counts as late.
         hurry.store(true, Ordering::Relaxed);
         let began = Instant::now();
-        admin.revoke_site(v1::RevokeSiteRequest { name: name.clone() }).await?;
+        admin.revoke_site(v1::RevokeSiteRequest { name: name.clone(), seen: None }).await?;
         let ended = tokio::time::timeout(PATIENCE, transfer).await;
         let (status, at) = ended.with_context(|| format!("{name} was never cut"))??;
         cut_ms.push(at.duration_since(began).as_secs_f64() * 1e3);
