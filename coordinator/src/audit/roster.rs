@@ -109,16 +109,17 @@ mod tests {
         roster.keys.insert(key, KeyRow { holder, issued_at, not_after, revoked_at: None });
         let (what, asked_by) = ("export model x".to_owned(), "ada".parse().unwrap());
         let approved_by = Some("bob".parse().unwrap());
-        let proposal = Proposal { what, asked_by, asked_at: START, approved_by };
+        let proposal = Proposal { what, asked_by, asked_at: START, approved_by, spent_at: None };
         roster.proposals.insert(Digest::of(b"export"), proposal);
-        assert!(forget(&roster, after(10)).1.is_empty(), "nothing is over, or forgotten");
+        assert!(forget(&roster, after(9)).1.is_empty(), "nothing is over, or forgotten");
 
-        let (left, told) = forget(&roster, after(11));
-        let expected = [
-            ("invitation_expired", "site late: nobody has joined by it in time".to_owned()),
-            ("invitation_expired", "site used: joined by it, and asks for no more".to_owned()),
-        ];
-        assert_eq!(told, expected);
+        let (left, told) = forget(&roster, after(10));
+        let late = "site late: nobody has joined by it in time".to_owned();
+        assert_eq!(told, [("invitation_expired", late)]);
+        // Who was let in hears so for an hour longer.
+        let (left, told) = forget(&left, after(3_610));
+        let used = "site used: joined by it, and asks for no more".to_owned();
+        assert_eq!(told, [("invitation_expired", used)]);
         let (left, told) = forget(&left, after(24 * 3600 + 21));
         let key = format!("key {key} of site/mayo: the certificate ended a day ago");
         let proposal = "export model x: asked for by ada a day ago, agreed to by bob".to_owned();
