@@ -1,6 +1,7 @@
 //! The gRPC channel of a site or an operator: TCP, through a proxy where there is one, TLS 1.3, HTTP/2,
 //! and nobody but the federation's coordinator at the other end.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,13 @@ use rustls::{CertificateError, ClientConfig, OtherError};
 use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use crate::enrolment::Pin;
+use crate::farewell::{Frames, Heard};
 use crate::identity::{Identity, Role};
 use crate::limits;
 use crate::names::FederationName;
@@ -211,7 +215,7 @@ fn endpoint(route: &Route, address: &Address) -> Result<Endpoint, Error> {
         .keep_alive_while_idle(true))
 }
 
-type Stream = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>;
+type Stream = TokioIo<Heard<TlsStream<TcpStream>>>;
 
 async fn dial(
     proxy: Option<Proxy>,
@@ -223,7 +227,7 @@ async fn dial(
     let tcp = reach(proxy.as_ref(), &address).await?;
     tcp.set_nodelay(true)?;
     let connect = TlsConnector::from(tls).connect(name, tcp);
-    let mut stream = in_time("no TLS handshake", connect).await?;
+    let mut stream = in_time("no TLS handshake", connect).await.map_err(turned_away)?;
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
     let identity = certificate.map(|c| Identity::from_certificate(c));
@@ -233,17 +237,33 @@ async fn dial(
         _ => return Err(std::io::Error::other(NotTheCoordinator(federation))),
     }
     // TLS 1.3 has the coordinator judge our certificate when for us the handshake is over: only its
-    // first bytes, HTTP/2's settings, tell that it took us in.
-    match in_time("no HTTP/2", stream.fill_buf()).await.map(<[u8]>::is_empty) {
-        Ok(false) => return Ok(TokioIo::new(stream)),
-        Ok(true) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {}
+    // first bytes, HTTP/2's settings, tell that it took us in, if it does not say there why it does not.
+    let first = in_time("no HTTP/2", stream.fill_buf()).await;
+    match first.map(|bytes| (bytes.is_empty(), Frames::default().pass(bytes))) {
+        Ok((_, Some((_, farewell)))) => return Err(farewell.into()),
+        Ok((false, None)) => return Ok(TokioIo::new(Heard::new(stream))),
+        Ok((true, None)) => {}
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
         Err(error) => return Err(error),
     }
     Err(std::io::Error::new(
-        std::io::ErrorKind::ConnectionAborted,
+        ErrorKind::ConnectionAborted,
         "it closes the connection at once, its log may say why",
     ))
+}
+
+/// What it may mean that a connection is closed before TLS, where nothing can be said yet.
+fn turned_away(error: std::io::Error) -> std::io::Error {
+    match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+            std::io::Error::new(
+                ErrorKind::ConnectionAborted,
+                "it closes the connection before TLS, as a coordinator does with more handshakes or \
+                 connections than it takes (HANDSHAKES_MAX, CONNECTIONS_MAX); its log may say why",
+            )
+        }
+        _ => error,
+    }
 }
 
 /// Bytes to the coordinator, directly or by a tunnel.
@@ -271,9 +291,18 @@ async fn in_time<T>(
     match tokio::time::timeout(limits::CONNECT_TIMEOUT, work).await {
         Ok(done) => done,
         Err(_) => Err(std::io::Error::new(
-            std::io::ErrorKind::TimedOut,
+            ErrorKind::TimedOut,
             format!("{what} within {} s", limits::CONNECT_TIMEOUT.as_secs()),
         )),
+    }
+}
+
+/// What a call that failed says: the coordinator's words, or what lies beneath where the failure is of this end,
+/// such as the last word of a connection.
+pub fn told(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        Some(cause) => innermost(cause),
+        None => status.message().to_owned(),
     }
 }
 

@@ -6,7 +6,8 @@
 //! - [`enrolment`]: what a site that has no certificate yet agrees on with the coordinator;
 //!   [`credential`]: a certificate and its key on the disk, replaced together; [`passphrase`]: what the key
 //!   may be encrypted with; [`renewal`]: the next certificate, with a fresh key.
-//! - [`tls`], [`channel`]: TLS 1.3 with a certificate on both ends, and the gRPC channel over it.
+//! - [`tls`], [`channel`]: TLS 1.3 with a certificate on both ends, and the gRPC channel over it;
+//!   [`farewell`]: why a connection was closed.
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
 //! - [`transfer`]: uploads and downloads that resume; [`given_up`]: when a call comes too late to be done.
 //! - [`signing`]: Ed25519 signatures by keys that the federation's root has certified.
@@ -27,6 +28,7 @@ pub mod credential;
 pub mod disk;
 pub mod enrolment;
 pub mod failpoint;
+pub mod farewell;
 pub mod given_up;
 pub mod identity;
 pub mod limits;

@@ -51,6 +51,19 @@ pub const HTTP2_STREAMS_MAX: u32 = 16;
 /// The longest list of headers of a call.
 pub const HTTP2_HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 
+/// The most frames in which the headers of a call may come: h2 counts them by itself.
+pub const HTTP2_HEADER_FRAMES_MAX: usize = 6;
+
+/// How many streams a client may reset before they were accepted, until its connection is closed
+/// (CVE-2023-44487, "rapid reset").
+pub const PENDING_RESETS_MAX: usize = 20;
+
+/// How many streams of one connection may be reset for errors before it is closed.
+pub const LOCAL_RESETS_MAX: usize = 256;
+
+/// The longest text that says why a connection was closed.
+pub const FAREWELL_BYTES_MAX: usize = 500;
+
 /// How often an idle connection is asked whether it is still there.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 

@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+use crate::channel;
 use crate::credential;
 use crate::identity::{Identity, KeyId, Validity};
 use crate::limits::CALL_TIMEOUT;
@@ -43,7 +44,7 @@ pub enum Error {
     #[error(transparent)]
     Tls(#[from] tls::Error),
     /// The coordinator refuses, or does not answer.
-    #[error("the coordinator refuses: {}", .0.message())]
+    #[error("the coordinator refuses: {}", channel::told(.0))]
     Refused(Box<Status>),
     /// What came is another's certificate, or none.
     #[error("the coordinator sent a certificate that is not for this holder and this key")]

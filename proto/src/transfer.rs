@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::budget::Budget;
+use crate::channel::told;
 use crate::limits::{
     CALL_TIMEOUT, MESSAGE_BYTES_MAX, TRANSFER_RETRIES_MAX, TRANSFER_STALL_TIMEOUT,
 };
@@ -77,7 +78,7 @@ pub enum Error {
         expected: u64,
     },
     /// The coordinator refuses, and would refuse again.
-    #[error("the coordinator refuses to {what} blob {}: {}", digest.short(), status.message())]
+    #[error("the coordinator refuses to {what} blob {}: {}", digest.short(), told(status))]
     Refused {
         /// Take or give.
         what: &'static str,
@@ -90,7 +91,7 @@ pub enum Error {
     #[error(
         "moving blob {} was resumed {retries} times without getting on, last because: {}",
         digest.short(),
-        status.message()
+        told(status)
     )]
     Broken {
         /// Which blob.

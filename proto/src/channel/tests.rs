@@ -21,6 +21,14 @@ fn a_refused_certificate_is_told_from_a_broken_connection() {
 }
 
 #[test]
+fn a_failed_call_says_the_coordinators_words_or_what_lies_beneath_a_failure_of_this_end() {
+    assert_eq!(told(&Status::internal("no disk")), "no disk");
+    let mut broke = Status::unknown("transport error");
+    broke.set_source(Arc::new(std::io::Error::other("it closed the connection")));
+    assert_eq!(told(&broke), "it closed the connection");
+}
+
+#[test]
 fn an_address_is_https_with_host_and_port() {
     for good in ["https://fed.example.org:8443", "https://127.0.0.1:1"] {
         assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
