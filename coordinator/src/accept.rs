@@ -2,34 +2,37 @@
 //!
 //! The loop never ends on an accept error, and nothing a stranger does holds it up: the handshake
 //! runs beside it, bounded in number and in time. It decides who somebody is, never what they may do.
+//! Whoever finds no place is told by which limit, once there is TLS to say it by.
 
+mod connection;
+
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fedpaint_proto::enrolment;
+use fedpaint_proto::farewell::Frames;
 use fedpaint_proto::identity::{Identity, KeyId, Validity};
 use fedpaint_proto::names::FederationName;
 use jiff::Timestamp;
 use rustls::server::Acceptor;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::Connected;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+pub(crate) use self::connection::Connection;
 use crate::clock::{Clock, within};
-use crate::connections::{Connections, Place};
+use crate::connections::Connections;
 use crate::credentials::Credentials;
 use crate::driver::Handle;
-use crate::limits::Limits;
+use crate::limits::{FAREWELLS_MAX, Limits};
 
 /// How long a stranger's connection lasts at most; whoever waits for an approval connects anew.
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(300);
@@ -54,12 +57,18 @@ pub(crate) struct Peer {
 /// A connection, as far as who serves its calls can end it. HTTP/2 lets nobody end a call whose answer is
 /// not read: the connection is all that there is to take away.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Line(CancellationToken);
+pub(crate) struct Line {
+    ended: CancellationToken,
+    /// Why it is ended, which is known by then.
+    why: Arc<OnceLock<String>>,
+}
 
 impl Line {
-    /// Ends the connection at once, with every call on it.
-    pub(crate) fn hang_up(&self) {
-        self.0.cancel();
+    /// Ends the connection at once, with every call on it, and tells the other end why.
+    pub(crate) fn hang_up(&self, why: impl fmt::Display) {
+        // The first reason is the one that counts.
+        let _ = self.why.set(why.to_string());
+        self.ended.cancel();
     }
 }
 
@@ -79,32 +88,14 @@ pub(crate) enum Who {
     Stranger,
 }
 
-impl std::fmt::Display for Who {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Who::Member { identity, .. } => write!(f, "{}", identity.role),
             Who::Stranger => f.write_str("a stranger"),
         }
     }
 }
-
-/// A connection whose holder is known. It ends when the holder's certificate does, or when the holder
-/// is shut out.
-pub(crate) struct Connection {
-    stream: TlsStream<TcpStream>,
-    peer: Peer,
-    expired: Pin<Box<dyn Future<Output = ()> + Send>>,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    hung_up: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Why it has ended, once it has; futures that are finished are not polled again.
-    ended: Option<&'static str>,
-    // Held for as long as the connection is open.
-    _permits: Permits,
-    _place: Option<Place>,
-}
-
-/// A connection's place among all, and among strangers'.
-type Permits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// What every connection of a listener has in common.
 pub(crate) struct Door {
@@ -128,17 +119,79 @@ struct Bounds {
     handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
+    farewells: Arc<Semaphore>,
+}
+
+/// A connection's place among all, and among strangers'.
+type Permits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
+/// Whether there is a place.
+enum Room {
+    /// This one.
+    Place(OwnedSemaphorePermit),
+    /// There is none, and the caller is to be told so.
+    Full(Refusal),
+}
+
+/// Why a connection is not taken, and the turn to tell it.
+struct Refusal {
+    words: String,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Refusal {
+    /// Ends a connection by these words, and gives them to the log.
+    async fn tell(self, stream: TlsStream<TcpStream>) -> String {
+        let Refusal { words, _turn } = self;
+        tell(stream, words).await
+    }
+}
+
+/// Ends a connection of which nobody has said anything by these words, and gives them to the log.
+async fn tell(mut stream: TlsStream<TcpStream>, words: String) -> String {
+    if let Some(bytes) = Frames::default().last_word(&words) {
+        // Whoever has gone does not hear it.
+        let _ = stream.write_all(&bytes).await;
+        let _ = stream.shutdown().await;
+    }
+    words
+}
+
+impl Bounds {
+    fn of(limits: &Limits) -> Bounds {
+        let so_many = |max| Arc::new(Semaphore::new(max));
+        Bounds {
+            handshakes: so_many(limits.handshakes_max),
+            connections: so_many(limits.connections_max),
+            strangers: so_many(limits.strangers_max),
+            farewells: so_many(FAREWELLS_MAX),
+        }
+    }
+
+    /// A place among `these`, or where there is none a turn to say so.
+    ///
+    /// # Errors
+    /// The words, if there is not even that.
+    fn place(
+        &self,
+        these: &Arc<Semaphore>,
+        words: impl FnOnce() -> String,
+    ) -> Result<Room, String> {
+        if let Ok(place) = Arc::clone(these).try_acquire_owned() {
+            return Ok(Room::Place(place));
+        }
+        let words = words();
+        match Arc::clone(&self.farewells).try_acquire_owned() {
+            Ok(turn) => Ok(Room::Full(Refusal { words, _turn: turn })),
+            Err(_) => Err(words),
+        }
+    }
 }
 
 /// Accepts connections of members of the federation, until the stream is dropped.
 pub(crate) fn accept(listener: TcpListener, door: Door) -> ReceiverStream<io::Result<Connection>> {
     let (connected, connections) = mpsc::channel(1);
-    let Limits { handshakes_max, connections_max, strangers_max, .. } = door.limits;
-    let bounds = Bounds {
-        handshakes: Arc::new(Semaphore::new(handshakes_max)),
-        connections: Arc::new(Semaphore::new(connections_max)),
-        strangers: Arc::new(Semaphore::new(strangers_max)),
-    };
+    let bounds = Bounds::of(&door.limits);
     tokio::spawn(run(listener, Arc::new(door), bounds, connected));
     ReceiverStream::new(connections)
 }
@@ -150,6 +203,9 @@ async fn run(
     connected: mpsc::Sender<io::Result<Connection>>,
 ) {
     let Limits { handshakes_max, connections_max, .. } = door.limits;
+    let words = || {
+        format!("{connections_max} connections are open, the most there may be (CONNECTIONS_MAX)")
+    };
     loop {
         let accepted = tokio::select! {
             () = connected.closed() => return,
@@ -164,19 +220,23 @@ async fn run(
             }
         };
         let Ok(handshake) = Arc::clone(&bounds.handshakes).try_acquire_owned() else {
-            warn!(%address, handshakes_max, "too many handshakes under way; closed");
+            warn!(%address, handshakes_max, "too many handshakes under way (HANDSHAKES_MAX); closed");
             continue;
         };
-        let Ok(permit) = Arc::clone(&bounds.connections).try_acquire_owned() else {
-            warn!(%address, connections_max, "too many connections open; closed");
-            continue;
+        let room = match bounds.place(&bounds.connections, words) {
+            Ok(room) => room,
+            Err(reason) => {
+                warn!(%address, reason, "a connection is closed without a word");
+                continue;
+            }
         };
         let (door, connected, bounds) = (Arc::clone(&door), connected.clone(), bounds.clone());
         tokio::spawn(async move {
-            let entering = door.enter(tcp, address, permit, &bounds);
+            let entering = door.enter(tcp, address, room, &bounds);
             let shaken = within(&*door.clock, HANDSHAKE_TIMEOUT, entering).await;
+            let seconds = HANDSHAKE_TIMEOUT.as_secs();
             let late =
-                || Err(format!("the handshake took more than {} s", HANDSHAKE_TIMEOUT.as_secs()));
+                || Err(format!("the handshake took more than {seconds} s (HANDSHAKE_TIMEOUT)"));
             let shaken = shaken.unwrap_or_else(late);
             drop(handshake);
             match shaken {
@@ -189,12 +249,13 @@ async fn run(
 }
 
 impl Door {
-    /// The handshake, and the reading of the certificate; an error says why, for the log alone.
+    /// The handshake, and what it takes to be let in; an error says why not, for the log. The caller hears of it
+    /// where a limit is the reason.
     async fn enter(
         &self,
         tcp: TcpStream,
         address: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        room: Room,
         bounds: &Bounds,
     ) -> Result<Connection, String> {
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
@@ -205,18 +266,34 @@ impl Door {
             .alpn()
             .is_some_and(|mut offered| offered.any(|protocol| protocol == enrolment::ALPN));
         let credentials = Arc::clone(&*self.credentials.borrow());
-        if let Some(strangers) = credentials.strangers.as_ref().filter(|_| joining) {
-            let stranger = Arc::clone(&bounds.strangers).try_acquire_owned();
-            let stranger = stranger.map_err(|_| {
-                let max = self.limits.strangers_max;
-                format!("{max} strangers are connected, the most there may be")
-            })?;
-            let stream =
-                hello.into_stream(Arc::clone(strangers)).await.map_err(|e| e.to_string())?;
-            return Ok(self.stranger(stream, address, (permit, Some(stranger))));
+        let Some(strangers) = credentials.strangers.as_ref().filter(|_| joining) else {
+            let stream = hello.into_stream(Arc::clone(&credentials.server));
+            let stream = stream.await.map_err(|e| e.to_string())?;
+            return match room {
+                Room::Place(permit) => self.member(stream, address, permit).await,
+                Room::Full(refusal) => Err(refusal.tell(stream).await),
+            };
+        };
+        let max = self.limits.strangers_max;
+        let words =
+            || format!("{max} strangers are connected, the most there may be (STRANGERS_MAX)");
+        let stranger = bounds.place(&bounds.strangers, words)?;
+        let stream = hello.into_stream(Arc::clone(strangers)).await.map_err(|e| e.to_string())?;
+        match (room, stranger) {
+            (Room::Place(permit), Room::Place(stranger)) => {
+                Ok(self.stranger(stream, address, (permit, Some(stranger))))
+            }
+            (Room::Full(refusal), _) | (_, Room::Full(refusal)) => Err(refusal.tell(stream).await),
         }
-        let stream = hello.into_stream(Arc::clone(&credentials.server));
-        let stream = stream.await.map_err(|e| e.to_string())?;
+    }
+
+    /// The connection of whoever has shown a certificate, if it is one of the federation's.
+    async fn member(
+        &self,
+        stream: TlsStream<TcpStream>,
+        address: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Connection, String> {
         let (_, session) = stream.get_ref();
         let certificate = session.peer_certificates().and_then(|chain| chain.first());
         let certificate = certificate.ok_or("no certificate")?;
@@ -226,20 +303,20 @@ impl Door {
         }
         let key = KeyId::of_certificate(certificate).map_err(|e| e.to_string())?;
         let until = Validity::of_certificate(certificate).map_err(|e| e.to_string())?.not_after;
-        let place = self.connections.enter(&identity.role, key)?;
+        let place = match self.connections.enter(&identity.role, key) {
+            Ok(place) => place,
+            Err(words) => return Err(tell(stream, words).await),
+        };
         // Looked at again once it can be cut: it may have been shut out since the handshake.
         if self.driver.shuts_out(&identity.role, &key) {
             return Err(format!("{} is shut out", identity.role));
         }
         let clock = Arc::clone(&self.clock);
         let expired = Box::pin(async move { clock.sleep_until(until).await });
-        let cut = Box::pin(place.cut().clone().cancelled_owned());
         debug!(%address, %identity, "connected");
-        let line = Line::default();
-        let hung_up = Box::pin(line.0.clone().cancelled_owned());
-        let peer = Peer { who: Who::Member { identity, key, until }, address, line };
-        let (_permits, _place) = ((permit, None), Some(place));
-        Ok(Connection { stream, peer, expired, cut, hung_up, ended: None, _permits, _place })
+        let who = Who::Member { identity, key, until };
+        let peer = Peer { who, address, line: Line::default() };
+        Ok(Connection::new(stream, peer, expired, (permit, None), Some(place)))
     }
 
     /// A connection that ends soon, whatever happens on it.
@@ -247,87 +324,10 @@ impl Door {
         &self,
         stream: TlsStream<TcpStream>,
         address: SocketAddr,
-        _permits: Permits,
+        permits: Permits,
     ) -> Connection {
         debug!(%address, "a stranger is connected");
-        let line = Line::default();
-        let hung_up = Box::pin(line.0.clone().cancelled_owned());
-        let peer = Peer { who: Who::Stranger, address, line };
-        let expired = self.clock.sleep(STRANGER_TIMEOUT);
-        let cut = Box::pin(CancellationToken::new().cancelled_owned());
-        Connection { stream, peer, expired, cut, hung_up, ended: None, _permits, _place: None }
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl Connection {
-    /// An error once the connection is to end; until then the task is woken when it is.
-    fn poll_alive(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        if self.ended.is_none() {
-            if self.cut.as_mut().poll(context).is_ready() {
-                self.ended = Some("the holder of the certificate is shut out");
-            } else if self.hung_up.as_mut().poll(context).is_ready() {
-                self.ended = Some("a reader was too slow");
-            } else if self.expired.as_mut().poll(context).is_ready() {
-                self.ended = Some("the certificate has expired, or a stranger stayed too long");
-            }
-        }
-        match self.ended {
-            None => Ok(()),
-            Some(why) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, why)),
-        }
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.poll_alive(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_alive(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_alive(context)?;
-        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    // Whoever does not read holds up a flush, and must not hold up the end by it.
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_alive(context)?;
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_alive(context)?;
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let peer = Peer { who: Who::Stranger, address, line: Line::default() };
+        Connection::new(stream, peer, self.clock.sleep(STRANGER_TIMEOUT), permits, None)
     }
 }

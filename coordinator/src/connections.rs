@@ -46,7 +46,10 @@ impl Connections {
         let held = open.entry(role.clone()).or_default();
         if held.len() >= CONNECTIONS_PER_PEER_MAX {
             let max = CONNECTIONS_PER_PEER_MAX;
-            return Err(format!("{role} has {max} connections open, the most one may have"));
+            return Err(format!(
+                "{role} has {max} connections open, the most one may have \
+                 (CONNECTIONS_PER_PEER_MAX)"
+            ));
         }
         let (cut, id) = (CancellationToken::new(), Arc::new(()));
         held.push(Open { key, cut: cut.clone(), id: Arc::clone(&id) });

@@ -19,12 +19,16 @@ pub const CONNECTIONS_MAX: usize = 2 * SITES_MAX + 100;
 /// The most connections of strangers among them.
 pub const STRANGERS_MAX: usize = 64;
 
+/// The most callers at once who are told that there is no place for them, which takes a handshake: beyond that
+/// their connections are closed without a word.
+pub const FAREWELLS_MAX: usize = 32;
+
 /// The most uploads at once: twice the sites of a usual federation, so that those are never in each other's way.
 /// With a window each, what is under way comes to 64 MiB at most, however many sites there are.
 pub const UPLOAD_SLOTS_MAX: usize = 32;
 
 /// Files that are open beside connections, transfers and averages: the database, listeners, the runtime's own,
-/// and an allowance.
+/// connections for which there is no place, and an allowance.
 const FILES_BESIDE: usize = 200;
 
 /// The most files open at once, as far as the other limits say: every connection, a download of every site,

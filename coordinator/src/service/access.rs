@@ -72,9 +72,9 @@ impl Caller {
         }
     }
 
-    /// Ends the connection that the call came by.
-    pub(crate) fn hang_up(&self) {
-        self.line.hang_up();
+    /// Ends the connection that the call came by, and says why.
+    pub(crate) fn hang_up(&self, why: impl fmt::Display) {
+        self.line.hang_up(why);
     }
 
     /// Whether the caller may still do what it began: a long call asks again and again.

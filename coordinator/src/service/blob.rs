@@ -127,7 +127,7 @@ impl BlobService for Service {
         tokio::spawn(async move {
             if let Err(too_slow) = give(&parts, &caller, download, pace, &sender).await {
                 info!(%caller, %too_slow, "a download is broken off, and its connection cut");
-                caller.hang_up();
+                caller.hang_up(too_slow);
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))

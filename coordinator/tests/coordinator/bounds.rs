@@ -112,7 +112,7 @@ async fn who_has_too_many_connections_gets_no_more_and_others_do() {
     // `site` has one already, which may or may not have ended.
     while open.len() <= CONNECTIONS_PER_PEER_MAX {
         let mut raw = Raw::connect(federation.address, &files, &[]).await;
-        match raw.next().await {
+        match raw.ping().await {
             Ok(_) => open.push(raw),
             Err(_) => break,
         }

@@ -18,7 +18,7 @@ use tonic::Code;
 use crate::bounds::{moved, start_clock};
 use crate::federation::Federation;
 use crate::pki::Leaf;
-use crate::raw::{ACK, Frame, PING, Raw, frame};
+use crate::raw::{ACK, Frame, GOAWAY, PING, Raw, frame};
 
 /// How long a stranger's connection lasts, in `accept.rs`.
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(300);
@@ -121,7 +121,10 @@ async fn a_strangers_connection_ends_after_its_time_and_a_members_does_not() {
     let mut known = operator(&federation, "ada").await.unwrap();
     clock.advance(STRANGER_TIMEOUT - SECOND);
     unknown.ping().await.unwrap();
-    moved(&clock, SECOND, unknown.end()).await;
+    let end = moved(&clock, SECOND, unknown.wait(GOAWAY, 0)).await.unwrap();
+    let told = String::from_utf8(end.payload[8..].to_vec()).unwrap();
+    assert!(told.contains("300 s at most (STRANGER_TIMEOUT)"), "{told}");
+    unknown.end().await;
     known.ping().await.unwrap();
     drop(known);
     federation.stop().await;
