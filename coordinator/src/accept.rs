@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 pub(crate) use self::connection::Connection;
+use crate::calls::Calls;
 use crate::clock::{Clock, within};
 use crate::connections::Connections;
 use crate::credentials::Credentials;
@@ -54,10 +55,12 @@ pub(crate) struct Peer {
     pub(crate) line: Line,
 }
 
-/// A connection, as far as who serves its calls can end it. HTTP/2 lets nobody end a call whose answer is
-/// not read: the connection is all that there is to take away.
+/// A connection, as far as who serves its calls knows it and can end it. HTTP/2 lets nobody end a call whose
+/// answer is not read: the connection is all that there is to take away.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Line {
+    /// The calls that are under way.
+    pub(crate) calls: Calls,
     ended: CancellationToken,
     /// Why it is ended, which is known by then.
     why: Arc<OnceLock<String>>,

@@ -34,27 +34,21 @@ use crate::halt::Halt;
 use crate::heap;
 use crate::http::{self, Pages};
 use crate::janitor::{self, Keeper};
-use crate::limits::{HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAM_WINDOW_BYTES, Limits};
+use crate::limits::{
+    HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_HEADER_LIST_BYTES_HARD_MAX, HTTP2_STREAM_WINDOW_BYTES,
+    HTTP2_STREAMS_HARD_MAX, Limits,
+};
 use crate::metrics::Book;
 use crate::observe::Observer;
 use crate::roster::TwoPersons;
 use crate::service::access::AccessLayer;
+use crate::service::bounds::BoundsLayer;
 use crate::service::{self, Parts};
 use crate::slots::Slots;
 use crate::store::{self, LEASE_RENEWAL, Outcomes, Store};
 
 /// How long calls under way may take to end once the server stops, and after them the driver.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How many calls of one connection are worked on at once; the others wait.
-const CALLS_PER_CONNECTION_MAX: usize = 8;
-
-/// How many streams a client may reset before they were accepted, until its connection is closed
-/// (CVE-2023-44487, "rapid reset").
-const PENDING_RESETS_MAX: usize = 20;
-
-/// How many streams of one connection may be reset for errors before it is closed.
-const LOCAL_RESETS_MAX: usize = 256;
 
 /// A listener, and where it really listens.
 type Bound = (TcpListener, SocketAddr);
@@ -254,6 +248,7 @@ impl Server {
         let door = Door { federation, credentials, clock: time, driver: own, connections, limits };
         let incoming = accept(listener, door);
         let grpc = tonic_server(&limits)
+            .layer(BoundsLayer)
             .layer(AccessLayer::new(driver.clone(), Arc::clone(&clock)))
             .add_routes(service::routes(&parts))
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
@@ -364,18 +359,18 @@ async fn drain(
     }
 }
 
+/// HTTP/2 with its own limits. Those on calls are above the ones that a caller is told (`service/bounds`).
 fn tonic_server(bounds: &Limits) -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
         .max_frame_size(limits::HTTP2_FRAME_BYTES_MAX)
-        .max_concurrent_streams(limits::HTTP2_STREAMS_MAX)
-        .http2_max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES_MAX)
+        .max_concurrent_streams(HTTP2_STREAMS_HARD_MAX)
+        .http2_max_header_list_size(HTTP2_HEADER_LIST_BYTES_HARD_MAX)
         .http2_keepalive_interval(Some(bounds.keepalive_interval))
         .http2_keepalive_timeout(Some(bounds.keepalive_timeout))
-        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
-        .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
-        .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
+        .http2_max_pending_accept_reset_streams(Some(limits::PENDING_RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(limits::LOCAL_RESETS_MAX))
 }
 
 /// Binds both addresses.

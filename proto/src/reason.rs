@@ -73,6 +73,12 @@ reasons! {
     Stale = "STALE", FailedPrecondition;
     /// The caller asks too often.
     TooOften = "TOO_OFTEN", ResourceExhausted;
+    /// The connection has as many calls under way as it may.
+    TooManyCalls = "TOO_MANY_CALLS", ResourceExhausted;
+    /// The call's headers, or a message of it, are longer than they may be.
+    TooLong = "TOO_LONG", OutOfRange;
+    /// What was to be sent, read or done took longer than it may.
+    TooSlow = "TOO_SLOW", DeadlineExceeded;
     /// The site is not enrolled.
     NotEnrolled = "NOT_ENROLLED", PermissionDenied;
     /// The site was revoked.
@@ -221,6 +227,8 @@ pub fn is_transient(status: &Status) -> bool {
             reason,
             Reason::UploadBusy
                 | Reason::TooOften
+                | Reason::TooManyCalls
+                | Reason::TooSlow
                 | Reason::Draining
                 | Reason::Storage
                 | Reason::WrongOffset

@@ -25,7 +25,7 @@ use crate::accept::{Line, Peer, Who};
 use crate::clock::{Clock, within};
 use crate::driver::{Handle, Standing};
 use crate::rules::{self, Lasts, Rule};
-use crate::service::status;
+use crate::service::{bounds, status};
 
 /// The longest request of one message: the message behind its prefix.
 const REQUEST_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 5;
@@ -199,20 +199,20 @@ where
                 Lasts::Long => match within(&*clock, CALL_TIMEOUT, whole(request)).await {
                     Some(Ok(request)) => inner.call(request).await,
                     Some(Err(status)) => Ok(status.into_http()),
-                    None => Ok(too_long("the request").into_http()),
+                    None => Ok(too_slow("the request").into_http()),
                 },
                 Lasts::Shortly => {
                     let answer = within(&*clock, CALL_TIMEOUT, inner.call(request)).await;
-                    answer.unwrap_or_else(|| Ok(too_long("the call").into_http()))
+                    answer.unwrap_or_else(|| Ok(too_slow("the call").into_http()))
                 }
             }
         })
     }
 }
 
-fn too_long(what: &str) -> Status {
+fn too_slow(what: &str) -> Status {
     let seconds = CALL_TIMEOUT.as_secs();
-    Status::deadline_exceeded(format!("{what} took more than {seconds} s"))
+    Reason::TooSlow.status(format!("{what} took more than {seconds} s (CALL_TIMEOUT)"))
 }
 
 /// The same request, once it has come to its end.
@@ -220,11 +220,7 @@ async fn whole(request: Request<Body>) -> Result<Request<Body>, Status> {
     let (head, body) = request.into_parts();
     let bytes = axum::body::to_bytes(axum::body::Body::new(body), REQUEST_BYTES_MAX).await;
     // Who has broken off does not hear it.
-    let bytes = bytes.map_err(|_| {
-        Status::out_of_range(format!(
-            "the message is too large, the limit is: {MESSAGE_BYTES_MAX} bytes"
-        ))
-    })?;
+    let bytes = bytes.map_err(|_| bounds::too_long())?;
     Ok(Request::from_parts(head, Body::new(axum::body::Body::from(bytes))))
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod access;
 mod admin;
 mod blob;
+pub(crate) mod bounds;
 mod enrolment;
 mod federation;
 mod hold;

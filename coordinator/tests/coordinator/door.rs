@@ -90,7 +90,7 @@ async fn a_strangers_message_and_a_request_for_the_next_certificate_are_refused_
     let renewing = IdentityServiceClient::new(ada.channel).renew(request).await.unwrap_err();
     for refused in [joining, renewing] {
         assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
-        let limit = format!("limit is: {JOIN_BYTES_MAX} bytes");
+        let limit = format!("limit is: {JOIN_BYTES_MAX} bytes (JOIN_BYTES_MAX)");
         assert!(refused.message().contains(&limit), "{refused}");
     }
     federation.stop().await;

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use fedpaint_coordinator::limits::HTTP2_STREAM_WINDOW_BYTES;
+use fedpaint_coordinator::limits::{
+    CALLS_PER_CONNECTION_MAX, HTTP2_HEADER_LIST_BYTES_HARD_MAX, HTTP2_STREAM_WINDOW_BYTES,
+    HTTP2_STREAMS_HARD_MAX,
+};
 use fedpaint_proto::limits;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::tls::TlsFiles;
@@ -150,10 +153,10 @@ async fn every_limit_of_a_connection_is_told_in_its_settings() {
         .map(|(name, pair)| (name, u32::from_be_bytes(pair[2..].try_into().unwrap())))
         .collect();
     for (name, limit) in [
-        (MAX_CONCURRENT_STREAMS, limits::HTTP2_STREAMS_MAX),
+        (MAX_CONCURRENT_STREAMS, HTTP2_STREAMS_HARD_MAX),
         (INITIAL_WINDOW_SIZE, HTTP2_STREAM_WINDOW_BYTES),
         (MAX_FRAME_SIZE, limits::HTTP2_FRAME_BYTES_MAX),
-        (MAX_HEADER_LIST_SIZE, limits::HTTP2_HEADER_LIST_BYTES_MAX),
+        (MAX_HEADER_LIST_SIZE, HTTP2_HEADER_LIST_BYTES_HARD_MAX),
     ] {
         assert_eq!(settings.get(&name), Some(&limit), "{name}");
     }
@@ -162,7 +165,7 @@ async fn every_limit_of_a_connection_is_told_in_its_settings() {
 }
 
 #[tokio::test]
-async fn a_stream_more_than_a_connection_may_have_is_refused_and_the_others_go_on() {
+async fn a_call_more_than_a_connection_may_have_is_refused_and_the_others_go_on() {
     let federation = Federation::start().await;
     let (files, _) = sites(&federation).await;
     let mut raw = Raw::connect(federation.address, &files, &[]).await;
@@ -171,11 +174,11 @@ async fn a_stream_more_than_a_connection_may_have_is_refused_and_the_others_go_o
     for n in 0..=limits::HTTP2_STREAMS_MAX {
         raw.send(&frame(HEADERS, END_HEADERS, stream(n), &headers)).await.unwrap();
     }
-    let refused = raw.wait(RST_STREAM, stream(limits::HTTP2_STREAMS_MAX)).await.unwrap();
-    assert_eq!(refused.number(0), REFUSED_STREAM);
-    // None of the others was reset, and one that ends makes room for the next.
+    let refused = stream(limits::HTTP2_STREAMS_MAX);
+    raw.wait(HEADERS, refused).await.unwrap();
+    // Of the others none was answered or reset, and one that ends makes room for the next.
     let came = raw.ping().await.unwrap();
-    assert!(!came.iter().any(|frame| frame.kind == RST_STREAM), "{came:?}");
+    assert!(came.iter().all(|frame| [0, refused].contains(&frame.stream)), "{came:?}");
     raw.send(&frame(DATA, END_STREAM, stream(0), &[])).await.unwrap();
     raw.wait(HEADERS, stream(0)).await.unwrap();
     let after = stream(limits::HTTP2_STREAMS_MAX + 1);
@@ -190,15 +193,33 @@ async fn a_stream_more_than_a_connection_may_have_is_refused_and_the_others_go_o
 }
 
 #[tokio::test]
-async fn calls_beyond_those_that_a_connection_may_have_worked_on_wait_for_one_to_end() {
-    /// How many are worked on, in `server.rs`.
-    const CALLS_PER_CONNECTION_MAX: u32 = 8;
+async fn streams_beyond_those_that_http2_lets_a_connection_have_are_reset_by_it() {
     let federation = Federation::start().await;
     let (files, mut honest) = sites(&federation).await;
     let mut raw = Raw::connect(federation.address, &files, &[]).await;
     let headers = call(UPLOAD, &[]);
-    let last = 2 * CALLS_PER_CONNECTION_MAX + 1;
-    for n in 0..CALLS_PER_CONNECTION_MAX {
+    let stream = |n: u32| 2 * n + 1;
+    // All at once, so that none is answered before.
+    let all = (0..=HTTP2_STREAMS_HARD_MAX)
+        .flat_map(|n| frame(HEADERS, END_HEADERS, stream(n), &headers))
+        .collect::<Vec<u8>>();
+    raw.send(&all).await.unwrap();
+    let refused = raw.wait(RST_STREAM, stream(HTTP2_STREAMS_HARD_MAX)).await.unwrap();
+    assert_eq!(refused.number(0), REFUSED_STREAM);
+    honest.beat().await.unwrap();
+    drop(raw);
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn calls_beyond_those_that_a_connection_may_have_worked_on_wait_for_one_to_end() {
+    const WORKED_ON: u32 = CALLS_PER_CONNECTION_MAX as u32;
+    let federation = Federation::start().await;
+    let (files, mut honest) = sites(&federation).await;
+    let mut raw = Raw::connect(federation.address, &files, &[]).await;
+    let headers = call(UPLOAD, &[]);
+    let last = 2 * WORKED_ON + 1;
+    for n in 0..WORKED_ON {
         raw.send(&frame(HEADERS, END_HEADERS, 2 * n + 1, &headers)).await.unwrap();
     }
     // This one would be refused at once.
@@ -225,8 +246,11 @@ async fn headers_beyond_their_limit_are_refused_and_the_connection_goes_on() {
     };
     let limit = limits::HTTP2_HEADER_LIST_BYTES_MAX as usize;
     list(limit / 2).await.unwrap();
-    // 431: Request Header Fields Too Large; how much they may be is in the settings.
     let refused = list(limit).await.unwrap_err();
+    assert_eq!(Reason::of(&refused), Some(Reason::TooLong), "{refused}");
+    list(limit / 2).await.unwrap();
+    // 431: Request Header Fields Too Large, which HTTP/2 says of what it does not read.
+    let refused = list(HTTP2_HEADER_LIST_BYTES_HARD_MAX as usize).await.unwrap_err();
     assert!(refused.message().contains("431"), "{refused:?}");
     list(limit / 2).await.unwrap();
     federation.stop().await;
@@ -249,8 +273,8 @@ async fn headers_without_an_end(pieces: usize, bytes: usize) -> String {
 }
 
 #[tokio::test]
-async fn headers_that_never_end_end_their_connection_by_a_piece_of_four_times_their_limit() {
-    let limit = limits::HTTP2_HEADER_LIST_BYTES_MAX as usize;
+async fn headers_that_never_end_end_their_connection_by_a_piece_of_four_times_what_is_read() {
+    let limit = HTTP2_HEADER_LIST_BYTES_HARD_MAX as usize;
     assert_eq!(headers_without_an_end(1, 4 * limit).await, "header_list_way_too_large");
 }
 
@@ -270,7 +294,7 @@ async fn a_message_beyond_its_limit_is_refused_by_the_limit() {
     let request = CreateRunRequest { name, plan_toml, initial_model, plan_signature };
     let refused = operator.admin.create_run(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange);
-    let limit = format!("limit is: {} bytes", limits::MESSAGE_BYTES_MAX);
+    let limit = format!("limit is: {} bytes (MESSAGE_BYTES_MAX)", limits::MESSAGE_BYTES_MAX);
     assert!(refused.message().contains(&limit), "{refused}");
     // One that fits is looked into.
     let plan_toml = "#".repeat(limits::PLAN_BYTES_MAX + 1);
