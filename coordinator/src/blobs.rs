@@ -141,7 +141,7 @@ pub enum Error {
     /// The sender has too many uploads under way.
     #[error(
         "other calls are uploading: {STAGED_PARTS_MAX} blobs and {STAGED_BYTES_MAX} bytes at once are the \
-         most for one sender; try again when one has ended"
+         most for one sender (STAGED_PARTS_MAX, STAGED_BYTES_MAX); try again when one has ended"
     )]
     Crowded,
 }

@@ -73,8 +73,8 @@ impl Drop for Slot {
 pub(crate) enum Full {
     /// Every slot is taken.
     #[error(
-        "{max} uploads are under way, the most that the coordinator takes at once, and {before} senders came \
-         before: come again in {} s",
+        "{max} uploads are under way, the most that the coordinator takes at once (UPLOAD_SLOTS_MAX), and \
+         {before} senders came before: come again in {} s",
         after.as_secs()
     )]
     All {
@@ -87,7 +87,8 @@ pub(crate) enum Full {
     },
     /// The sender has its share of them.
     #[error(
-        "{SENDER_SLOTS_MAX} uploads of yours are under way, the most that one sender may have: come again in {} s",
+        "{SENDER_SLOTS_MAX} uploads of yours are under way, the most that one sender may have \
+         (SENDER_SLOTS_MAX): come again in {} s",
         UPLOAD_TURN.as_secs()
     )]
     Own,
@@ -183,6 +184,7 @@ mod tests {
         let full = slots.take(&site(1), at(0)).unwrap_err();
         assert_eq!((full, full.after()), (Full::Own, UPLOAD_TURN));
         assert!(full.to_string().starts_with("5 uploads of yours are under way"), "{full}");
+        assert!(full.to_string().contains("SENDER_SLOTS_MAX"), "{full}");
         held.push(slots.take(&site(2), at(0)).unwrap());
         held.remove(0);
         held.push(slots.take(&site(1), at(0)).unwrap());

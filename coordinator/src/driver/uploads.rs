@@ -108,7 +108,10 @@ impl Handle {
                     |site: &SiteName, round: &RoundId| state.awaits(site, round, now).is_err();
                 match self.uploads.begin(site, round, blob.digest, is_over) {
                     true => Ok(bytes_max),
-                    false => Err(Error::TooMany { what: "uploads for a round", max: UPLOADS_MAX }),
+                    false => Err(Error::TooMany {
+                        what: "uploads for a round (UPLOADS_MAX)",
+                        max: UPLOADS_MAX,
+                    }),
                 }
             }
             other => other,

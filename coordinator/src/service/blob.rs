@@ -5,6 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use fedpaint_proto::failpoint::reach;
@@ -20,17 +21,18 @@ use fedpaint_proto::v1::{
     GetUploadStatusRequest, GetUploadStatusResponse, UploadHeader, UploadPurpose, UploadRequest,
     UploadResponse,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, error, info};
 
 use crate::blobs::{self, Download, UploadStatus};
+use crate::clock::within;
 use crate::driver::Upload;
 use crate::service::access::{Caller, Member};
 use crate::service::pace::{Pace, TooSlow};
-use crate::service::{Parts, draining, end_draining, parse, status};
+use crate::service::{LAST_WORD_TIMEOUT, Parts, draining, end_draining, parse, status};
 use crate::slots::Slot;
 
 /// How many pieces of a download wait for the connection to take them.
@@ -122,15 +124,17 @@ impl BlobService for Service {
         let size = download.size();
         info!(%caller, blob = %digest, offset, size, "download");
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        let (last, last_word) = oneshot::channel();
         let pace = Pace::begin(Arc::clone(&self.parts.clock));
         let parts = self.parts.clone();
         tokio::spawn(async move {
             if let Err(too_slow) = give(&parts, &caller, download, pace, &sender).await {
-                info!(%caller, %too_slow, "a download is broken off, and its connection cut");
-                caller.hang_up(too_slow);
+                info!(%caller, %too_slow, "a download is broken off");
+                break_off(&parts, &caller, too_slow, (last, &sender)).await;
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
+        let last_word = Some(last_word);
+        Ok(Response::new(Box::pin(Given { chunks: ReceiverStream::new(chunks), last_word })))
     }
 }
 
@@ -225,8 +229,8 @@ impl Service {
             if data.is_empty() || data.len() > CHUNK_BYTES_MAX || data.len() as u64 > left {
                 let bytes = data.len();
                 let what = format_args!(
-                    "a piece has {bytes} bytes, it must have from 1 to {CHUNK_BYTES_MAX}, and no \
-                     more than the {left} that are left"
+                    "a piece has {bytes} bytes, it must have from 1 to {CHUNK_BYTES_MAX} \
+                     (CHUNK_BYTES_MAX), and no more than the {left} that are left"
                 );
                 return Err(parse::invalid(what));
             }
@@ -252,13 +256,51 @@ impl Service {
             () = self.parts.stop.cancelled() => return Err(draining()),
             message = pace.keep(parts.message()) => message,
         };
-        match message.map_err(|slow| Status::deadline_exceeded(slow.to_string()))?? {
+        match message.map_err(|slow| Reason::TooSlow.status(slow.to_string()))?? {
             None => Ok(None),
             Some(UploadRequest { part: Some(part) }) => Ok(Some(part)),
             Some(UploadRequest { part: None }) => {
                 Err(parse::invalid("a part of an upload is a header or data"))
             }
         }
+    }
+}
+
+/// What a caller is given of a blob, until a last word that waits behind no piece.
+struct Given {
+    chunks: ReceiverStream<Result<DownloadResponse, Status>>,
+    last_word: Option<oneshot::Receiver<Status>>,
+}
+
+impl Stream for Given {
+    type Item = Result<DownloadResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(last_word) = &mut self.last_word
+            && let Poll::Ready(said) = Pin::new(last_word).poll(context)
+        {
+            self.last_word = None;
+            if let Ok(status) = said {
+                return Poll::Ready(Some(Err(status)));
+            }
+        }
+        Pin::new(&mut self.chunks).poll_next(context)
+    }
+}
+
+/// Ends a download by which too little moves: with the reason where the caller's window lets the answer end, and
+/// otherwise with the connection, whose last word the reason is then. Nothing else gets past what is not read.
+async fn break_off(
+    parts: &Parts,
+    caller: &Caller,
+    why: TooSlow,
+    (last, chunks): (oneshot::Sender<Status>, &mpsc::Sender<Result<DownloadResponse, Status>>),
+) {
+    // Who has gone meanwhile does not hear it.
+    let _ = last.send(Reason::TooSlow.status(why.to_string()));
+    if within(&*parts.clock, LAST_WORD_TIMEOUT, chunks.closed()).await.is_none() {
+        info!(%caller, "its connection is cut, for the last word is not taken either");
+        caller.hang_up(why);
     }
 }
 

@@ -40,7 +40,7 @@ use crate::metrics::Metrics;
 use crate::roster::TwoPersons;
 use crate::slots::Slots;
 
-/// How long a reader may take to hear that the server stops.
+/// How long a reader may take to hear why its stream ends.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the services are made from.

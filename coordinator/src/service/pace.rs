@@ -20,7 +20,8 @@ pub(crate) const PACE_TIME: Duration = TRANSFER_STALL_TIMEOUT;
 /// Too little was moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the transfer is too slow: less than {PACE_BYTES_MIN} bytes in {} s, the least that must move",
+    "the transfer is too slow: less than {PACE_BYTES_MIN} bytes in {} s, the least that must move \
+     (PACE_BYTES_MIN, PACE_TIME)",
     PACE_TIME.as_secs()
 )]
 pub(crate) struct TooSlow;

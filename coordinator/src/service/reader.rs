@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fedpaint_proto::limits::TRANSFER_STALL_TIMEOUT;
+use fedpaint_proto::reason::Reason;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -67,9 +68,10 @@ impl<T> Reader<T> {
             }
             Some(None) => {
                 let seconds = READ_TIMEOUT.as_secs();
-                let what =
-                    format!("the next message was not read for {seconds} s, the most it may wait");
-                self.end(Status::deadline_exceeded(what));
+                self.end(Reason::TooSlow.status(format!(
+                    "the next message was not read for {seconds} s, the most it may wait \
+                     (READ_TIMEOUT)"
+                )));
                 Err(Over)
             }
             Some(Some(Err(_))) | None => Err(Over),

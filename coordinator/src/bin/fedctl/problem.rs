@@ -83,6 +83,8 @@ mod tests {
         assert_eq!(one_line(&error), "there is no run t9; `fedctl run list` shows the runs");
         let error = of_status(&Reason::RunOver.status("run t1 is finished"));
         assert_eq!(one_line(&error), "run t1 is finished");
+        let error = of_status(&Reason::TooSlow.status("the call took too long (CALL_TIMEOUT)"));
+        assert_eq!(one_line(&error), "the call took too long (CALL_TIMEOUT)");
     }
 
     #[test]
