@@ -125,7 +125,10 @@ async fn who_has_too_many_connections_gets_no_more_and_others_do() {
 }
 
 /// A call of `client` whose request never comes to its end, and what it comes to.
-async fn never_ends<Q, A>(client: &Client, path: &'static str) -> JoinHandle<Result<(), Status>>
+pub(crate) async fn never_ends<Q, A>(
+    client: &Client,
+    path: &'static str,
+) -> JoinHandle<Result<(), Status>>
 where
     Q: prost::Message + Default + 'static,
     A: prost::Message + Default + 'static,
@@ -171,7 +174,7 @@ async fn a_call_whose_request_does_not_end_is_ended_by_its_limit() {
     for call in calls {
         let status = moved(&clock, SECOND, call).await.unwrap().unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
-        assert!(status.message().contains("more than 30 s"), "{status}");
+        assert!(status.message().contains("more than 30 s (CALL_TIMEOUT)"), "{status}");
     }
     mayo.beat().await.unwrap();
     federation.stop().await;
@@ -224,7 +227,10 @@ async fn a_writer_of_one_byte_a_second_is_ended_by_the_least_that_must_move() {
     // Had each byte begun the time anew, it would have ended a minute after the last one.
     let lasted = clock.now().duration_since(begun).unsigned_abs();
     assert!(lasted < 2 * TRANSFER_STALL_TIMEOUT - SECOND, "{lasted:?}");
-    assert!(status.message().contains("less than 65536 bytes in 60 s"), "{status}");
+    assert_eq!(Reason::of(&status), Some(Reason::TooSlow));
+    for told in ["less than 65536 bytes in 60 s", "PACE_BYTES_MIN", "PACE_TIME"] {
+        assert!(status.message().contains(told), "{status}");
+    }
     // What has come is kept, and may be gone on with.
     let held = committed(&mut operator, &initial(), &bytes).await.unwrap().committed_size;
     assert_eq!(held, seconds as u64);
@@ -232,7 +238,7 @@ async fn a_writer_of_one_byte_a_second_is_ended_by_the_least_that_must_move() {
 }
 
 /// How many bytes of blobs were given out, as `/metrics` has it.
-async fn given(federation: &Federation) -> u64 {
+pub(crate) async fn given(federation: &Federation) -> u64 {
     let text = metrics(federation).await;
     let line = text.lines().find_map(|line| line.strip_prefix("fedpaint_blob_out_bytes_total "));
     line.unwrap().parse().unwrap()
@@ -308,7 +314,9 @@ async fn one_upload_more_than_a_sender_may_have_at_once_is_refused_by_the_limit(
     };
     let refused = more(operator.clone()).await.unwrap_err();
     assert_eq!(Reason::of(&refused), Some(Reason::UploadBusy));
-    assert!(refused.message().contains(&format!("{STAGED_PARTS_MAX} blobs")), "{refused}");
+    for told in ["STAGED_PARTS_MAX", "STAGED_BYTES_MAX", &format!("{STAGED_PARTS_MAX} blobs")] {
+        assert!(refused.message().contains(told), "{refused}");
+    }
     assert_eq!(refused.get_details_retry_info().unwrap().retry_delay, Some(SECOND));
     // One that has ended makes room.
     let (call, sender) = open.pop().unwrap();

@@ -219,18 +219,22 @@ impl Federation {
     pub(crate) async fn connect(&self, files: &TlsFiles) -> Result<Client, channel::Error> {
         let address: Address = format!("https://{}", self.address).parse().unwrap();
         let tls = files.client().unwrap();
-        let channel = channel::connect(&address, &"brain".parse().unwrap(), tls).await?;
-        Ok(Client {
+        channel::connect(&address, &"brain".parse().unwrap(), tls).await.map(Client::over)
+    }
+}
+
+impl Client {
+    /// A client over a connection that is there.
+    pub(crate) fn over(channel: Channel) -> Client {
+        Client {
             federation: FederationServiceClient::new(channel.clone()),
             blobs: BlobServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
             admin: AdminServiceClient::new(channel.clone()),
             channel,
-        })
+        }
     }
-}
 
-impl Client {
     pub(crate) async fn beat(&mut self) -> Result<HeartbeatResponse, Status> {
         let activity = Some(Activity::Idle(Idle {}));
         // What an agent from before versions says.

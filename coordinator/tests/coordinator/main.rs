@@ -12,6 +12,7 @@ mod fedctl;
 mod federation;
 mod floods;
 mod idempotence;
+mod named;
 mod pki;
 mod preview;
 mod quarantine;

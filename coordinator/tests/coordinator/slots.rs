@@ -68,6 +68,7 @@ async fn one_upload_more_than_there_are_slots_is_told_when_to_come_and_gets_in_w
     let refused = upload(&mut more, initial(), &wanted).await.unwrap_err();
     assert_eq!(Reason::of(&refused), Some(Reason::UploadBusy));
     assert!(refused.message().starts_with("2 uploads are under way"), "{refused}");
+    assert!(refused.message().contains("UPLOAD_SLOTS_MAX"), "{refused}");
     assert_eq!(after(&refused), Some(Duration::from_secs(1)));
     // Those behind are told to come later, a slot's worth of them at a time, and who asks again keeps its place.
     let mut others = Vec::new();
