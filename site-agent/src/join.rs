@@ -174,7 +174,7 @@ pub async fn join(
         let answer = match ask(token, address, route, &request).await {
             Ok(answer) => answer,
             Err(Error::Refused(status)) if reason::is_transient(&status) => {
-                tracing::warn!("{}; trying again", status.message());
+                tracing::warn!("{}; trying again", channel::told(&status));
                 tokio::time::sleep(RETRY).await;
                 continue;
             }

@@ -13,7 +13,7 @@ use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::enrolment_service_server::SERVICE_NAME as ENROLMENT;
 use fedpaint_proto::v1::identity_service_server::SERVICE_NAME as IDENTITY;
 use http::{Request, Response};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tonic::body::Body;

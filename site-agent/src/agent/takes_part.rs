@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::time::Duration;
 
+use fedpaint_proto::channel;
 use fedpaint_proto::names::RoundId;
 use fedpaint_proto::v1::{LogDoubt, WithdrawalReason};
 use tokio::task::JoinHandle;
@@ -47,7 +48,7 @@ impl Agent {
         let told = match plan {
             Ok(told) => told,
             Err(status) => {
-                tracing::warn!(%round, "the plan does not come: {}", status.message());
+                tracing::warn!(%round, "the plan does not come: {}", channel::told(&status));
                 return;
             }
         };

@@ -23,7 +23,7 @@ pub enum Error {
     #[error("the round was given up")]
     Cancelled,
     /// The coordinator refuses a call, or cannot be reached any more.
-    #[error("the coordinator refuses {what}: {}", status.message())]
+    #[error("the coordinator refuses {what}: {}", fedpaint_proto::channel::told(status))]
     Call {
         /// Which call.
         what: &'static str,
