@@ -7,6 +7,7 @@
 
 mod agents;
 mod aggregation;
+mod alerts;
 mod bench;
 mod canaries;
 mod chaos;

@@ -202,6 +202,11 @@ impl Blobs {
         Blobs { root: root.to_owned(), busy, claims, halt }
     }
 
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Tells when the process has to end because a sync failed.
     pub fn halt(&self) -> &Halt {
         &self.halt

@@ -63,7 +63,7 @@ pub(crate) struct Metrics {
     pub(crate) run_state: Family<RunLabels, Gauge>,
     /// How many rounds of a run are committed.
     pub(crate) run_rounds_committed: Family<RunLabel, Gauge>,
-    /// When a site last asked, in seconds since 1970.
+    /// When a site that is in last asked since this start, in seconds since 1970.
     pub(crate) site_seen: Family<SiteLabel, Gauge>,
     /// When a certificate ends, in seconds since 1970.
     pub(crate) certificate_end: Family<HolderLabel, Gauge>,
@@ -87,6 +87,16 @@ pub(crate) struct Metrics {
     pub(crate) bytes_freed: Counter,
     /// How long averaging the updates of a round took.
     pub(crate) aggregation: Histogram,
+    /// Rounds whose average failed and is begun again.
+    pub(crate) averages_failing: Gauge,
+    /// 1 while the database takes nothing.
+    pub(crate) database_failing: Gauge,
+    /// Bytes that are free where the data lies.
+    pub(crate) disk_free: Gauge,
+    /// Bytes that there are.
+    pub(crate) disk_size: Gauge,
+    /// Things that sites have said they do not believe of the audit log.
+    pub(crate) site_doubts: Counter,
 }
 
 /// The metrics and the registry that prints them.
@@ -116,6 +126,11 @@ impl Metrics {
             bytes_freed: Counter::default(),
             // From a tiny model on a laptop to a large one from a hundred sites.
             aggregation: Histogram::new([0.01, 0.1, 0.5, 1.0, 5.0, 20.0, 60.0, 300.0, 1_200.0]),
+            averages_failing: Gauge::default(),
+            database_failing: Gauge::default(),
+            disk_free: Gauge::default(),
+            disk_size: Gauge::default(),
+            site_doubts: Counter::default(),
         }
     }
 
@@ -162,6 +177,7 @@ impl Book {
             Unit::Seconds,
             m.aggregation,
         );
+        register_alarms(r, &metrics);
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         r.register("build", "The coordinator that runs", version);
         Book { metrics, registry }
@@ -176,6 +192,19 @@ impl Book {
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
+}
+
+/// What is there for the rules in `deploy/prometheus` alone.
+fn register_alarms(r: &mut Registry, metrics: &Metrics) {
+    let m = metrics.clone();
+    let what = "Rounds whose average failed and is begun again";
+    r.register("averages_failing", what, m.averages_failing);
+    r.register("database_failing", "1 while the database takes nothing", m.database_failing);
+    let what = "What is free where the data lies";
+    r.register_with_unit("disk_free", what, Unit::Bytes, m.disk_free);
+    r.register_with_unit("disk_size", "What there is, free or not", Unit::Bytes, m.disk_size);
+    let what = "Things that sites do not believe of the audit log";
+    r.register("site_doubts", what, m.site_doubts);
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! the audit log says is new.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use fedpaint_proto::identity::Role;
 use jiff::Timestamp;
@@ -17,6 +18,8 @@ use crate::store::{EventRow, Outcomes};
 #[derive(Debug)]
 pub(crate) struct Observer {
     read: Mutex<Read>,
+    /// Where the data lies.
+    data: PathBuf,
 }
 
 /// How far the audit log was read.
@@ -29,12 +32,12 @@ struct Read {
 
 impl Observer {
     /// An observer that takes over what the rows told when the coordinator started.
-    pub(crate) fn new(outcomes: Outcomes, metrics: &Metrics) -> Observer {
+    pub(crate) fn new(outcomes: Outcomes, data: &Path, metrics: &Metrics) -> Observer {
         let Outcomes { committed, abandoned, seq } = outcomes;
         for (outcome, rounds) in [("committed", committed), ("abandoned", abandoned)] {
             metrics.rounds.get_or_create(&RoundLabels { outcome }).inc_by(rounds);
         }
-        Observer { read: Mutex::new(Read { seq, ..Read::default() }) }
+        Observer { read: Mutex::new(Read { seq, ..Read::default() }), data: data.to_owned() }
     }
 
     /// Brings the metrics up to date. Giving up in between loses nothing.
@@ -43,6 +46,7 @@ impl Observer {
     /// If the audit log does not read.
     pub(crate) async fn observe(&self, driver: &Handle, metrics: &Metrics) -> Result<(), Error> {
         show_state(driver, metrics);
+        show_disk(&self.data, metrics).await;
         let mut read = self.read.lock().await;
         loop {
             let events = driver.events(read.seq, EVENTS_MAX).await?;
@@ -72,10 +76,15 @@ fn show_state(driver: &Handle, metrics: &Metrics) {
         let label = RunLabel { run: name };
         metrics.run_rounds_committed.get_or_create(&label).set(run.rounds_committed.into());
     }
+    let (averages, database) = driver.failing();
+    metrics.averages_failing.set(i64::try_from(averages).unwrap_or(i64::MAX));
+    metrics.database_failing.set(database.into());
+    // Nobody waits for a site that is out.
+    metrics.site_seen.clear();
     let mut enrolled = 0;
     for site in driver.sites() {
         enrolled += i64::from(site.revoked_at.is_none());
-        if let Some(seen_at) = site.seen_at {
+        if let Some(seen_at) = site.seen_at.filter(|_| site.revoked_at.is_none()) {
             let label = SiteLabel { site: site.name.to_string() };
             metrics.site_seen.get_or_create(&label).set(seen_at.as_second());
         }
@@ -85,6 +94,17 @@ fn show_state(driver: &Handle, metrics: &Metrics) {
         }
     }
     metrics.sites_enrolled.set(enrolled);
+}
+
+/// Shows how much room there is where the data lies; where the system does not say, what it said last.
+async fn show_disk(data: &Path, metrics: &Metrics) {
+    let data = data.to_owned();
+    let found = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&data)).await;
+    let Ok(Ok(found)) = found else { return };
+    let bytes =
+        |blocks: u64| i64::try_from(blocks.saturating_mul(found.f_frsize)).unwrap_or(i64::MAX);
+    metrics.disk_free.set(bytes(found.f_bavail));
+    metrics.disk_size.set(bytes(found.f_blocks));
 }
 
 /// Shows when a certificate ends.
@@ -100,6 +120,10 @@ impl Read {
         let outcome = match event.kind.as_str() {
             "round_aggregating" => {
                 self.aggregating.insert(round.to_owned(), event.at);
+                return;
+            }
+            "site_doubts" => {
+                metrics.site_doubts.inc();
                 return;
             }
             "round_committed" => "committed",
@@ -122,7 +146,7 @@ mod tests {
     fn rounds_are_counted_by_outcome_and_their_aggregation_is_timed() {
         let book = Book::new();
         let before = Outcomes { committed: 40, abandoned: 2, seq: 90 };
-        let mut read = Observer::new(before, &book.metrics).read.into_inner();
+        let mut read = Observer::new(before, Path::new("/"), &book.metrics).read.into_inner();
         assert_eq!(read.seq, 90);
         let events = [
             ("round_opened", "round t1/1.1: base model 0", 0),
@@ -131,6 +155,7 @@ mod tests {
             ("round_committed", "round t1/1.1: model 1", 14),
             ("round_abandoned", "round t2/1.1: too few updates", 15),
             ("round_abandoned", "round t2/1.2: too few sites", 16),
+            ("site_doubts", "site mayo: the log is a fork", 17),
         ];
         for (seq, (kind, detail, second)) in (91..).zip(events) {
             let at = Timestamp::from_second(second).unwrap();
@@ -139,11 +164,12 @@ mod tests {
             let event = EventRow { seq, at, actor, kind, detail, document: None };
             read.count(&event, &book.metrics);
         }
-        assert_eq!(read.seq, 96);
+        assert_eq!(read.seq, 97);
         let text = book.text().unwrap();
         for line in [
             "fedpaint_rounds_total{outcome=\"committed\"} 41",
             "fedpaint_rounds_total{outcome=\"abandoned\"} 4",
+            "fedpaint_site_doubts_total 1",
             "fedpaint_aggregation_seconds_sum 8.0",
             "fedpaint_aggregation_seconds_count 2",
         ] {

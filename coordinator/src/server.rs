@@ -252,7 +252,7 @@ impl Server {
             .layer(AccessLayer::new(driver.clone(), Arc::clone(&clock)))
             .add_routes(service::routes(&parts))
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-        let observer = Arc::new(Observer::new(self.outcomes, &book.metrics));
+        let observer = Arc::new(Observer::new(self.outcomes, blobs.root(), &book.metrics));
         let pages =
             Pages { driver: driver.clone(), book, observer, credentials: parts.credentials };
         let status =

@@ -276,6 +276,13 @@ impl Handle {
         Arc::clone(&self.troubles.borrow())
     }
 
+    /// How many averages failed and are begun again, and whether the database takes nothing.
+    pub fn failing(&self) -> (usize, bool) {
+        let troubles = self.troubles();
+        let averages = troubles.averages.values().filter(|owed| owed.told.is_some()).count();
+        (averages, troubles.unsaved.is_some())
+    }
+
     /// Whether the driver still takes messages.
     pub fn is_alive(&self) -> bool {
         !self.mailbox.is_closed()
