@@ -1,6 +1,7 @@
 //! The short forms of what `trials` puts to the proof; `tests/README.md` has the long ones. A failure
 //! prints its seed and where the logs are.
 
+use fedpaint_proto::rule::Rule;
 use fedpaint_tests::process::{LOG, output_with};
 use serde_json::Value;
 
@@ -59,6 +60,7 @@ fn a_plan_that_a_hospitals_policy_does_not_allow_is_refused_by_its_rule_in_both_
     for all in ["refused", "in_site_log"] {
         assert_eq!(found[all], 12, "{all}: {found}");
     }
+    assert_eq!(found["rules"], Rule::ALL.len(), "every rule that there is: {found}");
     assert_eq!((&found["updates_that_left"], &found["allowed_trained"]), (&0.into(), &true.into()));
 }
 

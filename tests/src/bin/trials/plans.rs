@@ -1,7 +1,12 @@
 //! Plans that a hospital's policy does not allow, in front of a real agent: each is refused, by its rule, in
 //! both logs, and nothing of it leaves. One plan that is allowed is trained, so that there is something that
-//! could have left.
+//! could have left. Other hospitals refuse every plan, by the rules that no plan can go beyond, so that each rule
+//! that there is was seen to refuse.
 
+mod newer;
+mod others;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -233,8 +238,12 @@ impl Hospital {
         Ok(serde_json::from_str(&std::fs::read_to_string(format!("{file}.sig"))?)?)
     }
 
-    /// The audit log's entries of this site and run that tell of a refusal, once there is one by `rule`.
-    async fn refused(&mut self, name: &str, rule: Rule) -> anyhow::Result<Vec<v1::Event>> {
+    /// The audit log's entries of a site and run that tell of a refusal, once there is one by `rule`.
+    async fn refused(
+        &mut self,
+        name: &str,
+        (site, rule): (&str, Rule),
+    ) -> anyhow::Result<Vec<v1::Event>> {
         let mut ticks = tokio::time::interval(Duration::from_millis(50));
         let about = format!("round {name}/");
         loop {
@@ -246,7 +255,7 @@ impl Hospital {
                 .await?
                 .into_iter()
                 .filter(|event| {
-                    event.actor == format!("site/{SITE}") && event.detail.starts_with(&about)
+                    event.actor == format!("site/{site}") && event.detail.starts_with(&about)
                 })
                 .collect();
             let by_rule =
@@ -258,6 +267,34 @@ impl Hospital {
                 bail!("an update of {name} left: {events:?}");
             }
         }
+    }
+
+    /// Waits until nothing but an approval is missing.
+    async fn waits_for_approval(&mut self, name: &str) -> anyhow::Result<()> {
+        let refused = self.refused(name, (SITE, Rule::Approval));
+        tokio::time::timeout(PATIENCE, refused).await??;
+        Ok(())
+    }
+
+    /// Has the plan of a run be refused at a site by `rule`, ends the run, and says what came of it.
+    async fn tried(&mut self, name: &str, (site, rule): (&str, Rule)) -> anyhow::Result<Found> {
+        let refused = self.refused(name, (site, rule));
+        let refused = match tokio::time::timeout(PATIENCE, refused).await {
+            Ok(events) => !events?.is_empty(),
+            Err(_) => false,
+        };
+        self.lab.fedctl(&["run", "stop", name])?;
+        let log = std::fs::read_to_string(self.lab.path(&format!("{site}.log")))?;
+        let told = |line: &str| {
+            line.contains(&format!("{name}/")) && line.contains(&format!("rule={rule}"))
+        };
+        let in_site_log = log.lines().any(told);
+        let (events, its) = (self.events().await?, format!("round {name}/"));
+        let left = events
+            .iter()
+            .filter(|event| event.kind == "update_accepted" && event.detail.starts_with(&its))
+            .count();
+        Ok(Found { refused, in_site_log, left })
     }
 
     async fn events(&self) -> anyhow::Result<Vec<v1::Event>> {
@@ -278,7 +315,7 @@ impl Hospital {
         let base = self
             .create("allowed", (&Plan::default().to_toml(), Some(SIGNER)), models::specs())
             .await?;
-        tokio::time::timeout(PATIENCE, self.refused("allowed", Rule::Approval)).await??;
+        self.waits_for_approval("allowed").await?;
         self.approve_all()?;
         let train = async {
             let mut ticks = tokio::time::interval(Duration::from_millis(50));
@@ -306,6 +343,17 @@ impl Hospital {
     }
 }
 
+/// What came of a plan that a hospital's policy does not allow.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    /// Whether the audit log says that it was refused, by its rule.
+    refused: bool,
+    /// Whether the site's own log does.
+    in_site_log: bool,
+    /// How many updates of it were taken.
+    left: usize,
+}
+
 fn is_refusal(kind: &str) -> bool {
     matches!(kind, "site_declined" | "site_withdrew")
 }
@@ -318,7 +366,7 @@ pub(crate) async fn plans(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     let mut hospital = Hospital::found(work).await?;
     let allowed = hospital.allowed().await?;
     outcome.require(allowed, || "the plan that is allowed was not trained".to_owned());
-    let (mut refused, mut in_site_log, mut left) = (0, 0, 0);
+    let (mut refused, mut in_site_log, mut left, mut rules) = (0, 0, 0, BTreeSet::new());
     for number in 1..=count {
         let hostility = HOSTILITIES[(number - 1) % HOSTILITIES.len()];
         let Hostile { plan, tensors } = hostile(hostility, number, &mut random);
@@ -329,32 +377,30 @@ pub(crate) async fn plans(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         hospital.create(&name, (&plan, hostility.signer()), tensors).await?;
         // What the policy would refuse after an approval is approved, as by a human who looks at nothing.
         if matches!(rule, Rule::Bytes | Rule::Tensors) {
-            tokio::time::timeout(PATIENCE, hospital.refused(&name, Rule::Approval)).await??;
+            hospital.waits_for_approval(&name).await?;
             hospital.approve_all()?;
         }
-        match tokio::time::timeout(PATIENCE, hospital.refused(&name, rule)).await {
-            Ok(events) => refused += usize::from(!events?.is_empty()),
-            Err(_) => outcome.require(false, || format!("{name} was not refused by {rule}")),
-        }
+        let found = hospital.tried(&name, (SITE, rule)).await?;
+        outcome.require(found.refused, || format!("{name} was not refused by {rule}"));
         if matches!(hostility, Hostility::WhileStopped) {
             std::fs::remove_file(hospital.stop_file())?;
         }
-        hospital.lab.fedctl(&["run", "stop", &name])?;
-        let log = hospital.agent.log()?;
-        let told = |line: &str| {
-            line.contains(&format!("{name}/")) && line.contains(&format!("rule={rule}"))
-        };
-        in_site_log += usize::from(log.lines().any(told));
-        let events = hospital.events().await?;
-        let its = format!("round {name}/");
-        left += events
-            .iter()
-            .filter(|event| event.kind == "update_accepted" && event.detail.starts_with(&its))
-            .count();
+        refused += usize::from(found.refused);
+        in_site_log += usize::from(found.in_site_log);
+        left += found.left;
+        rules.extend((found.refused && found.in_site_log).then_some(rule));
     }
+    let others = others::refuse(&mut hospital, &mut outcome).await?;
+    outcome.set("other_hospitals", others.len());
+    rules.extend(others);
+    let unseen: Vec<&Rule> = Rule::ALL.iter().filter(|rule| !rules.contains(rule)).collect();
+    outcome.require(count < HOSTILITIES.len() || unseen.is_empty(), || {
+        format!("nobody was seen to refuse by {unseen:?}")
+    });
     outcome.set("plans", count);
     outcome.set("refused", refused);
     outcome.set("in_site_log", in_site_log);
+    outcome.set("rules", rules.len());
     outcome.set("updates_that_left", left);
     outcome.set("allowed_trained", allowed);
     outcome.require(refused == count, || format!("{refused} of {count} plans were refused"));
