@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fedpaint_proto::enrolment::{Pin, SECRET_BYTES, Token};
+use fedpaint_proto::plan::{PlanSignature, PlanSigner, RunPlan};
 use fedpaint_proto::signing::{Signed, Signer};
 use fedpaint_proto::statement::Envelope;
+use fedpaint_proto::v1::{GetRunPlanResponse, SubmitUpdateRequest, TrainingReport};
 use fedpaint_tests::hostile::{csr, envelope, log_proof, plan, policy, tensors, token};
 use fedpaint_tests::lab::OPEN_POLICY;
 use fedpaint_tests::models;
+use prost::Message;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rustls::pki_types::pem::PemObject;
@@ -134,9 +137,9 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut made = Vec::new();
     made.extend(of_token().map(|(name, text)| ("token", name, text.into_bytes())));
     made.extend(of_plan().map(|(name, text)| ("plan", name, text.into_bytes())));
-    made.extend(of_policy().map(|(name, text)| ("policy", name, text.into_bytes())));
+    made.extend(of_policy().map(|(name, bytes)| ("policy", name, bytes)));
     made.extend(of_tensors().map(|(name, bytes)| ("tensors", name, bytes)));
-    made.extend(of_envelope().map(|(name, bytes)| ("envelope", name, bytes)));
+    made.extend(of_envelope().into_iter().map(|(name, bytes)| ("envelope", name, bytes)));
     made.extend(of_log_proof().map(|(name, bytes)| ("log_proof", name, bytes)));
     made.extend(of_csr().map(|(name, bytes)| ("csr", name, bytes)));
     made
@@ -183,17 +186,40 @@ fn of_plan() -> [(&'static str, String); 6] {
     ]
 }
 
-fn of_policy() -> [(&'static str, String); 7] {
+/// The key of the fixtures, which has signed one plan and one update.
+fn key() -> PrivatePkcs8KeyDer<'static> {
+    let key = include_bytes!("fixtures/signing/mayo.signing.key");
+    PrivatePkcs8KeyDer::from_pem_slice(key).unwrap()
+}
+
+/// A policy, and a plan behind it as a coordinator tells it.
+fn told(policy: &str, plan: &str, signature: Option<PlanSignature>) -> Vec<u8> {
+    let plan_signature = signature.map(|signature| signature.to_wire());
+    let told = GetRunPlanResponse { plan_toml: plan.to_owned(), plan_signature };
+    [policy.as_bytes(), &[0], &told.encode_to_vec()].concat()
+}
+
+fn of_policy() -> [(&'static str, Vec<u8>); 11] {
     let sample = bare(include_str!("../deploy/policy.toml"));
     let plan = bare(include_str!("../deploy/run.toml"));
+    let once = RunPlan::from_toml(policy::SIGNED_ONCE).unwrap();
+    let signed = PlanSigner::new(&key()).unwrap().sign(&once);
+    let human = OPEN_POLICY.replace("none", "each_plan");
+    let signer = format!("[plan]\nsigners = [\"{}\"]\n", policy::SIGNER);
+    let named = OPEN_POLICY.replace("[plan]\n", &signer);
+    let other = policy::SIGNED_ONCE.replace('3', "4");
     [
-        ("seed-good-sample", sample),
-        ("seed-good-nothing", String::new()),
-        ("seed-good-open", format!("{OPEN_POLICY}\0{plan}")),
-        ("seed-good-human", format!("{}\0{plan}", OPEN_POLICY.replace("none", "each_plan"))),
-        ("seed-bad-field", "[egres]\nbytes_per_round_max = 1\n".to_owned()),
-        ("seed-bad-hours", "[run]\nhours = [\"19:00\"]\n".to_owned()),
-        ("seed-bad-metric", "[egress]\nmetrics = [\"patients\"]\n".to_owned()),
+        ("seed-good-sample", sample.into_bytes()),
+        ("seed-good-nothing", Vec::new()),
+        ("seed-good-open", told(OPEN_POLICY, &plan, None)),
+        ("seed-good-human", told(&human, &plan, None)),
+        ("seed-good-signed", told(&named, policy::SIGNED_ONCE, Some(signed))),
+        ("seed-good-signed-another", told(&named, &other, Some(signed))),
+        ("seed-good-signed-by-nobody", told(&named, policy::SIGNED_ONCE, None)),
+        ("seed-good-signed-unasked", told(OPEN_POLICY, &plan, Some(signed))),
+        ("seed-bad-field", b"[egres]\nbytes_per_round_max = 1\n".to_vec()),
+        ("seed-bad-hours", b"[run]\nhours = [\"19:00\"]\n".to_vec()),
+        ("seed-bad-metric", b"[egress]\nmetrics = [\"patients\"]\n".to_vec()),
     ]
 }
 
@@ -220,27 +246,67 @@ fn of_tensors() -> [(&'static str, Vec<u8>); 7] {
 }
 
 /// Signed by a key that is good for nothing else; Ed25519 signs the same twice.
-fn of_envelope() -> [(&'static str, Vec<u8>); 6] {
+fn of_envelope() -> Vec<(&'static str, Vec<u8>)> {
     let certificate = include_bytes!("fixtures/signing/mayo.signing.pem");
     let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>();
-    let key = include_bytes!("fixtures/signing/mayo.signing.key");
-    let key = PrivatePkcs8KeyDer::from_pem_slice(key).unwrap();
-    let signer = Signer::new(&chain.unwrap(), &key).unwrap();
+    let signer = Signer::new(&chain.unwrap(), &key()).unwrap();
     let good = Signed::by(&signer, envelope::signed_once());
-    let text = |signed: &Signed<Envelope>| serde_json::to_vec(signed).unwrap();
     let other = Envelope { examples: 41, ..envelope::signed_once() };
     let alone = Signed { certificate: chain_of_one(&good.certificate), ..good.clone() };
     let changed = Signed { statement: other, ..good.clone() };
     let other = Envelope { examples: u64::MAX, ..changed.statement.clone() };
+    let largest = Signed { statement: other, ..good.clone() };
+    [exported(&good, &changed, &alone, &largest), submitted(&good, &changed, &alone)].concat()
+}
+
+/// As an export of the audit log has them.
+fn exported(
+    good: &Signed<Envelope>,
+    changed: &Signed<Envelope>,
+    alone: &Signed<Envelope>,
+    largest: &Signed<Envelope>,
+) -> Vec<(&'static str, Vec<u8>)> {
+    let text = |signed: &Signed<Envelope>| serde_json::to_vec(signed).unwrap();
     let (field, longer) = ("\"signature\":\"", "\"signature\":\"AAAA");
-    let long = String::from_utf8(text(&good)).unwrap().replacen(field, longer, 1);
-    [
-        ("seed-good-envelope", text(&good)),
-        ("seed-good-spaced", serde_json::to_vec_pretty(&good).unwrap()),
-        ("seed-bad-changed", text(&changed)),
-        ("seed-bad-alone", text(&alone)),
-        ("seed-bad-largest", text(&Signed { statement: other, ..good.clone() })),
+    let long = String::from_utf8(text(good)).unwrap().replacen(field, longer, 1);
+    vec![
+        ("seed-good-envelope", text(good)),
+        ("seed-good-spaced", serde_json::to_vec_pretty(good).unwrap()),
+        ("seed-bad-changed", text(changed)),
+        ("seed-bad-alone", text(alone)),
+        ("seed-bad-largest", text(largest)),
         ("seed-bad-signature", long.into_bytes()),
+    ]
+}
+
+/// As the wire carries them.
+fn submitted(
+    good: &Signed<Envelope>,
+    changed: &Signed<Envelope>,
+    alone: &Signed<Envelope>,
+) -> Vec<(&'static str, Vec<u8>)> {
+    let report = TrainingReport { steps: 5, loss_mean: 0.25, ..TrainingReport::default() };
+    let request = |signed: &Signed<Envelope>| SubmitUpdateRequest {
+        round: Some((&signed.statement.round).into()),
+        base_model_digest: signed.statement.base.as_bytes().to_vec(),
+        weights: Some(signed.statement.update.into()),
+        examples: signed.statement.examples,
+        report: Some(report),
+        signature: Some(signed.signature_to_wire()),
+    };
+    let wire = |signed: &Signed<Envelope>| request(signed).encode_to_vec();
+    let endless = Some(TrainingReport { loss_last: f64::INFINITY, ..report });
+    let endless = SubmitUpdateRequest { report: endless, ..request(good) };
+    let unsigned = SubmitUpdateRequest { signature: None, ..request(good) };
+    let mut cut = wire(good);
+    cut.truncate(100);
+    vec![
+        ("seed-good-wire", wire(good)),
+        ("seed-bad-wire-changed", wire(changed)),
+        ("seed-bad-wire-alone", wire(alone)),
+        ("seed-bad-wire-report", endless.encode_to_vec()),
+        ("seed-bad-wire-unsigned", unsigned.encode_to_vec()),
+        ("seed-bad-wire-cut", cut),
     ]
 }
 
@@ -311,5 +377,19 @@ fn the_committed_seeds_are_those_that_the_builders_make() {
         }
         let names = made.iter().filter(|(of, ..)| *of == part).count();
         assert!(corpus(part).len() >= names, "{part}");
+    }
+}
+
+#[test]
+fn a_plan_that_a_policys_signer_has_signed_is_followed_and_the_others_of_the_corpus_are_not() {
+    let corpus = corpus("policy");
+    for (name, followed) in [
+        ("seed-good-open", true),
+        ("seed-good-signed-unasked", true),
+        ("seed-good-signed", true),
+        ("seed-good-signed-another", false),
+        ("seed-good-signed-by-nobody", false),
+    ] {
+        assert_eq!(policy::follows(&corpus[name]), Some(followed), "{name}");
     }
 }

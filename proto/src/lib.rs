@@ -11,7 +11,8 @@
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
 //! - [`transfer`]: uploads and downloads that resume; [`given_up`]: when a call comes too late to be done.
 //! - [`signing`]: Ed25519 signatures by keys that the federation's root has certified.
-//! - [`statement`]: what is signed: updates, receipts, manifests of models.
+//! - [`statement`]: what is signed: updates, receipts, manifests of models; [`submission`]: an update as it is
+//!   submitted.
 //! - [`merkle`], [`log`]: the audit log as a tree whose heads are signed, and proofs over it.
 //! - [`wire`]: the protocol's version, and which versions can be served.
 //! - [`text`]: text from outside, made fit to be kept and shown.
@@ -45,6 +46,7 @@ pub mod renewal;
 pub mod rule;
 pub mod signing;
 pub mod statement;
+pub mod submission;
 pub mod text;
 pub mod tls;
 pub mod transfer;

@@ -162,6 +162,20 @@ pub struct PlanTold {
 }
 
 impl PlanTold {
+    /// What a coordinator has answered.
+    ///
+    /// # Errors
+    /// If it is beyond the limit, or its signature is none.
+    pub fn from_wire(told: v1::GetRunPlanResponse) -> Result<PlanTold, Status> {
+        let v1::GetRunPlanResponse { plan_toml, plan_signature } = told;
+        if plan_toml.len() > PLAN_BYTES_MAX {
+            return Err(malformed(&format!("a plan of {} bytes", plan_toml.len())));
+        }
+        let signature = plan_signature.as_ref().map(PlanSignature::from_wire).transpose();
+        let signature = signature.map_err(|e| malformed(&format!("the plan's signature: {e}")))?;
+        Ok(PlanTold { plan_toml, signature })
+    }
+
     /// The plan, read.
     ///
     /// # Errors
@@ -178,14 +192,7 @@ impl PlanTold {
 /// The coordinator's refusal, the network's failure, or a plan beyond the limit.
 pub async fn run_plan(channel: &Channel, run: &RunName) -> Result<PlanTold, Status> {
     let request = in_time(v1::GetRunPlanRequest { run: run.to_string() });
-    let told = service(channel).get_run_plan(request).await?.into_inner();
-    let v1::GetRunPlanResponse { plan_toml, plan_signature } = told;
-    if plan_toml.len() > PLAN_BYTES_MAX {
-        return Err(malformed(&format!("a plan of {} bytes", plan_toml.len())));
-    }
-    let signature = plan_signature.as_ref().map(PlanSignature::from_wire).transpose();
-    let signature = signature.map_err(|e| malformed(&format!("the plan's signature: {e}")))?;
-    Ok(PlanTold { plan_toml, signature })
+    PlanTold::from_wire(service(channel).get_run_plan(request).await?.into_inner())
 }
 
 /// What the model of a version of a run is made of, not yet believed; version 0 is what it started from.

@@ -3,18 +3,18 @@
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::log;
 use fedpaint_proto::merkle::Hash;
-use fedpaint_proto::names::{Digest, RunName, SiteName};
+use fedpaint_proto::names::{RunName, SiteName};
 use fedpaint_proto::plan::{PlanSignature, SignedPlan};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::rule::Rule;
-use fedpaint_proto::signing::Unbound;
+use fedpaint_proto::submission::Submitted;
 use fedpaint_proto::v1::federation_service_server::FederationService;
 use fedpaint_proto::v1::heartbeat_request::Activity as WireActivity;
 use fedpaint_proto::v1::heartbeat_response::Directive as WireDirective;
 use fedpaint_proto::v1::{
     GetRunPlanRequest, GetRunPlanResponse, HeartbeatRequest, HeartbeatResponse, Join, LogDoubt,
     OpenRound, PreviewWorkRequest, PreviewWorkResponse, Rest, SubmitUpdateRequest,
-    SubmitUpdateResponse, Train, TrainingProgress, TrainingReport, WithdrawalReason,
+    SubmitUpdateResponse, Train, TrainingProgress, WithdrawalReason,
 };
 use fedpaint_proto::wire::WIRE_VERSION;
 use tonic::{Request, Response, Status};
@@ -220,20 +220,8 @@ fn directive(directive: Directive) -> WireDirective {
 }
 
 fn submission(request: SubmitUpdateRequest) -> Result<Submission, Status> {
-    let SubmitUpdateRequest { round, base_model_digest, weights, examples, report, signature } =
-        request;
-    let signature = signature.map(Unbound::from_wire).transpose();
-    Ok(Submission {
-        round: parse::round(round.as_ref())?,
-        base: Digest::try_from(&base_model_digest[..]).map_err(parse::invalid)?,
-        weights: parse::blob(weights.as_ref())?,
-        examples,
-        report: self::report(parse::present("report", report)?)?,
-        signature: signature.map_err(parse::invalid)?,
-    })
-}
-
-fn report(report: TrainingReport) -> Result<Report, Status> {
+    let submitted = Submitted::from_wire(request).map_err(parse::invalid)?;
+    let Submitted { round, base, update, examples, report, signature } = submitted;
     let report = Report {
         steps: report.steps,
         loss_mean: report.loss_mean,
@@ -242,43 +230,20 @@ fn report(report: TrainingReport) -> Result<Report, Status> {
         gradient_norm_p50: report.gradient_norm_p50,
         gradient_norm_p99: report.gradient_norm_p99,
     };
-    if report.is_finite() {
-        return Ok(report);
-    }
-    Err(parse::invalid("a value of the report is not a finite number"))
+    Ok(Submission { round, base, weights: update, examples, report, signature })
 }
 
 #[cfg(test)]
 mod tests {
-    use fedpaint_proto::v1::{BlobRef, RoundRef, Training};
+    use fedpaint_proto::v1::{RoundRef, Training};
 
     use super::*;
 
-    fn request() -> SubmitUpdateRequest {
-        SubmitUpdateRequest {
-            round: Some(RoundRef { run: "t1".into(), number: 1, attempt: 1 }),
-            base_model_digest: vec![1; 32],
-            weights: Some(BlobRef { digest: vec![2; 32], size: 9 }),
-            examples: 5,
-            report: Some(TrainingReport { steps: 3, ..TrainingReport::default() }),
-            signature: None,
-        }
-    }
-
     #[test]
-    fn an_update_whose_fields_do_not_parse_is_refused() {
-        assert_eq!(submission(request()).unwrap().report.steps, 3);
-        let infinite = TrainingReport { loss_last: f64::INFINITY, ..TrainingReport::default() };
-        for request in [
-            SubmitUpdateRequest { round: None, ..request() },
-            SubmitUpdateRequest { base_model_digest: vec![1; 31], ..request() },
-            SubmitUpdateRequest { weights: None, ..request() },
-            SubmitUpdateRequest { report: None, ..request() },
-            SubmitUpdateRequest { report: Some(infinite), ..request() },
-        ] {
-            let status = submission(request).unwrap_err();
-            assert_eq!(Reason::of(&status), Some(Reason::InvalidRequest));
-        }
+    fn an_update_that_does_not_parse_is_refused() {
+        let status = submission(SubmitUpdateRequest::default()).unwrap_err();
+        assert_eq!(Reason::of(&status), Some(Reason::InvalidRequest));
+        assert!(status.message().contains("round"), "{status}");
     }
 
     #[test]
