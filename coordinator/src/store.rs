@@ -1,9 +1,11 @@
 //! What the coordinator knows, in a database: SQLite, or PostgreSQL by the same SQL.
 //!
 //! Rows are facts; no row holds a weight. [`Store::save`] writes a change and its audit entries in
-//! one transaction. The store decides nothing: what it is given was decided, what it loads is
-//! checked only for being readable.
+//! one transaction, every row with its checksum. The store decides nothing: what it is given was
+//! decided, what it loads is checked only for being readable.
 
+mod cell;
+mod checksum;
 mod error;
 mod late;
 mod lease;
@@ -26,6 +28,7 @@ use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AnyPool, Connection, Row, SqlSafeStr};
 
+pub use self::checksum::Unsound;
 pub use self::error::Error;
 use self::error::is_no_table;
 pub use self::lease::{Holder, LEASE, LEASE_RENEWAL, Lease};
@@ -75,6 +78,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (13, "update_index", include_str!("../migrations/0013_update_index.sql")),
     (14, "sealed_at", include_str!("../migrations/0014_sealed_at.sql")),
     (15, "repeats", include_str!("../migrations/0015_repeats.sql")),
+    (16, "checksum", include_str!("../migrations/0016_checksum.sql")),
 ];
 
 /// The database. Clones share its connections.

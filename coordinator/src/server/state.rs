@@ -80,6 +80,10 @@ pub(super) async fn open(
     let taken = store.take_lease(&holder, &dead, clock.now());
     let taken = tokio::time::timeout(DATABASE_TIMEOUT, taken).await;
     let store = taken.map_err(silent)?.map_err(failed)?;
+    let rows = store.add_checksums().await.map_err(failed)?;
+    if rows > 0 {
+        info!(rows, "the rows of a database of before have their checksums now");
+    }
     let outcomes = store.outcomes().await.map_err(failed)?;
     Ok(State { blobs, store, outcomes })
 }

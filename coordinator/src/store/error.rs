@@ -123,6 +123,18 @@ impl Error {
         }
     }
 
+    /// Whether one row does not read, and nothing else is wrong with the database.
+    pub fn is_of_a_row(&self) -> bool {
+        let unread = |error: &sqlx::Error| {
+            matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
+        };
+        match self {
+            Error::Row { .. } => true,
+            Error::Sql(error) => unread(error),
+            _ => false,
+        }
+    }
+
     /// Whether the process must not go on: another one writes, or what the disk holds is not known.
     pub(super) fn is_fatal(&self) -> bool {
         match self {

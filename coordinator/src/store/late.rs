@@ -6,6 +6,7 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AnyPool};
 
 use super::Error;
+use super::checksum::insert;
 use super::rows::{self, Columns, micros};
 use crate::round::{LateUpdate, Update};
 use crate::run::{Late, Run, Straggler, Tally};
@@ -189,13 +190,15 @@ pub(super) async fn write(
         let waits = matches!(late, Late::Training | Late::Reported(_));
         let into = (!waits).then(|| after.round().id());
         let update = rows::update_columns(late.update())?;
-        sqlx::query(
+        insert(
             "INSERT INTO straggler (run, number, attempt, site, base_digest, base_size, since, \
              state, into_number, into_attempt, update_digest, update_size, examples, report, \
-             reason) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
-             ON CONFLICT (run, number, attempt, site) DO UPDATE SET state = $8, \
-             into_number = $9, into_attempt = $10, update_digest = $11, update_size = $12, \
-             examples = $13, report = $14, reason = $15",
+             reason, checksum) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
+             ON CONFLICT (run, number, attempt, site) DO UPDATE SET base_digest = $5, \
+             base_size = $6, since = $7, state = $8, into_number = $9, into_attempt = $10, \
+             update_digest = $11, update_size = $12, examples = $13, report = $14, reason = $15, \
+             checksum = $16",
         )
         .bind(round.run.as_str())
         .bind(i64::from(round.number))

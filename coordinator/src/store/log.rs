@@ -11,6 +11,7 @@ use fedpaint_proto::signing::{Signature, Signed};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AnyPool, Row};
 
+use super::checksum::insert;
 use super::rows::{self, Columns, micros};
 use super::{Document, DocumentKind, Error, EventRow, Log, Store, lease};
 
@@ -232,16 +233,15 @@ pub(super) async fn write_document(
         DocumentKind::Update => "update",
         DocumentKind::Manifest => "manifest",
     };
-    sqlx::query(
-        "INSERT INTO document (fingerprint, kind, signed) VALUES ($1, $2, $3) \
+    insert(
+        "INSERT INTO document (fingerprint, kind, signed, checksum) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (fingerprint) DO NOTHING",
     )
     .bind(document.digest.to_string())
     .bind(kind)
     .bind(document.signed.as_str())
     .execute(connection)
-    .await?;
-    Ok(())
+    .await
 }
 
 pub(super) async fn write_head(
@@ -250,23 +250,23 @@ pub(super) async fn write_head(
 ) -> Result<(), Error> {
     let Signed { statement: TreeHead { size, root, at, .. }, signature, certificate } = head;
     let signer = Digest::of(certificate).to_string();
-    sqlx::query(
-        "INSERT INTO signer (fingerprint, certificate) VALUES ($1, $2) \
+    insert(
+        "INSERT INTO signer (fingerprint, certificate, checksum) VALUES ($1, $2, $3) \
          ON CONFLICT (fingerprint) DO NOTHING",
     )
     .bind(signer.as_str())
     .bind(BASE64_STANDARD.encode(certificate))
     .execute(&mut *connection)
     .await?;
-    sqlx::query(
-        "INSERT INTO log_head (size, root, at, signature, signer) VALUES ($1, $2, $3, $4, $5)",
+    insert(
+        "INSERT INTO log_head (size, root, at, signature, signer, checksum) \
+         VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(rows::bigint("the log", *size)?)
     .bind(root.to_string())
     .bind(micros(*at))
     .bind(BASE64_STANDARD.encode(signature.as_bytes()))
-    .bind(signer.as_str())
+    .bind(signer)
     .execute(connection)
-    .await?;
-    Ok(())
+    .await
 }

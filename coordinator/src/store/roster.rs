@@ -6,6 +6,7 @@ use fedpaint_proto::names::{Digest, OperatorName, SiteName};
 use sqlx::{AnyConnection, AnyPool, Row};
 
 use super::Error;
+use super::checksum::insert;
 use super::rows::{self, Columns, micros};
 use crate::roster::{Candidate, Invite, KeyRow, OperatorRow, Proposal, Roster};
 
@@ -89,9 +90,9 @@ pub(super) async fn write(
         delete.bind(secret.to_string()).execute(&mut *connection).await?;
     }
     for (secret, ends) in changed(&before.ended, &after.ended) {
-        sqlx::query(
-            "INSERT INTO ended_invite (secret_hash, expires_at) VALUES ($1, $2) \
-             ON CONFLICT (secret_hash) DO UPDATE SET expires_at = $2",
+        insert(
+            "INSERT INTO ended_invite (secret_hash, expires_at, checksum) VALUES ($1, $2, $3) \
+             ON CONFLICT (secret_hash) DO UPDATE SET expires_at = $2, checksum = $3",
         )
         .bind(secret.to_string())
         .bind(micros(*ends))
@@ -103,9 +104,10 @@ pub(super) async fn write(
         delete.execute(&mut *connection).await?;
     }
     for (key, row) in changed(&before.keys, &after.keys) {
-        sqlx::query(
-            "INSERT INTO certificate (key, holder, issued_at, not_after, revoked_at) \
-             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (key) DO UPDATE SET revoked_at = $5",
+        insert(
+            "INSERT INTO certificate (key, holder, issued_at, not_after, revoked_at, checksum) \
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (key) DO UPDATE SET holder = $2, \
+             issued_at = $3, not_after = $4, revoked_at = $5, checksum = $6",
         )
         .bind(key.to_string())
         .bind(row.holder.to_string())
@@ -135,13 +137,13 @@ async fn invite(
 ) -> Result<(), Error> {
     let candidate = invite.candidate.as_ref();
     let approved_by = candidate.map(|candidate| rows::json("approved_by", &candidate.approved_by));
-    sqlx::query(
+    insert(
         "INSERT INTO invite (site, secret_hash, invited_by, expires_at, tries_left, \
-         auto_approve, public_key, signing_key, approved_by, admitted_until) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+         auto_approve, public_key, signing_key, approved_by, admitted_until, checksum) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
          ON CONFLICT (site) DO UPDATE SET secret_hash = $2, invited_by = $3, expires_at = $4, \
          tries_left = $5, auto_approve = $6, public_key = $7, signing_key = $8, \
-         approved_by = $9, admitted_until = $10",
+         approved_by = $9, admitted_until = $10, checksum = $11",
     )
     .bind(site.as_str())
     .bind(invite.secret.to_string())
@@ -154,8 +156,7 @@ async fn invite(
     .bind(approved_by.transpose()?)
     .bind(candidate.and_then(|candidate| candidate.admitted_until).map(micros))
     .execute(connection)
-    .await?;
-    Ok(())
+    .await
 }
 
 async fn operator(
@@ -163,16 +164,15 @@ async fn operator(
     name: &OperatorName,
     operator: &OperatorRow,
 ) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO operator (name, roles, since) VALUES ($1, $2, $3) \
-         ON CONFLICT (name) DO UPDATE SET roles = $2, since = $3",
+    insert(
+        "INSERT INTO operator (name, roles, since, checksum) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (name) DO UPDATE SET roles = $2, since = $3, checksum = $4",
     )
     .bind(name.as_str())
     .bind(operator.roles.to_string())
     .bind(micros(operator.since))
     .execute(connection)
-    .await?;
-    Ok(())
+    .await
 }
 
 /// One that was spent, or is over, may be asked for anew.
@@ -181,10 +181,10 @@ async fn proposal(
     id: &Digest,
     proposal: &Proposal,
 ) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO proposal (id, what, asked_by, asked_at, approved_by, spent_at) \
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO UPDATE SET asked_by = $3, \
-         asked_at = $4, approved_by = $5, spent_at = $6",
+    insert(
+        "INSERT INTO proposal (id, what, asked_by, asked_at, approved_by, spent_at, checksum) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO UPDATE SET what = $2, \
+         asked_by = $3, asked_at = $4, approved_by = $5, spent_at = $6, checksum = $7",
     )
     .bind(id.to_string())
     .bind(proposal.what.as_str())
@@ -193,8 +193,7 @@ async fn proposal(
     .bind(proposal.approved_by.as_ref().map(|name| name.as_str().to_owned()))
     .bind(proposal.spent_at.map(micros))
     .execute(connection)
-    .await?;
-    Ok(())
+    .await
 }
 
 /// What `after` has and `before` had not, or had otherwise.

@@ -6,11 +6,11 @@
 
 use std::path::Path;
 
-use sqlx::any::{AnyRow, AnyTypeInfoKind};
-use sqlx::query::Query;
-use sqlx::{Any, AnyConnection, AssertSqlSafe, Column, Connection, Row, ValueRef};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, AssertSqlSafe, Connection, Row};
 use tokio_stream::StreamExt;
 
+use super::cell::{Cell, cells};
 use super::error::is_no_table;
 use super::{BUSY_TIMEOUT, Error, MIGRATIONS, Store};
 
@@ -178,40 +178,9 @@ async fn copy_rows(from: &mut AnyConnection, to: &mut AnyConnection) -> Result<(
     Ok(())
 }
 
-/// A column's value: there is nothing else in a row.
-enum Value {
-    Text(String),
-    Number(i64),
-}
-
-impl Value {
-    fn bind<'q>(
-        self,
-        query: Query<'q, Any, <Any as sqlx::Database>::Arguments>,
-    ) -> Query<'q, Any, <Any as sqlx::Database>::Arguments> {
-        match self {
-            Value::Text(text) => query.bind(text),
-            Value::Number(number) => query.bind(number),
-        }
-    }
-}
-
 /// The statement that writes a row, and what is bound to it: what is not NULL.
-fn insertion(table: &str, row: &AnyRow) -> Result<(String, Vec<Value>), Error> {
-    let (mut columns, mut values) = (Vec::new(), Vec::new());
-    for column in row.columns() {
-        let name = column.name();
-        let value = row.try_get_raw(name)?;
-        if value.is_null() {
-            continue;
-        }
-        let text = value.type_info().kind() == AnyTypeInfoKind::Text;
-        values.push(match text {
-            true => Value::Text(row.try_get(name)?),
-            false => Value::Number(row.try_get(name)?),
-        });
-        columns.push(name.to_owned());
-    }
+fn insertion(table: &str, row: &AnyRow) -> Result<(String, Vec<Cell>), Error> {
+    let (columns, values): (Vec<String>, Vec<Cell>) = cells(row)?.into_iter().unzip();
     let places: Vec<String> = (1..=columns.len()).map(|place| format!("${place}")).collect();
     let (columns, places) = (columns.join(", "), places.join(", "));
     Ok((format!("INSERT INTO {table} ({columns}) VALUES ({places})"), values))

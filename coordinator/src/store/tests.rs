@@ -1,5 +1,6 @@
 //! Every query, on SQLite and, where `TEST_POSTGRES_URL` names one, on PostgreSQL.
 
+mod checksum;
 mod copies;
 mod lease;
 mod migration;

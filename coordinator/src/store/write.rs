@@ -4,16 +4,17 @@
 use fedpaint_proto::names::SiteName;
 use sqlx::AnyConnection;
 
+use super::checksum::insert;
 use super::rows::{self, micros};
 use super::{Error, EventRow, SiteRow, roster};
 use crate::round::Round;
 use crate::run::Run;
 
 pub(super) async fn site(connection: &mut AnyConnection, site: &SiteRow) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO site (name, enrolled_at, revoked_at, joined_at, signing_key) \
-         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO UPDATE SET enrolled_at = $2, \
-         revoked_at = $3, joined_at = $4, signing_key = $5",
+    insert(
+        "INSERT INTO site (name, enrolled_at, revoked_at, joined_at, signing_key, checksum) \
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) DO UPDATE SET enrolled_at = $2, \
+         revoked_at = $3, joined_at = $4, signing_key = $5, checksum = $6",
     )
     .bind(site.name.as_str())
     .bind(micros(site.enrolled_at))
@@ -21,20 +22,22 @@ pub(super) async fn site(connection: &mut AnyConnection, site: &SiteRow) -> Resu
     .bind(site.joined_at.map(micros))
     .bind(site.signing_key.map(|key| roster::hex(&key)))
     .execute(connection)
-    .await?;
-    Ok(())
+    .await
 }
 
 pub(super) async fn run(connection: &mut AnyConnection, run: &Run) -> Result<(), Error> {
     let (state, reason) = rows::run_state(run.state())?;
     let (signature, readmitted) = (&run.signed_plan().signature, run.readmitted());
     let resumed_from = run.resumed_from();
-    sqlx::query(
+    insert(
         "INSERT INTO run (name, plan, initial_digest, initial_size, model_digest, model_size, \
-         state, reason, committed, failures, created_at, plan_signature, readmitted, resumed_from) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
-         ON CONFLICT (name) DO UPDATE SET model_digest = $5, model_size = $6, state = $7, \
-         reason = $8, committed = $9, failures = $10, readmitted = $13, resumed_from = $14",
+         state, reason, committed, failures, created_at, plan_signature, readmitted, \
+         resumed_from, checksum) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
+         ON CONFLICT (name) DO UPDATE SET plan = $2, initial_digest = $3, initial_size = $4, \
+         model_digest = $5, model_size = $6, state = $7, reason = $8, committed = $9, \
+         failures = $10, created_at = $11, plan_signature = $12, readmitted = $13, \
+         resumed_from = $14, checksum = $15",
     )
     .bind(run.name().as_str())
     .bind(run.plan().to_toml())
@@ -51,26 +54,26 @@ pub(super) async fn run(connection: &mut AnyConnection, run: &Run) -> Result<(),
     .bind((!readmitted.is_empty()).then(|| rows::json("readmitted", readmitted)).transpose()?)
     .bind(resumed_from.map(|round| rows::json("resumed_from", &round)).transpose()?)
     .execute(connection)
-    .await?;
-    Ok(())
+    .await
 }
 
 pub(super) async fn round(connection: &mut AnyConnection, round: &Round) -> Result<(), Error> {
     let phase = rows::phase(round.phase())?;
     let (due_at, arriving) = rows::stretch_columns(round)?;
     let standings = round.standings();
-    sqlx::query(
+    insert(
         "INSERT INTO round (run, number, attempt, phase, until_at, base_digest, base_size, \
          model_digest, model_size, reason, opened_at, closed_at, ema_digest, ema_size, \
          momentum_digest, momentum_size, second_moment_digest, second_moment_size, due_at, \
-         arriving, standings, sealed_at) \
+         arriving, standings, sealed_at, checksum) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-         $19, $20, $21, $22) \
+         $19, $20, $21, $22, $23) \
          ON CONFLICT (run, number, attempt) DO UPDATE SET phase = $4, until_at = $5, \
-         model_digest = $8, model_size = $9, reason = $10, closed_at = $12, ema_digest = $13, \
-         ema_size = $14, momentum_digest = $15, momentum_size = $16, \
-         second_moment_digest = $17, second_moment_size = $18, due_at = $19, arriving = $20, \
-         standings = $21, sealed_at = $22",
+         base_digest = $6, base_size = $7, model_digest = $8, model_size = $9, reason = $10, \
+         opened_at = $11, closed_at = $12, ema_digest = $13, ema_size = $14, \
+         momentum_digest = $15, momentum_size = $16, second_moment_digest = $17, \
+         second_moment_size = $18, due_at = $19, arriving = $20, standings = $21, \
+         sealed_at = $22, checksum = $23",
     )
     .bind(round.id().run.as_str())
     .bind(i64::from(round.id().number))
@@ -95,8 +98,7 @@ pub(super) async fn round(connection: &mut AnyConnection, round: &Round) -> Resu
     .bind((!standings.is_empty()).then(|| rows::json("standings", &standings)).transpose()?)
     .bind(round.sealed_at().map(micros))
     .execute(connection)
-    .await?;
-    Ok(())
+    .await
 }
 
 /// Writes the members that differ from `before`, and deletes those that are gone.
@@ -115,13 +117,13 @@ pub(super) async fn members(
             continue;
         }
         let row = rows::member_columns(member)?;
-        sqlx::query(
+        insert(
             "INSERT INTO member (run, number, attempt, site, state, update_digest, update_size, \
-             examples, report, reason, since) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+             examples, report, reason, since, checksum) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
              ON CONFLICT (run, number, attempt, site) DO UPDATE SET state = $5, \
              update_digest = $6, update_size = $7, examples = $8, report = $9, reason = $10, \
-             since = $11",
+             since = $11, checksum = $12",
         )
         .bind(id.run.as_str())
         .bind(i64::from(id.number))

@@ -30,6 +30,8 @@ async fn from_the_first_schema(url: &str) {
     pool.close().await;
 
     let store = Store::open(url).await.unwrap();
+    assert_eq!(store.unsound().await.unwrap(), (vec![], 6), "its rows have no checksums yet");
+    assert_eq!(store.add_checksums().await.unwrap(), 6);
     let mut loaded = store.load().await.unwrap();
     assert_eq!((loaded.sites.len(), loaded.log.tree.size()), (1, 1));
     let run = loaded.runs.remove(0);
@@ -48,6 +50,7 @@ async fn from_the_first_schema(url: &str) {
         next.apply(event, START).unwrap();
     }
     let next = save(&store, Some(&run), next).await;
+    assert_eq!(store.unsound().await.unwrap(), (vec![], 0));
     assert_eq!(store.load().await.unwrap().runs, [next]);
     let models = store.models(run.name(), None, 10).await.unwrap();
     assert_eq!(models.iter().map(|m| m.ema).collect::<Vec<_>>(), [None, kept("two").ema]);

@@ -30,7 +30,7 @@ fn candidate() -> Candidate {
 }
 
 /// Everything that a roster can hold.
-fn full() -> Roster {
+pub(super) fn full() -> Roster {
     let key = |text: &str| KeyId::of_public_key(text.as_bytes());
     let row = |holder: Role, revoked_at| KeyRow {
         holder,
