@@ -3,11 +3,14 @@
 //! moment of its database, and changes nothing.
 
 mod backup;
+#[cfg(test)]
+mod every_row;
 mod fsck;
 mod log;
 mod replay;
 mod restore;
 mod rows;
+mod states;
 mod vouched;
 
 use std::collections::BTreeSet;

@@ -1,7 +1,8 @@
-//! Checks every row and every blob, and names what is wrong and what to do. What a row holds that nobody
-//! has signed, such as a loss, is checked only for being readable. It reads a moment of the
-//! database and then the files, so it may run beside a coordinator: what that writes meanwhile is not
-//! looked at, and nothing that a row names is deleted but what retention lets go.
+//! Checks every row and every blob, and names what is wrong and what to do. A row has to be what was written,
+//! by its checksum; with the others it has to be what a coordinator writes, what was signed, and in the state
+//! that the audit log told last. It reads a moment of the database and then the files, so it may run beside a
+//! coordinator: what that writes meanwhile is not looked at, and nothing that a row names is deleted but what
+//! retention lets go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,11 +12,12 @@ use fedpaint_proto::names::{Blob, Digest, FederationName};
 use fedpaint_proto::weights::ModelFile;
 use serde::Serialize;
 
+use super::states::States;
 use super::vouched::Rows;
 use super::{Error, Moment, bar, log, lost, rows};
 use crate::blobs::{Blobs, digest_of};
 use crate::config::Config;
-use crate::store::{self, Named};
+use crate::store::{self, Named, Unsound};
 
 /// What a check has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -30,6 +32,8 @@ pub struct Fsck {
     pub rounds: usize,
     /// Entries of the audit log.
     pub events: u64,
+    /// Rows that have no checksum yet, because they are of before there were any: a start gives it to them.
+    pub unsummed: u64,
     /// Files that rows name and that were read to their last byte.
     pub blobs: u64,
     /// Their bytes.
@@ -65,7 +69,8 @@ pub async fn fsck(config: &Config) -> Result<Fsck, Error> {
     }
     let moment = Moment::of(config).await?;
     check_rows(&moment, &config.federation, &mut found).await?;
-    let named = moment.store.named().await?;
+    let named = moment.store.named().await.map_err(Error::from);
+    let Some(named) = unless_unreadable(named, &mut found)? else { return Ok(found) };
     let mut by_digest: BTreeMap<Digest, Vec<&Named>> = BTreeMap::new();
     for one in &named {
         by_digest.entry(one.blob.digest).or_default().push(one);
@@ -89,6 +94,11 @@ pub(super) async fn check_rows(
     federation: &FederationName,
     found: &mut Fsck,
 ) -> Result<(), Error> {
+    let (unsound, unsummed) = moment.store.unsound().await?;
+    found.unsummed = unsummed;
+    for Unsound { row, found: wrong } in unsound {
+        found.damaged(row, wrong, "restore a backup; until then nothing that it says is sure");
+    }
     let (count, first, last) = moment.store.audit_extent().await?;
     found.events = count;
     if (count > 0 && first != 1) || count != last {
@@ -98,15 +108,20 @@ pub(super) async fn check_rows(
     let read = check_runs(moment, federation, found).await;
     // Where rows are missing, nothing can be said of what was signed of them.
     let rows = unless_unreadable(read, found)?;
-    let read = log::check(moment, federation, rows.as_ref(), found).await;
-    unless_unreadable(read, found).map(drop)
+    let (signed, states) = rows.unzip();
+    let read = log::check(moment, federation, signed.as_ref(), found).await;
+    let told = unless_unreadable(read, found)?.flatten();
+    if let (Some(told), Some(states)) = (told, states) {
+        found.damage.extend(told.against(&states));
+    }
+    Ok(())
 }
 
 /// What was read, unless there is a row that does not read: it hides those behind it.
 fn unless_unreadable<T>(read: Result<T, Error>, found: &mut Fsck) -> Result<Option<T>, Error> {
     match read {
         Ok(read) => Ok(Some(read)),
-        Err(Error::Store(error @ store::Error::Row { .. })) => {
+        Err(Error::Store(error)) if error.is_of_a_row() => {
             found.damaged("a row", error.to_string(), "restore a backup, or use a newer version");
             Ok(None)
         }
@@ -118,18 +133,20 @@ async fn check_runs(
     moment: &Moment,
     federation: &FederationName,
     found: &mut Fsck,
-) -> Result<Rows, Error> {
+) -> Result<(Rows, States), Error> {
     let loaded = moment.store.load().await?;
     (found.sites, found.runs) = (loaded.sites.len(), loaded.runs.len());
-    let mut signed = Rows::default();
+    let (mut signed, mut states) = (Rows::default(), States::default());
+    states.members(&loaded.sites, &loaded.roster.operators);
     for run in &loaded.runs {
         // One run's rounds at a time.
         let rounds = moment.rounds(run).await?;
         found.rounds += rounds.len();
         found.damage.extend(rows::check(run, &rounds));
         signed.add(federation, run, &rounds, &moment.store.stragglers(run.name()).await?);
+        states.run(run, &rounds);
     }
-    Ok(signed)
+    Ok((signed, states))
 }
 
 /// Checks every file that rows name; gives those that are not there.
@@ -223,6 +240,13 @@ impl fmt::Display for Fsck {
         }
         let Fsck { sites, runs, rounds, events, blobs, bytes, orphans, spent, .. } = self;
         writeln!(f, "rows     {sites} sites, {runs} runs, {rounds} rounds, {events} events")?;
+        if self.unsummed > 0 {
+            let rows = self.unsummed;
+            writeln!(
+                f,
+                "         {rows} of them without a checksum until a coordinator is started"
+            )?;
+        }
         writeln!(
             f,
             "blobs    {blobs} read, {bytes} bytes; {orphans} named by no row, {spent} let go"

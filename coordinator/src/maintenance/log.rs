@@ -6,6 +6,7 @@ use fedpaint_proto::merkle::{Frontier, Node};
 use fedpaint_proto::names::FederationName;
 
 use super::fsck::Fsck;
+use super::states::States;
 use super::vouched::Rows;
 use super::{Error, Moment};
 use crate::store::Vouched;
@@ -17,14 +18,15 @@ const WHAT: &str = "the audit log";
 
 const TODO: &str = "restore a backup, or sites will refuse the log; see `fedctl audit verify`";
 
-/// Checks the log of `federation` and, where the rows could be read, that they are what it vouches for.
+/// Checks the log of `federation` and, where the rows could be read, that they are what it vouches for. What it
+/// tells, unless it was changed itself.
 pub(super) async fn check(
     moment: &Moment,
     federation: &FederationName,
     rows: Option<&Rows>,
     found: &mut Fsck,
-) -> Result<(), Error> {
-    let (mut tree, mut heads) = (Frontier::default(), 0);
+) -> Result<Option<States>, Error> {
+    let (mut tree, mut heads, mut told) = (Frontier::default(), 0, States::default());
     loop {
         let page = moment.store.vouched(federation, (tree.size(), u64::MAX >> 1), PAGE).await?;
         if page.is_empty() {
@@ -33,15 +35,17 @@ pub(super) async fn check(
         heads += page.iter().filter(|vouched| vouched.head.is_some()).count() as u64;
         if let Err(changed) = check_page(moment, &page, &mut tree).await? {
             found.damaged(WHAT, changed, TODO);
-            return Ok(());
+            return Ok(None);
         }
         for Vouched { entry, document, .. } in page {
+            told.hear(&entry);
             if let Some(wrong) = rows.and_then(|rows| rows.wrong(&entry, document.as_ref())) {
                 found.damaged(WHAT, wrong, "restore a backup: nothing that was signed changes");
             }
         }
     }
-    check_extent(moment, tree.size(), heads, found).await
+    check_extent(moment, tree.size(), heads, found).await?;
+    Ok(Some(told))
 }
 
 /// Whether the entries of a page, and the nodes that are full with them, are those that were hashed and
@@ -95,7 +99,7 @@ async fn check_extent(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use fedpaint_proto::signing::Signed;
@@ -114,7 +118,7 @@ mod tests {
     use crate::store::{Change, SiteRow, Store};
     use crate::testing::{LATER, Pki, blob, plan};
 
-    fn config(folder: &Path) -> Config {
+    pub(in crate::maintenance) fn config(folder: &Path) -> Config {
         let text = "federation = \"brain\"\nlisten = \"127.0.0.1:0\"\ndata = \"data\"\n\
                     [tls]\nca = \"ca\"\ncertificate = \"certificate\"\nkey = \"key\"\n";
         Config::parse(text, &folder.join("coordinator.toml")).unwrap()
@@ -146,7 +150,7 @@ mod tests {
     }
 
     /// One round of one site, signed by it and by the coordinator: five entries.
-    async fn history(config: &Config) {
+    pub(in crate::maintenance) async fn history(config: &Config) {
         std::fs::create_dir(&config.data).unwrap();
         let (pki, federation) = (Pki::new(), config.federation.clone());
         let notary =

@@ -2,8 +2,8 @@
 //! row; these hold between them.
 
 use crate::maintenance::Damage;
-use crate::round::{Phase, Round};
-use crate::run::Run;
+use crate::round::{Counts, Phase, Round};
+use crate::run::{Run, State};
 
 /// Everything that is wrong with a run and its rounds, which are all there, oldest first.
 pub(super) fn check(run: &Run, rounds: &[Round]) -> Vec<Damage> {
@@ -29,6 +29,11 @@ pub(super) fn check(run: &Run, rounds: &[Round]) -> Vec<Damage> {
         if !round.is_over() && position + 1 < rounds.len() {
             wrong(what.clone(), "it is not over, and there is a later one".to_owned());
         }
+        let (reported, need) = (Counts::of(round).reported, run.plan().round.sites_min);
+        if matches!(round.phase(), Phase::Committed(_)) && reported < need {
+            let found = format!("it is made of {reported} updates, its plan asks for {need}");
+            wrong(what.clone(), found);
+        }
         due = match round.phase() {
             Phase::Committed(made) => {
                 (base, committed) = (made.model, id.number);
@@ -47,18 +52,27 @@ pub(super) fn check(run: &Run, rounds: &[Round]) -> Vec<Damage> {
     }
     if run.committed() != committed {
         let found = run.committed();
-        wrong(what, format!("it counts {found} rounds, its last committed round is {committed}"));
+        let found = format!("it counts {found} rounds, its last committed round is {committed}");
+        wrong(what.clone(), found);
+    }
+    let (is_over, planned) = (*run.state() == State::Finished, run.plan().rounds);
+    if is_over != (committed >= planned) {
+        let is = if is_over { "finished" } else { "not finished" };
+        wrong(what, format!("it is {is} after {committed} of {planned} rounds"));
     }
     damage
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use fedpaint_proto::names::RoundId;
 
     use super::*;
     use crate::aggregate::Aggregate;
     use crate::round::{Event, Report, Update};
+    use crate::run::{Saved, Tally};
     use crate::testing::{START, blob, plan};
 
     /// A run that has committed `n` rounds of one site, and all of its rounds.
@@ -110,5 +124,38 @@ mod tests {
         let early = Round::open(id, run.initial(), run.plan().round.clone(), START);
         let twice = [vec![early], rounds.clone()].concat();
         assert!(found(&run, &twice).iter().any(|line| line.contains("not over")));
+    }
+
+    /// The same run with another plan and in another state.
+    fn forged(run: &Run, sites_min: u32, state: State) -> Run {
+        let saved = Saved {
+            name: run.name().clone(),
+            plan: plan(9, sites_min).into(),
+            initial: run.initial(),
+            created_at: run.created_at(),
+            state,
+            newest: run.newest(),
+            committed: run.committed(),
+            failures: run.failures(),
+            stragglers: Vec::new(),
+            tally: Tally::default(),
+            readmitted: BTreeMap::new(),
+        };
+        Run::restore(saved, run.round().clone())
+    }
+
+    #[test]
+    fn a_run_that_its_own_plan_does_not_let_be_as_it_is_is_named() {
+        let (run, rounds) = history(2);
+        let found = |sites_min, state| {
+            let damage = check(&forged(&run, sites_min, state), &rounds);
+            damage.into_iter().map(|d| format!("{}: {}", d.what, d.found)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(1, State::Stopped), [""; 0]);
+        let few = "it is made of 1 updates, its plan asks for 2";
+        let few = ["brain/1.1", "brain/2.1"].map(|id| format!("round {id}: {few}"));
+        assert_eq!(found(2, State::Active), few);
+        let finished = found(1, State::Finished);
+        assert_eq!(finished, ["run brain: it is finished after 2 of 9 rounds"]);
     }
 }
