@@ -9,7 +9,7 @@ use fedpaint_proto::names::SiteName;
 use fedpaint_proto::plan::LatePolicy;
 
 use crate::round::{Counts, Member, Phase, Round, Stretch, named};
-use crate::run::{Late, Run, State, Straggler};
+use crate::run::{Drop, Late, Run, State, Straggler};
 
 /// What happened: one word for programs, and the same for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,8 +110,9 @@ fn late_change(before: Option<&Straggler>, site: &SiteName, after: &Straggler) -
     }
     let id = &after.round;
     Some(match &after.late {
-        // That it was missing is told with its round.
+        // That it was missing, and whether it may still come, is told with its round.
         Late::Training => return None,
+        Late::Dropped { why: Drop::ByPlan | Drop::TooLate, .. } if before.is_none() => return None,
         Late::Reported(_) if matches!(before.map(|b| &b.late), Some(Late::Sealed(_))) => {
             let detail = format!("round {id}: site {site}, for the next attempt after all");
             Entry::new("late_update_waits", detail)

@@ -43,6 +43,8 @@ impl Handle {
         let plan = self.plan(&id.run)?;
         let found = self.store.round(id, &plan.round).await?;
         let round = found.ok_or_else(|| Error::RoundUnknown(id.clone()))?;
+        let number = round.id().number;
+        let late = self.store.late(&id.run, number, number).await?;
         let state = self.state.borrow();
         let run = state.run(&id.run)?;
         // What is over does not change any more, so neither does the answer.
@@ -50,7 +52,8 @@ impl Handle {
         Ok(if in_hand {
             self.round_now(&state, run)
         } else {
-            state.round_view(&round, &Troubles::default())
+            let view = state.round_view(&round, &Troubles::default());
+            view.with_late(late.iter().map(|(site, straggler)| (site, straggler)))
         })
     }
 
@@ -68,8 +71,18 @@ impl Handle {
         let plan = self.plan(run)?;
         let limit = bounded(limit, ROUNDS_MAX);
         let rounds = self.store.rounds(run, &plan.round, before, limit).await?;
+        let late = match (rounds.first(), rounds.last()) {
+            (Some(first), Some(last)) => {
+                self.store.late(run, first.id().number, last.id().number).await?
+            }
+            _ => Vec::new(),
+        };
         let (troubles, state) = (self.troubles(), self.state.borrow());
-        Ok(rounds.iter().map(|round| state.round_view(round, &troubles)).collect())
+        let view = |round| {
+            let late = late.iter().map(|(site, straggler)| (site, straggler));
+            state.round_view(round, &troubles).with_late(late)
+        };
+        Ok(rounds.iter().map(view).collect())
     }
 
     /// The newest global models of a run that are of rounds before `before`, oldest first; at most

@@ -2,7 +2,7 @@
 //! driver; what can be decided without them is decided in `core/review.rs`.
 
 use fedpaint_proto::limits::DETAIL_BYTES_MAX;
-use fedpaint_proto::names::{Digest, SiteName};
+use fedpaint_proto::names::{Digest, RoundId, SiteName};
 use fedpaint_proto::statement::Envelope;
 use fedpaint_proto::text;
 
@@ -13,7 +13,7 @@ use crate::blobs;
 use crate::check::check_update;
 use crate::evidence::plan_digest;
 use crate::records::Document;
-use crate::round::{Member, Refusal, Update};
+use crate::round::{Member, Phase, Refusal, Round, Update};
 
 /// Checks and applies a submission; a refusal is noted in the audit log.
 pub(super) async fn submit(
@@ -27,12 +27,34 @@ pub(super) async fn submit(
         // Where the coordinator itself failed, the update may yet be accepted.
         && !error.reason().is_the_coordinators()
     {
-        // The error may quote the site's file.
-        let detail = format!("round {round}: site {site}, {error}");
-        let detail = text::line(&detail, DETAIL_BYTES_MAX);
-        handle.change(Request::Refused(site.clone(), round, detail)).await?;
+        note(handle, site, round, error).await?;
     }
     outcome
+}
+
+/// Notes in the audit log why an update was refused.
+pub(super) async fn note(
+    handle: &Handle,
+    site: &SiteName,
+    round: RoundId,
+    error: &Error,
+) -> Result<(), Error> {
+    // The error may quote the site's file.
+    let detail = format!("round {round}: site {site}, {error}");
+    let detail = text::line(&detail, DETAIL_BYTES_MAX);
+    handle.change(Request::Refused(site.clone(), round, detail)).await
+}
+
+/// Why a round that is over takes nothing of a site: one that it was sealed without comes too late.
+pub(super) fn late_or(past: &Round, site: &SiteName, refused: Error) -> Error {
+    let sealed = matches!(past.phase(), Phase::Aggregating | Phase::Committed(_));
+    let missed = sealed && past.members().get(site) == Some(&Member::Joined);
+    match refused {
+        Error::Round { round, refusal: Refusal::RoundOver } if missed => {
+            Error::Round { round, refusal: Refusal::ReportingOver }
+        }
+        other => other,
+    }
 }
 
 /// The digest of the envelope of an update that is taken, or was before, where it is signed.
@@ -100,10 +122,7 @@ async fn check(
             if past.holds(site, &update) || handle.store.counted_late(id, site, &update).await? {
                 return Ok(None);
             }
-            // It trained for this round, and came too late.
-            let late = past.members().get(site) == Some(&Member::Joined);
-            let refusal = Refusal::ReportingOver;
-            return Err(if late { Error::Round { round: id.clone(), refusal } } else { over });
+            return Err(late_or(&past, site, over));
         }
         Review::Check(update) => update,
     };

@@ -7,15 +7,18 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
+use fedpaint_proto::reason::Reason;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::core::Request;
 use super::error::Error;
 use super::handle::Handle;
+use super::submit;
 use super::view::Upload;
 use super::work::Message;
 use crate::round::ARRIVING_STEP;
+use crate::run::Straggler;
 
 /// The most files that a site may upload for one round. It needs one; a few more where what it had was
 /// damaged or it began anew.
@@ -90,7 +93,8 @@ impl Handle {
     ///
     /// # Errors
     /// If the round neither awaits an update of the site nor has this one, the site has begun
-    /// [`UPLOADS_MAX`] other ones for it, or the database fails.
+    /// [`UPLOADS_MAX`] other ones for it, or the database fails. That one comes too late is noted in the audit
+    /// log, as where it is submitted.
     pub async fn may_upload_again(
         &self,
         site: &SiteName,
@@ -99,8 +103,13 @@ impl Handle {
     ) -> Result<u64, Error> {
         match self.may_upload(site, round) {
             Err(refused @ Error::Round { .. }) => {
-                let has = self.has_file(site, round, blob).await?;
-                if has { Ok(blob.size) } else { Err(refused) }
+                let Some(refused) = self.not_held(site, round, blob, refused).await? else {
+                    return Ok(blob.size);
+                };
+                if refused.reason() == Reason::ReportingOver {
+                    submit::note(self, site, round.clone(), &refused).await?;
+                }
+                Err(refused)
             }
             Ok(bytes_max) => {
                 let (state, now) = (self.state.borrow(), self.clock.now());
@@ -118,17 +127,29 @@ impl Handle {
         }
     }
 
-    async fn has_file(&self, site: &SiteName, round: &RoundId, blob: &Blob) -> Result<bool, Error> {
+    /// Why a round that awaits no update of the site does not take this file; none where it has it already.
+    async fn not_held(
+        &self,
+        site: &SiteName,
+        round: &RoundId,
+        blob: &Blob,
+        refused: Error,
+    ) -> Result<Option<Error>, Error> {
         let plan = {
             let state = self.state.borrow();
             let run = state.run(&round.run)?;
             if run.has_file(round, site, blob) {
-                return Ok(true);
+                return Ok(None);
             }
             run.plan().round.clone()
         };
-        let past = self.store.round(round, &plan).await?;
-        Ok(past.is_some_and(|past| past.has_file(site, blob)))
+        let Some(past) = self.store.round(round, &plan).await? else { return Ok(Some(refused)) };
+        let late = self.store.late(&round.run, round.number, round.number).await?;
+        let came = late.iter().any(|(name, Straggler { round: of, late, .. })| {
+            name == site && of == round && late.update().is_some_and(|held| held.weights == *blob)
+        });
+        let has = came || past.has_file(site, blob);
+        Ok((!has).then(|| submit::late_or(&past, site, refused)))
     }
 
     /// Notes how much of an update has come, and has the round hear of it if its end is near. It waits

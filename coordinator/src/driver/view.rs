@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::troubles::Owed;
 use crate::round::{Counts, LateUpdate, Member, Phase, Round, Withdrawal};
-use crate::run::{Run, State, Tally};
+use crate::run::{Late, Run, State, Straggler, Tally};
 use crate::standing::Standing;
 
 /// A run.
@@ -229,6 +229,7 @@ impl RoundView {
             state: state.clone(),
             since: round.since(site),
             progress: progress(site),
+            late: None,
         };
         let number = round.id().number;
         let late = |(site, late): (&SiteName, &LateUpdate)| LateView {
@@ -251,6 +252,20 @@ impl RoundView {
             average: None,
         }
     }
+
+    /// The same with what becomes of the updates that had not come when it was sealed.
+    pub(super) fn with_late<'a>(
+        mut self,
+        stragglers: impl Iterator<Item = (&'a SiteName, &'a Straggler)>,
+    ) -> RoundView {
+        for (site, Straggler { round, late, .. }) in stragglers {
+            let member = self.members.iter_mut().find(|member| member.site == *site);
+            if let Some(member) = member.filter(|_| *round == self.id) {
+                member.late = Some(late.clone());
+            }
+        }
+        self
+    }
 }
 
 /// A site in a round.
@@ -264,6 +279,8 @@ pub struct MemberView {
     pub since: Option<Timestamp>,
     /// How far it is, as it last told; not kept over a restart.
     pub progress: Option<Progress>,
+    /// What becomes of its update, if that had not come when the round was sealed.
+    pub late: Option<Late>,
 }
 
 /// How far a site is in its training.

@@ -10,7 +10,7 @@ use fedpaint_proto::statement::{Envelope, Manifest};
 use crate::evidence::{made, plan_digest};
 use crate::records::{Document, DocumentKind, EventRow};
 use crate::round::{Member, Phase, Round, Update, Withdrawal};
-use crate::run::{Late, Run, Straggler};
+use crate::run::{Drop, Late, Run, Straggler};
 
 /// What must have been signed for the rows to be as they are.
 #[derive(Debug, Default)]
@@ -69,7 +69,7 @@ impl Rows {
         for (site, Straggler { round, base, late, .. }) in stragglers {
             if let Some(update) = late.update() {
                 self.statements.insert(envelope(round, site, base.digest, update));
-            } else if matches!(late, Late::Dropped { .. }) {
+            } else if matches!(late, Late::Dropped { why, .. } if *why != Drop::ByPlan) {
                 self.given_up.insert((round.clone(), site.clone()));
             }
         }
@@ -139,7 +139,6 @@ fn read(entry: &EventRow, document: Option<&Document>) -> Result<Said, &'static 
 mod tests {
     use super::*;
     use crate::round::tests::{site, update};
-    use crate::run::Drop;
     use crate::testing::{LATER, Pki, START, blob, plan};
 
     fn straggler(examples: u64, late: fn(Update) -> Late) -> (SiteName, Straggler) {
@@ -185,6 +184,8 @@ mod tests {
         // A row that lost its update as its site was shut out says nothing; any other one does.
         let dropped = |_| Late::Dropped { update: None, why: Drop::Revoked };
         assert_eq!(found(&[straggler(8, dropped)]), None);
+        let never_taken = |_| Late::Dropped { update: None, why: Drop::ByPlan };
+        assert!(found(&[straggler(8, never_taken)]).is_some());
         assert!(found(&[straggler(8, |_| Late::Training)]).is_some());
         assert!(found(&[]).unwrap().contains("the rows say otherwise"));
     }

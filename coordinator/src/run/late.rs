@@ -1,5 +1,6 @@
-//! Stragglers: members that had not reported when their round was sealed, in a run that folds late
-//! updates in. PURE, like the run it belongs to.
+//! Stragglers: members that had not reported when their round was sealed. In a run that folds late updates in
+//! their update may still come; in one that drops them it is dropped at once, with the reason. PURE, like the
+//! run it belongs to.
 //!
 //! ```text
 //!                 the update comes       a round is sealed       that round commits
@@ -27,7 +28,7 @@ use crate::round::{Abandonment, LateUpdate, Member, Phase, Refusal, Update, With
 /// A member that had not reported when its round was sealed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Straggler {
-    /// The round that it trains for.
+    /// The round that it trains for, or trained for.
     pub round: RoundId,
     /// The model that it trains from.
     pub base: Blob,
@@ -67,6 +68,22 @@ impl Late {
         }
     }
 
+    /// The same in words, for who looks at the round that it was trained for.
+    pub fn in_words(&self) -> String {
+        match self {
+            Late::Training => {
+                "missing when the round was sealed; its update may come late".to_owned()
+            }
+            Late::Reported(_) => "its update came late and waits for the next round".to_owned(),
+            Late::Sealed(_) => "its update came late and is part of a later round".to_owned(),
+            Late::Folded(_) => "its update came late and counted in a later round".to_owned(),
+            Late::Dropped { update: None, why } => format!("no update in time, and dropped: {why}"),
+            Late::Dropped { update: Some(_), why } => {
+                format!("its update came late and was dropped: {why}")
+            }
+        }
+    }
+
     /// Whether it can come, or count, no more.
     pub fn is_settled(&self) -> bool {
         matches!(self, Late::Folded(_) | Late::Dropped { .. })
@@ -77,6 +94,9 @@ impl Late {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum Drop {
+    /// The run folds no late update in.
+    #[error("a late update does not count, by [round] late")]
+    ByPlan,
     /// The last round that it could have been folded into was sealed without it.
     #[error("no round that it may be folded into is left, by [round] late_rounds_max or [rounds]")]
     TooLate,
@@ -191,9 +211,9 @@ impl Run {
     /// and its own members that have not reported are stragglers from now on.
     pub(super) fn seal(&mut self, now: Timestamp) {
         if self.plan.plan.round.late == LatePolicy::Drop {
-            return;
+            return self.note_missing(now, &Late::Dropped { update: None, why: Drop::ByPlan });
         }
-        let (id, base) = (self.round.id().clone(), self.round.base());
+        let id = self.round.id().clone();
         let (max, last) =
             (self.plan.plan.round.late_rounds_max, id.number >= self.plan.plan.rounds);
         let mut late = BTreeMap::new();
@@ -212,13 +232,18 @@ impl Run {
             }
         }
         self.round.fold(late);
-        if last {
-            return;
-        }
+        let none_left = Late::Dropped { update: None, why: Drop::TooLate };
+        self.note_missing(now, if last { &none_left } else { &Late::Training });
+    }
+
+    /// Notes the members that have not reported when the round in hand is sealed, and what becomes of their
+    /// updates.
+    fn note_missing(&mut self, now: Timestamp, late: &Late) {
+        let (id, base) = (self.round.id().clone(), self.round.base());
         let waiting = self.round.members().iter().filter(|(_, m)| **m == Member::Joined);
         for (site, _) in waiting {
-            let late = Late::Training;
-            let straggler = Straggler { round: id.clone(), base, since: now, late };
+            let (round, late) = (id.clone(), late.clone());
+            let straggler = Straggler { round, base, since: now, late };
             self.stragglers.insert((id.number, site.clone()), straggler);
         }
     }

@@ -13,7 +13,7 @@ use crate::driver::{
 };
 use crate::roster::{Invite, OperatorRole, OperatorRow, Proposal};
 use crate::round::{Counts, Member, Phase, Report};
-use crate::run::{Absence, State};
+use crate::run::{Absence, Late, State};
 use crate::service::federation::bytes_of;
 use crate::standing::{Outlier, Standing};
 use crate::store::EventRow;
@@ -161,7 +161,9 @@ fn member(member: &MemberView) -> v1::Member {
         ..v1::Member::default()
     };
     match &member.state {
-        Member::Joined => {}
+        Member::Joined => {
+            wire.reason = member.late.as_ref().map(Late::in_words).unwrap_or_default();
+        }
         Member::Reported(update) => {
             wire.examples = update.examples;
             wire.update = Some(update.weights.into());

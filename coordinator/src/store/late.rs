@@ -41,6 +41,21 @@ pub(super) async fn all(
     found.bind(run.as_str()).fetch_all(pool).await?.iter().map(straggler).collect()
 }
 
+/// The stragglers of a run whose own rounds have the numbers `first` to `last`.
+pub(super) async fn of_rounds(
+    pool: &AnyPool,
+    run: &RunName,
+    (first, last): (u32, u32),
+) -> Result<Vec<(SiteName, Straggler)>, Error> {
+    let found = sqlx::query(
+        "SELECT run, number, attempt, site, base_digest, base_size, since, state, update_digest, \
+         update_size, examples, report, reason FROM straggler \
+         WHERE run = $1 AND number >= $2 AND number <= $3",
+    );
+    let found = found.bind(run.as_str()).bind(i64::from(first)).bind(i64::from(last));
+    found.fetch_all(pool).await?.iter().map(straggler).collect()
+}
+
 fn straggler(row: &AnyRow) -> Result<(SiteName, Straggler), Error> {
     let state = row.text("state")?;
     let late = match state.as_str() {

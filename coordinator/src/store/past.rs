@@ -107,6 +107,19 @@ impl Store {
         late::all(&self.reads, run).await
     }
 
+    /// The stragglers of a run whose own rounds have the numbers `first` to `last`.
+    ///
+    /// # Errors
+    /// If the database fails or holds what this version does not read.
+    pub async fn late(
+        &self,
+        run: &RunName,
+        first: u32,
+        last: u32,
+    ) -> Result<Vec<(SiteName, Straggler)>, Error> {
+        late::of_rounds(&self.reads, run, (first, last)).await
+    }
+
     /// How many audit entries there are, and the first and the last one's number.
     ///
     /// # Errors

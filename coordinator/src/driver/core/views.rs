@@ -24,7 +24,9 @@ impl State {
             _ => None,
         };
         let average = troubles.averages.get(round.id()).cloned();
-        RoundView { average, ..RoundView::new(round, progress) }
+        let view = RoundView { average, ..RoundView::new(round, progress) };
+        let run = self.find_run(&round.id().run);
+        view.with_late(run.into_iter().flat_map(|run| run.stragglers()))
     }
 
     pub(in crate::driver) fn site_views(&self) -> Vec<SiteView> {

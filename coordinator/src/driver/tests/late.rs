@@ -25,6 +25,20 @@ impl Coordinator {
         self.until_committed(number).await
     }
 
+    /// What the first round shows of mayo, however it is asked for.
+    async fn assert_shown(&self, expected: &str) {
+        let one = self.handle.round(&round(1, 1)).await.unwrap();
+        let listed = self.handle.rounds(&brain(), None, 0).await.unwrap().remove(0);
+        for RoundView { members, .. } in [one, listed] {
+            let told = members.into_iter().map(|member| (member.site, member.late));
+            let told = told.map(|(site, late)| (site.to_string(), late.map(|l| l.in_words())));
+            let mayo = Some(expected.to_owned());
+            let named = [("aachen", None), ("kyoto", None), ("mayo", mayo)];
+            let named = named.map(|(site, late)| (site.to_owned(), late));
+            assert_eq!(told.collect::<Vec<_>>(), named);
+        }
+    }
+
     /// What is in memory is what is on the disk.
     async fn assert_saved(&self) {
         let loaded = self.store.load().await.unwrap().runs.remove(0);
@@ -70,6 +84,8 @@ async fn a_late_update_counts_in_the_next_round_and_a_restart_anywhere_makes_the
             coordinator = coordinator.restart().await;
         }
         coordinator.assert_saved().await;
+        let again = coordinator.handle.may_upload_again(&site("mayo"), &id, &late.weights).await;
+        assert_eq!(again.unwrap(), late.weights.size, "it is here, which is no refusal");
         coordinator.handle.submit(&site("mayo"), late.clone()).await.unwrap();
         let view = coordinator.handle.round(&round(2, 1)).await.unwrap();
         let counts =
@@ -102,6 +118,10 @@ async fn a_plan_that_drops_says_so_to_the_site_and_once_to_the_audit_log() {
     coordinator.commit_without_mayo(1).await;
     coordinator.until(|_, round| round.id.number == 2).await;
     assert!(matches!(coordinator.beat("mayo", Activity::Idle).await, Directive::Join { .. }));
+    // Whether it asks to upload or submits what is here already, it is noted once, in the same words.
+    let (handle, weights) = (&coordinator.handle, late.weights);
+    let refused = handle.may_upload_again(&site("mayo"), &round(1, 1), &weights).await;
+    assert_eq!(refused.unwrap_err().reason(), Reason::ReportingOver);
     for _ in 0..2 {
         let error = coordinator.handle.submit(&site("mayo"), late.clone()).await.unwrap_err();
         assert_eq!(error.reason(), Reason::ReportingOver);
@@ -111,6 +131,31 @@ async fn a_plan_that_drops_says_so_to_the_site_and_once_to_the_audit_log() {
     let kinds = coordinator.kinds().await;
     let count = |kind: &str| kinds.iter().filter(|k| *k == kind).count();
     assert_eq!((count("site_missing"), count("update_refused")), (1, 1));
+    assert_eq!(count("late_update_dropped"), 0, "that it does not count is told with its round");
+}
+
+#[tokio::test]
+async fn a_round_shows_of_whom_it_was_sealed_without_what_became_of_the_update() {
+    let why = "no update in time, and dropped: a late update does not count, by [round] late";
+    let (late, came) = (
+        "missing when the round was sealed; its update may come late",
+        "its update came late and counted in a later round",
+    );
+    for (plan, first, then) in [(plan(3, 2), why, why), (folding(), late, came)] {
+        let coordinator = Coordinator::start_with(plan).await;
+        coordinator.join(&["mayo"]).await;
+        let submission = coordinator.submission(round(1, 1), "mayo", 11.0, 2);
+        coordinator.commit_without_mayo(1).await;
+        coordinator.until(|_, round| round.id.number == 2).await;
+        coordinator.assert_saved().await;
+        coordinator.assert_shown(first).await;
+        // By a plan that drops this is refused.
+        let _ = coordinator.handle.submit(&site("mayo"), submission).await;
+        let coordinator = coordinator.restart().await;
+        coordinator.join(&["mayo"]).await;
+        coordinator.commit_without_mayo(2).await;
+        coordinator.assert_shown(then).await;
+    }
 }
 
 #[tokio::test]

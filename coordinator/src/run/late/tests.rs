@@ -193,17 +193,30 @@ fn who_comes_too_late_is_let_go_when_the_last_round_that_could_take_it_is_sealed
 }
 
 #[test]
-fn nobody_is_late_for_the_last_round_or_in_a_plan_that_drops() {
+fn who_misses_the_last_round_or_one_of_a_plan_that_drops_is_noted_as_dropped_and_why() {
+    let noted = |run: &Run| {
+        let noted = run.stragglers().map(|(site, s)| (site.to_string(), s.late.clone()));
+        noted.collect::<Vec<_>>()
+    };
+    let dropped = |why| [("b".to_owned(), Late::Dropped { update: None, why })];
     let mut last = run(folding(1));
     seal(&mut last, &["a", "b"], &["a"]);
-    assert_eq!((last.stragglers().count(), told(&last, "b")), (0, Directive::Rest));
+    assert_eq!(noted(&last), dropped(Drop::TooLate));
+    assert_eq!(told(&last, "b"), Directive::Rest);
 
     let mut dropping = run(plan(4, 1));
     seal(&mut dropping, &["a", "b"], &["a"]);
     let id = dropping.round().id().clone();
+    assert_eq!(noted(&dropping), dropped(Drop::ByPlan));
     assert_eq!(told(&dropping, "b"), Directive::Rest);
     assert_eq!(report_late(&mut dropping, &id, "b", "b1"), Err(Refusal::ReportingOver));
     assert_eq!(dropping.awaits(&id, &site("b"), START), Err(Refusal::ReportingOver));
+    commit(&mut dropping);
+    assert_eq!(noted(&dropping), [], "its row has it");
+    assert!(
+        matches!(told(&dropping, "b"), Directive::Join { .. }),
+        "it is free for the next round"
+    );
 }
 
 #[test]
