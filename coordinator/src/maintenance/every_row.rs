@@ -98,14 +98,17 @@ async fn places(config: &Config) -> Vec<Place> {
     let mut connection = connect(config).await;
     let columns = columns.fetch_all(&mut connection).await.unwrap();
     connection.close().await.unwrap();
-    let place = |row: &sqlx::any::AnyRow| {
-        let kind: String = row.get("kind");
-        assert!(["TEXT", "BIGINT"].contains(&kind.as_str()), "{kind}");
+    let mut places = Vec::new();
+    for row in &columns {
         let (table, column): (String, String) = (row.get("place"), row.get("name"));
-        (table, column, kind == "TEXT")
-    };
-    let looked_at = |(table, ..): &Place| !LEFT_OUT.contains(&table.as_str());
-    columns.iter().map(place).filter(looked_at).collect()
+        let kind: String = row.get("kind");
+        if LEFT_OUT.contains(&table.as_str()) {
+            continue;
+        }
+        assert!(["TEXT", "BIGINT"].contains(&kind.as_str()), "{table}.{column}: {kind}");
+        places.push((table, column, kind == "TEXT"));
+    }
+    places
 }
 
 /// Changes one column of the newest row of a table to another value, which reads where that is possible.

@@ -230,7 +230,7 @@ pub(super) async fn write(
         .bind(update.examples)
         .bind(update.report)
         .bind(why)
-        .execute(&mut *connection)
+        .execute(connection)
         .await?;
     }
     Ok(())

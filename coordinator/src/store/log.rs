@@ -256,7 +256,7 @@ pub(super) async fn write_head(
     )
     .bind(signer.as_str())
     .bind(BASE64_STANDARD.encode(certificate))
-    .execute(&mut *connection)
+    .execute(connection)
     .await?;
     insert(
         "INSERT INTO log_head (size, root, at, signature, signer, checksum) \

@@ -114,7 +114,7 @@ pub(super) async fn write(
         .bind(micros(row.issued_at))
         .bind(micros(row.not_after))
         .bind(row.revoked_at.map(micros))
-        .execute(&mut *connection)
+        .execute(connection)
         .await?;
     }
     for (name, row) in changed(&before.operators, &after.operators) {

@@ -136,7 +136,7 @@ pub(super) async fn members(
         .bind(row.update.report)
         .bind(row.reason)
         .bind(since.map(micros))
-        .execute(&mut *connection)
+        .execute(connection)
         .await?;
     }
     let gone = before.into_iter().flat_map(|before| before.members().keys());
