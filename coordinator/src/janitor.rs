@@ -60,6 +60,10 @@ pub(crate) async fn collect_daily(
 
 async fn collect(keeper: &Keeper, retention: &Retention, now: Timestamp) -> Result<Freed, Error> {
     let (collection, mut freed) = (keeper.blobs.collection(), Freed::default());
+    if let Some(rounds) = retention.updates_rounds {
+        // Before anything is deleted: what is not there is let go or lost, and rows say which.
+        keeper.store.let_go(rounds).await?;
+    }
     for share in Share::of(keeper.store.named_about().await?) {
         let sweep = find(&keeper.store, &collection, (share, retention), now).await?;
         if sweep.is_empty() {
@@ -85,7 +89,7 @@ async fn find(
 ) -> Result<Sweep, Error> {
     let named = store.named_of(&share).await?;
     let spent = match retention.updates_rounds {
-        Some(rounds) => store.spent(&named, rounds).await?,
+        Some(_) => store.spent(&named, None).await?,
         None => HashSet::new(),
     };
     let rounds = rounds(&named, &spent);

@@ -120,16 +120,16 @@ impl Moment {
     }
 }
 
-/// Of blobs that rows of this moment name and that are `missing`, those that retention has not let go.
-/// The coordinator may have let go more since, which only another moment of its database tells.
+/// Of blobs that rows of this moment name and that are `missing`, those that retention has not let go, as the
+/// rows say, or as the configuration does of a database from before they did. The coordinator may have let go
+/// more since, which only another moment of its database tells.
 async fn lost(
     config: &Config,
     moment: &Store,
     named: &[Named],
     missing: BTreeSet<Digest>,
 ) -> Result<BTreeSet<Digest>, Error> {
-    let mut lost = missing;
-    let Some(rounds) = config.retention.updates_rounds else { return Ok(lost) };
+    let (mut lost, rounds) = (missing, config.retention.updates_rounds);
     let spent = moment.spent(named, rounds).await?;
     lost.retain(|digest| !spent.contains(digest));
     if !lost.is_empty() {
@@ -198,9 +198,20 @@ mod tests {
         let moment = Moment::of(&config).await.unwrap();
         let named = moment.store.named().await.unwrap();
         let missing = BTreeSet::from([blob("one").digest]);
-        let lost = async || lost(&config, &moment.store, &named, missing.clone()).await.unwrap();
-        assert_eq!(lost().await, missing, "it is of the newest round");
+        let told = async || lost(&config, &moment.store, &named, missing.clone()).await.unwrap();
+        assert_eq!(told().await, missing, "it is of the newest round");
         commit(&store, &mut run, "two").await;
-        assert_eq!(lost().await, BTreeSet::new(), "and now it is not");
+        assert_eq!(told().await, BTreeSet::new(), "and now it is not");
+        store.let_go(1).await.unwrap();
+        commit(&store, &mut run, "three").await;
+
+        // Who keeps everything from now on has not lost what was let go before, nor let go anything since.
+        let text = text.replace("[retention]\nupdates_rounds = 1\n", "");
+        let config = Config::parse(&text, &folder.path().join("coordinator.toml")).unwrap();
+        let moment = Moment::of(&config).await.unwrap();
+        let named = moment.store.named().await.unwrap();
+        let missing = ["one", "two"].map(|name| blob(name).digest);
+        let lost = lost(&config, &moment.store, &named, missing.into()).await.unwrap();
+        assert_eq!(lost, BTreeSet::from([blob("two").digest]));
     }
 }

@@ -9,6 +9,7 @@ mod checksum;
 mod error;
 mod late;
 mod lease;
+mod let_go;
 mod log;
 mod named;
 mod past;
@@ -79,6 +80,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (14, "sealed_at", include_str!("../migrations/0014_sealed_at.sql")),
     (15, "repeats", include_str!("../migrations/0015_repeats.sql")),
     (16, "checksum", include_str!("../migrations/0016_checksum.sql")),
+    (17, "let_go", include_str!("../migrations/0017_let_go.sql")),
 ];
 
 /// The database. Clones share its connections.

@@ -52,7 +52,8 @@ fn roster() -> Roster {
     }
 }
 
-/// A database with a row in every table: what was signed, members, and a round with a straggler.
+/// A database with a row in every table: what was signed, members, a round with a straggler, a run whose updates
+/// are let go.
 async fn full(config: &Config) {
     history(config).await;
     let store = Store::open(&config.database()).await.unwrap();
@@ -81,6 +82,7 @@ async fn full(config: &Config) {
     assert_eq!(sealed.stragglers().count(), 1);
     let change = Change { runs: vec![(Some(&run), &sealed)], ..Change::default() };
     store.save(&change).await.unwrap();
+    store.let_go(0).await.unwrap();
     store.close().await;
 }
 

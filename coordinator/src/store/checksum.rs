@@ -26,6 +26,7 @@ pub(super) const TABLES: [(&str, &[&str]); 13] = [
     ("signer", &["fingerprint"]),
     ("log_head", &["size"]),
     ("document", &["fingerprint"]),
+    ("let_go", &["run"]),
 ];
 
 /// The column that it is in.

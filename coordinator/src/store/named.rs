@@ -1,9 +1,7 @@
-//! Every blob that a row names, and which of them nothing needs any more. Whoever deletes blobs asks
-//! here, so a column that names one and is not in this list would lose it: a test looks for such.
+//! Every blob that a row names. Whoever deletes blobs asks here, so a column that names one and is not in this
+//! list would lose it: a test looks for such.
 
-use std::collections::{BTreeMap, HashSet};
-
-use fedpaint_proto::names::{Blob, Digest, RunName};
+use fedpaint_proto::names::{Blob, RunName};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 use tokio_stream::StreamExt;
@@ -96,30 +94,6 @@ impl Store {
     pub async fn named_about(&self) -> Result<u64, Error> {
         let members = sqlx::query("SELECT COUNT(*) AS count FROM member");
         members.fetch_one(&self.reads).await?.number("count")
-    }
-
-    /// The updates of rounds more than `rounds` behind the newest model of their run, unless anything
-    /// else names the same file. `named` is a whole share.
-    ///
-    /// # Errors
-    /// If the database fails or holds what this version does not read.
-    pub async fn spent(&self, named: &[Named], rounds: u32) -> Result<HashSet<Digest>, Error> {
-        let mut committed = BTreeMap::new();
-        let rows = sqlx::query("SELECT name, committed FROM run").fetch_all(&self.reads).await?;
-        for row in rows {
-            committed.insert(row.parsed::<RunName>("name")?, row.number::<u32>("committed")?);
-        }
-        let is_spent = |named: &&Named| match &named.update_of {
-            Some((run, number)) => {
-                let newest = committed.get(run).copied().unwrap_or(0);
-                number.saturating_add(rounds) <= newest
-            }
-            None => false,
-        };
-        let (spent, needed): (Vec<&Named>, Vec<&Named>) = named.iter().partition(is_spent);
-        let needed: HashSet<Digest> = needed.iter().map(|named| named.blob.digest).collect();
-        let spent = spent.iter().map(|named| named.blob.digest);
-        Ok(spent.filter(|digest| !needed.contains(digest)).collect())
     }
 }
 

@@ -15,7 +15,7 @@ use super::error::is_no_table;
 use super::{BUSY_TIMEOUT, Error, MIGRATIONS, Store};
 
 /// The tables, in an order in which no row comes before one that it refers to.
-pub(super) const TABLES: [&str; 15] = [
+pub(super) const TABLES: [&str; 16] = [
     "site",
     "invite",
     "ended_invite",
@@ -31,6 +31,7 @@ pub(super) const TABLES: [&str; 15] = [
     "signer",
     "log_head",
     "document",
+    "let_go",
 ];
 
 /// Writes the database at `url`, as it is at one moment, to the new SQLite file `to`. Nothing is

@@ -63,11 +63,21 @@ async fn blobs_are_named(url: &str) {
     };
     assert_eq!(whats(&shares), whats(&named));
 
-    let spent = |rounds| store.spent(&named, rounds);
+    let spent = async |rounds| store.spent(&named, rounds).await.unwrap();
     let update = |number: u32| blob(&format!("update {number}")).digest;
-    assert_eq!(spent(1).await.unwrap(), HashSet::from([update(1), update(2)]));
-    assert_eq!(spent(2).await.unwrap(), HashSet::from([update(1)]));
-    assert_eq!(spent(3).await.unwrap(), HashSet::new());
+    assert_eq!(spent(Some(1)).await, HashSet::from([update(1), update(2)]));
+    assert_eq!(spent(Some(2)).await, HashSet::from([update(1)]));
+    assert_eq!(spent(Some(3)).await, HashSet::new());
+    assert_eq!(spent(None).await, HashSet::new());
+    // What is noted stays so, however much is to be kept later.
+    for rounds in [3, 2, 2, 3] {
+        store.let_go(rounds).await.unwrap();
+    }
+    for rounds in [None, Some(3), Some(2)] {
+        assert_eq!(spent(rounds).await, HashSet::from([update(1)]));
+    }
+    assert_eq!(spent(Some(1)).await, HashSet::from([update(1), update(2)]));
+    assert_eq!(store.unsound().await.unwrap(), (vec![], 0));
 }
 
 #[tokio::test]

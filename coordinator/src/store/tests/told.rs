@@ -17,12 +17,13 @@ use crate::roster::{OperatorRole, TwoPersons};
 use crate::testing::{LATER, Pki};
 
 /// The tables of which nothing is told, and why.
-const EXEMPT: [(&str, &str); 7] = [
+const EXEMPT: [(&str, &str); 8] = [
     ("event", "it is the audit log"),
     ("log_node", "the tree over the audit log"),
     ("log_head", "what is signed over the audit log"),
     ("signer", "whose certificates those signatures are by"),
     ("ended_invite", "hashes of tokens, each told by its invitation's end in the same transaction"),
+    ("let_go", "what may be deleted from then on, of which each file is told before it is"),
     ("lease", "who may write, renewed every few seconds"),
     ("_sqlx_migrations", "the schema's own version"),
 ];
