@@ -23,6 +23,7 @@ mod proxy;
 mod reach;
 mod refusals;
 mod renewal;
+mod restored;
 mod simulation;
 mod storage;
 mod study;
