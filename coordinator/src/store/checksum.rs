@@ -12,7 +12,7 @@ use super::{Error, Store, lease};
 
 /// The tables whose rows have a checksum, and the columns by which their rows are told apart. Entries of the
 /// audit log and nodes of its tree are hashed already, and a lease is renewed all the time: no copy has one.
-pub(super) const TABLES: [(&str, &[&str]); 13] = [
+pub(super) const TABLES: [(&str, &[&str]); 14] = [
     ("site", &["name"]),
     ("invite", &["site"]),
     ("ended_invite", &["secret_hash"]),
