@@ -21,6 +21,9 @@ use crate::{syncs, syscalls};
 /// The federation's name in every lab.
 pub const FEDERATION: &str = "lab";
 
+/// The coordinator's name, by which its certificates are called.
+pub const COORDINATOR: &str = "main";
+
 /// Where a coordinator is reached from this machine alone.
 const LOOPBACK: &str = "127.0.0.1";
 
@@ -158,7 +161,7 @@ impl Lab {
         let ca = lab.path("ca");
         run("fedctl", &["ca", "init", "--federation", FEDERATION, "--out", &ca])?;
         let hosts = ["--host", LOOPBACK, "--host", "localhost", "--host", &host];
-        lab.issue("coordinator", "main", &hosts[..if host == LOOPBACK { 4 } else { 6 }])?;
+        lab.issue("coordinator", COORDINATOR, &hosts[..if host == LOOPBACK { 4 } else { 6 }])?;
         lab.issue("operator", "ada", &[])?;
         let signing = match signs {
             true => {

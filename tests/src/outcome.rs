@@ -19,6 +19,12 @@ impl Outcome {
         self.figures.insert(name.to_owned(), value.into());
     }
 
+    /// Adds the figures of another part, and what is wrong with it.
+    pub fn add(&mut self, other: Outcome) {
+        self.figures.extend(other.figures);
+        self.broken.extend(other.broken);
+    }
+
     /// Notes what must hold.
     pub fn require(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
         if !holds {

@@ -1,191 +1,275 @@
-//! `crash-points`: a crash at every single place that a round passes, one after the other.
+//! `crash-points`: a crash at every single place that a federation passes, one after the other: a place is tried in
+//! the first of the scenarios that pass it, each time that it is passed there.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
-use anyhow::Context;
-use fedpaint_proto::names::Digest;
-use fedpaint_tests::process::children;
-
-use crate::federation::{Federation, Shape, undisturbed};
+use crate::crash::{Crash, Program, crash};
+use crate::lanes::{side_by_side, spread};
+use crate::probe::{self, Passed, Tried, times};
+use crate::scenario::{ENROLMENT, Moment, Scenario, lanes};
 use crate::{Args, say};
 use fedpaint_tests::outcome::{Outcome, rounded};
 
-/// How many places in a row may be beyond the end of a round until there are no more.
+/// How many times in a row a place may be passed less often than is tried until it is not tried any more.
 const BEYOND_MAX: u32 = 2;
 
-/// How long a round with one crash may take.
-const ROUND_MAX: Duration = Duration::from_secs(60);
+/// A place that one program passes at one moment of one scenario.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Target {
+    /// Which of the scenarios.
+    scenario: usize,
+    program: Program,
+    moment: Moment,
+    place: String,
+    /// How often it is passed where nobody disturbs it. It may be more often then.
+    passed: u32,
+}
 
-/// How often the processes are looked at.
-const LOOK: Duration = Duration::from_millis(10);
-
-/// How long an agent without a trainer lives on until it is sure that only the trainer died.
-const AGENT_GRACE: Duration = Duration::from_millis(80);
-
-/// Which program dies.
+/// One crash: a target by its number, and the time that it is passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Program {
-    Coordinator,
-    /// The agent or its trainer: they obey the same rules, each counts for itself.
-    Agent,
+struct Case {
+    target: usize,
+    turn: u32,
 }
 
 /// Runs the mode.
 ///
 /// # Errors
-/// If a program does not start.
+/// If a program does not start, or even an undisturbed run fails.
 pub(crate) async fn crash_points(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
-    let shape = Shape {
-        sites: args.sites.unwrap_or(1),
-        rounds: args.rounds.unwrap_or(1),
-        steps: 4,
-        steps_ms: 0,
-        checkpoint_steps: 2,
-        parameters: 1 << 10,
-        round: None,
-        more: String::new(),
-    };
-    let calm = undisturbed(&work.join("undisturbed"), &shape).await?;
-    let expected = calm.evidence.models();
-    let (passed, site) = (calm.coordinator.len(), calm.sites.first().map_or(0, Vec::len));
-    say(&format!("a round passes {passed} places of the coordinator and {site} of the agent"));
-    let mut outcome = Outcome::default();
     let start = Instant::now();
-    let (mut points, mut recovered) = (0, 0);
-    let mut all = Vec::new();
-    all.extend(parts(&calm.coordinator).into_iter().map(|part| (Program::Coordinator, part)));
-    all.extend(parts(&calm.sites[0]).into_iter().map(|part| (Program::Agent, part)));
-    for (program, part) in &all {
-        let (mut beyond, mut n) = (0, 0);
-        while beyond < BEYOND_MAX && args.count.is_none_or(|count| n < count) {
-            n += 1;
-            let folder = work.join(format!("{part}-{n}"));
-            match crash(&folder, &shape, *program, part, n, &expected).await {
-                Ok(None) => beyond += 1,
-                Ok(Some(place)) => {
-                    (beyond, points, recovered) = (0, points + 1, recovered + 1);
-                    say(&format!("{part} {n}: recovered from a crash at {place}"));
-                }
-                Err(error) => {
-                    (beyond, points) = (0, points + 1);
-                    say(&format!("{part} {n}: {error:#}"));
-                    outcome.broken.push(format!("{part} {n}: {error:#}"));
-                    continue;
-                }
-            }
-            std::fs::remove_dir_all(&folder)?;
+    say("what is passed where nobody dies");
+    let shapes = Scenario::shapes(args.encoding.as_deref(), work)?;
+    let tried = probe::all(work, shapes).await?;
+    let targets = targets(&tried);
+    let mut tally = Tally::default();
+    for Tried { scenario, probe, .. } in &tried {
+        let (coordinator, site) = (probe.coordinator.all.len(), probe.site.all.len());
+        say(&format!("{scenario}: {coordinator} places of the coordinator, {site} of the site"));
+        tally.by_scenario.insert(scenario.to_string(), 0);
+    }
+    let ground = Arc::new(Ground { work: work.to_owned(), tried, targets });
+    let numbered = ground.targets.iter().enumerate();
+    let all =
+        numbered.flat_map(|(target, of)| (1..=of.passed).map(move |turn| Case { target, turn }));
+    let all = spread(all.collect(), args.cases);
+    say(&format!("{} crashes", all.len()));
+    for waits in [false, true] {
+        let mut cases = all.clone();
+        cases.retain(|case| ground.scenario(*case).waits() == waits);
+        while !cases.is_empty() {
+            let before = tally.reached.clone();
+            Ground::try_all(&ground, cases.clone(), waits, &mut tally).await?;
+            cases = match args.cases {
+                Some(_) => Vec::new(),
+                None => beyond(&cases, &tally.reached, &before),
+            };
         }
     }
-    outcome.set("points", points);
-    outcome.set("recovered", recovered);
-    outcome.set("passed_coordinator", passed);
-    outcome.set("passed_agent", site);
-    outcome.set("wall_s", rounded(start.elapsed().as_secs_f64(), 1));
-    outcome.require(points > 0, || "no place was reached".into());
-    Ok(outcome)
+    Ok(tally.outcome(&ground.tried, start))
 }
 
-/// The parts of a program whose places were passed, such as `blob` of `blob.rename`.
-fn parts(passed: &[String]) -> BTreeSet<String> {
-    passed.iter().filter_map(|place| Some(place.split_once('.')?.0.to_owned())).collect()
+/// What all cases stand on.
+struct Ground {
+    work: PathBuf,
+    tried: Vec<Tried>,
+    targets: Vec<Target>,
 }
 
-/// Whether the trainer of an agent that lives on is gone.
+impl Ground {
+    fn scenario(&self, case: Case) -> &Scenario {
+        &self.tried[self.targets[case.target].scenario].scenario
+    }
+
+    /// Tries every case, and tells how each went.
+    async fn try_all(
+        ground: &Arc<Ground>,
+        cases: Vec<Case>,
+        waits: bool,
+        tally: &mut Tally,
+    ) -> anyhow::Result<()> {
+        let shared = Arc::clone(ground);
+        let one = async move |case: Case| (case, shared.try_one(case).await);
+        let told = |(case, result): (Case, anyhow::Result<bool>)| {
+            let name = Name { ground, case };
+            let scenario = ground.scenario(case).to_string();
+            tally.note(case, &name, scenario, result);
+        };
+        side_by_side(cases, lanes(waits), one, told).await
+    }
+
+    /// Whether the program died where the case says, and all went well after it.
+    async fn try_one(&self, case: Case) -> anyhow::Result<bool> {
+        let Target { scenario, program, moment, place, .. } = &self.targets[case.target];
+        let Tried { scenario: kind, shape, probe } = &self.tried[*scenario];
+        let folder = format!("{kind}-{program}-{moment}-{place}-{}", case.turn);
+        let folder = self.work.join(folder);
+        let (program, moment, place) = (*program, *moment, place.clone());
+        let struck = Crash { program, moment, place, turn: case.turn };
+        let died = crash(&folder, shape, &struck, &probe.models).await?;
+        // Kept where something is wrong.
+        std::fs::remove_dir_all(&folder)?;
+        Ok(died)
+    }
+}
+
+/// A case in words.
+struct Name<'a> {
+    ground: &'a Ground,
+    case: Case,
+}
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Target { program, moment, place, .. } = &self.ground.targets[self.case.target];
+        let (scenario, turn) = (self.ground.scenario(self.case), self.case.turn);
+        write!(f, "{scenario}: {program} at {place} {turn}")?;
+        match moment {
+            Moment::FirstStart | Moment::Enrolment => write!(f, " ({moment})"),
+            Moment::Start | Moment::Round => Ok(()),
+        }
+    }
+}
+
+/// How the cases went.
 #[derive(Default)]
-struct Trainer {
-    id: Option<u32>,
-    gone: Option<Instant>,
+struct Tally {
+    points: u32,
+    recovered: u32,
+    beyond: u32,
+    by_scenario: BTreeMap<String, u32>,
+    /// The cases that were reached, by target.
+    reached: BTreeMap<usize, u32>,
+    broken: Vec<String>,
 }
 
-impl Trainer {
-    fn look(&mut self, now: Option<u32>) {
-        if now.is_some() {
-            self.id = self.id.or(now);
+impl Tally {
+    fn note(
+        &mut self,
+        case: Case,
+        name: &impl fmt::Display,
+        scenario: String,
+        result: anyhow::Result<bool>,
+    ) {
+        if matches!(result, Ok(false)) {
+            self.beyond += 1;
+            return;
         }
-        let missing = self.id.is_some() && now != self.id;
-        self.gone = self.gone.or(missing.then(Instant::now));
-    }
-
-    fn is_gone(&self) -> bool {
-        self.gone.is_some_and(|since| since.elapsed() > AGENT_GRACE)
-    }
-}
-
-/// The last place of a part among those reached: where the program died.
-fn last(part: &str, reached: Vec<String>) -> Option<String> {
-    reached.into_iter().rfind(|place| place.split_once('.').is_some_and(|(p, _)| p == part))
-}
-
-/// One run in which the program dies at the `n`-th place of a part that it passes; which place that was,
-/// or none if it passes fewer.
-async fn crash(
-    folder: &Path,
-    shape: &Shape,
-    program: Program,
-    part: &str,
-    n: u32,
-    expected: &[Digest],
-) -> anyhow::Result<Option<String>> {
-    let mut federation = Federation::found(folder, shape).await?;
-    let rule = &format!("{part}.* kill@{n}");
-    // From the coordinator's start on, as for the agent: what it passes when it comes up counts.
-    federation.lab.coordinator()?.stop()?;
-    match program {
-        Program::Coordinator => federation.points.arm(rule)?,
-        Program::Agent => federation.sites[0].points.arm(rule)?,
-    }
-    let _ = federation.points.reached()?;
-    federation.lab.launch_coordinator()?;
-    federation.start_agents()?;
-    let mut crashed = None;
-    let mut trainer = Trainer::default();
-    let mut watch = None;
-    let start = Instant::now();
-    loop {
-        if let Some(status) = federation.lab.coordinator()?.ended()? {
-            anyhow::ensure!(program == Program::Coordinator, "the coordinator ended: {status}");
-            anyhow::ensure!(crashed.is_none(), "the coordinator ended again: {status}");
-            crashed = last(part, federation.points.reached()?);
-            federation.points.disarm()?;
-            federation.lab.launch_coordinator()?;
-        }
-        for site in 0..federation.sites.len() {
-            let Some(agent) = federation.sites[site].agent.as_mut() else { continue };
-            let Some(status) = agent.ended()? else { continue };
-            let ours = program == Program::Agent && site == 0 && crashed.is_none();
-            anyhow::ensure!(ours, "an agent ended by itself: {status}");
-            crashed = last(part, federation.sites[site].points.reached()?);
-            federation.sites[site].points.disarm()?;
-            federation.start_agent(site)?;
-            trainer = Trainer::default();
-        }
-        if program == Program::Agent && crashed.is_none() {
-            let agent = federation.sites[0].agent.as_ref().context("an agent")?;
-            trainer.look(children(agent.id()).first().copied());
-            if trainer.is_gone() {
-                crashed = last(part, federation.sites[0].points.reached()?);
-                federation.sites[0].points.disarm()?;
+        self.points += 1;
+        *self.by_scenario.entry(scenario).or_default() += 1;
+        let last = self.reached.entry(case.target).or_default();
+        *last = case.turn.max(*last);
+        match result {
+            Ok(_) => {
+                self.recovered += 1;
+                say(&format!("{name}: recovered"));
+            }
+            Err(error) => {
+                say(&format!("{name}: {error:#}"));
+                self.broken.push(format!("{name}: {error:#}"));
             }
         }
-        if watch.is_none() && federation.lab.coordinator_serves().unwrap_or(false) {
-            watch = federation.watch().await.ok();
-        }
-        if watch.as_ref().is_some_and(|watch| watch.seen().is_finished()) {
-            break;
-        }
-        anyhow::ensure!(start.elapsed() < ROUND_MAX, "the run does not end after {crashed:?}");
-        tokio::time::sleep(LOOK).await;
     }
-    drop(watch);
-    // What is left of the rule would end the programs while they say goodbye.
-    federation.points.disarm()?;
-    federation.sites.iter().try_for_each(|site| site.points.disarm())?;
-    let evidence = federation.evidence().await?;
-    let findings = evidence.findings(&federation.delivered());
-    anyhow::ensure!(findings == Default::default(), "after {crashed:?}: {findings:?}");
-    anyhow::ensure!(evidence.models() == expected, "another model after {crashed:?}");
-    federation.stop()?;
-    Ok(crashed)
+
+    fn outcome(self, tried: &[Tried], start: Instant) -> Outcome {
+        let Tally { points, recovered, beyond, by_scenario, broken, .. } = self;
+        let mut outcome = Outcome::default();
+        outcome.set("points", points);
+        outcome.set("recovered", recovered);
+        // Places are passed a little more or less often each time.
+        outcome.set("not_reached", beyond);
+        outcome.set("points_by_scenario", serde_json::json!(by_scenario));
+        let names = |passed: fn(&Tried) -> &Passed| {
+            let names: BTreeSet<String> = tried.iter().flat_map(|t| passed(t).names()).collect();
+            names.len()
+        };
+        outcome.set("places_coordinator", names(|tried| &tried.probe.coordinator));
+        outcome.set("places_agent", names(|tried| &tried.probe.site));
+        outcome.set("wall_s", rounded(start.elapsed().as_secs_f64(), 1));
+        outcome.broken = broken;
+        outcome.require(points > 0, || "no place was reached".into());
+        outcome
+    }
+}
+
+/// Every place, in the first scenario in which a program passes it, with all that the first scenario has of a first
+/// start.
+fn targets(tried: &[Tried]) -> Vec<Target> {
+    let mut targets = Vec::new();
+    let mut known: [BTreeSet<String>; 2] = Default::default();
+    for (scenario, Tried { probe, .. }) in tried.iter().enumerate() {
+        let mut add = |program, moment, place: String, passed| {
+            targets.push(Target { scenario, program, moment, place, passed });
+        };
+        if scenario == 0 {
+            for place in probe.first.iter().cloned().collect::<BTreeSet<_>>() {
+                let passed = times(&probe.first, &place);
+                add(Program::Coordinator, Moment::FirstStart, place, passed);
+            }
+            if probe.founding.iter().any(|place| place == ENROLMENT) {
+                add(Program::Coordinator, Moment::Enrolment, ENROLMENT.to_owned(), 1);
+            }
+        }
+        let programs = [Program::Coordinator, Program::Agent];
+        let passed = [&probe.coordinator, &probe.site];
+        for ((program, passed), known) in programs.into_iter().zip(passed).zip(&mut known) {
+            for place in passed.names() {
+                if known.insert(place.clone()) {
+                    add(program, Moment::Round, place.clone(), passed.times(&place));
+                }
+            }
+        }
+    }
+    targets
+}
+
+/// What comes behind the cases that were tried: where the last of a target was reached, the next ones of it.
+fn beyond(
+    tried: &[Case],
+    reached: &BTreeMap<usize, u32>,
+    before: &BTreeMap<usize, u32>,
+) -> Vec<Case> {
+    let mut last: BTreeMap<usize, u32> = BTreeMap::new();
+    for Case { target, turn } in tried {
+        let turns = last.entry(*target).or_default();
+        *turns = (*turns).max(*turn);
+    }
+    let goes_on = |(target, last): &(usize, u32)| {
+        let now = reached.get(target).copied().unwrap_or_default();
+        now > before.get(target).copied().unwrap_or_default() && now + BEYOND_MAX > *last
+    };
+    let ahead = last.into_iter().filter(goes_on);
+    ahead
+        .flat_map(|(target, last)| {
+            (last + 1..=last + BEYOND_MAX).map(move |turn| Case { target, turn })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(target: usize, turn: u32) -> Case {
+        Case { target, turn }
+    }
+
+    #[test]
+    fn a_place_is_tried_on_until_it_is_not_reached_twice_in_a_row() {
+        let none = BTreeMap::new();
+        let tried = [case(0, 1), case(0, 2), case(0, 3), case(1, 1), case(2, 1)];
+        // The first one's last two were not reached, the second one's only one was, the third one's was not.
+        let reached = BTreeMap::from([(0, 1), (1, 1)]);
+        assert_eq!(beyond(&tried, &reached, &none), [case(1, 2), case(1, 3)]);
+        // Of two beyond the last the first was reached: they go on.
+        let again = BTreeMap::from([(0, 1), (1, 2)]);
+        let ahead = beyond(&[case(1, 2), case(1, 3)], &again, &reached);
+        assert_eq!(ahead, [case(1, 4), case(1, 5)]);
+        // None of them was.
+        assert_eq!(beyond(&ahead, &again, &again), []);
+    }
 }

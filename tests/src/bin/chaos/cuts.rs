@@ -61,8 +61,7 @@ pub(crate) async fn cuts(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         steps_ms: 0,
         checkpoint_steps: 0,
         parameters: if count >= CUTS_FOR_SHARES { PARAMETERS } else { PARAMETERS / 4 },
-        round: None,
-        more: String::new(),
+        ..Shape::default()
     };
     say("the undisturbed run");
     let calm = undisturbed(&work.join("undisturbed"), &shape).await?;

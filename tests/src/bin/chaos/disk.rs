@@ -1,33 +1,29 @@
-//! `disk`: disks that are full, broken or read-only for a while at every place that uses one, and one
-//! that is really full.
+//! `disk`: disks that are full, broken or read-only for a while at every place that uses one, and file systems that
+//! are really full.
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
+use fedpaint_proto::names::Digest;
 
-use crate::federation::{Federation, Shape, undisturbed};
+use crate::bad_disk::{Stretch, stretch};
+use crate::federation::{Shape, undisturbed};
 use crate::flips;
 use crate::full_disk;
-use crate::once;
-use crate::watch::Watch;
+use crate::lanes::{side_by_side, spread};
+use crate::once::once;
+use crate::probe::{self, Tried};
+use crate::scenario::{ENROLMENT, Moment, Scenario, lanes};
+use crate::tally::Tally;
 use crate::{Args, say};
-use fedpaint_tests::outcome::{Outcome, quantile, rounded};
-
-/// How soon the work must go on once the disk is well again.
-const RESUME_S_MAX: f64 = 10.0;
+use fedpaint_tests::outcome::Outcome;
 
 /// How long a disk stays bad.
 pub(crate) const HELD: Duration = Duration::from_millis(1_500);
-
-/// How long a place may take to be reached; then it is one that is passed once. The lease is renewed more
-/// often than that.
-const PLACE_MAX: Duration = Duration::from_secs(7);
-
-/// More rounds than a case can take, so that the run does not end before the cases.
-const ROUNDS_PER_CASE: u32 = 50;
 
 /// How long after the disk is well the run may take to commit a round before it counts as stuck.
 pub(crate) const STUCK: Duration = Duration::from_secs(60);
@@ -35,41 +31,46 @@ pub(crate) const STUCK: Duration = Duration::from_secs(60);
 /// How often is looked.
 pub(crate) const LOOK: Duration = Duration::from_millis(10);
 
+/// Rounds in which is seen which places are passed in every one.
+const ROUNDS_PROBED: u32 = 3;
+
+/// How many cases follow one another in one federation.
+const CASES_PER_FEDERATION: usize = 24;
+
 /// What a disk says, as a rule says it.
 const FAULTS: [&str; 3] = ["enospc", "eio", "erofs"];
 
 /// Runs the mode.
 ///
 /// # Errors
-/// If a program does not start, or a run gets stuck.
+/// If a program does not start, or an undisturbed run fails.
 pub(crate) async fn disk(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
-    anyhow::ensure!(
-        args.rounds.is_none(),
-        "`disk` makes as many rounds as its cases take; use --cases in place of --rounds"
-    );
-    let shape = Shape {
-        sites: args.sites.unwrap_or(2),
-        rounds: 1,
-        steps: 8,
-        steps_ms: 20,
-        checkpoint_steps: 2,
-        parameters: 1 << 16,
-        round: None,
-        more: String::new(),
-    };
     let mut outcome = Outcome::default();
     outcome.set("seed", args.seed);
-    places(args, work, &shape, &mut outcome).await?;
-    full_disk::full_disk(work, &shape, &mut outcome).await?;
-    flips::turned(args, work, &mut outcome).await?;
+    let (hold, shape) = (Duration::from_secs(args.hold_s), rehearsed(Shape::default()));
+    // A full disk is waited for, most of the time.
+    let (bad, full) = tokio::join!(places(args, work), full_disk::full_disk(work, hold, &shape));
+    outcome.add(bad?);
+    outcome.add(full?);
+    if args.count != Some(0) {
+        flips::turned(args, work, &mut outcome).await?;
+    }
     Ok(outcome)
 }
 
+/// The shape of a federation that rehearses for longer than it takes to see where it is.
+fn rehearsed(shape: Shape) -> Shape {
+    Shape { sites: 2, steps: 8, steps_ms: 20, parameters: 1 << 16, ..shape }
+}
+
 /// One place of one program whose disk is bad for a while.
+#[derive(Clone, Debug)]
 pub(crate) struct Case {
+    /// Which of the scenarios.
+    scenario: usize,
     /// The site, or the coordinator.
     pub(crate) site: Option<usize>,
-    /// The place.
+    pub(crate) moment: Moment,
     pub(crate) place: String,
     /// What its disk says there.
     pub(crate) fault: &'static str,
@@ -77,196 +78,197 @@ pub(crate) struct Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.fault, self.place)
+        let program = self.site.map_or("coordinator", |_| "site");
+        write!(f, "{} at {} of the {program}", self.fault, self.place)
     }
 }
 
-/// How the cases went.
-#[derive(Default)]
-pub(crate) struct Tally {
-    sites: u32,
-    resumed: u32,
-    /// Programs that stopped rather than trust what they could not write.
-    stopped: BTreeSet<String>,
-    missed: BTreeSet<String>,
-    resume_s: Vec<f64>,
+/// What all cases stand on.
+struct Ground {
+    work: PathBuf,
+    tried: Vec<Tried>,
 }
 
-impl Tally {
-    /// Notes whether a program had stopped and was started again.
-    pub(crate) fn look(&mut self, case: &Case, stopped: bool) {
-        if stopped {
-            self.stopped.insert(case.place.clone());
+/// Cases that are tried together.
+enum Job {
+    /// One after the other in one federation, which goes on from round to round.
+    Stretch { number: usize, scenario: usize, cases: Vec<Case> },
+    /// In a federation of its own.
+    Once(Case),
+}
+
+/// What they came to.
+enum Done {
+    Stretch { scenario: usize, result: anyhow::Result<Stretch> },
+    Once { case: Case, tally: Tally, result: anyhow::Result<()> },
+}
+
+/// Has the disk be bad at every place, by itself.
+async fn places(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
+    let mut shapes = Scenario::shapes(args.encoding.as_deref(), work)?;
+    for (scenario, shape) in &mut shapes {
+        if matches!(scenario, Scenario::Rehearsed(_)) {
+            *shape = rehearsed(shape.clone());
+        }
+        if !scenario.waits() {
+            shape.rounds = ROUNDS_PROBED;
         }
     }
-
-    /// Notes how soon the work went on.
-    fn went_on(&mut self, case: &Case, took: Duration) {
-        let took = took.as_secs_f64();
-        self.sites += 1;
-        self.resume_s.push(took);
-        self.resumed += u32::from(took <= RESUME_S_MAX);
-        if took > 2.0 {
-            say(&format!("{case}: {took:.1} s until it went on"));
-        }
-    }
-}
-
-async fn places(
-    args: &Args,
-    work: &Path,
-    shape: &Shape,
-    outcome: &mut Outcome,
-) -> anyhow::Result<()> {
-    let probe = undisturbed(&work.join("probe"), shape).await?;
-    let mut cases = Vec::new();
-    for (i, place) in probe.coordinator_names().into_iter().enumerate() {
-        cases.push(Case { site: None, place, fault: FAULTS[i % FAULTS.len()] });
-    }
-    for (i, place) in probe.site_names().into_iter().enumerate() {
-        cases.push(Case { site: Some(0), place, fault: FAULTS[i % FAULTS.len()] });
-    }
-    // A full disk is what happens most, so every place sees one.
-    let full = cases.iter().filter(|case| case.fault != FAULTS[0]);
-    let full =
-        full.map(|case| Case { site: case.site, place: case.place.clone(), fault: FAULTS[0] });
-    let full: Vec<Case> = full.collect();
-    cases.extend(full);
-    cases.truncate(args.cases.unwrap_or(usize::MAX));
-    let expected = probe.evidence.models();
-    let one_round = shape;
-    let shape = Shape { rounds: ROUNDS_PER_CASE * (cases.len() as u32 + 1), ..shape.clone() };
+    say("what is passed where no disk is bad");
+    let tried = probe::all(work, shapes).await?;
+    let cases = spread(cases(&tried), args.cases);
     say(&format!("{} cases of a bad disk", cases.len()));
-
-    let mut federation = Federation::found(&work.join("bad-disk"), &shape).await?;
-    federation.start_agents()?;
-    let mut watch = federation.watch().await?;
-    let mut tally = Tally::default();
-    let mut elsewhere = Vec::new();
-    for case in &cases {
-        let before = watch.seen().committed;
-        let again = one(case, &mut federation, &mut watch, &mut tally).await;
-        if !again.with_context(|| format!("{case} after round {before}"))? {
-            elsewhere.push(case);
+    let ground = Arc::new(Ground { work: work.to_owned(), tried });
+    let (mut tally, mut stretches) = (Tally::default(), Vec::new());
+    let mut broken = Vec::new();
+    for waits in [false, true] {
+        let mut jobs = jobs(cases.iter().filter(|case| ground.waits(case) == waits));
+        while !jobs.is_empty() {
+            let mut elsewhere = Vec::new();
+            let told = |done: Done| match done {
+                Done::Once { case, tally: one, result } => {
+                    one.tell();
+                    tally.add(one);
+                    broken.extend(result.err().map(|error| format!("{case}: {error:#}")));
+                }
+                Done::Stretch { scenario, result: Ok(mut stretch) } => {
+                    stretch.tally.tell();
+                    tally.add(std::mem::take(&mut stretch.tally));
+                    broken.append(&mut stretch.broken);
+                    elsewhere.append(&mut stretch.elsewhere);
+                    stretches.push((scenario, stretch));
+                }
+                Done::Stretch { result: Err(error), .. } => broken.push(format!("{error:#}")),
+            };
+            let shared = Arc::clone(&ground);
+            let one = async move |job: Job| shared.try_one(job).await;
+            side_by_side(jobs, lanes(waits), one, told).await?;
+            jobs = elsewhere.into_iter().map(Job::Once).collect();
         }
     }
-    let done = watch.seen().committed;
-    let evidence = federation.evidence().await?;
-    let findings = evidence.findings(&federation.delivered());
-    drop(watch);
-    federation.stop()?;
-
-    say(&format!("{} places that are passed once", elsewhere.len()));
-    for case in elsewhere {
-        let folder = work.join(once::folder_name(case));
-        let took = once::once(case, &folder, one_round, &expected, &mut tally).await;
-        match took.with_context(|| case.to_string())? {
-            Some(took) => tally.went_on(case, took),
-            None => drop(tally.missed.insert(case.place.clone())),
-        }
-    }
-
-    say(&format!("the undisturbed run, {done} rounds"));
-    let shape = Shape { rounds: done.max(1), ..shape };
-    let calm = undisturbed(&work.join("undisturbed"), &shape).await?;
-    let models = evidence.models();
-    let count = models.len().min(done as usize);
-    let identical = models[..count] == calm.evidence.models()[..count];
-    let slowest = quantile(&tally.resume_s, 1.0);
-    outcome.set("sites", tally.sites);
-    outcome.set("resumed", tally.resumed);
-    outcome.set("resume_max_s", rounded(slowest, 2));
-    outcome.set("resume_p50_s", rounded(quantile(&tally.resume_s, 0.5), 2));
-    let unasked: Vec<String> =
-        tally.stopped.iter().filter(|place| !is_of_a_sync(place)).cloned().collect();
-    outcome.set("stopped_at", tally.stopped.into_iter().collect::<Vec<_>>());
-    let not_reached: Vec<String> = tally.missed.into_iter().collect();
-    outcome.set("not_reached", not_reached.clone());
-    outcome.set("rounds", done);
+    say("the undisturbed runs");
+    let identical = ground.is_identical(&stretches, &mut broken).await?;
+    let mut outcome = Outcome::default();
     outcome.set("identical", identical);
+    outcome.set("rounds", stretches.iter().map(|(_, stretch)| stretch.rounds).sum::<u32>());
     outcome.require(identical, || {
         "the models are other ones than those of the undisturbed run".into()
     });
-    outcome.require(findings == Default::default(), || format!("{findings:?}"));
-    outcome.require(unasked.is_empty(), || {
-        format!("a program stopped where no sync failed, at {unasked:?}")
-    });
-    outcome.require(not_reached.is_empty(), || format!("no disk was bad at {not_reached:?}"));
-    outcome.require(tally.resumed == tally.sites, || {
-        format!("{} of {} did not go on in time", tally.sites - tally.resumed, tally.sites)
-    });
-    outcome.require(slowest <= RESUME_S_MAX, || format!("it took {slowest:.1} s to go on"));
-    Ok(())
+    outcome.broken.append(&mut broken);
+    tally.outcome(&mut outcome);
+    Ok(outcome)
 }
 
-/// Whether a program may stop at a place: only where it does not know any more what the disk holds.
-fn is_of_a_sync(place: &str) -> bool {
-    place.ends_with("sync") || place.ends_with("folder")
-}
+impl Ground {
+    fn waits(&self, case: &Case) -> bool {
+        self.tried[case.scenario].scenario.waits()
+    }
 
-/// Has the disk be bad at one place for a while, and waits until the run goes on. Whether the place was
-/// reached at all.
-async fn one(
-    case: &Case,
-    federation: &mut Federation,
-    watch: &mut Watch,
-    tally: &mut Tally,
-) -> anyhow::Result<bool> {
-    let Case { site, place, fault } = case;
-    reached(*site, federation)?;
-    arm(*site, federation, &format!("{place} {fault}"))?;
-    let begin = Instant::now();
-    while !reached(*site, federation)?.contains(place) {
-        if begin.elapsed() > PLACE_MAX {
-            arm(*site, federation, "")?;
-            return Ok(false);
+    async fn try_one(&self, job: Job) -> Done {
+        match job {
+            Job::Stretch { number, scenario, cases } => {
+                let Tried { scenario: kind, shape, .. } = &self.tried[scenario];
+                let folder = self.work.join(format!("bad-disk-{kind}-{number}"));
+                let result = stretch(&folder, shape, cases).await;
+                let result = result.with_context(|| format!("bad disks, {kind}"));
+                Done::Stretch { scenario, result }
+            }
+            Job::Once(case) => {
+                let Tried { scenario: kind, shape, probe } = &self.tried[case.scenario];
+                let Case { site, moment, place, fault, .. } = &case;
+                let program = site.map_or("coordinator", |_| "site");
+                let folder = format!("once-{kind}-{program}-{moment}-{place}-{fault}");
+                // One round passes what is passed once, and of a run's models the first is the same.
+                let shape = Shape { rounds: 1, ..shape.clone() };
+                let expected = &probe.models[..probe.models.len().min(1)];
+                let mut tally = Tally::default();
+                let result =
+                    once(&case, &self.work.join(folder), &shape, expected, &mut tally).await;
+                Done::Once { case, tally, result }
+            }
         }
-        tally.look(case, federation.revive()?);
-        tokio::time::sleep(LOOK).await;
     }
-    let held = Instant::now();
-    while held.elapsed() < HELD {
-        tally.look(case, federation.revive()?);
-        tokio::time::sleep(LOOK).await;
-    }
-    arm(*site, federation, "")?;
-    let (well, committed) = (Instant::now(), watch.seen().committed);
-    reached(*site, federation)?;
-    // Passing the same place again, or a round being committed, shows that the work goes on.
-    loop {
-        tally.look(case, federation.revive()?);
-        let seen = watch.seen();
-        if reached(*site, federation)?.contains(place) || seen.committed > committed {
-            break;
+
+    /// Whether every stretch has made the models of a run that nobody disturbed.
+    async fn is_identical(
+        &self,
+        stretches: &[(usize, Stretch)],
+        broken: &mut Vec<String>,
+    ) -> anyhow::Result<bool> {
+        let scenarios: BTreeSet<usize> = stretches.iter().map(|(scenario, _)| *scenario).collect();
+        let mut runs = Vec::new();
+        for scenario in scenarios {
+            let of = stretches.iter().filter(|(of, _)| *of == scenario);
+            let rounds = of.map(|(_, stretch)| stretch.rounds).max().unwrap_or_default().max(1);
+            let Tried { scenario: kind, shape, .. } = &self.tried[scenario];
+            let folder = self.work.join(format!("calm-{kind}"));
+            runs.push((scenario, folder, Shape { rounds, leftovers: None, ..shape.clone() }));
         }
-        anyhow::ensure!(well.elapsed() < STUCK, "nothing goes on");
-        tokio::time::sleep(LOOK).await;
-    }
-    tally.went_on(case, well.elapsed());
-    // The round in hand is to end before the next disk turns bad.
-    while watch.seen().committed <= committed {
-        tally.look(case, federation.revive()?);
-        anyhow::ensure!(well.elapsed() < STUCK, "no round is committed");
-        tokio::time::sleep(LOOK).await;
-    }
-    Ok(true)
-}
-
-/// The places that the program has reached since this was last asked.
-pub(crate) fn reached(
-    site: Option<usize>,
-    federation: &mut Federation,
-) -> anyhow::Result<Vec<String>> {
-    match site {
-        None => federation.points.reached(),
-        Some(site) => federation.sites[site].points.reached(),
+        let calm = async |(scenario, folder, shape): (usize, PathBuf, Shape)| {
+            let run = undisturbed(&folder, &shape).await;
+            (scenario, run.map(|run| run.evidence.models()))
+        };
+        let mut identical = true;
+        let told = |(scenario, models): (usize, anyhow::Result<Vec<Digest>>)| match models {
+            Ok(models) => {
+                let mut of = stretches.iter().filter(|(of, _)| *of == scenario);
+                identical &= of.all(|(_, stretch)| models.starts_with(&stretch.models));
+            }
+            Err(error) => broken.push(format!("{error:#}")),
+        };
+        side_by_side(runs, lanes(false), calm, told).await?;
+        Ok(identical)
     }
 }
 
-/// Has the program obey the rule from the next place on.
-pub(crate) fn arm(site: Option<usize>, federation: &Federation, rule: &str) -> anyhow::Result<()> {
-    match site {
-        None => federation.points.arm(rule),
-        Some(site) => federation.sites[site].points.arm(rule),
+/// A full, a broken or a read-only disk at every place, and a full one at each.
+fn cases(tried: &[Tried]) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut known: [BTreeSet<String>; 2] = Default::default();
+    for (scenario, Tried { scenario: kind, probe, .. }) in tried.iter().enumerate() {
+        for (i, site) in [None, Some(0)].into_iter().enumerate() {
+            let passed = if site.is_none() { &probe.coordinator } else { &probe.site };
+            let moment = |place: &String| match passed.again.contains(place) && !kind.waits() {
+                true => Moment::Round,
+                false => Moment::Start,
+            };
+            let places: Vec<(Moment, String)> =
+                passed.names().into_iter().map(|place| (moment(&place), place)).collect();
+            let early = |place: &String| match place == ENROLMENT {
+                true => Some(Moment::Enrolment),
+                false => probe.first.contains(place).then_some(Moment::FirstStart),
+            };
+            let first = probe.first.iter().chain(&probe.founding).collect::<BTreeSet<_>>();
+            let first = first.into_iter().filter(|_| scenario == 0 && site.is_none());
+            let first = first.filter_map(|place| Some((early(place)?, place.clone())));
+            for (moment, place) in places.into_iter().chain(first) {
+                if known[i].insert(place.clone()) {
+                    let fault = FAULTS[cases.len() % FAULTS.len()];
+                    cases.push(Case { scenario, site, moment, place, fault });
+                }
+            }
+        }
     }
+    // A full disk is what happens most, so every place sees one.
+    let full = cases.iter().filter(|case| case.fault != FAULTS[0]);
+    let full: Vec<Case> = full.map(|case| Case { fault: FAULTS[0], ..case.clone() }).collect();
+    cases.extend(full);
+    cases
+}
+
+/// Cases put together to what is tried together.
+fn jobs<'a>(cases: impl Iterator<Item = &'a Case>) -> Vec<Job> {
+    let (rounds, once): (Vec<&Case>, Vec<&Case>) =
+        cases.partition(|case| case.moment == Moment::Round);
+    let mut jobs = Vec::new();
+    let scenarios: BTreeSet<usize> = rounds.iter().map(|case| case.scenario).collect();
+    for scenario in scenarios {
+        let of = rounds.iter().filter(|case| case.scenario == scenario);
+        let of: Vec<Case> = of.map(|case| (*case).clone()).collect();
+        for (number, some) in of.chunks(CASES_PER_FEDERATION).enumerate() {
+            jobs.push(Job::Stretch { number, scenario, cases: some.to_vec() });
+        }
+    }
+    jobs.extend(once.into_iter().cloned().map(Job::Once));
+    jobs
 }

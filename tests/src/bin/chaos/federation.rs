@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -9,18 +10,27 @@ use fedpaint_proto::names::Blob;
 use fedpaint_proto::weights::{Dtype, TensorSpec};
 use fedpaint_tests::evidence::{self, Evidence};
 use fedpaint_tests::failpoints::Failpoints;
-use fedpaint_tests::lab::{AgentOptions, Lab, LabOptions};
+use fedpaint_tests::lab::{AgentOptions, COORDINATOR, Lab, LabOptions};
 use fedpaint_tests::models;
 use fedpaint_tests::process::Process;
 use fedpaint_tests::proxy::{Counted, Proxy, faithful};
 
+use crate::due::grow_old;
+use crate::leftovers::{Leftovers, leave};
+use crate::material::Material;
 use crate::watch::Watch;
 
 /// The name of the run in every federation, because an update follows from it.
 pub(crate) const RUN: &str = "brain";
 
+/// The file of the initial model.
+const INITIAL: &str = "initial.safetensors";
+
 /// How often sites ask: often, so that nobody waits, and not so often that it is much beside a model.
 const HEARTBEAT_MS: u64 = 100;
+
+/// How long certificates last that a coordinator issues where some are due, in seconds: longer than any run.
+const LEAF_S: u32 = 7 * 86_400;
 
 /// How long a run that nobody disturbs may go without a round being committed.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
@@ -44,9 +54,39 @@ pub(crate) struct Shape {
     pub(crate) round: Option<String>,
     /// More tables of the plan.
     pub(crate) more: String,
+    /// What the sites train on; without it they rehearse.
+    pub(crate) material: Option<Arc<Material>>,
+    /// Whether certificates are due from the start on, and are renewed by a coordinator that issues them.
+    pub(crate) due: bool,
+    /// What is there already when the run begins.
+    pub(crate) leftovers: Option<Leftovers>,
+}
+
+impl Default for Shape {
+    /// One round of one site, as short as there is.
+    fn default() -> Shape {
+        Shape {
+            sites: 1,
+            rounds: 1,
+            steps: 4,
+            steps_ms: 0,
+            checkpoint_steps: 2,
+            parameters: 1 << 10,
+            round: None,
+            more: String::new(),
+            material: None,
+            due: false,
+            leftovers: None,
+        }
+    }
 }
 
 impl Shape {
+    /// How long its trainings take together, at least.
+    pub(crate) fn time(&self) -> Duration {
+        Duration::from_millis(u64::from(self.steps_ms)) * self.steps * self.rounds
+    }
+
     /// The run's plan. By default a round takes every site, however long it takes.
     pub(crate) fn plan(&self) -> String {
         let Shape { sites, rounds, steps, more, .. } = self;
@@ -86,6 +126,7 @@ pub(crate) struct Federation {
     pub(crate) sites: Vec<Site>,
     /// The initial model.
     pub(crate) model: Blob,
+    shape: Shape,
     folder: PathBuf,
 }
 
@@ -95,34 +136,65 @@ impl Federation {
     /// # Errors
     /// If a program is missing or fails.
     pub(crate) async fn found(folder: &Path, shape: &Shape) -> anyhow::Result<Federation> {
+        let mut federation = Federation::prepare(folder, shape)?;
+        federation.lab.start_coordinator()?;
+        federation.open().await?;
+        Ok(federation)
+    }
+
+    /// All that a coordinator's first start needs; nothing runs yet, and there are no sites.
+    ///
+    /// # Errors
+    /// If a program is missing or fails.
+    pub(crate) fn prepare(folder: &Path, shape: &Shape) -> anyhow::Result<Federation> {
         std::fs::create_dir_all(folder)?;
         let points = Failpoints::new(folder, "coordinator")?;
-        let environment = vec![points.variable()];
-        let options =
-            LabOptions { heartbeat_ms: HEARTBEAT_MS, environment, ..LabOptions::default() };
-        let mut lab = Lab::prepare(folder, options)?;
-        lab.start_coordinator()?;
-        let target = lab.address().trim_start_matches("https://").parse()?;
+        let (environment, leaf_s) = (vec![points.variable()], shape.due.then_some(LEAF_S));
+        let heartbeat_ms = HEARTBEAT_MS;
+        let options = LabOptions { heartbeat_ms, environment, leaf_s, ..LabOptions::default() };
+        let lab = Lab::prepare(folder, options)?;
+        if shape.due {
+            grow_old(&lab, COORDINATOR)?;
+        }
         std::fs::create_dir_all(folder.join("no-scans"))?;
-        let mut sites = Vec::new();
-        for i in 0..shape.sites {
+        let model = match &shape.material {
+            Some(material) => {
+                std::fs::copy(&material.model, folder.join(INITIAL))?;
+                material.blob
+            }
+            None => initial_model(&folder.join(INITIAL), shape.parameters)?,
+        };
+        let (sites, shape, folder) = (Vec::new(), shape.clone(), folder.to_owned());
+        Ok(Federation { lab, points, sites, model, shape, folder })
+    }
+
+    /// Enrols the sites at a coordinator that serves, and begins the run.
+    ///
+    /// # Errors
+    /// If the coordinator refuses.
+    pub(crate) async fn open(&mut self) -> anyhow::Result<()> {
+        let target = self.lab.address().trim_start_matches("https://").parse()?;
+        let Shape { checkpoint_steps, steps_ms, material, .. } = &self.shape;
+        for i in 0..self.shape.sites {
             let name = format!("site-{}", i + 1);
-            lab.enroll(&name)?;
+            self.lab.enroll(&name)?;
+            if self.shape.due {
+                grow_old(&self.lab, &name)?;
+            }
             let proxy = Proxy::start(target, faithful())?;
-            let points = Failpoints::new(folder, &name)?;
+            let points = Failpoints::new(&self.folder, &name)?;
             let options = AgentOptions {
                 coordinator: Some(proxy.address()),
                 environment: vec![points.variable()],
-                trainer: format!("checkpoint_steps = {}\n", shape.checkpoint_steps),
-                more: rehearsal(shape.steps_ms),
+                trainer: format!("checkpoint_steps = {checkpoint_steps}\n"),
+                more: material.as_ref().map_or_else(|| rehearsal(*steps_ms), |_| String::new()),
                 ..AgentOptions::default()
             };
-            sites.push(Site { name, proxy, points, agent: None, options });
+            self.sites.push(Site { name, proxy, points, agent: None, options });
         }
-        let file = folder.join("initial.safetensors");
-        let model = initial_model(&file, shape.parameters)?;
-        lab.create_run(RUN, &shape.plan(), &file, model).await?;
-        Ok(Federation { lab, points, sites, model, folder: folder.to_owned() })
+        let file = self.folder.join(INITIAL);
+        self.lab.create_run(RUN, &self.shape.plan(), &file, self.model).await?;
+        self.shape.leftovers.map_or(Ok(()), |left| leave(&self.lab, self.model, left))
     }
 
     /// Starts a site's agent, also again.
@@ -130,9 +202,12 @@ impl Federation {
     /// # Errors
     /// If it does not start.
     pub(crate) fn start_agent(&mut self, site: usize) -> anyhow::Result<()> {
-        let scans = self.folder.join("no-scans");
+        let scans = match &self.shape.material {
+            Some(material) => material.scans.get(site).context("no scans for so many sites")?,
+            None => &self.folder.join("no-scans"),
+        };
         let site = &mut self.sites[site];
-        site.agent = Some(self.lab.start_agent(&site.name, &scans, &site.options)?);
+        site.agent = Some(self.lab.start_agent(&site.name, scans, &site.options)?);
         Ok(())
     }
 

@@ -21,6 +21,7 @@ use rand_chacha::ChaCha12Rng;
 use serde_json::{Map, Value, json};
 
 use crate::federation::{Federation, Shape};
+use crate::scenario::exchange;
 use crate::{Args, say};
 use fedpaint_tests::outcome::Outcome;
 
@@ -77,8 +78,8 @@ async fn trained(folder: &Path, args: &Args) -> anyhow::Result<Federation> {
         checkpoint_steps: 2,
         // A model is longer than what a download reads at once, so that a part of it is given.
         parameters: 1 << 17,
-        round: None,
-        more: "\n[exchange]\nencoding = \"int8\"\n".into(),
+        more: exchange("int8"),
+        ..Shape::default()
     };
     let mut federation = Federation::found(folder, &shape).await?;
     federation.start_agents()?;

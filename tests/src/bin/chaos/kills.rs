@@ -8,6 +8,7 @@ use fedpaint_tests::evidence::Evidence;
 use fedpaint_tests::process::output;
 
 use crate::federation::{Federation, RUN, Shape, undisturbed};
+use crate::scenario::exchange;
 use crate::storm::{Orders, Report, rage};
 use crate::{Args, say};
 use fedpaint_tests::outcome::{Outcome, quantile, rounded};
@@ -17,9 +18,9 @@ const RESTART_P99_S_MAX: f64 = 2.0;
 const BYTES_RATIO_MAX: f64 = 1.05;
 const PLACES_MIN: usize = 40;
 
-/// Places that are passed once in the life of a run or a site, and at no start, so that waiting for one is
-/// in vain: by how their names begin. `crash-points` ends a program at each.
-const PASSED_ONCE: [&str; 2] = ["db.site", "workspace.plan_"];
+/// Places that are passed once in the life of a database, a run or a site, and at no later start, so that waiting
+/// for one is in vain: by how their names begin. `crash-points` ends a program at each.
+const PASSED_ONCE: [&str; 3] = ["db.migrate", "db.site", "workspace.plan_"];
 
 /// From how many kills on the shares of bytes and places, and a percentile of times, mean something.
 const KILLS_FOR_SHARES: u32 = 500;
@@ -39,8 +40,8 @@ pub(crate) async fn kills(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         checkpoint_steps: 6,
         // 4 MiB: large enough that a connection's handshake is little beside it.
         parameters: if count >= KILLS_FOR_SHARES { 1 << 20 } else { 1 << 16 },
-        round: None,
         more: args.encoding.as_deref().map(exchange).unwrap_or_default(),
+        ..Shape::default()
     };
     say("the undisturbed run");
     let calm = undisturbed(&work.join("undisturbed"), &shape).await?;
@@ -116,11 +117,6 @@ pub(crate) async fn kills(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     }
     replayed(&config, &mut outcome);
     Ok(outcome)
-}
-
-/// The plan's table that has updates travel so.
-fn exchange(encoding: &str) -> String {
-    format!("\n[exchange]\nencoding = \"{encoding}\"\n")
 }
 
 /// Bytes that must move for so many rounds: the base model to every site, and an update back.

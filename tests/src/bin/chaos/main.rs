@@ -5,17 +5,27 @@
 //! compute updates that follow from their inputs alone, without a scan or a network, and everything
 //! else about them is real. `tests/README.md` says what each mode proves.
 
+mod bad_disk;
+mod crash;
 mod crash_points;
 mod cuts;
 mod disk;
+mod due;
 mod federation;
 mod flips;
 mod full_disk;
 mod kills;
+mod lanes;
+mod leftovers;
+mod material;
 mod once;
+mod options;
+mod probe;
+mod scenario;
 mod soak;
 mod storm;
 mod stragglers;
+mod tally;
 mod upgrade;
 mod watch;
 
@@ -24,9 +34,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
-use fedpaint_tests::outcome::Outcome;
+use fedpaint_tests::built;
+use fedpaint_tests::outcome::{Outcome, tell_failure};
 
 /// Breaks a federation on purpose and checks that nothing was lost.
 #[derive(Debug, Parser)]
@@ -34,7 +45,7 @@ use fedpaint_tests::outcome::Outcome;
 struct Args {
     /// What is done to it.
     mode: Mode,
-    /// How many kills, cuts or flipped bits.
+    /// How many kills, cuts or flipped bits; `disk` flips none for 0.
     #[arg(long)]
     count: Option<u32>,
     /// How many sites.
@@ -43,14 +54,18 @@ struct Args {
     /// How many rounds.
     #[arg(long)]
     rounds: Option<u32>,
-    /// `disk`: how many bad disks at most, each for a while at one place; by default one or two for every
-    /// place.
+    /// How many crashes or bad disks at most, spread over all there are: by default one for every time that a
+    /// place is passed, and one or two for every place.
     #[arg(long)]
     cases: Option<usize>,
-    /// `kills`: how the numbers of updates are written, such as `int8`; then each site keeps what its update
-    /// leaves out for its next one.
+    /// How the numbers of updates are written, such as `int8`; then each site keeps what its update leaves out for
+    /// its next one. `crash-points` and `disk` try that alone; by default they try f32, then what int8, a real
+    /// training, certificates that are renewed and an old coordinator pass beside it.
     #[arg(long)]
     encoding: Option<String>,
+    /// For how many seconds file systems are really full; 0 fills none.
+    #[arg(long, default_value_t = 90)]
+    hold_s: u64,
     /// What is random follows from this.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -83,9 +98,10 @@ enum Mode {
     Kills,
     /// Connections cut, corrupted and stalled in the middle of transfers, and answers that get lost.
     Cuts,
-    /// A crash at every place that a round passes, one after the other.
+    /// A crash at every place that is passed, in federations of their own.
     CrashPoints,
-    /// Full, broken and read-only disks at every place that uses one, and bits that turn at rest.
+    /// Full, broken and read-only disks at every place that uses one, full ones for minutes, and bits that turn at
+    /// rest.
     Disk,
     /// The last part of `disk` alone: bits that turn at rest, in files of either side.
     Flips,
@@ -99,11 +115,18 @@ enum Mode {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match chaos(&Args::parse()).await {
+    let given = Args::command().get_matches();
+    let args = Args::from_arg_matches(&given).unwrap_or_else(|error| error.exit());
+    let done = match options::check(&given, args.mode) {
+        Ok(()) => chaos(&args).await,
+        Err(error) => Err(error),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
+            tell_failure(&error, args.json);
             ExitCode::FAILURE
         }
     }
@@ -111,6 +134,7 @@ async fn main() -> ExitCode {
 
 /// Runs a mode; whether all is well.
 async fn chaos(args: &Args) -> anyhow::Result<bool> {
+    built::programs()?;
     let base = args.work.clone().unwrap_or_else(std::env::temp_dir);
     std::fs::create_dir_all(&base)?;
     let mut work = tempfile::Builder::new().prefix("chaos-").tempdir_in(base)?;
@@ -122,6 +146,9 @@ async fn chaos(args: &Args) -> anyhow::Result<bool> {
         signal = interrupted() => signal.and_then(|name| anyhow::bail!("ended by {name}")),
     };
     let kept = || format!("seed {}; the logs are in {}", args.seed, work.path().display());
+    if outcome.is_err() {
+        full_disk::unmount(work.path());
+    }
     let outcome = outcome.with_context(kept)?;
     let well = outcome.broken.is_empty();
     if well && !args.keep {

@@ -25,8 +25,10 @@ const SLOPE_MAX_OF_ONE: f64 = 4.0;
 /// The part of the samples in which a process must be for a slope of its own: a trainer may be replaced.
 const PRESENCE_MIN: f64 = 0.5;
 
-/// How often everything is measured.
+/// How often everything is measured: this often, and more often where there are less than two minutes, so that there
+/// are so many samples.
 const PERIOD: Duration = Duration::from_secs(5);
+const SAMPLES_MIN: u32 = 24;
 
 /// The part of the time that is left out of slopes, in which what is bounded fills up: SQLite's cache of
 /// pages (2 MB, about 200 rounds of 20 sites) and the allocator's arenas.
@@ -75,17 +77,17 @@ pub(crate) async fn soak(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         steps_ms: args.step_ms,
         checkpoint_steps: 5,
         parameters: 1 << 10,
-        round: None,
-        more: String::new(),
+        ..Shape::default()
     };
     let mut federation = Federation::found(&work.join("soak"), &shape).await?;
     federation.start_agents()?;
     let watch = federation.watch().await?;
     let time = Duration::from_secs_f64(args.minutes * 60.0);
+    let period = PERIOD.min(time / SAMPLES_MIN);
     let (start, mut samples) = (Instant::now(), Vec::new());
     let (mut last, mut since, mut longest) = (0, Instant::now(), Duration::ZERO);
     while start.elapsed() < time {
-        tokio::time::sleep(PERIOD).await;
+        tokio::time::sleep(period).await;
         let seen = watch.seen();
         if seen.committed > last {
             (last, since) = (seen.committed, Instant::now());

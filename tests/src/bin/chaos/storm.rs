@@ -35,7 +35,7 @@ const STUCK: Duration = Duration::from_secs(240);
 const TRAINER_GRACE: Duration = Duration::from_millis(60);
 
 /// SIGKILL's number.
-const SIGKILL: i32 = 9;
+pub(crate) const SIGKILL: i32 = 9;
 
 /// Rounds at the end that are left to those kills that are behind.
 const ROUNDS_LEFT: u32 = 2;

@@ -14,10 +14,16 @@ use crate::federation::{Federation, Shape, rehearsal};
 use crate::{Args, say};
 use fedpaint_tests::outcome::{Outcome, rounded};
 
-/// How many times slower the slow site is.
-const SLOWER: u32 = 20;
+/// How many rounds, if nobody says otherwise: more than the slow site needs for one training.
+const ROUNDS: u32 = 24;
 
+/// How many times slower the slow site is, and how many steps all train; and where rounds are fewer, so that its
+/// training ends within them too.
+const SLOWER: u32 = 20;
 const STEPS: u32 = 30;
+const SLOWER_SHORT: u32 = 3;
+const STEPS_SHORT: u32 = 20;
+
 const STEPS_MS: u32 = 100;
 
 /// How long sites may join, and how long members may report: more than a training takes.
@@ -40,6 +46,10 @@ const LOOK: Duration = Duration::from_millis(20);
 /// If a program does not start, or the run gets stuck.
 pub(crate) async fn stragglers(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     let sites = args.sites.unwrap_or(8);
+    anyhow::ensure!(sites >= 3, "it takes 3 sites: a slow one, one that comes and goes, another");
+    let rounds = args.rounds.unwrap_or(ROUNDS);
+    let (slower, steps) =
+        if rounds < ROUNDS { (SLOWER_SHORT, STEPS_SHORT) } else { (SLOWER, STEPS) };
     let (goal, least) = (sites - 1, sites - 2);
     let round = format!(
         "sites_min = {least}\nsites_goal = {goal}\nselection_s = {SELECTION_S}\n\
@@ -47,17 +57,16 @@ pub(crate) async fn stragglers(args: &Args, work: &Path) -> anyhow::Result<Outco
     );
     let shape = Shape {
         sites,
-        // More than the slow site needs for one training.
-        rounds: args.rounds.unwrap_or(24),
-        steps: STEPS,
+        rounds,
+        steps,
         steps_ms: STEPS_MS,
         checkpoint_steps: 5,
         parameters: 1 << 14,
         round: Some(round),
-        more: String::new(),
+        ..Shape::default()
     };
     let mut federation = Federation::found(&work.join("stragglers"), &shape).await?;
-    federation.sites[0].options.more = rehearsal(SLOWER * STEPS_MS);
+    federation.sites[0].options.more = rehearsal(slower * STEPS_MS);
     // The slow one is in the first round whatever happens.
     federation.start_agent(0)?;
     federation.start_agents_but(&[0])?;
@@ -90,7 +99,8 @@ pub(crate) async fn stragglers(args: &Args, work: &Path) -> anyhow::Result<Outco
     federation.stop()?;
 
     let mut outcome = Outcome::default();
-    let (took, predicted) = times(&evidence, goal)?;
+    let training_s = f64::from(steps * STEPS_MS) / 1e3;
+    let (took, predicted) = times(&evidence, goal, training_s)?;
     let rounds = evidence.rounds.len() as f64;
     let ratio = took / predicted;
     let counted = counted(&evidence, &slow);
@@ -122,7 +132,7 @@ fn counted(evidence: &Evidence, site: &str) -> usize {
 
 /// How long all rounds took, and how long they take by the rule: sites join until there are enough or
 /// time is up; members train until all have reported or time is up.
-fn times(evidence: &Evidence, goal: usize) -> anyhow::Result<(f64, f64)> {
+fn times(evidence: &Evidence, goal: usize, training_s: f64) -> anyhow::Result<(f64, f64)> {
     let (mut took, mut predicted) = (0.0, 0.0);
     for round in &evidence.rounds {
         let (opened, closed) = (round.opened_at.as_ref(), round.closed_at.as_ref());
@@ -134,8 +144,7 @@ fn times(evidence: &Evidence, goal: usize) -> anyhow::Result<(f64, f64)> {
             predicted += f64::from(SELECTION_S);
         }
         let missing = round.members.iter().any(|member| member.state() == MemberState::Joined);
-        let training = f64::from(STEPS * STEPS_MS) / 1e3;
-        predicted += if missing { f64::from(REPORTING_S) } else { training };
+        predicted += if missing { f64::from(REPORTING_S) } else { training_s };
     }
     Ok((took, predicted))
 }

@@ -7,18 +7,19 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use fedpaint_proto::names::{Blob, Digest};
+use fedpaint_proto::names::Digest;
 use fedpaint_tests::evidence::Evidence;
 use fedpaint_tests::lab::{AgentOptions, Lab, LabOptions};
-use fedpaint_tests::process::{Process, know_policies, run};
+use fedpaint_tests::process::{Process, know_policies};
 
 use crate::federation::RUN;
+use crate::material::Material;
 use crate::watch::Watch;
 use crate::{Args, say};
 use fedpaint_tests::outcome::{Outcome, rounded};
 
-/// The sites, and what scanner each has.
-const SITES: [(&str, &str); 2] = [("mayo", "A"), ("river", "B")];
+/// The sites.
+const SITES: [&str; 2] = ["mayo", "river"];
 
 /// The committed rounds after which the coordinator is exchanged.
 const EXCHANGED_AFTER: u32 = 2;
@@ -42,10 +43,11 @@ struct Cast {
 pub(crate) async fn upgrade(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     let old = args.old.clone().context("--old DIR must name the folder of older programs")?;
     let old = Some(old.canonicalize().context("--old")?);
-    let material = Material::make(&work.join("material"), args.rounds.unwrap_or(4))?;
+    let material = Material::make(&work.join("material"))?;
+    let plan = plan(args.rounds.unwrap_or(4));
     let start = Instant::now();
     let mut outcome = Outcome::default();
-    let expected = train(&work.join("new"), &material, &Cast::default()).await?;
+    let expected = train(&work.join("new"), (&material, &plan), &Cast::default()).await?;
     let both = [old.clone(), old.clone()];
     for (name, cast) in [
         ("old_agents", Cast { agents: both.clone(), ..Cast::default() }),
@@ -57,7 +59,7 @@ pub(crate) async fn upgrade(args: &Args, work: &Path) -> anyhow::Result<Outcome>
         ),
     ] {
         say(name);
-        let trained = train(&work.join(name), &material, &cast).await;
+        let trained = train(&work.join(name), (&material, &plan), &cast).await;
         let same = trained.as_ref().is_ok_and(|models| *models == expected);
         outcome.set(name, same);
         outcome.require(same, || match trained {
@@ -70,42 +72,21 @@ pub(crate) async fn upgrade(args: &Args, work: &Path) -> anyhow::Result<Outcome>
     Ok(outcome)
 }
 
-/// What every federation here begins from.
-struct Material {
-    scans: Vec<PathBuf>,
-    model: PathBuf,
-    blob: Blob,
-    plan: String,
-}
-
-impl Material {
-    fn make(folder: &Path, rounds: u32) -> anyhow::Result<Material> {
-        std::fs::create_dir_all(folder)?;
-        let mut scans = Vec::new();
-        for (seed, (site, scanner)) in (11..).zip(SITES) {
-            let out = folder.join(site);
-            let (text, seed) = (out.display().to_string(), seed.to_string());
-            let args = ["--patients", "2", "--scanner", scanner, "--seed", &seed, "--size", "4"];
-            run("fedpaint-site-agent", &[&["phantom", "--out", &text][..], &args].concat())?;
-            scans.push(out);
-        }
-        let model = folder.join("initial.safetensors");
-        let text = model.display().to_string();
-        let args = ["--preset", "tiny", "--image-size", "16", "--seed", "3", "--out", &text];
-        run("fedpaint-site-agent", &[&["init-model"][..], &args].concat())?;
-        let bytes = std::fs::read(&model)?;
-        let blob = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
-        let plan = format!(
-            "version = 1\nrounds = {rounds}\n\n[round]\nsites_min = 2\nsites_goal = 2\n\
-             selection_s = 600\nreporting_s = 600\nfailures_max = 20\n\n[training]\nsteps = 3\n\
-             batch = 2\nlearning_rate = 1e-3\nseed = 7\n"
-        );
-        Ok(Material { scans, model, blob, plan })
-    }
+/// The plan of a run of so many rounds.
+fn plan(rounds: u32) -> String {
+    format!(
+        "version = 1\nrounds = {rounds}\n\n[round]\nsites_min = 2\nsites_goal = 2\n\
+         selection_s = 600\nreporting_s = 600\nfailures_max = 20\n\n[training]\nsteps = 3\n\
+         batch = 2\nlearning_rate = 1e-3\nseed = 7\n"
+    )
 }
 
 /// The models that a federation of `cast` makes, by round.
-async fn train(folder: &Path, material: &Material, cast: &Cast) -> anyhow::Result<Vec<Digest>> {
+async fn train(
+    folder: &Path,
+    (material, plan): (&Material, &str),
+    cast: &Cast,
+) -> anyhow::Result<Vec<Digest>> {
     // A coordinator that signs has to be told of agents which do not.
     let knows = |agent: &Option<PathBuf>| know_policies(agent.as_deref());
     let sign = cast.agents.iter().map(knows).collect::<anyhow::Result<Vec<bool>>>()?;
@@ -114,12 +95,12 @@ async fn train(folder: &Path, material: &Material, cast: &Cast) -> anyhow::Resul
     let options = LabOptions { programs, unsigned, ..LabOptions::default() };
     let mut lab = Lab::prepare(folder, options)?;
     lab.start_coordinator()?;
-    for (site, _) in SITES {
+    for site in SITES {
         lab.enroll(site)?;
     }
-    lab.create_run(RUN, &material.plan, &material.model, material.blob).await?;
+    lab.create_run(RUN, plan, &material.model, material.blob).await?;
     let mut agents: Vec<Process> = Vec::new();
-    for (i, (site, _)) in SITES.iter().enumerate() {
+    for (i, site) in SITES.iter().enumerate() {
         let options = AgentOptions { programs: cast.agents[i].clone(), ..AgentOptions::default() };
         agents.push(lab.start_agent(site, &material.scans[i], &options)?);
     }
