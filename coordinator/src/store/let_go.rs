@@ -57,7 +57,8 @@ impl Store {
         named: &[Named],
         rounds: Option<u32>,
     ) -> Result<HashSet<Digest>, Error> {
-        let let_go = by_run(&mut self.reads.acquire().await?, rounds).await?;
+        let mut reads = self.reads.acquire().await?;
+        let let_go = by_run(&mut reads, rounds).await?;
         let is_spent = |named: &&Named| match &named.update_of {
             Some((run, number)) => let_go.get(run).is_some_and(|let_go| *number <= let_go.due),
             None => false,
