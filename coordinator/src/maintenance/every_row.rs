@@ -43,9 +43,11 @@ fn roster() -> Roster {
     let key = KeyRow { holder, issued_at: LATER, not_after: LATER, revoked_at: None };
     let operator = OperatorRow { roles: OperatorRole::Admin.into(), since: LATER };
     let (asked_by, approved_by) = ("ada".parse().unwrap(), None);
-    let proposal = Proposal { what: "export".to_owned(), asked_by, asked_at: LATER, approved_by };
+    let (what, asked_at, spent_at) = ("export".to_owned(), LATER, Some(LATER));
+    let proposal = Proposal { what, asked_by, asked_at, approved_by, spent_at };
     Roster {
         invites: BTreeMap::from([(site("oslo"), invite)]),
+        ended: BTreeMap::from([(blob("ended").digest, LATER)]),
         keys: BTreeMap::from([(KeyId::of_public_key(b"key"), key)]),
         operators: BTreeMap::from([("ada".parse().unwrap(), operator)]),
         proposals: BTreeMap::from([(blob("export").digest, proposal)]),

@@ -140,6 +140,7 @@ mod tests {
             stragglers: Vec::new(),
             tally: Tally::default(),
             readmitted: BTreeMap::new(),
+            resumed_from: None,
         };
         Run::restore(saved, run.round().clone())
     }

@@ -108,7 +108,7 @@ fn told<'a>(kind: &'a str, detail: &'a str) -> Option<(&'a str, &'a str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::{Around, changes};
+    use crate::audit::changes;
     use crate::round::Event;
     use crate::round::tests::{site, update};
     use crate::testing::{START, blob, plan};
@@ -155,7 +155,7 @@ mod tests {
         let mut run = Run::create("brain".parse().unwrap(), plan(2, 1), blob("base"), START);
         let mut told = States::default();
         let mut hear = |before: Option<&Run>, run: &Run| {
-            for change in changes(before, run, &Around::default()) {
+            for change in changes(before, run, &[]) {
                 told.hear(&entry(change.kind, &change.detail));
             }
             let mut rows = States::default();

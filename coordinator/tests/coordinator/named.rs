@@ -75,7 +75,7 @@ async fn what_is_too_long_is_refused_by_the_name_of_its_limit() {
     let mut long = Request::new(ListRunsRequest {});
     let value = "a".repeat(HTTP2_HEADER_LIST_BYTES_MAX as usize);
     long.metadata_mut().insert("x-long", value.parse().unwrap());
-    let name = PauseRunRequest { name: "a".repeat(MESSAGE_BYTES_MAX) };
+    let name = PauseRunRequest { name: "a".repeat(MESSAGE_BYTES_MAX), round: None };
     let base_model_digest = vec![7; MESSAGE_BYTES_MAX];
     let update = SubmitUpdateRequest { base_model_digest, ..SubmitUpdateRequest::default() };
     let refused = [

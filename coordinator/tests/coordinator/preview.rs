@@ -60,7 +60,7 @@ async fn a_site_that_looks_is_told_how_many_it_would_be_one_of_and_nothing_of_a_
     }
     assert_eq!(look(&mut mayo).await[0].cohort, 3, "two and itself");
     assert_eq!(look(&mut members[0]).await[0].cohort, 2, "itself is one of the two");
-    operator.admin.pause_run(PauseRunRequest { name: "t1".into() }).await.unwrap();
+    operator.admin.pause_run(PauseRunRequest { name: "t1".into(), round: None }).await.unwrap();
     assert!(look(&mut mayo).await.is_empty());
     let status = download(&mut mayo, &blob(&base).digest, 0).await.unwrap_err();
     assert_eq!(Reason::of(&status), Some(Reason::BlobUnknown));

@@ -30,12 +30,7 @@ fn open_gate(workspace: &TempDir) -> Gate {
 }
 
 /// What an agent works with that signs nothing.
-pub(crate) fn bench(
-    gate: Gate,
-    workspace: &TempDir,
-    line: impl Into<Line>,
-    setup: Setup,
-) -> Bench {
+pub(crate) fn bench(gate: Gate, workspace: &TempDir, line: impl Into<Line>, setup: Setup) -> Bench {
     Bench {
         line: line.into(),
         site: "mayo".parse().unwrap(),

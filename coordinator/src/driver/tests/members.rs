@@ -177,8 +177,8 @@ async fn a_site_that_was_let_in_hears_so_again_for_an_hour_after_its_invitation_
     coordinator.clock.advance(2 * second);
     // Whatever changes the roster forgets what has ended.
     let token = (secret("other"), false);
-    let other = coordinator.handle.invite_site(&ada(), &site("other"), token, Sight::Unsaid);
-    other.await.unwrap();
+    let (by, other) = (ada(), site("other"));
+    coordinator.handle.invite_site(&by, &other, token, Sight::Unsaid).await.unwrap();
     let coordinator = coordinator.restart().await;
     assert_eq!(coordinator.asks("s", "k").await.unwrap(), admitted);
     assert_eq!(coordinator.refusal("s", "thief").await, JoinRefusal::Used);
@@ -269,8 +269,8 @@ async fn operators_may_do_what_they_are_listed_for_and_one_stays_an_admin() {
     };
     assert_eq!(admits("ada").unwrap(), Standing::Operator(OperatorRole::Admin.into()));
     assert_eq!(admits("eve").unwrap_err().reason(), Reason::NotPermitted);
-    let gone = coordinator.handle.set_operator(&ada(), &bob, Roles::default(), Sight::Unsaid);
-    let gone = gone.await.unwrap();
+    let (by, nothing) = (ada(), Roles::default());
+    let gone = coordinator.handle.set_operator(&by, &bob, nothing, Sight::Unsaid).await.unwrap();
     assert!(gone.roles.0.is_empty());
     assert!(coordinator.handle.shuts_out(&Role::Operator(bob), &key("bob")));
 }

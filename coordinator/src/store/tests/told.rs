@@ -11,7 +11,9 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::*;
 use crate::driver;
-use crate::driver::core::{Activity, Asking, Beat, Command, Core, Renewal, Request, Step, Verdict};
+use crate::driver::core::{
+    Activity, Asking, Beat, Command, Core, Renewal, Request, Sight, Step, Verdict,
+};
 use crate::evidence::{Notary, made};
 use crate::roster::{OperatorRole, TwoPersons};
 use crate::testing::{LATER, Pki};
@@ -160,7 +162,7 @@ impl Life {
         let Some(driver::Error::SecondPerson { id, .. }) = self.ask(request.clone()).await else {
             panic!("it takes one");
         };
-        self.ask(Request::ApproveProposal(named("bob"), id)).await;
+        self.ask(Request::ApproveProposal(named("bob"), id, Sight::Unsaid)).await;
         assert!(self.ask(request).await.is_none());
     }
 
@@ -216,14 +218,14 @@ impl Life {
 
     /// Operators, sites by name and by a token, invitations of every fate, keys.
     async fn members(&mut self) {
-        self.ask(Request::SetOperator(named("ada"), named("ada"), OperatorRole::Admin.into()))
-            .await;
+        let (ada, admin) = (named("ada"), OperatorRole::Admin.into());
+        self.ask(Request::SetOperator(ada.clone(), ada, admin, Sight::Unsaid)).await;
         for name in ["aachen", "kyoto"] {
             self.ask_by_two(Request::Enroll(named("ada"), site(name), None)).await;
         }
         for name in ["mayo", "oslo", "paris", "quito"] {
-            let secret = Digest::of(name.as_bytes());
-            self.ask(Request::Invite(named("ada"), site(name), secret, false)).await;
+            let token = (Digest::of(name.as_bytes()), false);
+            self.ask(Request::Invite(named("ada"), site(name), token, Sight::Unsaid)).await;
         }
         assert!(self.shows("mayo", "a guess").await.is_some());
         assert!(self.shows("nobody", "a guess").await.is_some());
@@ -231,10 +233,11 @@ impl Life {
         let invite = &self.core.state().roster().invites[&site("mayo")];
         let words = invite.candidate.as_ref().unwrap().keys().words(&site("mayo"));
         for operator in ["ada", "bob"] {
-            self.ask(Request::Approve(named(operator), site("mayo"), words.clone())).await;
+            let (operator, words) = (named(operator), words.clone());
+            self.ask(Request::Approve(operator, site("mayo"), words, Sight::Unsaid)).await;
         }
         assert!(self.shows("mayo", "mayo").await.is_none());
-        self.ask(Request::Reject(named("ada"), site("paris"))).await;
+        self.ask(Request::Reject(named("ada"), site("paris"), Sight::Unsaid)).await;
         for _ in 0..crate::roster::INVITE_TRIES {
             assert!(self.shows("quito", "a guess").await.is_some());
         }
@@ -283,13 +286,13 @@ impl Life {
     /// What an operator does to a run and its sites, and time alone.
     async fn decisions(&mut self) {
         self.command(Command::Readmit(site("mayo"))).await;
-        self.command(Command::Pause).await;
+        self.command(Command::Pause(None)).await;
         self.command(Command::Resume(None)).await;
         self.now += Duration::from_secs(100);
         self.settle().await;
         self.join(&["aachen", "kyoto", "mayo"]).await;
         self.withdraw("aachen").await;
-        self.ask(Request::Revoke(named("ada"), site("kyoto"))).await;
+        self.ask(Request::Revoke(named("ada"), site("kyoto"), Sight::Unsaid)).await;
         self.command(Command::Stop).await;
     }
 
@@ -303,7 +306,7 @@ impl Life {
         assert_eq!(held(self), (2, 2, false));
         self.now += 2 * DAY;
         let roles = OperatorRole::Viewer.into();
-        self.ask(Request::SetOperator(named("ada"), named("eve"), roles)).await;
+        self.ask(Request::SetOperator(named("ada"), named("eve"), roles, Sight::Unsaid)).await;
         assert_eq!(held(self), (0, 0, true));
     }
 }

@@ -196,7 +196,8 @@ impl Struck<'_> {
 
     /// Has the coordinator die while it enrols a site, which succeeds once it is asked again.
     async fn enrolment(&mut self, until: Instant) -> anyhow::Result<()> {
-        self.points()?.arm(&self.crash.rule())?;
+        let rule = self.crash.rule();
+        self.points()?.arm(&rule)?;
         let lost = self.federation.lab.fedctl(&["site", "enroll", LATE]);
         self.note()?;
         if !self.died {
