@@ -11,7 +11,7 @@ use fedpaint_proto::farewell::Frames;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 use tracing::info;
 
@@ -68,7 +68,7 @@ impl Connection {
         place: Option<Place>,
     ) -> Connection {
         let cut = place.as_ref().map(|place| place.cut().clone());
-        let cut = cut.unwrap_or_else(CancellationToken::new);
+        let cut = cut.unwrap_or_default();
         Connection {
             stream,
             expired,

@@ -123,7 +123,7 @@ mod tests {
         let mut core = Core::load(Loaded::default(), Duration::from_secs(5));
         let one = ("stranger_refused".to_owned(), "site nobody: there is no invitation".to_owned());
         for n in 0..u64::from(STRANGERS_TOLD_MAX) {
-            assert_eq!(told(&mut core, true, at(n)), [one.clone()]);
+            assert_eq!(told(&mut core, true, at(n)), std::slice::from_ref(&one));
         }
         assert_eq!(core.deadline(), None, "all of them were told");
         for n in 0..1_000 {
