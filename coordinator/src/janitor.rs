@@ -26,6 +26,9 @@ const COLLECTION_DELAY: Duration = Duration::from_secs(60);
 /// How long between two collections.
 const COLLECTION_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long after one that has failed the next one is: a disk that is full waits for nothing more than for it.
+const COLLECTION_RETRY: Duration = Duration::from_secs(5);
+
 /// Whom the janitor asks and tells.
 pub(crate) struct Keeper {
     /// Knows what rows name.
@@ -36,24 +39,31 @@ pub(crate) struct Keeper {
     pub(crate) driver: Handle,
 }
 
-/// Collects soon after the start and then daily, for as long as it is let.
+/// Collects soon after the start and then daily, for as long as it is let; one that fails is begun again soon. That
+/// it fails is told once, however often it does.
 pub(crate) async fn collect_daily(
     keeper: Keeper,
     retention: Retention,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
 ) {
-    let mut wait = COLLECTION_DELAY;
+    let (mut wait, mut fails) = (COLLECTION_DELAY, false);
     loop {
         clock.sleep_until(clock.now().checked_add(wait).unwrap_or(Timestamp::MAX)).await;
-        wait = COLLECTION_INTERVAL;
         match collect(&keeper, &retention, clock.now()).await {
             Ok(Freed { files, bytes }) => {
                 metrics.blobs_freed.inc_by(files);
                 metrics.bytes_freed.inc_by(bytes);
                 info!(files, bytes, "blobs that nobody needs are deleted");
+                (wait, fails) = (COLLECTION_INTERVAL, false);
             }
-            Err(error) => warn!(%error, "blobs that nobody needs could not be deleted"),
+            Err(error) => {
+                let again_s = COLLECTION_RETRY.as_secs();
+                if !fails {
+                    warn!(%error, again_s, "blobs that nobody needs could not be deleted");
+                }
+                (wait, fails) = (COLLECTION_RETRY, true);
+            }
         }
     }
 }
@@ -118,12 +128,14 @@ fn rounds(named: &[Named], spent: &HashSet<Digest>) -> BTreeMap<Digest, (RunName
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
     use tokio::task::JoinHandle;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::clock::ManualClock;
+    use crate::clock::{BoxFuture, ManualClock};
     use crate::driver::{self, Options};
+    use crate::metrics::Book;
     use crate::roster::TwoPersons;
     use crate::round::tests::site;
     use crate::round::{Event, Report, Update};
@@ -194,6 +206,24 @@ mod tests {
         now.checked_add(jiff::SignedDuration::from_hours(8 * 24)).unwrap()
     }
 
+    /// A clock that also says until when somebody waits.
+    struct Awaited {
+        clock: ManualClock,
+        until: mpsc::UnboundedSender<Timestamp>,
+    }
+
+    impl Clock for Awaited {
+        fn now(&self) -> Timestamp {
+            self.clock.now()
+        }
+
+        fn sleep_until(&self, time: Timestamp) -> BoxFuture {
+            // Who does not listen any more misses nothing.
+            let _ = self.until.send(time);
+            self.clock.sleep_until(time)
+        }
+    }
+
     /// Of no round at all, which a configuration cannot ask for.
     const NONE_KEPT: Retention = Retention { updates_rounds: Some(0) };
 
@@ -216,6 +246,31 @@ mod tests {
         let spent = &told[1].detail;
         assert!(spent.starts_with("run brain: updates of rounds 1 to 1"), "{spent}");
         assert!(spent.contains(&house.update.digest.short()), "{spent}");
+    }
+
+    #[tokio::test]
+    async fn a_collection_that_fails_is_begun_again_within_seconds_and_the_next_one_is_a_day_later() {
+        let house = house().await;
+        let (keeper, ..) = house.keeper().await;
+        let (until, mut waits) = mpsc::unbounded_channel();
+        let clock = ManualClock::new(later());
+        let awaited = Arc::new(Awaited { clock: clock.clone(), until });
+        let (orphan, metrics) = (keeper.blobs.path(&house.orphan.digest), Book::new().metrics);
+        // The folder of blobs does not read for as long as it is elsewhere.
+        let (blobs, away) = (house.folder.path().join("blobs"), house.folder.path().join("away"));
+        std::fs::rename(&blobs, &away).unwrap();
+        let freed = metrics.blobs_freed.clone();
+        let janitor = tokio::spawn(collect_daily(keeper, Retention::default(), awaited, metrics));
+        for wait in [COLLECTION_DELAY, COLLECTION_RETRY] {
+            assert_eq!(waits.recv().await, clock.now().checked_add(wait).ok());
+            clock.advance(wait);
+        }
+        assert_eq!(waits.recv().await, clock.now().checked_add(COLLECTION_RETRY).ok());
+        std::fs::rename(&away, &blobs).unwrap();
+        clock.advance(COLLECTION_RETRY);
+        assert_eq!(waits.recv().await, clock.now().checked_add(COLLECTION_INTERVAL).ok());
+        assert_eq!((freed.get(), orphan.exists()), (1, false));
+        janitor.abort();
     }
 
     #[tokio::test]
