@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_collection_that_fails_is_begun_again_within_seconds_and_the_next_one_is_a_day_later() {
+    async fn a_collection_that_fails_is_begun_again_within_seconds_and_the_next_is_a_day_later() {
         let house = house().await;
         let (keeper, ..) = house.keeper().await;
         let (until, mut waits) = mpsc::unbounded_channel();

@@ -182,9 +182,13 @@ mod tests {
         let (ended, tries) = start(u32::MAX, full).await;
         assert!(ended.unwrap_err().to_string().contains("cannot use the data folder data"));
         assert_eq!(tries, START_RETRIES_MAX + 1);
-        let passing: [fn() -> Error; 3] = [
+        let passing: [fn() -> Error; 4] = [
             || Error::Blobs(blobs::Error::io("empty", Path::new("x"))(Errno::IO.into())),
             || Error::database("sqlite:x", store::Error::Io(Errno::ROFS.into())),
+            || {
+                let full = sqlx::Error::Io(Errno::NOSPC.into());
+                Error::database("sqlite:x", store::Error::Uncertain(full))
+            },
             || {
                 let (path, source) = ("x".into(), Errno::IO.into());
                 credentials::Error::Settle { path, source }.into()

@@ -2,6 +2,7 @@
 //! was written is found, whatever it says by then. It is no signature: whoever edits rows and means to can make
 //! it anew. What was signed, and what the audit log tells, is compared with the rows beside it.
 
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::Digest;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row};
@@ -168,7 +169,8 @@ impl Store {
     }
 
     /// Gives the rows of a database of before their checksums, all of them or none; how many. Where any row has
-    /// one, one without has lost it, and nothing is done.
+    /// one, one without has lost it, and nothing is done. Whoever has failed to may try again, also where nobody
+    /// knows whether it was committed.
     ///
     /// # Errors
     /// If the database fails or holds what this version does not read.
@@ -176,6 +178,7 @@ impl Store {
         if self.is_summed().await? {
             return Ok(0);
         }
+        reach("db.checksums")?;
         let mut transaction = self.pool.begin().await?;
         if let Some(epoch) = self.epoch {
             lease::fence(&mut transaction, epoch).await?;
@@ -195,6 +198,7 @@ impl Store {
                 count += rows.len() as u64;
             }
         }
+        reach("db.checksums").map_err(|error| Error::Uncertain(error.into()))?;
         transaction.commit().await.map_err(Error::Uncertain)?;
         Ok(count)
     }

@@ -112,11 +112,12 @@ impl Error {
     }
 
     /// Whether the disk beneath the database is full, broken or read-only now, which may pass by itself. A
-    /// failed sync is none of these.
+    /// failed sync is none of these. What was asked may have been done all the same ([`Error::Uncertain`]), so
+    /// whoever tries again asks for what may be done twice, as every step of a start may.
     pub fn may_pass(&self) -> bool {
         match self {
             Error::Io(error) => may_pass(error),
-            Error::Open(error) | Error::Sql(error) => is_of_disk(error),
+            Error::Open(error) | Error::Sql(error) | Error::Uncertain(error) => is_of_disk(error),
             Error::Migrate(MigrateError::Execute(error))
             | Error::Migrate(MigrateError::ExecuteMigration(error, _)) => is_of_disk(error),
             _ => false,
@@ -136,7 +137,7 @@ impl Error {
     }
 
     /// Whether the process must not go on: another one writes, or what the disk holds is not known.
-    pub(super) fn is_fatal(&self) -> bool {
+    pub(crate) fn is_fatal(&self) -> bool {
         match self {
             Error::Fenced => true,
             Error::Sql(error) | Error::Uncertain(error) => is_failed_sync(error),
@@ -180,7 +181,62 @@ pub(super) fn is_no_table(error: &sqlx::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
+    use rustix::io::Errno;
+    use sqlx::error::{DatabaseError, ErrorKind};
+
     use super::*;
+
+    /// What a database says by a code alone.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Coded(&'static str);
+
+    impl DatabaseError for Coded {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    #[test]
+    fn a_full_disk_may_pass_and_a_failed_sync_ends_the_process_in_a_statement_or_a_commit() {
+        let coded = |code| sqlx::Error::Database(Box::new(Coded(code)));
+        let failed: [fn(sqlx::Error) -> Error; 2] = [Error::Sql, Error::Uncertain];
+        for failed in failed {
+            for full in [coded("13"), coded("53100"), sqlx::Error::Io(Errno::NOSPC.into())] {
+                let full = failed(full);
+                assert!(full.may_pass() && !full.is_fatal(), "{full:?}");
+            }
+            for code in FAILED_SYNC {
+                let lost = failed(coded(code));
+                assert!(!lost.may_pass() && lost.is_fatal(), "{lost:?}");
+            }
+            let other = failed(coded("23505"));
+            assert!(!other.may_pass() && !other.is_fatal(), "{other:?}");
+        }
+        assert!(Error::Fenced.is_fatal() && !Error::Fenced.may_pass());
+    }
 
     #[test]
     fn a_code_is_of_the_disk_where_it_says_full_or_broken_and_not_where_it_says_anything_else() {

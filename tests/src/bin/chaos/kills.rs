@@ -20,7 +20,7 @@ const PLACES_MIN: usize = 40;
 
 /// Places that are passed once in the life of a database, a run or a site, and at no later start, so that waiting
 /// for one is in vain: by how their names begin. `crash-points` ends a program at each.
-const PASSED_ONCE: [&str; 3] = ["db.migrate", "db.site", "workspace.plan_"];
+const PASSED_ONCE: [&str; 4] = ["db.checksums", "db.migrate", "db.site", "workspace.plan_"];
 
 /// From how many kills on the shares of bytes and places, and a percentile of times, mean something.
 const KILLS_FOR_SHARES: u32 = 500;
