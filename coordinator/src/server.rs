@@ -315,14 +315,15 @@ fn judge(driver: Handle) -> Judge {
 }
 
 /// Renews the lease of the database for as long as it is ours. A database that does not answer is
-/// asked again: the lease is lost only when another coordinator takes it.
+/// asked again: the lease is lost only when another coordinator takes it. After a failed sync nothing is asked any
+/// more, as after one of a save.
 async fn keep_lease(store: Store, clock: Arc<dyn Clock>, halt: Halt) {
     loop {
         let next = clock.now().checked_add(LEASE_RENEWAL).unwrap_or(Timestamp::MAX);
         clock.sleep_until(next).await;
         match store.renew_lease(clock.now(), false).await {
             Ok(()) => {}
-            Err(error @ store::Error::Fenced) => return halt.call(error.to_string()),
+            Err(error) if error.is_fatal() => return halt.call(error.to_string()),
             Err(error) => warn!(%error, "the lease of the database could not be renewed"),
         }
     }
