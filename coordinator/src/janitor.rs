@@ -72,7 +72,7 @@ async fn collect(keeper: &Keeper, retention: &Retention, now: Timestamp) -> Resu
     let (collection, mut freed) = (keeper.blobs.collection(), Freed::default());
     if let Some(rounds) = retention.updates_rounds {
         // Before anything is deleted: what is not there is let go or lost, and rows say which.
-        keeper.store.let_go(rounds).await?;
+        keeper.driver.let_go(rounds).await?;
     }
     for share in Share::of(keeper.store.named_about().await?) {
         let sweep = find(&keeper.store, &collection, (share, retention), now).await?;
@@ -241,9 +241,10 @@ mod tests {
 
         let told = house.store.events(0, 9).await.unwrap();
         let kinds: Vec<&str> = told.iter().map(|event| event.kind.as_str()).collect();
-        assert_eq!(kinds, ["blobs_orphaned", "blobs_spent"], "each once");
+        assert_eq!(kinds, ["blobs_orphaned", "updates_let_go", "blobs_spent"], "each once");
         assert!(told[0].detail.contains(&house.orphan.digest.short()), "{told:?}");
-        let spent = &told[1].detail;
+        assert_eq!(told[1].detail, "run brain: updates up to round 1");
+        let spent = &told[2].detail;
         assert!(spent.starts_with("run brain: updates of rounds 1 to 1"), "{spent}");
         assert!(spent.contains(&house.update.digest.short()), "{spent}");
     }
@@ -279,8 +280,10 @@ mod tests {
         let (keeper, stop, driving) = house.keeper().await;
         stop.cancel();
         driving.await.unwrap();
-        let untold = collect(&keeper, &NONE_KEPT, later()).await.unwrap_err();
-        assert!(matches!(untold, Error::Draining), "{untold}");
-        assert_eq!(house.here(&keeper), [true; 3]);
+        for retention in [NONE_KEPT, Retention::default()] {
+            let untold = collect(&keeper, &retention, later()).await.unwrap_err();
+            assert!(matches!(untold, Error::Draining), "{untold}");
+            assert_eq!(house.here(&keeper), [true; 3]);
+        }
     }
 }

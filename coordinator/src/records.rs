@@ -1,9 +1,11 @@
 //! What is kept of a federation, as plain values: what a database is given and what it gives back.
 //! Nothing here knows how, so that what decides can speak of it and stay pure.
 
+use std::collections::BTreeMap;
+
 use fedpaint_proto::log::SignedHead;
 use fedpaint_proto::merkle::{Frontier, Hash, Node};
-use fedpaint_proto::names::{Digest, SiteName};
+use fedpaint_proto::names::{Digest, RunName, SiteName};
 use fedpaint_proto::signing::{Signed, Statement};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -66,6 +68,14 @@ pub struct Loaded {
     pub runs: Vec<Run>,
     /// The audit log.
     pub log: Log,
+    /// Up to which round a run's updates are let go, where any are.
+    pub let_go: BTreeMap<RunName, u32>,
+}
+
+/// Up to which round the updates of a run are let go that has committed so many, where those of the newest `rounds`
+/// are kept. What is noted stays so when more is to be kept later.
+pub fn let_go_until(committed: u32, rounds: Option<u32>, noted: u32) -> u32 {
+    rounds.map_or(0, |rounds| committed.saturating_sub(rounds)).max(noted)
 }
 
 /// What an entry of the log vouches for: a signed statement.
@@ -117,6 +127,8 @@ pub struct Change<'a> {
     pub roster: Option<(&'a Roster, &'a Roster)>,
     /// Runs that are new or changed: as they were saved last, and as they are now.
     pub runs: Vec<(Option<&'a Run>, &'a Run)>,
+    /// Runs of which more updates are let go, and up to which round.
+    pub let_go: Vec<(&'a RunName, u32)>,
     /// The audit entries.
     pub events: Vec<EventRow>,
     /// The nodes of the log's tree that are full with them.
@@ -133,6 +145,7 @@ impl Change<'_> {
         self.sites.is_empty()
             && self.roster.is_none()
             && self.runs.is_empty()
+            && self.let_go.is_empty()
             && self.events.is_empty()
     }
 

@@ -204,7 +204,8 @@ impl Store {
         }
         let roster = roster::load(&self.pool).await?;
         let log = self.log().await?;
-        Ok(Loaded { sites, roster, runs, log })
+        let let_go = let_go::load(&self.pool).await?;
+        Ok(Loaded { sites, roster, runs, log, let_go })
     }
 
     /// Writes a change and its audit entries, all or nothing; it is on the disk when this returns.
@@ -250,6 +251,9 @@ impl Store {
             write::members(&mut transaction, before, after.round()).await?;
             reach("db.stragglers")?;
             late::write(&mut transaction, *whole, after).await?;
+        }
+        for (run, number) in &change.let_go {
+            let_go::write(&mut transaction, run, *number).await?;
         }
         for event in &change.events {
             reach("db.event")?;

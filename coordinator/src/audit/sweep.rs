@@ -1,5 +1,5 @@
-//! What a collection of blobs is about to delete, in words for the audit log, which is told before the first of
-//! them is gone. How much there was is told in full; of the files so many are named.
+//! What a collection of blobs lets go and is about to delete, in words for the audit log, which is told before the
+//! first of them is gone. How much there was is told in full; of the files so many are named.
 
 use std::collections::BTreeMap;
 
@@ -61,6 +61,11 @@ impl Sweep {
         }
         entries
     }
+}
+
+/// That the updates of a run are let go up to a round.
+pub fn let_go(run: &RunName, number: u32) -> Entry {
+    Entry::new("updates_let_go", format!("run {run}: updates up to round {number}"))
 }
 
 fn in_words(what: &str, blobs: &[Blob]) -> String {

@@ -13,6 +13,7 @@
 mod apply;
 mod comings;
 mod declined;
+mod let_go;
 mod members;
 mod missing;
 mod open;

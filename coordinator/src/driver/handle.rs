@@ -263,6 +263,15 @@ impl Handle {
         Ok(Watch::new(self.state.clone(), self.troubles.clone(), run.clone()))
     }
 
+    /// Notes that updates of rounds more than `rounds` behind the newest model of their run are let go, and has the
+    /// audit log told. Whoever asks deletes none of them before this has returned.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn let_go(&self, rounds: u32) -> Result<(), Error> {
+        self.change(Request::LetGo(rounds)).await
+    }
+
     /// Has the audit log told what is about to be deleted. Whoever asks deletes nothing before this has returned.
     ///
     /// # Errors

@@ -84,7 +84,9 @@ async fn full(config: &Config) {
     assert_eq!(sealed.stragglers().count(), 1);
     let change = Change { runs: vec![(Some(&run), &sealed)], ..Change::default() };
     store.save(&change).await.unwrap();
-    store.let_go(0).await.unwrap();
+    let brain = "brain".parse().unwrap();
+    let change = Change { let_go: vec![(&brain, 1)], ..Change::default() };
+    store.save(&change).await.unwrap();
     store.close().await;
 }
 

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use fedpaint_coordinator::aggregate::Aggregate;
 use fedpaint_coordinator::records::{Change, Loaded, Log, SiteRow};
-use fedpaint_coordinator::roster::Roster;
 use fedpaint_coordinator::round::{Phase, Round};
 use fedpaint_coordinator::run::{Late, Run, Saved, Straggler};
 use fedpaint_proto::names::{Blob, RoundId, RunName, SiteName};
@@ -118,7 +117,7 @@ impl Database {
         if self.bug == Some(Bug::ForgetRevoked) {
             sites.iter_mut().for_each(|site| site.revoked_at = None);
         }
-        Loaded { sites, roster: Roster::default(), runs, log: self.log.clone() }
+        Loaded { sites, runs, log: self.log.clone(), ..Loaded::default() }
     }
 
     /// The audit log.

@@ -62,6 +62,7 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
         Request::NoAverage(round, reason) => {
             core.happen(COORDINATOR, &round, Event::NoAverage(reason), now)
         }
+        Request::LetGo(rounds) => Ok(core.let_go(rounds, now)),
         Request::Sweep(sweep) => {
             Ok(core.step(State::clone(&core.state), COORDINATOR, now, sweep.entries()))
         }

@@ -32,6 +32,8 @@ pub struct State {
     roster: Arc<Roster>,
     /// In the order of creation.
     runs: Vec<Arc<Run>>,
+    /// Up to which round a run's updates are let go, where any are.
+    pub(super) let_go: Arc<BTreeMap<RunName, u32>>,
     /// Not kept over a restart.
     seen: BTreeMap<SiteName, Seen>,
     /// What sites have declined by their own policies. Nor is this.
@@ -82,6 +84,7 @@ impl From<Loaded> for State {
             ),
             roster: Arc::new(loaded.roster),
             runs: loaded.runs.into_iter().map(Arc::new).collect(),
+            let_go: Arc::new(loaded.let_go),
             seen: BTreeMap::new(),
             declined: Declines::default(),
             comings: Comings::default(),
@@ -326,6 +329,8 @@ impl State {
             let absent = if ends { self.absent(run) } else { Vec::new() };
             entries.extend(audit::changes(held, run, &absent));
         }
+        let let_go = self.let_go_since(before);
+        entries.extend(let_go.map(|(run, number)| audit::sweep::let_go(run, number)));
         entries
     }
 
@@ -354,6 +359,7 @@ impl State {
             sites,
             roster: changed.then_some((held, roster)),
             runs: self.runs_since(before).collect(),
+            let_go: self.let_go_since(before).collect(),
             events,
             ..Change::default()
         }

@@ -1,6 +1,6 @@
 //! What is named, what is spent, copies of the database, and a database that is full.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use sqlx::Row;
 
@@ -69,14 +69,21 @@ async fn blobs_are_named(url: &str) {
     assert_eq!(spent(Some(2)).await, HashSet::from([update(1)]));
     assert_eq!(spent(Some(3)).await, HashSet::new());
     assert_eq!(spent(None).await, HashSet::new());
-    // What is noted stays so, however much is to be kept later.
-    for rounds in [3, 2, 2, 3] {
-        store.let_go(rounds).await.unwrap();
-    }
+    // What is noted is spent, however much is to be kept later.
+    let brain: fedpaint_proto::names::RunName = "brain".parse().unwrap();
+    let let_go = async |until| {
+        let change = Change { let_go: vec![(&brain, until)], ..Change::default() };
+        store.save(&change).await.unwrap();
+        let noted = BTreeMap::from([(brain.clone(), until)]);
+        assert_eq!(store.load().await.unwrap().let_go, noted);
+    };
+    let_go(1).await;
     for rounds in [None, Some(3), Some(2)] {
         assert_eq!(spent(rounds).await, HashSet::from([update(1)]));
     }
     assert_eq!(spent(Some(1)).await, HashSet::from([update(1), update(2)]));
+    let_go(2).await;
+    assert_eq!(spent(None).await, HashSet::from([update(1), update(2)]));
     assert_eq!(store.unsound().await.unwrap(), (vec![], 0));
 }
 
