@@ -222,8 +222,8 @@ impl Roster {
         }
     }
 
-    /// Forgets what has long ended: keys with their certificates, and invitations. A key that was shut
-    /// out is remembered for as long as a certificate for it could hold.
+    /// Forgets what has long ended: keys with their certificates, invitations, their tokens, and proposals. A key
+    /// that was shut out is remembered for as long as a certificate for it could hold.
     pub fn forget(&mut self, now: Timestamp) {
         let past = |end: Timestamp, more: Duration| {
             end.checked_add(more).is_ok_and(|forgotten| forgotten < now)

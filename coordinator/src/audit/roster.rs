@@ -1,28 +1,54 @@
-//! What of the roster was forgotten because its time is over, in words for the audit log: derived from the roster
-//! before and after, so that nothing is forgotten without its entry.
+//! What of the roster was forgotten because its time is over, or to make room, in words for the audit log: derived
+//! from the roster before and after, so that nothing is forgotten without its entry.
 
+use fedpaint_proto::names::Digest;
 use jiff::Timestamp;
 
 use super::Entry;
 use crate::roster::{Candidate, Invite, Roster};
 
-/// The most invitations or keys that one entry names; where there are more, there are more entries.
+/// The most invitations, keys or tokens that one entry names; where there are more, there are more entries.
 const NAMED_MAX: usize = 32;
 
-/// The entries that tell of what `after` has forgotten at `now`: invitations, keys and proposals whose time is
-/// over. Whatever else is gone was asked for, and has an entry of its own.
+/// The entries that tell of what `after` has forgotten at `now`: invitations, keys, ended tokens and proposals whose
+/// time is over, and those of the last two that made room. Whatever else is gone was asked for, and has an entry of
+/// its own.
 pub fn forgotten(before: &Roster, after: &Roster, now: Timestamp) -> Vec<Entry> {
     let mut entries = invitations(before, after, now);
     let keys = before.keys.iter().filter(|(key, _)| !after.keys.contains_key(*key));
     let keys: Vec<String> = keys.map(|(key, row)| format!("key {key} of {}", row.holder)).collect();
     entries.extend(listed("keys_forgotten", &keys, "the certificate ended a day ago"));
-    for (id, held) in before.proposals.iter().filter(|(_, held)| held.is_over(now)) {
+    entries.extend(tokens(before, after, now));
+    entries.extend(proposals(before, after, now));
+    entries
+}
+
+/// Of a token nothing is known any more but the hash of its secret, by which it is named here.
+fn tokens(before: &Roster, after: &Roster, now: Timestamp) -> impl Iterator<Item = Entry> {
+    let gone = before.ended.iter().filter(|(secret, _)| !after.ended.contains_key(*secret));
+    let (over, crowded): (Vec<_>, Vec<_>) = gone.partition(|(_, until)| **until <= now);
+    let named = |tokens: Vec<(&Digest, &Timestamp)>| {
+        let of = |(secret, _): &(&Digest, &Timestamp)| format!("token {}", secret.short());
+        tokens.iter().map(of).collect::<Vec<String>>()
+    };
+    let over = listed("tokens_forgotten", &named(over), "it would have ended by now");
+    let crowded = listed("tokens_forgotten", &named(crowded), "so many were ended since");
+    over.into_iter().chain(crowded)
+}
+
+fn proposals(before: &Roster, after: &Roster, now: Timestamp) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for (id, held) in &before.proposals {
+        let anew = after.proposals.get(id);
+        let second = held.approved_by.as_ref().map_or("nobody", |name| name.as_str());
+        let (what, first) = (&held.what, &held.asked_by);
         // One that is asked for anew is another one.
-        if after.proposals.get(id).is_none_or(|anew| anew.asked_at != held.asked_at) {
-            let second = held.approved_by.as_ref().map_or("nobody", |name| name.as_str());
-            let (what, first) = (&held.what, &held.asked_by);
+        if held.is_over(now) && anew.is_none_or(|anew| anew.asked_at != held.asked_at) {
             let detail = format!("{what}: asked for by {first} a day ago, agreed to by {second}");
             entries.push(Entry::new("proposal_expired", detail));
+        } else if !held.is_over(now) && anew.is_none() {
+            let detail = format!("{what}: asked for by {first}, agreed to by {second} and done");
+            entries.push(Entry::new("proposal_forgotten", detail));
         }
     }
     entries
@@ -39,7 +65,7 @@ fn invitations(before: &Roster, after: &Roster, now: Timestamp) -> Vec<Entry> {
     }
     let unused = listed("invitation_expired", &unused, "nobody has joined by it in time");
     let used = listed("invitation_expired", &used, "joined by it, and asks for no more");
-    unused.chain(used).collect()
+    [unused, used].concat()
 }
 
 /// Whether somebody was let in by an invitation.
@@ -49,10 +75,9 @@ fn is_used(invite: &Invite) -> bool {
 }
 
 /// Entries that name all of them.
-fn listed(kind: &'static str, names: &[String], what: &str) -> impl Iterator<Item = Entry> {
-    names
-        .chunks(NAMED_MAX)
-        .map(move |some| Entry::new(kind, format!("{}: {what}", some.join(", "))))
+fn listed(kind: &'static str, names: &[String], what: &str) -> Vec<Entry> {
+    let entry = |some: &[String]| Entry::new(kind, format!("{}: {what}", some.join(", ")));
+    names.chunks(NAMED_MAX).map(entry).collect()
 }
 
 #[cfg(test)]
@@ -60,10 +85,9 @@ mod tests {
     use std::time::Duration;
 
     use fedpaint_proto::identity::{KeyId, Role};
-    use fedpaint_proto::names::Digest;
 
     use super::*;
-    use crate::roster::{KeyRow, Proposal};
+    use crate::roster::{ENDED_MAX, KeyRow, Proposal};
     use crate::testing::{START, blob};
 
     fn after(seconds: u64) -> Timestamp {
@@ -125,6 +149,43 @@ mod tests {
         let proposal = "export model x: asked for by ada a day ago, agreed to by bob".to_owned();
         assert_eq!(told, [("keys_forgotten", key), ("proposal_expired", proposal)]);
         assert!(forget(&left, after(24 * 3600 + 22)).1.is_empty(), "it is told once");
+    }
+
+    #[test]
+    fn each_token_that_is_forgotten_is_named_whether_its_time_is_over_or_others_need_the_room() {
+        let secret = |n: usize| Digest::of(n.to_string().as_bytes());
+        let ended = [(secret(0), after(10)), (secret(1), after(20))];
+        let roster = Roster { ended: ended.into(), ..Roster::default() };
+        assert!(forget(&roster, after(9)).1.is_empty(), "neither is over");
+        let (left, told) = forget(&roster, after(10));
+        let over = format!("token {}: it would have ended by now", secret(0).short());
+        assert_eq!(told, [("tokens_forgotten", over)]);
+        assert!(forget(&left, after(11)).1.is_empty(), "it is told once");
+
+        let ended = (0..ENDED_MAX).map(|n| (secret(n), after(10 + n as u64)));
+        let full = Roster { ended: ended.collect(), ..Roster::default() };
+        let mut more = full.clone();
+        let (site, invite) = ("mayo".parse().unwrap(), invite(after(100_000), None));
+        more.invites.insert(site, invite);
+        more.end_invite(&"mayo".parse().unwrap());
+        let told = forgotten(&full, &more, START);
+        let crowded = format!("token {}: so many were ended since", secret(0).short());
+        assert_eq!(told, [Entry::new("tokens_forgotten", crowded)]);
+    }
+
+    #[test]
+    fn a_proposal_that_was_acted_on_and_makes_room_is_told_and_one_asked_for_anew_is_another() {
+        let (what, asked_by) = ("export model x".to_owned(), "ada".parse().unwrap());
+        let (approved_by, spent_at) = (Some("bob".parse().unwrap()), Some(START));
+        let held = Proposal { what, asked_by, asked_at: START, approved_by, spent_at };
+        let id = Digest::of(b"export");
+        let before = Roster { proposals: [(id, held.clone())].into(), ..Roster::default() };
+        let told = forgotten(&before, &Roster::default(), after(1));
+        let detail = "export model x: asked for by ada, agreed to by bob and done";
+        assert_eq!(told, [Entry::new("proposal_forgotten", detail)]);
+        let anew = Proposal { asked_at: after(1), approved_by: None, spent_at: None, ..held };
+        let anew = Roster { proposals: [(id, anew)].into(), ..Roster::default() };
+        assert_eq!(forgotten(&before, &anew, after(1)), [], "who asks anew is told for it");
     }
 
     #[test]

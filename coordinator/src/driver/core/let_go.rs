@@ -84,7 +84,7 @@ mod tests {
             let rows = until.map(|until| (&brain, until));
             assert_eq!(change.let_go, Vec::from_iter(rows), "{kept} are kept");
             let told = change.events.iter().map(|event| (event.kind.clone(), event.detail.clone()));
-            let word = |until| format!("run brain: updates up to round {until}");
+            let word = |until: u32| format!("run brain: updates up to round {until}");
             let words = until.map(|until| ("updates_let_go".to_owned(), word(until)));
             assert_eq!(told.collect::<Vec<_>>(), Vec::from_iter(words));
             core.install(step);

@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::driver::core::Request;
-    use crate::records::Loaded;
+    use crate::records::{EventRow, Loaded};
     use crate::roster::TwoPersons;
     use crate::testing::{START, blob, plan};
 
@@ -286,7 +286,13 @@ mod tests {
         assert!(matches!(full, Error::TooMany { .. }), "{full}");
         apply(&mut core, approve(first), START).unwrap();
         apply(&mut core, enroll(0), START).unwrap();
-        asked(&mut core, enroll(PROPOSALS_MAX), START);
+        let what = core.state().roster().proposals[&first].what.clone();
+        let mut step = core.apply(enroll(PROPOSALS_MAX), START).unwrap();
+        assert!(matches!(step.take_refused(), Some(Error::SecondPerson { .. })));
+        let told = |event: &&EventRow| event.kind == "proposal_forgotten";
+        let told: Vec<&EventRow> = step.events.iter().filter(told).collect();
+        assert!(told.len() == 1 && told[0].detail.starts_with(&what), "{:?}", step.events);
+        core.install(step);
         assert!(!core.state().roster().proposals.contains_key(&first));
     }
 
