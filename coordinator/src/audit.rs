@@ -1,8 +1,9 @@
 //! What a change was, in words for the audit log: derived from the run before and after, so no
-//! change can be saved without its entry. What is forgotten of the [`roster`] and what a [`sweep`] of the
-//! blobs deletes have their words beside it.
+//! change can be saved without its entry. What is forgotten of the [`roster`], what a [`sweep`] of the
+//! blobs deletes and which of them are found to [`rot`] have their words beside it.
 
 pub mod roster;
+pub mod rot;
 pub mod sweep;
 
 use fedpaint_proto::names::SiteName;

@@ -36,6 +36,7 @@ use jiff::Timestamp;
 
 pub use self::download::Download;
 pub use self::orphans::{Collection, Freed, ORPHAN_AGE_MAX, Unneeded};
+use self::rot::Untold;
 pub use self::rot::digest_of;
 pub use self::staging::{PART_AGE_MAX, STAGED_BYTES_MAX, STAGED_PARTS_MAX};
 pub use self::upload::Upload;
@@ -49,6 +50,8 @@ pub struct Blobs {
     busy: Arc<Mutex<HashSet<PathBuf>>>,
     /// The blobs that this process has told somebody it holds. Whoever deletes a blob holds this lock.
     claims: Arc<Mutex<Claims>>,
+    /// The blobs set aside that the audit log is to be told of.
+    untold: Arc<Untold>,
     halt: Halt,
 }
 
@@ -198,8 +201,8 @@ impl Blobs {
 
     /// The directory as another process may be using it: nothing is made, emptied or forgotten.
     pub fn attach(root: &Path) -> Blobs {
-        let (busy, claims, halt) = Default::default();
-        Blobs { root: root.to_owned(), busy, claims, halt }
+        let (busy, claims, untold, halt) = Default::default();
+        Blobs { root: root.to_owned(), busy, claims, untold, halt }
     }
 
     /// The directory.

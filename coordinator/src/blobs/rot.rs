@@ -1,17 +1,47 @@
 //! Bytes that have changed on the disk since they were checked. Before a blob is used it is hashed
 //! again; what is not any more what its digest says is set aside under another name, so that nobody
-//! uses it and whoever has the right bytes may bring them again.
+//! uses it and whoever has the right bytes may bring them again. Whoever writes the audit log hears of it
+//! here, whichever use has found it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::Digest;
+use tokio::sync::Notify;
 use tracing::error;
 
-use super::{Blobs, Error, length};
+use super::{Blobs, Error, length, lock};
+
+/// The blobs that this process has set aside and the audit log was not told of yet. Each was a file that had to
+/// be brought first, so that there are no more than there were files.
+#[derive(Debug, Default)]
+pub(super) struct Untold {
+    found: Mutex<BTreeSet<Digest>>,
+    news: Notify,
+}
 
 impl Blobs {
+    /// The blobs that were set aside and the audit log was not told of yet.
+    pub fn untold(&self) -> Vec<Digest> {
+        lock(&self.untold.found).iter().copied().collect()
+    }
+
+    /// Takes note that the audit log was told of these.
+    pub fn are_told(&self, digests: &[Digest]) {
+        let mut found = lock(&self.untold.found);
+        for digest in digests {
+            found.remove(digest);
+        }
+    }
+
+    /// Waits until a blob was set aside since the last time. For one who waits; dropping the future loses nothing.
+    pub async fn rots(&self) {
+        self.untold.news.notified().await;
+    }
+
     /// Reads a blob from its first byte to its last, and sets it aside if it is not what its digest
     /// says. Blocks on the disk.
     ///
@@ -32,9 +62,15 @@ impl Blobs {
     pub fn set_aside(&self, digest: Digest) -> Error {
         let (path, rotten) = (self.path(&digest), self.rotten(&digest));
         error!(blob = %digest, to = %rotten.display(), "a blob has changed on the disk and is set aside");
-        if let Err(error) = reach("blob.rot").and_then(|()| fs::rename(&path, &rotten)) {
+        match reach("blob.rot").and_then(|()| fs::rename(&path, &rotten)) {
+            Ok(()) => {
+                lock(&self.untold.found).insert(digest);
+                self.untold.news.notify_one();
+            }
             // It is found again before its next use.
-            error!(%error, blob = %digest, "a blob that has changed cannot be set aside");
+            Err(error) => {
+                error!(%error, blob = %digest, "a blob that has changed cannot be set aside");
+            }
         }
         Error::Rotten(digest)
     }

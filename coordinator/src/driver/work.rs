@@ -115,6 +115,8 @@ impl Driver {
                 () = shutdown.cancelled() => break,
                 // Before the mailbox, which a busy federation never leaves empty.
                 outcome = Aggregation::end(&mut self.aggregation) => self.aggregated(outcome).await,
+                // Whatever has found it: it is told with what is owed.
+                () = self.blobs.rots() => {}
                 message = messages.recv() => match message {
                     Some(message) => self.answer(message).await,
                     None => break,
@@ -131,7 +133,11 @@ impl Driver {
             return self.retry_at;
         }
         self.retry_at = None;
-        if let Err(error) = self.settle().await {
+        let told = match self.settle().await {
+            Ok(()) => self.tell_rot().await,
+            failed => failed,
+        };
+        if let Err(error) = told {
             self.retry_later(&error);
             return self.retry_at;
         }
@@ -228,6 +234,17 @@ impl Driver {
         while let Some(step) = self.core.settle(self.clock.now()) {
             self.save(step).await?;
         }
+        Ok(())
+    }
+
+    /// Has the audit log told which blobs were set aside.
+    async fn tell_rot(&mut self) -> Result<(), Error> {
+        let rotten = self.blobs.untold();
+        if rotten.is_empty() {
+            return Ok(());
+        }
+        self.apply(Request::Rotten(rotten.clone())).await?;
+        self.blobs.are_told(&rotten);
         Ok(())
     }
 

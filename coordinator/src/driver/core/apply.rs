@@ -11,7 +11,7 @@ use super::refusals::Noted;
 use super::request::{Activity, Beat, Command, Request, Stage, Verdict};
 use super::state::{Doing, Seen, State};
 use super::{COORDINATOR, Core, Step};
-use crate::audit::Entry;
+use crate::audit::{self, Entry};
 use crate::driver::error::Error;
 use crate::round::{Event, Phase, Refusal, Update};
 use crate::run::Run;
@@ -61,6 +61,9 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
         }
         Request::NoAverage(round, reason) => {
             core.happen(COORDINATOR, &round, Event::NoAverage(reason), now)
+        }
+        Request::Rotten(digests) => {
+            Ok(core.step(State::clone(&core.state), COORDINATOR, now, audit::rot::found(&digests)))
         }
         Request::LetGo(rounds) => Ok(core.let_go(rounds, now)),
         Request::Sweep(sweep) => {

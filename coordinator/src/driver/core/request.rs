@@ -60,6 +60,8 @@ pub enum Request {
     Aggregated(RoundId, Result<Made<Blob>, String>),
     /// The aggregation that was owed is waited for no longer, for this reason.
     NoAverage(RoundId, String),
+    /// These blobs have changed on the disk and were set aside: for the audit log only.
+    Rotten(Vec<Digest>),
     /// Updates of rounds more than so many behind the newest model of their run are let go.
     LetGo(u32),
     /// These blobs are about to be deleted: for the audit log only.

@@ -1,6 +1,18 @@
 //! Which updates are accepted, and who may move which blob.
 
+use fedpaint_proto::names::Digest;
+
 use super::*;
+
+impl Coordinator {
+    /// The blobs that the audit log was told of as set aside. The driver tells before it hears what comes later.
+    async fn rotten(&self) -> Vec<Digest> {
+        let events = self.handle.events(0, 0).await.unwrap();
+        let told = events.iter().filter(|event| event.kind == "blob_rotten");
+        let named = told.flat_map(|event| event.detail.split([' ', ':', ',']));
+        named.filter_map(|word| word.parse().ok()).collect()
+    }
+}
 
 #[tokio::test]
 async fn each_wrong_update_is_refused_with_its_reason_and_the_round_still_completes() {
@@ -70,7 +82,29 @@ async fn a_base_model_that_has_changed_on_the_disk_is_no_fault_of_an_update() {
         assert_eq!(error.reason(), Reason::BlobRotten, "{error}");
     }
     std::fs::write(&path, right).unwrap();
+    let base = submission.base;
     coordinator.handle.submit(&site("mayo"), submission).await.unwrap();
+    assert_eq!(coordinator.rotten().await, [base], "told once");
+}
+
+#[tokio::test]
+async fn a_blob_that_a_download_finds_changed_is_told_to_the_audit_log_each_time_it_is_set_aside() {
+    let coordinator = Coordinator::start(1).await;
+    let base = coordinator.put("again", BASE);
+    let path = coordinator.blobs.path(&base.digest);
+    let right = std::fs::read(&path).unwrap();
+    let mut wrong = right.clone();
+    *wrong.last_mut().unwrap() ^= 1;
+    for times in 1..=2 {
+        std::fs::write(&path, &wrong).unwrap();
+        let mut download = coordinator.blobs.download(&base.digest, 0).await.unwrap();
+        let error = download.next(right.len()).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::BlobRotten, "{error}");
+        // Who asks for what is set aside finds nothing new.
+        coordinator.blobs.download(&base.digest, 0).await.unwrap_err();
+        coordinator.beat("mayo", Activity::Idle).await;
+        assert_eq!(coordinator.rotten().await, vec![base.digest; times]);
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,36 @@
+//! Which blobs were found to have changed on the disk and are set aside, in words for the audit log.
+
+use fedpaint_proto::names::Digest;
+
+use super::Entry;
+
+/// The most blobs that one entry names; where there are more, there are more entries.
+const NAMED_MAX: usize = 32;
+
+/// The entries that name all of them.
+pub fn found(digests: &[Digest]) -> Vec<Entry> {
+    let entry = |some: &[Digest]| {
+        let named: Vec<String> = some.iter().map(|digest| format!("blob {digest}")).collect();
+        let detail = format!("{}: changed on the disk, and set aside", named.join(", "));
+        Entry::new("blob_rotten", detail)
+    };
+    digests.chunks(NAMED_MAX).map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::blob;
+
+    #[test]
+    fn every_blob_that_was_set_aside_is_named_in_full_and_no_entry_names_too_many() {
+        let many: Vec<Digest> = (0..=NAMED_MAX).map(|n| blob(&format!("{n}")).digest).collect();
+        let told = found(&many);
+        assert_eq!(told.iter().map(|entry| entry.kind).collect::<Vec<_>>(), ["blob_rotten"; 2]);
+        for digest in &many {
+            let named = format!("blob {digest}");
+            assert_eq!(told.iter().filter(|entry| entry.detail.contains(&named)).count(), 1);
+        }
+        assert!(found(&[]).is_empty());
+    }
+}
