@@ -1,7 +1,8 @@
 //! Whether an exported audit log is what was logged and signed: from the export, the federation's root, and
 //! heads that somebody kept. It stops at the first thing that is wrong and names it: the very entry, where it is
-//! missing or not the one that its hash was saved of. Where somebody has made hashes that fit only a head tells, and
-//! named are the entries since the last one that was right: those of one transaction, for each was signed.
+//! missing or not the one that its hash was saved of. Where somebody has made hashes that fit only a head tells, or
+//! that times do not follow on each other, and named are the entries since the last head that was right: those of
+//! one transaction, for each was signed.
 //!
 //! An export that lacks its newest part, and was signed when it ended there, is a log as it once was. That
 //! is found by whoever has a later head, and every site has one.
@@ -54,6 +55,8 @@ pub struct Check<'a> {
     newest_at: Timestamp,
     /// How many entries are under a head that was right.
     certain: u64,
+    /// When the newest of them was made.
+    certain_at: Timestamp,
     /// How many are under a head that was kept.
     kept_right: u64,
     head_at: Timestamp,
@@ -76,7 +79,7 @@ impl<'a> Check<'a> {
         let mut by_size: BTreeMap<u64, Vec<&SignedHead>> = BTreeMap::new();
         for head in kept {
             let size = head.statement.size;
-            head_signer(authority, head).map_err(|source| Broken::Head { size, source })?;
+            head_signer(authority, head).map_err(|source| Broken::Kept { size, source })?;
             by_size.entry(size).or_default().push(head);
         }
         Ok(Check {
@@ -85,6 +88,7 @@ impl<'a> Check<'a> {
             tree: Frontier::default(),
             newest_at: Timestamp::MIN,
             certain: 0,
+            certain_at: Timestamp::MIN,
             kept_right: 0,
             head_at: Timestamp::MIN,
             heads: 0,
@@ -101,9 +105,9 @@ impl<'a> Check<'a> {
     /// # Errors
     /// What is wrong with the log.
     pub fn text(&mut self, text: &str) -> Result<(), Broken> {
-        let number = self.lines + 1;
+        let (number, seq) = (self.lines + 1, self.tree.size());
         let line = serde_json::from_str(text);
-        let line = line.map_err(|error| Broken::Line { number, reason: error.to_string() })?;
+        let line = line.map_err(|error| Broken::Line { number, seq, reason: error.to_string() })?;
         self.line(line)
     }
 
@@ -113,7 +117,8 @@ impl<'a> Check<'a> {
     /// What is wrong with the log.
     pub fn line(&mut self, line: Line) -> Result<(), Broken> {
         self.lines += 1;
-        let wrong = |reason: &str| Broken::Line { number: self.lines, reason: reason.to_owned() };
+        let (number, seq) = (self.lines, self.tree.size());
+        let wrong = |reason: &str| Broken::Line { number, seq, reason: reason.to_owned() };
         match line {
             Line::Begin { version, .. } if version != VERSION => {
                 Err(wrong("it is of a version that this program does not read"))
@@ -175,7 +180,9 @@ impl<'a> Check<'a> {
         }
         let (at, before) = (entry.at, self.newest_at);
         if at < before {
-            return Err(Broken::BackDated { seq, at, before });
+            // Only beside those that were signed is it certain which of the two times is wrong.
+            let first = if at < self.certain_at { seq } else { self.certain + 1 };
+            return Err(Broken::BackDated { first, seq, at, before });
         }
         self.newest_at = at;
         self.owed = entry.document.map(|document| (entry.clone(), document));
@@ -211,19 +218,19 @@ impl<'a> Check<'a> {
     fn head(&mut self, head: &SignedHead) -> Result<(), Broken> {
         self.nothing_owed()?;
         let (statement, seq) = (&head.statement, self.tree.size());
-        let (size, at) = (statement.size, statement.at);
+        let (size, at, first) = (statement.size, statement.at, self.certain + 1);
         if size != seq {
-            return Err(Broken::Place { first: self.certain + 1, seq, size });
+            return Err(Broken::Place { first, seq, size });
         }
         if statement.root != self.tree.root() {
-            return Err(Broken::Root { first: self.certain + 1, last: size });
+            return Err(Broken::Root { first, last: size });
         }
         let before = self.head_at.max(self.newest_at);
         if at < before {
-            return Err(Broken::HeadBackDated { size, at, before });
+            return Err(Broken::HeadBackDated { first, size, at, before });
         }
-        self.signed(head).map_err(|source| Broken::Head { size, source })?;
-        (self.certain, self.head_at) = (size, at);
+        self.signed(head).map_err(|source| Broken::Head { first, size, source })?;
+        (self.certain, self.certain_at, self.head_at) = (size, self.newest_at, at);
         self.heads += 1;
         Ok(())
     }
@@ -253,7 +260,9 @@ impl<'a> Check<'a> {
     /// If the log ends before its end, or before that of a head that was kept.
     pub fn done(self) -> Result<Verified, Broken> {
         let size = self.tree.size();
-        let Some(end) = self.end else { return Err(Broken::NoEnd { seq: size }) };
+        let Some(end) = self.end else {
+            return Err(Broken::NoEnd { first: self.certain + 1, seq: size });
+        };
         if let Some(kept) = self.kept.into_values().flatten().find(|k| k.statement.size > size) {
             let (first, kept, at) = (self.kept_right + 1, kept.statement.size, kept.statement.at);
             return Err(Broken::Short { first, size, kept, at });

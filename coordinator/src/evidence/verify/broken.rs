@@ -10,10 +10,12 @@ use jiff::Timestamp;
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
     /// A line is not one of an export.
-    #[error("line {number} is no line of an exported log: {reason}")]
+    #[error("line {number}, {}, is no line of an exported log: {reason}", after(*seq))]
     Line {
         /// Which line, from 1 on.
         number: u64,
+        /// The newest entry before it.
+        seq: u64,
         /// What is wrong with it.
         reason: String,
     },
@@ -47,14 +49,17 @@ pub enum Broken {
         /// Which one.
         seq: u64,
     },
-    /// An entry is older than the one before.
-    #[error("entry {seq} is back-dated: it says {at}, the entry before {before}")]
+    /// An entry is older than one before it.
+    #[error("{}: entry {seq} says {at}, one before it {before}", wrong_time(*first, *seq))]
     BackDated {
+        /// The first one whose time may be the wrong one: the entry itself if those before are certain, and else
+        /// the first after the last head that was right.
+        first: u64,
         /// Which one.
         seq: u64,
         /// When it says that it happened.
         at: Timestamp,
-        /// When the entry before did.
+        /// When the entry before says that it did.
         before: Timestamp,
     },
     /// A root that was signed is not that of the entries.
@@ -110,6 +115,8 @@ pub enum Broken {
         "the head over {size} entries is back-dated: it says {at}, an entry under it or a head before it {before}"
     )]
     HeadBackDated {
+        /// The first entry after the last head that was right.
+        first: u64,
         /// How many entries it is over.
         size: u64,
         /// When it says that it was signed.
@@ -120,6 +127,16 @@ pub enum Broken {
     /// A head is not signed by the coordinator.
     #[error("the head over {size} entries does not count: {source}")]
     Head {
+        /// The first entry after the last head that was right.
+        first: u64,
+        /// How many entries it is over.
+        size: u64,
+        /// Why.
+        source: signing::Error,
+    },
+    /// A head that was kept is not signed by the coordinator, and says nothing of the log.
+    #[error("the head over {size} entries that was kept does not count: {source}")]
+    Kept {
         /// How many entries it is over.
         size: u64,
         /// Why.
@@ -152,35 +169,41 @@ pub enum Broken {
     /// There is nothing after this.
     #[error("the export is cut short: it has no end after entry {seq}")]
     NoEnd {
+        /// The first entry after the last head that was right.
+        first: u64,
         /// The newest entry.
         seq: u64,
     },
 }
 
 impl Broken {
-    /// Where the first entry is that is not what was logged or is missing, where that is known: one entry if it is
-    /// certain, and those of which it is one if only a head tells. Nobody has vouched for entries that come after the
-    /// last head that was right.
+    /// Where the first entry is that is not what was logged or is missing, as far as it can be told: one entry if
+    /// it is certain, and else those of which it may be one. None where nothing is wrong but a head over entries
+    /// that another one has signed, or what is no part of the log: its first line, a head that was kept. Nobody has
+    /// vouched for entries that come after the last head that was right.
     pub fn entries(&self) -> Option<RangeInclusive<u64>> {
-        let one = |seq: u64| Some(seq..=seq);
-        match *self {
-            Broken::Missing { missing, .. } => one(missing),
-            Broken::Order { expected, .. } => one(expected),
-            Broken::Changed { seq } | Broken::BackDated { seq, .. } => one(seq),
-            Broken::Root { first, last } => Some(first..=last),
-            Broken::DocumentMissing { seq, .. }
+        let (first, last) = match *self {
+            Broken::Missing { missing, .. } => (missing, missing),
+            Broken::Order { expected, .. } => (expected, expected),
+            Broken::Changed { seq }
+            | Broken::DocumentMissing { seq, .. }
             | Broken::Document { seq }
             | Broken::DocumentSignature { seq, .. }
-            | Broken::Model { seq, .. } => one(seq),
-            Broken::Place { first, seq, size } => Some(first..=seq + u64::from(size > seq)),
-            Broken::Fork { first, size, .. } => Some(first..=size),
-            Broken::Short { first, size, .. } => Some(first..=size + 1),
-            Broken::Line { .. }
-            | Broken::Federation { .. }
-            | Broken::HeadBackDated { .. }
-            | Broken::Head { .. }
-            | Broken::NoEnd { .. } => None,
-        }
+            | Broken::Model { seq, .. } => (seq, seq),
+            Broken::BackDated { first, seq, .. } => (first, seq),
+            Broken::Root { first, last } => (first, last),
+            Broken::Place { first, seq, size } => (first, seq + u64::from(size > seq)),
+            Broken::HeadBackDated { first, size, .. } | Broken::Head { first, size, .. } => {
+                (first, size)
+            }
+            Broken::Fork { first, size, .. } => (first, size),
+            Broken::Short { first, size, .. } => (first, size + 1),
+            Broken::NoEnd { first, seq } => (first, seq + 1),
+            // It is the next entry, or belongs to the one before it.
+            Broken::Line { number, seq, .. } if number > 1 => (seq.max(1), seq + 1),
+            Broken::Line { .. } | Broken::Federation { .. } | Broken::Kept { .. } => return None,
+        };
+        (first <= last).then_some(first..=last)
     }
 }
 
@@ -189,6 +212,24 @@ fn not_those(first: u64, last: u64) -> String {
     match first == last {
         true => format!("entry {first} is not the one that was"),
         false => format!("one of entries {first} to {last} is not the one that was"),
+    }
+}
+
+/// Where a line is.
+fn after(seq: u64) -> String {
+    match seq {
+        0 => "before the first entry".to_owned(),
+        seq => format!("after entry {seq}"),
+    }
+}
+
+/// Which entry's time is not to be believed.
+fn wrong_time(first: u64, seq: u64) -> String {
+    match first == seq {
+        true => format!("entry {seq} is back-dated"),
+        false => {
+            format!("one of entries {first} to {seq} has another time than it was logged with")
+        }
     }
 }
 

@@ -30,8 +30,19 @@ fn logged(size: usize) -> Logged {
     grouped(&vec![1; size])
 }
 
+/// A log of transactions of 1, 4, 2 and 3 entries, those of each at one time.
+fn at_once() -> Logged {
+    let first = |seq: u64| [2, 6, 8].into_iter().rfind(|first| *first <= seq).unwrap_or(1);
+    of_transactions(&[1, 4, 2, 3], |seq| Entry { at: later(first(seq)), ..entry(seq) })
+}
+
 /// A log of transactions with so many entries.
 fn grouped(sizes: &[u64]) -> Logged {
+    of_transactions(sizes, entry)
+}
+
+/// The same of entries that `entry` makes.
+fn of_transactions(sizes: &[u64], entry: impl Fn(u64) -> Entry) -> Logged {
     let pki = Pki::new();
     let notary = notary(&pki, "spiffe://brain/coordinator/main");
     let authority = pki.authority();
@@ -40,7 +51,7 @@ fn grouped(sizes: &[u64]) -> Logged {
     let mut logged = Logged { pki, authority, notary, log, lines, heads };
     for size in sizes {
         let seq = logged.log.tree.size() + 1;
-        logged.add((seq..seq + size).map(entry));
+        logged.add((seq..seq + size).map(&entry));
     }
     let head = logged.heads.last().unwrap().clone();
     logged.lines.push(Line::End { head });
@@ -154,6 +165,65 @@ fn of_a_transaction_with_many_entries_the_changed_one_is_named_or_all_of_it_wher
 }
 
 #[test]
+fn an_entry_whose_time_was_changed_is_among_those_that_are_named_and_alone_where_it_is_certain() {
+    let logged = at_once();
+    for (seq, to, range) in [
+        // Before what was signed: it is the entry itself.
+        (4, later(0), 4..=4),
+        (6, later(1), 6..=6),
+        // One of a transaction is later, and it is the next one that does not follow: either may be false.
+        (2, later(3), 2..=3),
+        (4, later(3), 2..=5),
+        (8, later(9), 8..=9),
+        // The last of a transaction may be later than what is signed after it, of which only a head tells.
+        (5, later(3), 2..=5),
+        (7, later(9), 6..=7),
+        (10, later(11), 8..=10),
+    ] {
+        let told = broken_by(&logged, seq, true, |entry| entry.at = to);
+        assert_eq!(told.entries(), Some(range), "{seq}: {told}");
+    }
+    let told = broken_by(&logged, 4, true, |entry| entry.at = later(3)).to_string();
+    assert!(told.contains("one of entries 2 to 5 has another time"), "{told}");
+}
+
+#[test]
+fn what_is_wrong_with_a_line_or_a_head_names_the_entries_that_it_may_be_of() {
+    let logged = grouped(&[1, 4, 2, 3]);
+    let place = |size: u64| {
+        let is = |line: &Line| matches!(line, Line::Head { head } if head.statement.size == size);
+        logged.lines.iter().position(is).unwrap()
+    };
+    let broken = |change: &dyn Fn(&mut Vec<Line>)| {
+        let mut lines = logged.lines.clone();
+        change(&mut lines);
+        logged.check(&lines, &[]).unwrap_err()
+    };
+    let forged = |at: Timestamp| {
+        let mut head = logged.heads[2].clone();
+        head.statement.at = at;
+        Line::Head { head }
+    };
+    for (told, range) in [
+        (broken(&|lines| lines[place(7)] = forged(later(8))), Some(6..=7)),
+        (broken(&|lines| lines[place(7)] = forged(later(2))), Some(6..=7)),
+        (broken(&|lines| lines.truncate(place(7))), Some(6..=8)),
+        (broken(&|lines| lines.truncate(place(7) + 1)), Some(8..=8)),
+        (broken(&|lines| lines.insert(place(7), lines[0].clone())), Some(7..=8)),
+        (broken(&|lines| drop(lines.remove(0))), None),
+        // Over entries that another head has signed: nothing is wrong with them.
+        (broken(&|lines| lines.insert(place(7) + 1, forged(later(8)))), None),
+    ] {
+        assert_eq!(told.entries(), range, "{told}");
+    }
+    let mut check = Check::new(&logged.authority, &[]).unwrap();
+    logged.lines[..place(7)].iter().for_each(|line| check.line(line.clone()).unwrap());
+    let told = check.text("{").unwrap_err();
+    assert_eq!(told.entries(), Some(7..=8));
+    assert!(told.to_string().contains("line 11, after entry 7, is no line"), "{told}");
+}
+
+#[test]
 fn where_entries_are_cut_off_or_slipped_in_the_missing_one_is_named_or_where_it_may_begin() {
     let logged = grouped(&[1, 4, 2, 3]);
     let is =
@@ -244,5 +314,5 @@ fn a_log_that_was_made_anew_by_who_has_the_key_differs_from_a_head_that_was_kept
     assert_eq!(check(&heads[3..10]).unwrap_err().entries(), Some(7..=7));
     let mut false_head = heads[9].clone();
     false_head.statement.root = Hash::of_nothing();
-    assert!(matches!(check(&[false_head]), Err(Broken::Head { size: 10, .. })));
+    assert!(matches!(check(&[false_head]), Err(Broken::Kept { size: 10, .. })));
 }
