@@ -65,7 +65,7 @@ fn a_plan_that_a_hospitals_policy_does_not_allow_is_refused_by_its_rule_in_both_
 }
 
 #[test]
-fn a_log_that_is_edited_cut_reordered_forked_truncated_or_back_dated_is_found_by_everybody() {
+fn a_log_that_is_edited_cut_reordered_forked_truncated_or_dated_otherwise_is_found_by_everybody() {
     let found = trials(&["log", "--count", "200"]);
     for (tried, caught) in [
         ("offline_attacks", "offline_found"),
@@ -75,7 +75,7 @@ fn a_log_that_is_edited_cut_reordered_forked_truncated_or_back_dated_is_found_by
         ("real_attacks", "real_caught_by_agent"),
         ("real_attacks", "real_found_by_fedctl"),
     ] {
-        assert!(found[tried].as_u64().unwrap() >= 6, "{found}");
+        assert!(found[tried].as_u64().unwrap() >= 7, "{found}");
         assert_eq!(found[tried], found[caught], "{found}");
     }
     assert!(found["offline_named_as_one_entry"].as_u64().unwrap() >= 6, "{found}");

@@ -67,7 +67,7 @@ enum Mode {
     HostileCoordinator,
     /// A model over a line of 30 Mbit/s, 100 ms and 1 % loss, and heartbeats beside it; takes root and Linux.
     Link,
-    /// An audit log that is edited, cut, reordered, forked, truncated and back-dated.
+    /// An audit log that is edited, cut, reordered, forked, truncated, back-dated and forward-dated.
     Log,
     /// Certificates of a minute renewed under running rounds, and a root that takes over from another.
     Renew,

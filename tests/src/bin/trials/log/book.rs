@@ -15,7 +15,7 @@ use fedpaint_proto::identity::Identity;
 use fedpaint_proto::log::{Entry, SignedHead};
 use fedpaint_proto::merkle::{Hash, Node, Part, consistency};
 use fedpaint_proto::signing::{Authority, Signer};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rustls::pki_types::pem::PemObject;
@@ -36,11 +36,20 @@ pub(crate) enum Kind {
     Truncate,
     /// An entry says that it happened before.
     BackDate,
+    /// An entry says that it happened after the next one.
+    ForwardDate,
 }
 
 /// All of it.
-pub(crate) const KINDS: [Kind; 6] =
-    [Kind::Delete, Kind::Edit, Kind::Reorder, Kind::Fork, Kind::Truncate, Kind::BackDate];
+pub(crate) const KINDS: [Kind; 7] = [
+    Kind::Delete,
+    Kind::Edit,
+    Kind::Reorder,
+    Kind::Fork,
+    Kind::Truncate,
+    Kind::BackDate,
+    Kind::ForwardDate,
+];
 
 /// When the log begins.
 const START: Timestamp = Timestamp::constant(1_795_000_000, 0);
@@ -110,9 +119,23 @@ pub(crate) fn attacked(entries: &[Entry], kind: Kind, place: u64) -> Vec<Entry> 
             let before = entries.get(at.wrapping_sub(1)).map_or(START, |entry| entry.at);
             entries[at].at = before;
         }
+        Kind::ForwardDate => {
+            let after = entries.get(at + 1).map_or(START, |entry| entry.at);
+            entries[at].at = after + SignedDuration::from_micros(APART_US / 2);
+        }
     }
     for (seq, entry) in (1..).zip(&mut entries) {
         entry.seq = seq;
+    }
+    entries
+}
+
+/// What whoever signs anew makes of them: no entry is older than the one before, which would tell by itself.
+pub(crate) fn in_order(mut entries: Vec<Entry>) -> Vec<Entry> {
+    let mut newest = START;
+    for entry in &mut entries {
+        newest = newest.max(entry.at);
+        entry.at = newest;
     }
     entries
 }
@@ -160,7 +183,7 @@ impl Book {
 
     /// Where a kind of attack is tried: at both ends and anywhere between.
     pub(crate) fn places(&self, kind: Kind, count: usize, seed: u64) -> Vec<u64> {
-        // One of two neighbours, a time before, and what is left of a log, need an entry beside.
+        // One of two neighbours, a time before or after, and what is left of a log, need an entry beside.
         let last = self.size() - 1;
         let first = if matches!(kind, Kind::BackDate | Kind::Truncate) { 2 } else { 1 };
         let mut dice = dice(seed, &format!("{kind:?}"));
@@ -170,7 +193,7 @@ impl Book {
 
     /// The same keys over what an attacker made of the entries: heads and all.
     pub(crate) fn forged(&self, kind: Kind, place: u64) -> Book {
-        let entries = attacked(&self.entries, kind, place);
+        let entries = in_order(attacked(&self.entries, kind, place));
         Book::of(self.authority.clone(), Arc::clone(&self.notary), entries)
     }
 

@@ -11,7 +11,7 @@ use fedpaint_tests::lab::{AgentOptions, Lab, LabOptions};
 use fedpaint_tests::outcome::{Outcome, rounded};
 use fedpaint_tests::process::{Process, output};
 
-use super::book::{Book, KINDS, Kind, attacked, entry, write_database};
+use super::book::{Book, KINDS, Kind, attacked, entry, in_order, write_database};
 use crate::say;
 
 /// The exit code of an agent that has caught the coordinator.
@@ -52,7 +52,7 @@ pub(crate) async fn real(work: &Path, book: &Book, outcome: &mut Outcome) -> any
         lab.coordinator()?.stop()?;
 
         let size = book.size();
-        let mut entries = attacked(&book.entries, kind, size / 3);
+        let mut entries = in_order(attacked(&book.entries, kind, size / 3));
         if kind != Kind::Truncate {
             let more = entries.len() as u64 + 1..=size + 3;
             entries.extend(more.map(entry));
