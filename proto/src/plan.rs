@@ -22,6 +22,9 @@ use crate::names::Digest;
 /// The plan's format that this version writes and reads.
 pub const PLAN_VERSION: u32 = 1;
 
+/// The most rounds of a run.
+pub const ROUNDS_MAX: u32 = 100_000;
+
 /// A validated plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -220,7 +223,7 @@ impl RunPlan {
         let real = |field, value: f64, fits: bool, must| {
             in_range(field, value.to_string(), value.is_finite() && fits, must)
         };
-        whole("rounds", self.rounds, 1, 100_000, "from 1 to 100,000")?;
+        whole("rounds", self.rounds, 1, ROUNDS_MAX, "from 1 to 100,000")?;
         self.round.validate()?;
         self.aggregation.validate(self.round.sites_min)?;
         whole("training.steps", t.steps, 1, 1_000_000, "from 1 to 1,000,000")?;

@@ -10,7 +10,7 @@ use fedpaint_proto::merkle::{HASHES_MAX, Hash, NotAHash};
 use fedpaint_proto::names::{Blob, FederationName, RoundId, RunName};
 use fedpaint_proto::plan::{self, PlanSignature, RunPlan, SignedPlan};
 use fedpaint_proto::rule::Rule;
-use fedpaint_proto::signing::Signed;
+use fedpaint_proto::signing::{Malformed, Signed};
 use fedpaint_proto::statement::{Manifest, manifest_from_wire};
 use fedpaint_proto::v1::LogDoubt;
 use fedpaint_proto::v1::blob_service_client::BlobServiceClient;
@@ -195,22 +195,23 @@ pub async fn run_plan(channel: &Channel, run: &RunName) -> Result<PlanTold, Stat
     PlanTold::from_wire(service(channel).get_run_plan(request).await?.into_inner())
 }
 
-/// What the model of a version of a run is made of, not yet believed; version 0 is what it started from.
+/// What the model of a version of a run is made of, not yet believed, or what of the manifest is none: asking
+/// again would not help. Version 0 is what the run started from.
 ///
 /// # Errors
-/// The coordinator's refusal, the network's failure, or an answer that does not parse.
+/// The coordinator's refusal, the network's failure, or an answer without a manifest.
 pub async fn manifest(
     channel: &Channel,
     federation: &FederationName,
     run: &RunName,
     version: u32,
-) -> Result<Signed<Manifest>, Status> {
+) -> Result<Result<Signed<Manifest>, Malformed>, Status> {
     let request = in_time(v1::GetManifestRequest { run: run.to_string(), version });
     let mut blobs =
         BlobServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let manifest = blobs.get_manifest(request).await?.into_inner().manifest;
     let manifest = manifest.ok_or_else(|| malformed("no manifest"))?;
-    manifest_from_wire(federation, manifest).map_err(|e| malformed(&format!("the manifest: {e}")))
+    Ok(manifest_from_wire(federation, manifest))
 }
 
 /// Says that the update, which is uploaded, is the site's. What it is given for it, not yet believed.

@@ -1,17 +1,18 @@
 //! What a site makes of the models it is to train from: pure. Each comes with a manifest that the
-//! coordinator has signed, and follows from the one that the site trained before. A coordinator that shows
-//! a site another model, an older round or another plan than before is refused, with what is wrong. What
-//! the site allows at all is for its policy to say.
+//! coordinator has signed, and follows from the one that the site trained before, over every round that the
+//! site has missed meanwhile. A coordinator that shows a site another model, an older round or another plan
+//! than before is refused, with what is wrong. What the site allows at all is for its policy to say.
 
 use std::collections::BTreeMap;
 
 use fedpaint_proto::names::{Blob, Digest, RoundId, RunName};
-use fedpaint_proto::signing::{self, Authority, Signed};
+use fedpaint_proto::plan::ROUNDS_MAX;
+use fedpaint_proto::signing::{self, Authority, Malformed, Signed};
 use fedpaint_proto::statement::Manifest;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What a site trained last in a run.
+/// What a site trained last in a run, or how far it has followed the run since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Last {
@@ -43,6 +44,15 @@ pub enum Refusal {
     /// Nobody who may has signed the manifest.
     #[error("the base model's manifest does not count: {0}")]
     Signature(#[from] signing::Error),
+    /// It is none, or not signed at all.
+    #[error("the base model's manifest does not count: {0}")]
+    Malformed(#[from] Malformed),
+    /// No run has that many rounds.
+    #[error("round {number} is to be trained, no run has more than {ROUNDS_MAX}")]
+    Beyond {
+        /// The round.
+        number: u32,
+    },
     /// The manifest is of another run.
     #[error("the base model's manifest is of run {0}")]
     OtherRun(RunName),
@@ -92,9 +102,67 @@ pub enum Refusal {
         /// What the site trained from.
         trained: Digest,
     },
+    /// The same of a model that was made meanwhile, and that the base model is said to follow from.
+    #[error("the model of round {version} was not made from the one before it, {}, which this site was shown", before.short())]
+    Descent {
+        /// The round that made it.
+        version: u32,
+        /// What it must have been made from.
+        before: Digest,
+    },
 }
 
-/// Judges what a site is asked to train, at `now` by its clock.
+/// The way from what a site trained last to what it is to train, over the models of the rounds that it missed.
+#[derive(Debug)]
+pub struct Descent<'a> {
+    asked: Asked<'a>,
+    reached: Last,
+}
+
+impl<'a> Descent<'a> {
+    /// The way from `last`.
+    pub fn new(last: Last, asked: Asked<'a>) -> Descent<'a> {
+        Descent { asked, reached: last }
+    }
+
+    /// The version whose manifest is to be shown next; none where [`judge`] can say the rest.
+    pub fn version(&self) -> Option<u32> {
+        let version = self.reached.number;
+        (version < self.asked.round.number.saturating_sub(1)).then_some(version)
+    }
+
+    /// Judges the manifest of that version, at `now` by the site's clock.
+    ///
+    /// # Errors
+    /// Why the site does not train what it is asked to.
+    pub fn step(
+        &mut self,
+        authority: &Authority,
+        manifest: &Signed<Manifest>,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let (version, before) = (self.reached.number, self.reached.base);
+        let number = version.saturating_add(1);
+        signed(authority, (&self.asked.round.run, number), manifest, now)?;
+        let Manifest { model, plan, parent, .. } = &manifest.statement;
+        if *plan != self.asked.plan {
+            return Err(Refusal::OtherPlan);
+        }
+        if *parent != Some(before) {
+            return Err(Refusal::Descent { version, before });
+        }
+        self.reached = Last { number, base: model.digest, plan: *plan };
+        Ok(())
+    }
+
+    /// How far the run was followed: as if this site had trained that round.
+    pub fn reached(&self) -> &Last {
+        &self.reached
+    }
+}
+
+/// Judges what a site is asked to train, at `now` by its clock. That the model follows from the one of `last` is
+/// seen where no round was missed; else [`Descent`] leads from one to the other, and ends at a later `last`.
 ///
 /// # Errors
 /// Why it does not train it.
@@ -105,15 +173,12 @@ pub fn judge(
     manifest: &Signed<Manifest>,
     now: Timestamp,
 ) -> Result<(), Refusal> {
-    manifest.by_coordinator(authority, now)?;
     let (number, base) = (asked.round.number, asked.base);
-    let Manifest { run, version, model, plan, parent, .. } = &manifest.statement;
-    if *run != asked.round.run {
-        return Err(Refusal::OtherRun(run.clone()));
+    if number > ROUNDS_MAX {
+        return Err(Refusal::Beyond { number });
     }
-    if u64::from(*version) + 1 != u64::from(number) {
-        return Err(Refusal::Version { number, found: *version });
-    }
+    signed(authority, (&asked.round.run, number), manifest, now)?;
+    let Manifest { model, plan, parent, .. } = &manifest.statement;
     if *model != base {
         return Err(Refusal::OtherBase { told: base.digest, signed: model.digest });
     }
@@ -132,6 +197,24 @@ pub fn judge(
     }
     if last.number.checked_add(1) == Some(number) && *parent != Some(last.base) {
         return Err(Refusal::Parent { trained: last.base });
+    }
+    Ok(())
+}
+
+/// That the coordinator has signed the manifest of the model of a run that round `number` begins from.
+fn signed(
+    authority: &Authority,
+    (asked, number): (&RunName, u32),
+    manifest: &Signed<Manifest>,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    manifest.by_coordinator(authority, now)?;
+    let Manifest { run, version, .. } = &manifest.statement;
+    if run != asked {
+        return Err(Refusal::OtherRun(run.clone()));
+    }
+    if u64::from(*version) + 1 != u64::from(number) {
+        return Err(Refusal::Version { number, found: *version });
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ const SENT: [&str; 5] = [
     "the TLS handshake, with this site's certificate",
     "the question which rounds are open",
     "the question for the run's plan",
-    "the questions for the base model and for what it is made of",
+    "the questions for the base model and for what it, and those of missed rounds, are made of",
     "no heartbeat, no byte of an update, no number of the training",
 ];
 

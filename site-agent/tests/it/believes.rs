@@ -4,6 +4,7 @@
 use fedpaint_proto::log::{self, Entry, SignedHead, TreeHead};
 use fedpaint_proto::merkle::{Frontier, Hash};
 use fedpaint_proto::names::{Blob, Digest, RoundId};
+use fedpaint_proto::plan::ROUNDS_MAX;
 use fedpaint_proto::signing::{self, Authority, PURPOSE, Signed, Signer};
 use fedpaint_proto::statement::{Manifest, Receipt};
 use fedpaint_proto::v1;
@@ -19,26 +20,26 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 const NOW: Timestamp = Timestamp::constant(1_795_000_000, 0);
 
 /// The root of federation `brain`.
-struct Pki {
+pub(crate) struct Pki {
     root: CertificateParams,
     key: KeyPair,
 }
 
 impl Pki {
-    fn new() -> Pki {
+    pub(crate) fn new() -> Pki {
         let mut root = CertificateParams::default();
         root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         Pki { root, key: KeyPair::generate().unwrap() }
     }
 
-    fn authority(&self) -> Authority {
+    pub(crate) fn authority(&self) -> Authority {
         let root = self.root.self_signed(&self.key).unwrap();
         Authority::new("brain".parse().unwrap(), &[root.der().clone()]).unwrap()
     }
 
     /// Who signs as `coordinator/main` or `site/mayo`.
-    fn signer(&self, role: &str) -> Signer {
+    pub(crate) fn signer(&self, role: &str) -> Signer {
         let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let mut params = CertificateParams::default();
         let uri = format!("spiffe://brain/{role}");
@@ -130,6 +131,7 @@ fn a_round_is_trained_from_the_model_that_follows_from_the_last_one_and_no_other
         (honest(Some(last(3)), 2), "this site has trained round 3"),
         (honest(Some(otherwise), 2), "and now from"),
         (honest(Some(elsewhere), 2), "was not made from the model"),
+        (honest(None, ROUNDS_MAX + 1), "no run has more than 100000"),
     ] {
         let refused = outcome.unwrap_err();
         assert!(refused.contains(word), "{word}: {refused}");

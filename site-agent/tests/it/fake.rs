@@ -68,6 +68,10 @@ pub(crate) struct State {
     pub(crate) answers_last: bool,
     /// Submissions whose answer was waited for.
     pub(crate) answered: u32,
+    /// What the model of each version is made of; without any the coordinator signs nothing.
+    pub(crate) manifests: Vec<ModelManifest>,
+    /// The versions that were asked for.
+    pub(crate) manifests_asked: Vec<u32>,
     blobs: HashMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -307,9 +311,15 @@ impl FederationService for Fake {
 impl BlobService for Fake {
     async fn get_manifest(
         &self,
-        _: Request<GetManifestRequest>,
+        request: Request<GetManifestRequest>,
     ) -> Result<Response<GetManifestResponse>, Status> {
-        Err(Status::unimplemented("the made-up coordinator signs nothing"))
+        let version = request.into_inner().version;
+        let mut state = self.state();
+        state.manifests_asked.push(version);
+        let manifest = state.manifests.get(version as usize).cloned();
+        let unsigned = || Status::unimplemented("the made-up coordinator signs nothing");
+        let manifest = Some(manifest.ok_or_else(unsigned)?);
+        Ok(Response::new(GetManifestResponse { manifest }))
     }
 
     type DownloadStream = Pin<Box<dyn Stream<Item = Result<DownloadResponse, Status>> + Send>>;

@@ -15,6 +15,7 @@ mod exchange;
 mod fake;
 mod gpu;
 mod inpaint;
+mod lineage;
 mod model;
 mod overfit;
 mod policy;

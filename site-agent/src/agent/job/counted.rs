@@ -5,8 +5,7 @@
 use fedpaint_proto::names::{Digest, RoundId, RunName, SiteName};
 use fedpaint_proto::statement::Manifest;
 
-use super::{Bench, Error, again, on_workspace};
-use crate::client;
+use super::{Bench, Error, on_workspace, signed};
 use crate::workspace::Open;
 
 /// Settles it before round `round` is trained, if it is open. Where the coordinator does not say, the update
@@ -16,10 +15,9 @@ pub(super) async fn settle(bench: &Bench, round: &RoundId, plan: Digest) -> Resu
     let of = round.clone();
     let open = on_workspace(bench, move |w| w.open_update(&of.run, of.number, plan)).await?;
     let Some(open) = open else { return Ok(()) };
-    let federation = trust.authority.federation();
-    let manifest =
-        || async { client::manifest(&bench.line.now(), federation, &round.run, open.number).await };
-    let manifest = match again(bench, "the manifest of the last update's round", manifest).await {
+    let what = "the manifest of the last update's round";
+    let told = signed::manifest(bench, &trust, (&round.run, open.number), what).await;
+    let manifest = match told {
         Ok(manifest) => manifest,
         Err(error) => {
             tracing::warn!(%round, "whether the last update counts is not known: {error}");

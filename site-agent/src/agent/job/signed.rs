@@ -1,29 +1,71 @@
 //! What is signed round a job: the base model's manifest before it, the update's envelope and receipt after.
 
-use fedpaint_proto::names::{Digest, RoundId};
+use fedpaint_proto::names::{Digest, RoundId, RunName};
 use fedpaint_proto::signing::{Signed, Statement};
-use fedpaint_proto::statement::Envelope;
+use fedpaint_proto::statement::{Envelope, Manifest};
 use fedpaint_proto::v1;
 
-use super::{Bench, Error, Task, again};
+use super::{Bench, Error, Task, again, on_workspace};
+use crate::agent::Trust;
 use crate::client;
-use crate::lineage::{self, Asked, Last};
+use crate::lineage::{self, Asked, Descent, Last, Refusal};
 use crate::receipt;
 use crate::workspace::Doubt;
+
+/// After how many missed rounds a site notes how far it has followed a run, so that it goes on from there if the
+/// round is over before it has come to the end.
+const FOLLOWED_BEFORE_NOTED: u32 = 100;
 
 /// Has this site believe what it is asked to train, by the base model's manifest and what it trained
 /// before. What is to be noted before it is trained; nothing where this site does not sign.
 pub(super) async fn agree(bench: &Bench, task: &Task, plan: Digest) -> Result<Option<Last>, Error> {
     let Some(trust) = bench.trust.now() else { return Ok(None) };
     let Task { round, base, .. } = task;
-    let (run, version) = (&round.run, round.number.saturating_sub(1));
-    let federation = trust.authority.federation();
-    let manifest = || async { client::manifest(&bench.line.now(), federation, run, version).await };
-    let manifest = again(bench, "the base model's manifest", manifest).await?;
-    let last = bench.workspace.history()?.remove(run);
+    let version = (&round.run, round.number.saturating_sub(1));
+    let told = manifest(bench, &trust, version, "the base model's manifest").await?;
     let asked = Asked { round, base: *base, plan };
-    lineage::judge(&trust.authority, last.as_ref(), &asked, &manifest, (trust.now)())?;
+    let judged =
+        |last: Option<&Last>| lineage::judge(&trust.authority, last, &asked, &told, (trust.now)());
+    let last = bench.workspace.history()?.remove(&round.run);
+    judged(last.as_ref())?;
+    if let Some(last) = last {
+        judged(Some(&follow(bench, &trust, last, asked).await?))?;
+    }
     Ok(Some(Last { number: round.number, base: base.digest, plan }))
+}
+
+/// Follows a run from what this site trained last, over the models of the rounds that it missed: as many as the
+/// run has, for each vouches for the one before it alone. How far that leads.
+async fn follow(bench: &Bench, trust: &Trust, last: Last, asked: Asked<'_>) -> Result<Last, Error> {
+    let (run, trained) = (&asked.round.run, last.number);
+    let mut descent = Descent::new(last, asked);
+    if descent.version().is_some() {
+        let round = asked.round;
+        tracing::info!(%round, trained, "rounds were missed; asking what their models are made of");
+    }
+    while let Some(version) = descent.version() {
+        let told = manifest(bench, trust, (run, version), "a missed round's manifest").await?;
+        descent.step(&trust.authority, &told, (trust.now)())?;
+        let is_due = version.is_multiple_of(FOLLOWED_BEFORE_NOTED);
+        // Nobody follows a run by looking at it.
+        if is_due && !bench.gate.is_for_dry_run() {
+            let (run, reached) = (run.clone(), descent.reached().clone());
+            on_workspace(bench, move |w| w.note(&run, reached)).await?;
+        }
+    }
+    Ok(descent.reached().clone())
+}
+
+/// What the coordinator says that a version's model is made of, not yet believed.
+pub(super) async fn manifest(
+    bench: &Bench,
+    trust: &Trust,
+    (run, version): (&RunName, u32),
+    what: &'static str,
+) -> Result<Signed<Manifest>, Error> {
+    let federation = trust.authority.federation();
+    let told = || async { client::manifest(&bench.line.now(), federation, run, version).await };
+    Ok(again(bench, what, told).await?.map_err(Refusal::from)?)
 }
 
 /// What this site says of its update, where it signs.

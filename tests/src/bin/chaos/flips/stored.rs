@@ -64,7 +64,7 @@ impl Stored {
         let rounds = federation.evidence().await?.run.rounds_committed;
         let mut purposes = BTreeMap::new();
         for version in 0..=rounds {
-            let signed = client::manifest(&channel, &config.federation, &run, version).await?;
+            let signed = client::manifest(&channel, &config.federation, &run, version).await??;
             add(&mut purposes, signed.statement, version < rounds);
         }
         let downloads = PathBuf::from(lab.path("downloads"));
