@@ -85,10 +85,10 @@ fn a_log_that_is_edited_cut_reordered_forked_truncated_or_dated_otherwise_is_fou
 }
 
 #[test]
-fn fifteen_attacks_of_a_hostile_coordinator_are_refused_with_a_reason_and_an_honest_one_is_not() {
+fn nineteen_attacks_of_a_hostile_coordinator_are_refused_with_a_reason_and_an_honest_one_is_not() {
     let found = trials(&["hostile-coordinator"]);
-    assert_eq!((&found["attacks"], &found["refused"]), (&15.into(), &15.into()), "{found}");
-    assert_eq!(found["reasons"].as_object().unwrap().len(), 15, "{found}");
+    assert_eq!((&found["attacks"], &found["refused"]), (&19.into(), &19.into()), "{found}");
+    assert_eq!(found["reasons"].as_object().unwrap().len(), 19, "{found}");
     assert!(found["honest_rounds"].as_u64().unwrap() >= 2, "{found}");
 }
 

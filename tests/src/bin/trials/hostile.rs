@@ -1,5 +1,5 @@
 //! `hostile-coordinator`: a coordinator that has the federation's certificates and its own key, and turns on
-//! one site in fifteen ways. The site runs the real agent and trainer. Every attack must be refused, and the
+//! one site in nineteen ways. The site runs the real agent and trainer. Every attack must be refused, and the
 //! agent must say why; a coordinator that does nothing wrong must not be.
 
 mod attack;
@@ -50,7 +50,7 @@ const SIGNERS: &str = "POLICY_RULE_SIGNERS";
 
 /// Every attack, the words by which the agent's log must refuse it, and the reason or rule that the
 /// coordinator is told.
-const ATTACKS: [(Attack, &str, &str); 15] = [
+const ATTACKS: [(Attack, &str, &str); 19] = [
     (Attack::OtherModel, "other bytes than those of blob", "WITHDRAWAL_REASON_BASE_MODEL"),
     (Attack::ReplayedRound, "this site has trained round 2", MODEL),
     (Attack::SkippedVersion, "the manifest is of version", MODEL),
@@ -62,6 +62,10 @@ const ATTACKS: [(Attack, &str, &str); 15] = [
     (Attack::MoreRounds, "6 rounds, at most 5", "POLICY_RULE_ROUNDS"),
     (Attack::Unsigned, "signs no head", "LOG_DOUBT_UNSIGNED"),
     (Attack::OtherBase, "its manifest is of model", MODEL),
+    (Attack::UnsignedManifest, "it has no signature", MODEL),
+    (Attack::ForgedManifest, "not one of this federation's for signing", MODEL),
+    (Attack::OtherParent, "the base model was not made from the model", MODEL),
+    (Attack::MissedParent, "the model of round 1 was not made from the one before it", MODEL),
     (Attack::SmallCohort, "1 sites, at least 2", "POLICY_RULE_COHORT"),
     (Attack::Clock, "one of the two clocks is wrong", "LOG_DOUBT_CLOCK"),
     (Attack::StrangersPlan, "whom plan.signers does not name", SIGNERS),

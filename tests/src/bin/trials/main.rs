@@ -63,7 +63,7 @@ enum Mode {
     Csr,
     /// Rounds of honest sites beside slow, many, resetting and oversized connections.
     Floods,
-    /// A coordinator that turns on a site in fifteen ways.
+    /// A coordinator that turns on a site in nineteen ways.
     HostileCoordinator,
     /// A model over a line of 30 Mbit/s, 100 ms and 1 % loss, and heartbeats beside it; takes root and Linux.
     Link,

@@ -25,6 +25,14 @@ pub(crate) enum Attack {
     Unsigned,
     /// Asks for a training from another model than it has signed.
     OtherBase,
+    /// Does not sign what a model is made of.
+    UnsignedManifest,
+    /// Has it signed by a key that the federation's root has not certified.
+    ForgedManifest,
+    /// Says, and signs, that a model was made from another one than the site trained from.
+    OtherParent,
+    /// Says so of a model in whose round it did not have the site take part.
+    MissedParent,
     /// Has rounds with fewer sites than the site allows.
     SmallCohort,
     /// Says that it is tomorrow.
@@ -52,7 +60,11 @@ impl Attack {
             | Attack::SkippedVersion
             | Attack::ForkedLog
             | Attack::PolicyChange
-            | Attack::OtherBase => 2,
+            | Attack::OtherBase
+            | Attack::UnsignedManifest
+            | Attack::ForgedManifest
+            | Attack::OtherParent
+            | Attack::MissedParent => 2,
             Attack::ReplayedRound => 3,
         }
     }

@@ -1,5 +1,7 @@
 //! A coordinator of one run for one site. It signs whatever it says, and does wrong in one way.
 
+mod manifest;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::pin::Pin;
@@ -12,10 +14,9 @@ use fedpaint_coordinator::evidence::Notary;
 use fedpaint_coordinator::records::Log;
 use fedpaint_proto::log::{self, Entry};
 use fedpaint_proto::merkle::{Hash, Node, Part, consistency};
-use fedpaint_proto::names::{Blob, Digest, RoundId, RunName};
+use fedpaint_proto::names::{Blob, Digest, RoundId};
 use fedpaint_proto::plan::{PlanSigner, RunPlan};
 use fedpaint_proto::signing::Authority;
-use fedpaint_proto::statement::{Contributor, Manifest, manifest_to_wire};
 use fedpaint_proto::v1::blob_service_server::{BlobService, BlobServiceServer};
 use fedpaint_proto::v1::federation_service_server::{FederationService, FederationServiceServer};
 use fedpaint_proto::v1::heartbeat_request::Activity;
@@ -43,6 +44,8 @@ pub(crate) const STRANGER: &str = "stranger.key";
 struct State {
     attack: Option<Attack>,
     notary: Notary,
+    /// Who signs for a coordinator under a root that the site does not know.
+    forger: Notary,
     /// Whose plans the site follows, and whose it does not.
     planner: PlanSigner,
     stranger: PlanSigner,
@@ -87,6 +90,7 @@ impl Hostile {
     ) -> anyhow::Result<Hostile> {
         std::fs::create_dir_all(folder)?;
         let authority = Authority::load(FEDERATION.parse()?, &lab.tls("main").ca)?;
+        let forger = manifest::forger(&authority)?;
         let notary = Notary::new(authority, lab.signing("main").load()?, false);
         let mut all = Vec::new();
         for version in 0..4 {
@@ -98,6 +102,7 @@ impl Hostile {
         let mut state = State {
             attack,
             notary,
+            forger,
             planner: PlanSigner::load(Path::new(&lab.path(PLANNER)))?,
             stranger: PlanSigner::load(Path::new(&lab.path(STRANGER)))?,
             log: Log::default(),
@@ -216,39 +221,12 @@ impl State {
         *blob
     }
 
-    fn manifest(&self, run: RunName, version: u32) -> anyhow::Result<ModelManifest> {
-        let version = if self.turns(Attack::SkippedVersion) { 1 } else { version };
-        let contributor = |site: &str| -> anyhow::Result<Contributor> {
-            let (number, attempt, update) = (version, 1, Digest::of(site.as_bytes()));
-            Ok(Contributor { site: site.parse()?, number, attempt, update, examples: 4 })
-        };
-        let contributors = match version {
-            0 => Vec::new(),
-            _ => vec![contributor("kyoto")?, contributor("mayo")?],
-        };
-        let mut model = self.model(version);
-        if self.turns(Attack::Oversize) {
-            model.size = 2 << 20;
-        }
-        let manifest = Manifest {
-            federation: FEDERATION.parse()?,
-            run,
-            version,
-            attempt: u32::from(version > 0),
-            parent: version.checked_sub(1).map(|parent| self.model(parent).digest),
-            plan: self.signed_plan(),
-            model,
-            ema: None,
-            contributors,
-        };
-        Ok(manifest_to_wire(&self.notary.manifest(manifest)))
-    }
-
     /// What the site should be doing.
     fn directive(&self, activity: &Activity) -> Directive {
         let number = match self.attack {
             Some(Attack::SkippedVersion) if self.turns(Attack::SkippedVersion) => 3,
             Some(Attack::ReplayedRound) if self.turns(Attack::ReplayedRound) => 1,
+            Some(Attack::MissedParent) if self.turns(Attack::MissedParent) => 3,
             _ => self.round,
         };
         let round = RoundRef { run: RUN.into(), number, attempt: 1 };
