@@ -113,7 +113,15 @@ fn late_change(before: Option<&Straggler>, site: &SiteName, after: &Straggler) -
     Some(match &after.late {
         // That it was missing, and whether it may still come, is told with its round.
         Late::Training => return None,
-        Late::Dropped { why: Drop::ByPlan | Drop::TooLate, .. } if before.is_none() => return None,
+        Late::Dropped { update: None, why: Drop::ByPlan | Drop::TooLate } if before.is_none() => {
+            return None;
+        }
+        Late::Dropped { update: Some(update), why: why @ (Drop::ByPlan | Drop::TooLate) } => {
+            let (examples, weights) = (update.examples, update.weights.digest.short());
+            let detail =
+                format!("round {id}: site {site}, {examples} examples, model {weights}; {why}");
+            Entry::new("late_update_kept", detail)
+        }
         Late::Reported(_) if matches!(before.map(|b| &b.late), Some(Late::Sealed(_))) => {
             let detail = format!("round {id}: site {site}, for the next attempt after all");
             Entry::new("late_update_waits", detail)

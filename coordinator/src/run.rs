@@ -313,7 +313,7 @@ impl Run {
     /// Whether the round `id`, if it is in hand or its late updates still count, holds this very update
     /// of `site`.
     pub fn holds(&self, id: &RoundId, site: &SiteName, update: &Update) -> bool {
-        let late = self.straggler(id, site).and_then(|straggler| straggler.late.update());
+        let late = self.straggler(id, site).and_then(|straggler| straggler.late.taken());
         late.is_some_and(|held| held.is(update))
             || (id == self.round.id() && self.round.holds(site, update))
     }
@@ -321,7 +321,7 @@ impl Run {
     /// Whether the round `id`, if it is in hand or its late updates still count, holds an update of `site`
     /// that is this file.
     pub fn has_file(&self, id: &RoundId, site: &SiteName, file: &Blob) -> bool {
-        let late = self.straggler(id, site).and_then(|straggler| straggler.late.update());
+        let late = self.straggler(id, site).and_then(|straggler| straggler.late.taken());
         late.is_some_and(|held| held.weights == *file)
             || (id == self.round.id() && self.round.has_file(site, file))
     }

@@ -43,7 +43,7 @@ use self::proposals::Exports;
 pub use self::refusals::REFUSALS_NOTED_MAX;
 use self::refusals::{Noted, Refusals};
 pub use self::request::{Activity, Answer, Beat, Command, Doubt, Request, Sight, Stage, Verdict};
-pub use self::review::{Review, Submission, review};
+pub use self::review::{Review, Submission, is_kept, review};
 pub use self::state::{Standing, State, UPDATE_SLACK_BYTES};
 pub use self::strangers::STRANGERS_TOLD_MAX;
 use self::strangers::Strangers;

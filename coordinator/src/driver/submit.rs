@@ -1,12 +1,14 @@
 //! What an update has to pass before its round hears of it. It reads files, so it runs beside the
-//! driver; what can be decided without them is decided in `core/review.rs`.
+//! driver; what can be decided without them is decided in `core/review.rs`. What comes when its round is sealed
+//! and is dropped by the plan is refused, and kept.
 
 use fedpaint_proto::limits::DETAIL_BYTES_MAX;
 use fedpaint_proto::names::{Digest, RoundId, SiteName};
+use fedpaint_proto::reason::Reason;
 use fedpaint_proto::statement::Envelope;
 use fedpaint_proto::text;
 
-use super::core::{Request, Review, Submission, review};
+use super::core::{Request, Review, Submission, is_kept, review};
 use super::error::Error;
 use super::handle::Handle;
 use crate::blobs;
@@ -14,22 +16,55 @@ use crate::check::check_update;
 use crate::evidence::plan_digest;
 use crate::records::Document;
 use crate::round::{Member, Phase, Refusal, Round, Update};
+use crate::run::Straggler;
 
-/// Checks and applies a submission; a refusal is noted in the audit log.
+/// Checks and applies a submission; a refusal is noted in the audit log, and what comes too late is kept.
 pub(super) async fn submit(
     handle: &Handle,
     site: &SiteName,
     submission: Submission,
 ) -> Result<Option<Digest>, Error> {
     let round = submission.round.clone();
-    let outcome = take(handle, site, submission).await;
+    let outcome = take(handle, site, submission.clone()).await;
     if let Err(error) = &outcome
         // Where the coordinator itself failed, the update may yet be accepted.
         && !error.reason().is_the_coordinators()
     {
         note(handle, site, round, error).await?;
+        if error.reason() == Reason::ReportingOver {
+            keep(handle, site, &submission).await?;
+        }
     }
     outcome
+}
+
+/// Keeps an update that was dropped before it came, if it is here whole: a row names it from then on.
+async fn keep(handle: &Handle, site: &SiteName, submission: &Submission) -> Result<(), Error> {
+    let Some(noted) = noted(handle, site, &submission.round).await? else { return Ok(()) };
+    let weights = submission.weights;
+    if !is_kept(&noted, submission) || handle.blobs.find(&weights.digest).await? != Some(weights) {
+        return Ok(());
+    }
+    let (noted, update) = (Box::new(noted), submission.update());
+    handle.change(Request::KeepDropped(site.clone(), noted, update)).await
+}
+
+/// A member that had not reported when its round was sealed, as it is in memory or in its row.
+async fn noted(
+    handle: &Handle,
+    site: &SiteName,
+    round: &RoundId,
+) -> Result<Option<Straggler>, Error> {
+    let held = {
+        let state = handle.state.borrow();
+        state.run(&round.run)?.straggler(round, site).cloned()
+    };
+    if held.is_some() {
+        return Ok(held);
+    }
+    let late = handle.store.late(&round.run, round.number, round.number).await?;
+    let is_it = |(name, held): &(SiteName, Straggler)| name == site && held.round == *round;
+    Ok(late.into_iter().find(is_it).map(|(_, held)| held))
 }
 
 /// Notes in the audit log why an update was refused.

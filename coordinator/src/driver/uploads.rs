@@ -146,7 +146,7 @@ impl Handle {
         let Some(past) = self.store.round(round, &plan).await? else { return Ok(Some(refused)) };
         let late = self.store.late(&round.run, round.number, round.number).await?;
         let came = late.iter().any(|(name, Straggler { round: of, late, .. })| {
-            name == site && of == round && late.update().is_some_and(|held| held.weights == *blob)
+            name == site && of == round && late.taken().is_some_and(|held| held.weights == *blob)
         });
         let has = came || past.has_file(site, blob);
         Ok((!has).then(|| submit::late_or(&past, site, refused)))

@@ -67,7 +67,8 @@ impl Rows {
             }
         }
         for (site, Straggler { round, base, late, .. }) in stragglers {
-            if let Some(update) = late.update() {
+            // What was kept after its plan had dropped it was never accepted.
+            if let Some(update) = late.taken() {
                 self.statements.insert(envelope(round, site, base.digest, update));
             } else if matches!(late, Late::Dropped { why, .. } if *why != Drop::ByPlan) {
                 self.given_up.insert((round.clone(), site.clone()));
@@ -186,6 +187,8 @@ mod tests {
         assert_eq!(found(&[straggler(8, dropped)]), None);
         let never_taken = |_| Late::Dropped { update: None, why: Drop::ByPlan };
         assert!(found(&[straggler(8, never_taken)]).is_some());
+        let refused = |update| Late::Dropped { update: Some(update), why: Drop::ByPlan };
+        assert!(found(&[straggler(8, refused)]).is_some(), "what is kept was not accepted");
         assert!(found(&[straggler(8, |_| Late::Training)]).is_some());
         assert!(found(&[]).unwrap().contains("the rows say otherwise"));
     }

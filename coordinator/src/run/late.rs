@@ -1,6 +1,7 @@
 //! Stragglers: members that had not reported when their round was sealed. In a run that folds late updates in
-//! their update may still come; in one that drops them it is dropped at once, with the reason. PURE, like the
-//! run it belongs to.
+//! their update may still come; in one that drops them it is dropped at once, with the reason. What is brought
+//! after that is refused and kept with its row ([`Run::keep_dropped`]); it counts nowhere. PURE, like the run it
+//! belongs to.
 //!
 //! ```text
 //!                 the update comes       a round is sealed       that round commits
@@ -65,6 +66,14 @@ impl Late {
             Late::Training => None,
             Late::Reported(update) | Late::Sealed(update) | Late::Folded(update) => Some(update),
             Late::Dropped { update, .. } => update.as_ref(),
+        }
+    }
+
+    /// The update, if it was accepted: not what was kept though its plan had dropped it before it came.
+    pub fn taken(&self) -> Option<&Update> {
+        match self {
+            Late::Dropped { why: Drop::ByPlan | Drop::TooLate, .. } => None,
+            late => late.update(),
         }
     }
 
@@ -197,7 +206,7 @@ impl Run {
                 straggler.late = Late::Dropped { update: None, why: Drop::Withdrew(why) };
                 Ok(())
             }
-            (late, LateEvent::Reported(update)) => match late.update() {
+            (late, LateEvent::Reported(update)) => match late.taken() {
                 Some(held) if held.is(&update) => Ok(()),
                 Some(_) => Err(Refusal::AlreadyReported),
                 None => Err(Refusal::ReportingOver),
@@ -205,6 +214,33 @@ impl Run {
             (Late::Dropped { why: Drop::Withdrew(_), .. }, LateEvent::Withdrew(_)) => Ok(()),
             (_, LateEvent::Withdrew(_)) => Err(Refusal::AlreadyReported),
         }
+    }
+
+    /// Keeps what `site` brings after its plan has dropped it: `noted` is the straggler as it was noted then. It is
+    /// refused as ever and counts nowhere, but is in a row from now on, so that its file is named and it is told
+    /// that it came. Of each site one for a past round is kept while a round is in hand, so that what is
+    /// remembered does not grow with rounds. Repeating it changes nothing.
+    pub(crate) fn keep_dropped(&mut self, site: &SiteName, noted: Straggler, update: Update) {
+        let in_hand = self.round.id();
+        let is_past = |straggler: &Straggler| straggler.round != *in_hand;
+        let is_kept = |late: &Late| late.update().is_some() && late.taken().is_none();
+        if is_past(&noted) {
+            let kept = |(name, held): (&SiteName, &Straggler)| {
+                name == site && is_past(held) && is_kept(&held.late)
+            };
+            // Of another attempt at the number in hand nothing is kept: its bytes are trained again.
+            if noted.round.number >= in_hand.number || self.stragglers().any(kept) {
+                return;
+            }
+        }
+        let held = self.straggler(&noted.round, site).unwrap_or(&noted);
+        let Late::Dropped { update: None, why: why @ (Drop::ByPlan | Drop::TooLate) } = held.late
+        else {
+            return;
+        };
+        let late = Late::Dropped { update: Some(update), why };
+        let key = (noted.round.number, site.clone());
+        self.stragglers.insert(key, Straggler { late, ..noted });
     }
 
     /// The round in hand was sealed: what came late becomes part of it, who can come no more is let go,

@@ -109,7 +109,7 @@ pub(super) async fn folded(
     found.fetch_all(pool).await?.iter().map(one).collect()
 }
 
-/// Whether this very update of a straggler is there.
+/// Whether this very update of a straggler was accepted.
 pub(super) async fn holds(
     pool: &AnyPool,
     id: &RoundId,
@@ -117,16 +117,17 @@ pub(super) async fn holds(
     update: &Update,
 ) -> Result<bool, Error> {
     let found = sqlx::query(
-        "SELECT update_digest, update_size, examples, report FROM straggler \
-         WHERE run = $1 AND number = $2 AND attempt = $3 AND site = $4 \
-         AND update_digest IS NOT NULL",
+        "SELECT run, number, attempt, site, base_digest, base_size, since, state, update_digest, \
+         update_size, examples, report, reason FROM straggler \
+         WHERE run = $1 AND number = $2 AND attempt = $3 AND site = $4",
     )
     .bind(id.run.as_str())
     .bind(i64::from(id.number))
     .bind(i64::from(id.attempt))
     .bind(site.as_str());
-    let held = found.fetch_optional(pool).await?.as_ref().map(rows::update).transpose()?;
-    Ok(held.is_some_and(|held| held.is(update)))
+    let held = found.fetch_optional(pool).await?.as_ref().map(straggler).transpose()?;
+    let taken = held.as_ref().and_then(|(_, straggler)| straggler.late.taken());
+    Ok(taken.is_some_and(|taken| taken.is(update)))
 }
 
 /// Who was missing in the committed rounds of a run.

@@ -162,11 +162,11 @@ impl Database {
             named.extend(super::ledger::named_by(round));
         }
         for straggler in self.stragglers.values() {
-            if let Late::Reported(update) | Late::Sealed(update) | Late::Folded(update) =
-                &straggler.late
-            {
-                named.push(update.weights);
-            }
+            // One that was accepted and then dropped is not wanted any more; one that was dropped before it came
+            // is kept.
+            let dropped = matches!(straggler.late, Late::Dropped { .. });
+            let wanted = !dropped || straggler.late.taken().is_none();
+            named.extend(straggler.late.update().filter(|_| wanted).map(|update| update.weights));
         }
         named
     }

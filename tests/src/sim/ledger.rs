@@ -275,7 +275,7 @@ impl Ledger {
                 _ if matches!(round.phase(), Phase::Abandoned { .. }) => true,
                 _ => {
                     let late = database.straggler(round.id(), &site);
-                    late.and_then(|late| late.late.update())
+                    late.and_then(|late| late.late.taken())
                         .is_some_and(|update| update.weights.digest == digest)
                 }
             };

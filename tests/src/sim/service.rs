@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fedpaint_coordinator::driver::Error;
-use fedpaint_coordinator::driver::core::{Beat, Request, Review, Submission, review};
+use fedpaint_coordinator::driver::core::{Beat, Request, Review, Submission, is_kept, review};
 use fedpaint_coordinator::round::{Member, Update};
 use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
 use fedpaint_proto::reason::Reason;
@@ -150,7 +150,7 @@ impl World {
                 let (database, update) = (&self.coordinator.database, submission.update());
                 let past = database.round(&submission.round);
                 let late = database.straggler(&submission.round, &name);
-                let late = late.and_then(|late| late.late.update());
+                let late = late.and_then(|late| late.late.taken());
                 if !past.is_some_and(|past| past.holds(&name, &update))
                     && !late.is_some_and(|held| held.is(&update))
                 {
@@ -208,7 +208,7 @@ impl World {
     fn refuse(&mut self, site: usize, submission: &Submission, error: Error) -> Stopped {
         let (name, round) = (self.sites[site].name.clone(), submission.round.clone());
         let (database, weights) = (&self.coordinator.database, submission.weights);
-        let late = database.straggler(&round, &name).and_then(|late| late.late.update());
+        let late = database.straggler(&round, &name).and_then(|late| late.late.taken());
         let held = match database.round(&round).and_then(|held| held.members().get(&name)) {
             Some(Member::Reported(held)) => Some(held),
             _ => late,
@@ -219,9 +219,21 @@ impl World {
             self.ledger.broke(Invariant::Acknowledged, detail);
         }
         let detail = format!("round {round}: site {name}, {error}");
-        match self.request(Request::Refused(name, round, detail)) {
+        let noted = self.request(Request::Refused(name, round, detail));
+        match noted.and_then(|()| self.keep(site, submission)) {
             Ok(()) => error.into(),
             Err(stopped) => stopped,
         }
+    }
+
+    /// Keeps an update that was dropped before it came, if it is here whole.
+    fn keep(&mut self, site: usize, submission: &Submission) -> Result<(), Stopped> {
+        let name = self.sites[site].name.clone();
+        let noted = self.coordinator.database.straggler(&submission.round, &name).cloned();
+        let Some(noted) = noted.filter(|noted| is_kept(noted, submission)) else { return Ok(()) };
+        if self.coordinator.disk.read_whole(&submission.weights.digest).is_none() {
+            return Ok(());
+        }
+        self.request(Request::KeepDropped(name, Box::new(noted), submission.update()))
     }
 }

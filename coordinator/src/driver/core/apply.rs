@@ -14,7 +14,7 @@ use super::{COORDINATOR, Core, Step};
 use crate::audit::{self, Entry};
 use crate::driver::error::Error;
 use crate::round::{Event, Phase, Refusal, Update};
-use crate::run::Run;
+use crate::run::{Run, Straggler};
 
 /// The most sites there may be. Each has a connection open.
 pub const SITES_MAX: usize = 1_000;
@@ -38,6 +38,7 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
             Ok(core.vouch(step, document))
         }
         Request::Refused(site, round, detail) => Ok(core.refused(&site, &round, detail, now)),
+        Request::KeepDropped(site, noted, update) => core.keep_dropped(&site, *noted, update, now),
         Request::Enroll(actor, site, revoked) => core.enroll(actor, site, revoked, now),
         Request::Revoke(actor, site, seen) => core.revoke(actor, site, seen, now),
         Request::Invite(actor, site, token, seen) => core.invite(actor, site, token, seen, now),
@@ -126,6 +127,19 @@ impl Core {
         let entry = Entry::new("update_refused", detail);
         let step = self.step(State::clone(&self.state), &by_site(site), now, vec![entry]);
         Step { noted: Some(noted), ..step }
+    }
+
+    fn keep_dropped(
+        &self,
+        site: &SiteName,
+        noted: Straggler,
+        update: Update,
+        now: Timestamp,
+    ) -> Result<Step, Error> {
+        self.state.access(site)?;
+        let (mut next, run) = (State::clone(&self.state), noted.round.run.clone());
+        next.change_run(&run, |run| run.keep_dropped(site, noted, update))?;
+        Ok(self.step(next, &by_site(site), now, Vec::new()))
     }
 
     fn create(

@@ -12,7 +12,7 @@ use crate::driver::view::Progress;
 use crate::records::{Document, Log};
 use crate::roster::Roles;
 use crate::round::{Update, Withdrawal};
-use crate::run::Directive;
+use crate::run::{Directive, Straggler};
 
 /// A change that is asked for. Each may be asked for again: what holds already changes nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +26,8 @@ pub enum Request {
     Report(SiteName, RoundId, Update),
     /// A site's update was refused, with the reason in words: for the audit log only.
     Refused(SiteName, RoundId, String),
+    /// What a site brought after its plan had dropped it, for the round and as it was noted then: it is kept.
+    KeepDropped(SiteName, Box<Straggler>, Update),
     /// An operator lets a site in; one that was revoked, if it was at the time that is named.
     Enroll(OperatorName, SiteName, Option<Timestamp>),
     /// An operator shuts a site out that was let in when it saw.

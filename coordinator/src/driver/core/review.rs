@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::state::State;
 use crate::driver::error::Error;
 use crate::round::{Refusal, Report, Update};
+use crate::run::{Drop, Late, Straggler};
 
 /// "This blob, which I have uploaded, is my update."
 #[derive(Clone, Debug, PartialEq)]
@@ -58,7 +59,6 @@ pub fn review(
     now: Timestamp,
 ) -> Result<Review, Error> {
     state.access(site)?;
-    let round = || submission.round.clone();
     let update = submission.update();
     if state.run(&submission.round.run)?.holds(&submission.round, site, &update) {
         return Ok(Review::Held);
@@ -71,6 +71,21 @@ pub fn review(
         }
         Err(other) => return Err(other),
     };
+    claims(submission, &base)?;
+    Ok(Review::Check(update))
+}
+
+/// Whether an update that was dropped before it came is kept when it comes: its row, which is `noted`, has none
+/// yet, and what the update says of itself could be so. Nobody looks into the file, because it counts nowhere.
+pub fn is_kept(noted: &Straggler, submission: &Submission) -> bool {
+    let waits = |why| noted.late == Late::Dropped { update: None, why };
+    let dropped = [Drop::ByPlan, Drop::TooLate].into_iter().any(waits);
+    dropped && claims(submission, &noted.base).is_ok()
+}
+
+/// Looks at what an update says of itself, for a round that is trained from `base`.
+fn claims(submission: &Submission, base: &Blob) -> Result<(), Error> {
+    let round = || submission.round.clone();
     let (found, expected) = (submission.base, base.digest);
     if found != expected {
         return Err(Error::WrongBaseModel { round: round(), found, expected });
@@ -82,5 +97,5 @@ pub fn review(
     if !submission.report.is_finite() {
         return Err(Error::Invalid { what: "report", must: "made of finite numbers" });
     }
-    Ok(Review::Check(update))
+    Ok(())
 }

@@ -6,6 +6,10 @@ use super::*;
 use crate::round::Counts;
 use crate::run::Late;
 
+/// What is shown of an update that came after its plan had dropped it.
+const KEPT: &str =
+    "its update came late and was dropped: a late update does not count, by [round] late";
+
 fn folding() -> RunPlan {
     let mut plan = plan(3, 2);
     plan.round.late = LatePolicy::Fold;
@@ -37,6 +41,12 @@ impl Coordinator {
             let named = named.map(|(site, late)| (site.to_owned(), late));
             assert_eq!(told.collect::<Vec<_>>(), named);
         }
+    }
+
+    /// Whether a row names the file of a submission.
+    async fn names(&self, submission: &Submission) -> bool {
+        let named = self.store.named().await.unwrap();
+        named.iter().any(|named| named.blob == submission.weights)
     }
 
     /// What is in memory is what is on the disk.
@@ -131,7 +141,60 @@ async fn a_plan_that_drops_says_so_to_the_site_and_once_to_the_audit_log() {
     let kinds = coordinator.kinds().await;
     let count = |kind: &str| kinds.iter().filter(|k| *k == kind).count();
     assert_eq!((count("site_missing"), count("update_refused")), (1, 1));
+    assert_eq!(count("late_update_kept"), 1, "what it brought is in its row");
     assert_eq!(count("late_update_dropped"), 0, "that it does not count is told with its round");
+}
+
+#[tokio::test]
+async fn what_comes_after_a_plan_has_dropped_it_is_refused_and_kept_and_changes_no_model() {
+    // Brought when the next round selects, or the one after it.
+    for in_hand in [2, 3] {
+        let coordinator = Coordinator::start(3).await;
+        coordinator.join(&["mayo"]).await;
+        let late = coordinator.submission(round(1, 1), "mayo", 11.0, 2);
+        let first = coordinator.commit_without_mayo(1).await;
+        coordinator.until(|_, round| round.id.number == 2).await;
+        if in_hand == 3 {
+            coordinator.join(&["mayo"]).await;
+            coordinator.commit_without_mayo(2).await;
+            coordinator.until(|_, round| round.id.number == 3).await;
+        }
+        let never = Submission { weights: crate::testing::blob("never sent"), ..late.clone() };
+        for submission in [&never, &late, &late] {
+            let refused = coordinator.handle.submit(&site("mayo"), submission.clone()).await;
+            assert_eq!(refused.unwrap_err().reason(), Reason::ReportingOver);
+        }
+        let named = [coordinator.names(&never).await, coordinator.names(&late).await];
+        assert_eq!(named, [false, true]);
+        coordinator.assert_saved().await;
+        coordinator.assert_shown(KEPT).await;
+
+        // Whoever asks again, to upload or to submit, has the same answer, after a restart too.
+        let coordinator = coordinator.restart().await;
+        coordinator.assert_saved().await;
+        let (handle, mayo) = (&coordinator.handle, site("mayo"));
+        let again = handle.may_upload_again(&mayo, &round(1, 1), &late.weights).await;
+        assert_eq!(again.unwrap_err().reason(), Reason::ReportingOver);
+        let base = late.base;
+        let other = coordinator.submission(round(1, 1), "other", 5.0, 2);
+        let other = Submission { base, ..other };
+        for submission in [&late, &other] {
+            let refused = handle.submit(&mayo, submission.clone()).await;
+            assert_eq!(refused.unwrap_err().reason(), Reason::ReportingOver);
+        }
+        assert!(!coordinator.names(&other).await, "the first one stays");
+
+        coordinator.join(&["mayo"]).await;
+        let run = coordinator.commit_without_mayo(in_hand).await;
+        assert_eq!(coordinator.values(&run.model), coordinator.values(&first.model));
+        // Nor has its answer changed when its row alone has it.
+        let past = handle.submit(&mayo, late.clone()).await.unwrap_err();
+        assert_eq!(past.reason(), Reason::ReportingOver);
+        coordinator.assert_shown(KEPT).await;
+        let kinds = coordinator.kinds().await;
+        let count = |kind: &str| kinds.iter().filter(|k| *k == kind).count();
+        assert_eq!((count("late_update_kept"), count("late_update_accepted")), (1, 0));
+    }
 }
 
 #[tokio::test]
@@ -141,7 +204,7 @@ async fn a_round_shows_of_whom_it_was_sealed_without_what_became_of_the_update()
         "missing when the round was sealed; its update may come late",
         "its update came late and counted in a later round",
     );
-    for (plan, first, then) in [(plan(3, 2), why, why), (folding(), late, came)] {
+    for (plan, first, then) in [(plan(3, 2), why, KEPT), (folding(), late, came)] {
         let coordinator = Coordinator::start_with(plan).await;
         coordinator.join(&["mayo"]).await;
         let submission = coordinator.submission(round(1, 1), "mayo", 11.0, 2);
@@ -149,7 +212,7 @@ async fn a_round_shows_of_whom_it_was_sealed_without_what_became_of_the_update()
         coordinator.until(|_, round| round.id.number == 2).await;
         coordinator.assert_saved().await;
         coordinator.assert_shown(first).await;
-        // By a plan that drops this is refused.
+        // By a plan that drops this is refused, and kept.
         let _ = coordinator.handle.submit(&site("mayo"), submission).await;
         let coordinator = coordinator.restart().await;
         coordinator.join(&["mayo"]).await;

@@ -220,6 +220,73 @@ fn who_misses_the_last_round_or_one_of_a_plan_that_drops_is_noted_as_dropped_and
 }
 
 #[test]
+fn what_is_brought_after_the_plan_has_dropped_it_is_kept_and_neither_accepted_nor_counted() {
+    let late = |run: &Run, id: &RoundId| run.straggler(id, &site("b")).map(|s| s.late.clone());
+    let kept = |why| Some(Late::Dropped { update: Some(update("b1")), why });
+    for (plan, why) in [(plan(4, 1), Drop::ByPlan), (folding(1), Drop::TooLate)] {
+        let mut run = run(plan);
+        seal(&mut run, &["a", "b"], &["a"]);
+        let id = run.round().id().clone();
+        let noted = run.straggler(&id, &site("b")).unwrap().clone();
+        for text in ["b1", "b1", "x"] {
+            run.keep_dropped(&site("b"), noted.clone(), update(text));
+            assert_eq!(late(&run, &id), kept(why), "the first one stays");
+        }
+        assert!(!run.holds(&id, &site("b"), &update("b1")), "it is not accepted");
+        assert!(!run.has_file(&id, &site("b"), &blob("b1")));
+        assert_eq!(report_late(&mut run, &id, "b", "b1"), Err(Refusal::ReportingOver));
+        assert_eq!(run.awaits(&id, &site("b"), START), Err(Refusal::ReportingOver));
+        assert!(matches!(run.duty(), Duty::Aggregate(reports) if reports.len() == 1));
+        commit(&mut run);
+        assert_eq!(folded(&run), []);
+    }
+}
+
+#[test]
+fn of_past_rounds_one_update_of_a_site_is_kept_while_a_round_is_in_hand() {
+    let mut run = run(plan(9, 1));
+    let mut noted = Vec::new();
+    for _ in 0..3 {
+        seal(&mut run, &["a", "b", "c"], &["a"]);
+        let id = run.round().id().clone();
+        noted.push(["b", "c"].map(|name| run.straggler(&id, &site(name)).unwrap().clone()));
+        commit(&mut run);
+    }
+    assert_eq!(run.stragglers().count(), 0);
+    let held = |run: &Run| {
+        let held = run.stragglers().map(|(site, s)| (site.to_string(), s.round.number));
+        held.collect::<Vec<_>>()
+    };
+    let one = |name: &str, number| (name.to_owned(), number);
+    for [b, c] in &noted {
+        run.keep_dropped(&site("b"), b.clone(), update("late"));
+        run.keep_dropped(&site("c"), c.clone(), update("late"));
+    }
+    assert_eq!(held(&run), [one("b", 1), one("c", 1)]);
+    // What is brought for the round in hand is kept beside it.
+    seal(&mut run, &["a", "b"], &["a"]);
+    let fourth = run.straggler(run.round().id(), &site("b")).unwrap().clone();
+    run.keep_dropped(&site("b"), fourth.clone(), update("b4"));
+    let late = run.straggler(&fourth.round, &site("b")).unwrap().late.clone();
+    assert_eq!(late.update(), Some(&update("b4")));
+    commit(&mut run);
+    assert_eq!(held(&run), [], "their rows have them");
+    run.keep_dropped(&site("b"), noted[1][0].clone(), update("late"));
+    assert_eq!(held(&run), [one("b", 2)]);
+}
+
+#[test]
+fn of_another_attempt_at_the_number_in_hand_nothing_is_kept() {
+    let mut run = run(plan(4, 1));
+    seal(&mut run, &["a", "b"], &["a"]);
+    let first = run.straggler(run.round().id(), &site("b")).unwrap().clone();
+    run.apply(Event::Abandoned("again".to_owned()), START).unwrap();
+    run.open_round(START);
+    run.keep_dropped(&site("b"), first, update("b1"));
+    assert_eq!(run.stragglers().count(), 0);
+}
+
+#[test]
 fn a_straggler_that_withdraws_or_is_revoked_counts_no_more() {
     let mut run = run(folding(4));
     seal(&mut run, &["a", "b", "c"], &["a"]);
