@@ -1,13 +1,20 @@
 //! From a token to a site, by the two commands of a hospital's people.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use fedpaint_coordinator::config;
+use fedpaint_coordinator::records::SiteRow;
+use fedpaint_coordinator::roster::KeyRow;
+use fedpaint_coordinator::store::Store;
+use fedpaint_proto::identity::{KeyId, Role};
 use fedpaint_site_agent::config::Config;
 use fedpaint_tests::failpoints::Failpoints;
-use fedpaint_tests::lab::{Lab, LabOptions};
+use fedpaint_tests::lab::{FEDERATION, Lab, LabOptions};
 use fedpaint_tests::process::{ANSWER_TIMEOUT, Process, program, run};
+use serde_json::Value;
 
 use crate::agents::cohort;
 
@@ -119,6 +126,103 @@ fn a_site_is_let_in_by_the_words_that_its_people_read_out() {
         assert!(waits, "no heartbeat: {}", agent.log().unwrap());
     }
     println!("from the invitation to the first heartbeat {:.2} s", began.elapsed().as_secs_f64());
+    assert!(agent.stop().unwrap().success(), "{}", agent.log().unwrap());
+}
+
+/// Every file of a site's folder, with its bytes. Left out is what a site is told of whatever happens in the
+/// federation: the newest head of the coordinator's log (`workspace/head.json`), also while it is written.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let path = entry.path();
+        let is_head = entry.file_name().to_string_lossy().starts_with("head.json");
+        if path.is_dir() {
+            files.extend(self::files(&path));
+        } else if !is_head {
+            let bytes = std::fs::read(&path).unwrap();
+            files.insert(path, bytes);
+        }
+    }
+    files
+}
+
+/// The rows of a site and of its certificates, read beside the coordinator.
+async fn rows(lab: &Lab, name: &str) -> (Option<SiteRow>, BTreeMap<KeyId, KeyRow>) {
+    let config = config::Config::read(Path::new(&lab.path("coordinator.toml"))).unwrap();
+    let store = Store::connect(&config.database()).await.unwrap();
+    let loaded = store.load().await.unwrap();
+    store.close().await;
+    let site = loaded.sites.into_iter().find(|site| site.name.as_str() == name);
+    let holder = Role::Site(name.parse().unwrap());
+    let keys = loaded.roster.keys.into_iter().filter(|(_, key)| key.holder == holder);
+    (site, keys.collect())
+}
+
+/// How many connections of a site the coordinator has taken, by its log.
+fn connections(lab: &Lab, name: &str) -> usize {
+    let holder = format!("spiffe://{FEDERATION}/site/{name}");
+    let log = lab.log();
+    log.lines().filter(|line| line.contains("connected") && line.contains(&holder)).count()
+}
+
+/// Waits for a heartbeat of a site that comes after the one at `before`. When it came.
+fn heard(lab: &Lab, agent: &mut Process, name: &str, before: &Value) -> Value {
+    let began = Instant::now();
+    loop {
+        let status = lab.fedctl_json(&["status"]).unwrap();
+        let sites = status["sites"].as_array().unwrap();
+        let site = sites.iter().find(|site| site["name"] == name).unwrap();
+        if site["seen_at"] != *before {
+            return site["seen_at"].clone();
+        }
+        let waits = agent.is_running().unwrap() && began.elapsed() < ANSWER_TIMEOUT;
+        assert!(waits, "no heartbeat: {}", agent.log().unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_joins_touches_no_file_row_or_connection_of_one_that_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    // Connections that are taken are told at this level.
+    let environment = vec![("RUST_LOG".into(), "info,fedpaint_coordinator=debug".into())];
+    let options = LabOptions { leaf_s: Some(3_600), environment, ..LabOptions::default() };
+    let mut lab = Lab::prepare(&folder.join("lab"), options).unwrap();
+    lab.start_coordinator().unwrap();
+    let mayo = folder.join("mayo");
+    cohort(&mayo, "scans", 3, "A");
+    let mut join = command(&lab, &invited(&lab, "mayo"), &mayo);
+    join.extend(["--label-scheme", "brats2023"].map(str::to_owned));
+    run("fedpaint-site-agent", &join).unwrap();
+    let config = mayo.join("site-agent.toml").display().to_string();
+    let args = ["run", "--config", &config];
+    let log = folder.join("agent.log");
+    let mut agent = Process::start("fedpaint-site-agent", &args, &log).unwrap();
+    heard(&lab, &mut agent, "mayo", &Value::Null);
+    let files_before = files(&mayo);
+    let rows_before = rows(&lab, "mayo").await;
+    assert!(rows_before.0.is_some() && !rows_before.1.is_empty(), "{rows_before:?}");
+    assert!(files_before.contains_key(&mayo.join("workspace/lock")), "the agent runs there");
+    assert_eq!(connections(&lab, "mayo"), 2, "{}", lab.log());
+
+    let invited = lab.fedctl_json(&["site", "invite", "oslo"]).unwrap();
+    let join = command(&lab, invited["token"].as_str().unwrap(), &folder.join("oslo"));
+    let mut join = Process::start("fedpaint-site-agent", &join, &folder.join("join.log")).unwrap();
+    assert_eq!(join.line().unwrap(), "site   oslo");
+    let words = join.line().unwrap();
+    lab.fedctl(&["site", "approve", "oslo", words.strip_prefix("words  ").unwrap()]).unwrap();
+    assert!(join.wait().unwrap().success(), "{}", join.log().unwrap());
+    assert!(rows(&lab, "oslo").await.0.is_some(), "it is in");
+
+    // Two heartbeats later the first site has been told of everything.
+    let mut seen = Value::Null;
+    for _ in 0..3 {
+        seen = heard(&lab, &mut agent, "mayo", &seen);
+    }
+    assert!(files(&mayo) == files_before, "a file of the site has changed");
+    assert_eq!(rows(&lab, "mayo").await, rows_before);
+    assert_eq!(connections(&lab, "mayo"), 2, "{}", lab.log());
     assert!(agent.stop().unwrap().success(), "{}", agent.log().unwrap());
 }
 
