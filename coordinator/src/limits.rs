@@ -4,9 +4,7 @@
 
 use std::time::Duration;
 
-use fedpaint_proto::limits::{
-    HTTP2_HEADER_LIST_BYTES_MAX, HTTP2_STREAMS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
-};
+use fedpaint_proto::limits::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 
 use crate::driver::SITES_MAX;
 use crate::fedavg::OPEN_FILES_MAX;
@@ -27,15 +25,6 @@ pub const FAREWELLS_MAX: usize = 32;
 
 /// How many calls of one connection are worked on at once; the others wait.
 pub const CALLS_PER_CONNECTION_MAX: usize = 8;
-
-/// The most streams that HTTP/2 lets a connection have. A call beyond [`HTTP2_STREAMS_MAX`] is told that limit,
-/// which takes a stream; one beyond this is reset, or waits at its sender.
-pub const HTTP2_STREAMS_HARD_MAX: u32 = 2 * HTTP2_STREAMS_MAX;
-
-/// The longest headers that HTTP/2 reads. A call with more than [`HTTP2_HEADER_LIST_BYTES_MAX`] is told that
-/// limit, for which its headers are read; beyond this they are thrown away, and beyond four times this they end
-/// the connection.
-pub const HTTP2_HEADER_LIST_BYTES_HARD_MAX: u32 = 4 * HTTP2_HEADER_LIST_BYTES_MAX;
 
 /// The most uploads at once: twice the sites of a usual federation, so that those are never in each other's way.
 /// With a window each, what is under way comes to 64 MiB at most, however many sites there are.

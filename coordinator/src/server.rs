@@ -34,10 +34,7 @@ use crate::halt::Halt;
 use crate::heap;
 use crate::http::{self, Pages};
 use crate::janitor::{self, Keeper};
-use crate::limits::{
-    HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_HEADER_LIST_BYTES_HARD_MAX, HTTP2_STREAM_WINDOW_BYTES,
-    HTTP2_STREAMS_HARD_MAX, Limits,
-};
+use crate::limits::{HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAM_WINDOW_BYTES, Limits};
 use crate::metrics::Book;
 use crate::observe::Observer;
 use crate::roster::TwoPersons;
@@ -366,8 +363,8 @@ fn tonic_server(bounds: &Limits) -> tonic::transport::Server {
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
         .max_frame_size(limits::HTTP2_FRAME_BYTES_MAX)
-        .max_concurrent_streams(HTTP2_STREAMS_HARD_MAX)
-        .http2_max_header_list_size(HTTP2_HEADER_LIST_BYTES_HARD_MAX)
+        .max_concurrent_streams(limits::HTTP2_STREAMS_HARD_MAX)
+        .http2_max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES_HARD_MAX)
         .http2_keepalive_interval(Some(bounds.keepalive_interval))
         .http2_keepalive_timeout(Some(bounds.keepalive_timeout))
         .http2_max_pending_accept_reset_streams(Some(limits::PENDING_RESETS_MAX))

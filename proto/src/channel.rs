@@ -1,6 +1,8 @@
 //! The gRPC channel of a site or an operator: TCP, through a proxy where there is one, TLS 1.3, HTTP/2,
 //! and nobody but the federation's coordinator at the other end.
 
+mod named;
+
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -259,7 +261,8 @@ fn turned_away(error: std::io::Error) -> std::io::Error {
             std::io::Error::new(
                 ErrorKind::ConnectionAborted,
                 "it closes the connection before TLS, as a coordinator does with more handshakes or \
-                 connections than it takes (HANDSHAKES_MAX, CONNECTIONS_MAX); its log may say why",
+                 connections than it takes (HANDSHAKES_MAX, CONNECTIONS_MAX), and with a handshake that \
+                 takes too long (HANDSHAKE_TIMEOUT); its log may say why",
             )
         }
         _ => error,
@@ -298,12 +301,13 @@ async fn in_time<T>(
 }
 
 /// What a call that failed says: the coordinator's words, or what lies beneath where the failure is of this end,
-/// such as the last word of a connection.
+/// such as the last word of a connection. A limit has its name in it, whoever keeps to it.
 pub fn told(status: &Status) -> String {
-    match std::error::Error::source(status) {
+    let said = match std::error::Error::source(status) {
         Some(cause) => innermost(cause),
         None => status.message().to_owned(),
-    }
+    };
+    named::meaning(&said).unwrap_or(said)
 }
 
 /// The text of the cause at the bottom: tonic's own says only "transport error".

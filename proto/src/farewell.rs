@@ -10,7 +10,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::limits::{
-    FAREWELL_BYTES_MAX, HTTP2_HEADER_FRAMES_MAX, HTTP2_HEADER_LIST_BYTES_MAX, LOCAL_RESETS_MAX,
+    FAREWELL_BYTES_MAX, HTTP2_FRAME_BYTES_MAX, HTTP2_HEADER_FRAMES_MAX,
+    HTTP2_HEADER_LIST_BYTES_HARD_MAX, HTTP2_HEADER_LIST_BYTES_MAX, LOCAL_RESETS_MAX,
     PENDING_RESETS_MAX,
 };
 use crate::text;
@@ -28,7 +29,10 @@ const FIXED_BYTES: usize = 8;
 /// As the last stream: nothing is said of which calls were done.
 const ANY_STREAM: u32 = 0x7fff_ffff;
 
-/// The error of whoever asks too much.
+/// The errors that matter here (RFC 9113, 7): a frame that is too long, headers that do not unpack, and of whoever
+/// asks too much.
+const FRAME_SIZE_ERROR: u32 = 6;
+const COMPRESSION_ERROR: u32 = 9;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// Why the other end closed a connection, as it said itself.
@@ -42,20 +46,36 @@ impl Farewell {
         &self.0
     }
 
-    /// What a GOAWAY says; nothing where it is not an error, or has no text.
+    /// What a GOAWAY says; nothing where it is not an error, or has no text and an error that has many causes.
     fn read(payload: &[u8]) -> Option<Farewell> {
-        let error = payload.get(4..FIXED_BYTES)?;
+        let error: [u8; 4] = payload.get(4..FIXED_BYTES)?.try_into().ok()?;
         let said = payload.get(FIXED_BYTES..)?;
-        if error == [0; 4] || said.is_empty() {
-            return None;
+        match (u32::from_be_bytes(error), said) {
+            (0, _) => None,
+            (error, []) => unsaid(error).map(Farewell),
+            _ => Some(Farewell(meaning(&String::from_utf8_lossy(said)))),
         }
-        Some(Farewell(meaning(&String::from_utf8_lossy(said))))
     }
 }
 
 impl From<Farewell> for io::Error {
     fn from(farewell: Farewell) -> io::Error {
         io::Error::new(io::ErrorKind::ConnectionAborted, farewell)
+    }
+}
+
+/// What an error means without a text, where h2 has one cause for it.
+fn unsaid(error: u32) -> Option<String> {
+    match error {
+        FRAME_SIZE_ERROR => Some(format!(
+            "a frame was longer than {HTTP2_FRAME_BYTES_MAX} bytes (HTTP2_FRAME_BYTES_MAX)"
+        )),
+        // A string of headers that are too long already, which goes on from frame to frame.
+        COMPRESSION_ERROR => Some(format!(
+            "the headers of a call went on far beyond {HTTP2_HEADER_LIST_BYTES_HARD_MAX} bytes \
+             (HTTP2_HEADER_LIST_BYTES_HARD_MAX)"
+        )),
+        _ => None,
     }
 }
 

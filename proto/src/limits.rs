@@ -48,8 +48,17 @@ pub const HTTP2_FRAME_BYTES_MAX: u32 = CHUNK_BYTES_MAX as u32 + (64 << 10);
 /// The most calls one connection may have under way.
 pub const HTTP2_STREAMS_MAX: u32 = 16;
 
+/// The most streams that HTTP/2 lets a connection have. A call beyond [`HTTP2_STREAMS_MAX`] is told that limit,
+/// which takes a stream; one beyond this is reset, or waits at its sender.
+pub const HTTP2_STREAMS_HARD_MAX: u32 = 2 * HTTP2_STREAMS_MAX;
+
 /// The longest list of headers of a call.
 pub const HTTP2_HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+
+/// The longest headers that HTTP/2 reads. A call with more than [`HTTP2_HEADER_LIST_BYTES_MAX`] is told that
+/// limit, for which its headers are read; beyond this they are thrown away, and beyond four times this they end
+/// the connection.
+pub const HTTP2_HEADER_LIST_BYTES_HARD_MAX: u32 = 4 * HTTP2_HEADER_LIST_BYTES_MAX;
 
 /// The most frames in which the headers of a call may come: h2 counts them by itself.
 pub const HTTP2_HEADER_FRAMES_MAX: usize = 6;

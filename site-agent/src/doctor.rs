@@ -194,7 +194,7 @@ async fn coordinator(config: &Config, site: &Site, now: Timestamp) -> [Check; 2]
             check(NAME, Verdict::Ok, format!("{address} answers"))
         }
         None => {
-            let why = channel::innermost(&status);
+            let why = channel::told(&status);
             let todo = "look at the coordinator's log, it says whom it refused";
             check(NAME, Verdict::Fail, format!("{address} does not answer: {why}: {todo}"))
         }

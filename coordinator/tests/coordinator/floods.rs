@@ -3,11 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use fedpaint_coordinator::limits::{
-    CALLS_PER_CONNECTION_MAX, HTTP2_HEADER_LIST_BYTES_HARD_MAX, HTTP2_STREAM_WINDOW_BYTES,
-    HTTP2_STREAMS_HARD_MAX,
-};
-use fedpaint_proto::limits;
+use fedpaint_coordinator::limits::{CALLS_PER_CONNECTION_MAX, HTTP2_STREAM_WINDOW_BYTES};
+use fedpaint_proto::limits::{self, HTTP2_HEADER_LIST_BYTES_HARD_MAX, HTTP2_STREAMS_HARD_MAX};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::tls::TlsFiles;
 use fedpaint_proto::v1::CreateRunRequest;
@@ -303,6 +300,7 @@ async fn a_message_beyond_its_limit_is_refused_by_the_limit() {
     let request = CreateRunRequest { name, plan_toml, initial_model, plan_signature: None };
     let refused = operator.admin.create_run(request).await.unwrap_err();
     assert_eq!(Reason::of(&refused), Some(Reason::InvalidPlan), "{refused}");
-    assert!(refused.message().contains(&limits::PLAN_BYTES_MAX.to_string()), "{refused}");
+    let limit = format!("the {} a plan may have (PLAN_BYTES_MAX)", limits::PLAN_BYTES_MAX);
+    assert!(refused.message().contains(&limit), "{refused}");
     federation.stop().await;
 }

@@ -19,5 +19,6 @@ mod quarantine;
 mod raw;
 mod readers;
 mod rounds;
+mod shared;
 mod slots;
 mod two_persons;

@@ -2,43 +2,36 @@
 //! of a failed call, or why no connection comes about. Those that `bounds`, `door`, `readers` and `slots` put to
 //! the proof are named there.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fedpaint_coordinator::clock::{ManualClock, SystemClock};
-use fedpaint_coordinator::limits::{HTTP2_HEADER_LIST_BYTES_HARD_MAX, Limits};
+use fedpaint_coordinator::limits::Limits;
 use fedpaint_proto::channel::{self, Address, Route, told};
-use fedpaint_proto::farewell::Heard;
 use fedpaint_proto::limits::{
-    CHUNK_BYTES_MAX, HTTP2_HEADER_LIST_BYTES_MAX, HTTP2_STREAMS_MAX, MESSAGE_BYTES_MAX,
-    TRANSFER_STALL_TIMEOUT,
+    CHUNK_BYTES_MAX, HTTP2_FRAME_BYTES_MAX, HTTP2_HEADER_LIST_BYTES_HARD_MAX,
+    HTTP2_HEADER_LIST_BYTES_MAX, HTTP2_STREAMS_HARD_MAX, HTTP2_STREAMS_MAX, MESSAGE_BYTES_MAX,
+    MODEL_BYTES_MAX, TRANSFER_STALL_TIMEOUT,
 };
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::tls;
+use fedpaint_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use fedpaint_proto::v1::upload_request::Part;
 use fedpaint_proto::v1::{
-    DownloadRequest, DownloadResponse, ListRunsRequest, PauseRunRequest, SubmitUpdateRequest,
-    UploadHeader, UploadRequest, UploadResponse,
+    BlobRef, DownloadRequest, DownloadResponse, JoinRequest, ListRunsRequest, PauseRunRequest,
+    SubmitUpdateRequest, UploadHeader, UploadRequest, UploadResponse,
 };
-use http::Uri;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
-use tonic::transport::Endpoint;
+use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
-use tower::service_fn;
 
 use crate::bounds::{given, never_ends, start_clock};
 use crate::federation::{Client, Federation};
 use crate::pki::Leaf;
-use crate::raw::{CONTINUATION, END_HEADERS, Frame, HEADERS, call, frame, header, next, reset};
+use crate::raw::{CONTINUATION, DATA, END_HEADERS, HEADERS, call, frame, header, reset};
 use crate::readers::narrow;
 use crate::rounds::{blob, create_run, initial};
+use crate::shared::{OTHERS, at_once, shared};
 
 const HEARTBEAT: &str = "/fedpaint.v1.FederationService/Heartbeat";
 const UPLOAD: &str = "/fedpaint.v1.BlobService/Upload";
@@ -55,13 +48,27 @@ const WINDOW_BYTES: u32 = 16 << 10;
 /// How often nothing more is given out until that is believed.
 const LOOKS: usize = 20;
 
-/// Streams of a blow, and the first of them: far behind those of the client on whose connection they are.
+/// Streams of a blow.
 const STREAMS: u32 = 1_000;
-const OTHERS: u32 = 1_001;
+
+/// Calls of a stranger, of which the last at the latest is one too many.
+const ASKED: usize = 100;
+
+/// A call whose headers have more than so many bytes.
+async fn long_call(client: &mut Client, bytes: usize) -> Result<(), Status> {
+    let mut long = Request::new(ListRunsRequest {});
+    long.metadata_mut().insert("x-long", "a".repeat(bytes).parse().unwrap());
+    client.admin.list_runs(long).await.map(drop)
+}
 
 /// An upload of one piece of so many bytes.
 async fn piece(client: &Client, bytes: usize) -> Result<(), Status> {
-    let header = UploadHeader { purpose: Some(initial()), blob: Some(blob(b"model")), offset: 0 };
+    upload(client, blob(b"model"), bytes).await
+}
+
+/// An upload of one piece of so many bytes, which is to be this blob's first.
+async fn upload(client: &Client, blob: BlobRef, bytes: usize) -> Result<(), Status> {
+    let header = UploadHeader { purpose: Some(initial()), blob: Some(blob), offset: 0 };
     let parts = [Part::Header(header), Part::Data(vec![7_u8; bytes].into())];
     let parts = parts.map(|part| UploadRequest { part: Some(part) });
     client.blobs.clone().upload(tokio_stream::iter(parts)).await.map(drop)
@@ -72,14 +79,12 @@ async fn what_is_too_long_is_refused_by_the_name_of_its_limit() {
     let federation = Federation::start().await;
     let mut operator = federation.operator().await;
     let mut site = federation.site("mayo").await;
-    let mut long = Request::new(ListRunsRequest {});
-    let value = "a".repeat(HTTP2_HEADER_LIST_BYTES_MAX as usize);
-    long.metadata_mut().insert("x-long", value.parse().unwrap());
+    let long = HTTP2_HEADER_LIST_BYTES_MAX as usize;
     let name = PauseRunRequest { name: "a".repeat(MESSAGE_BYTES_MAX), round: None };
     let base_model_digest = vec![7; MESSAGE_BYTES_MAX];
     let update = SubmitUpdateRequest { base_model_digest, ..SubmitUpdateRequest::default() };
     let refused = [
-        ("HTTP2_HEADER_LIST_BYTES_MAX", operator.admin.list_runs(long).await.map(drop)),
+        ("HTTP2_HEADER_LIST_BYTES_MAX", long_call(&mut operator, long).await),
         // A message of a short call, of one whose work may last, and one of many.
         ("MESSAGE_BYTES_MAX", operator.admin.pause_run(name).await.map(drop)),
         ("MESSAGE_BYTES_MAX", site.federation.submit_update(update).await.map(drop)),
@@ -92,6 +97,26 @@ async fn what_is_too_long_is_refused_by_the_name_of_its_limit() {
     }
     let refused = piece(&operator, CHUNK_BYTES_MAX + 1).await.unwrap_err();
     assert!(told(&refused).contains("CHUNK_BYTES_MAX"), "{refused}");
+    let huge = BlobRef { size: MODEL_BYTES_MAX + 1, ..blob(b"model") };
+    let refused = upload(&operator, huge, 1).await.unwrap_err();
+    assert_eq!(Reason::of(&refused), Some(Reason::TooLarge), "{refused}");
+    assert!(told(&refused).contains("(MODEL_BYTES_MAX)"), "{refused}");
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn headers_that_http2_does_not_read_are_refused_by_the_name_of_its_limit() {
+    let federation = Federation::start().await;
+    let mut operator = federation.operator().await;
+    // Behind an answer the client knows how long the frames may be, and needs one for all of them.
+    long_call(&mut operator, 10).await.unwrap();
+    let refused = long_call(&mut operator, 100 << 10).await.unwrap_err();
+    assert_eq!(Reason::of(&refused), None, "{refused}");
+    let value = format!("{HTTP2_HEADER_LIST_BYTES_HARD_MAX} bytes or more");
+    for part in [value.as_str(), "(HTTP2_HEADER_LIST_BYTES_HARD_MAX)"] {
+        assert!(told(&refused).contains(part), "{refused:?}");
+    }
+    long_call(&mut operator, 10).await.unwrap();
     federation.stop().await;
 }
 
@@ -114,12 +139,58 @@ async fn a_call_more_than_a_connection_may_have_is_refused_by_the_name_of_the_li
     federation.stop().await;
 }
 
+#[tokio::test]
+async fn a_call_beyond_the_streams_that_http2_lets_a_connection_have_is_told_that_limit() {
+    let federation = Federation::start().await;
+    federation.site("mayo").await;
+    let client = at_once(&federation, "spiffe://brain/site/mayo", HTTP2_STREAMS_HARD_MAX + 1).await;
+    let mut calls = JoinSet::new();
+    for _ in 0..=HTTP2_STREAMS_HARD_MAX {
+        calls.spawn(never_ends::<UploadRequest, UploadResponse>(&client, UPLOAD).await);
+    }
+    let refused = loop {
+        let ended = tokio::time::timeout(PATIENCE, calls.join_next()).await.unwrap();
+        let ended = ended.unwrap().unwrap().unwrap().unwrap_err();
+        if Reason::of(&ended) != Some(Reason::TooManyCalls) {
+            break ended;
+        }
+    };
+    let limit = format!("{HTTP2_STREAMS_HARD_MAX} streams are open");
+    for part in [limit.as_str(), "(HTTP2_STREAMS_HARD_MAX)"] {
+        assert!(told(&refused).contains(part), "{refused:?}");
+    }
+    federation.stop().await;
+}
+
+/// The way in for who has no certificate.
+async fn stranger(federation: &Federation) -> Result<Channel, channel::Error> {
+    let pin = tls::pin(&federation.authority.der()).unwrap();
+    let address: Address = format!("https://{}", federation.address).parse().unwrap();
+    channel::join_by(&Route::default(), &address, pin).await
+}
+
+#[tokio::test]
+async fn a_stranger_who_asks_too_often_is_told_how_often_it_may() {
+    // At a time that stands still no call more is earned.
+    let federation = Federation::start_at(Arc::new(start_clock())).await;
+    let mut door = EnrolmentServiceClient::new(stranger(&federation).await.unwrap());
+    let mut refused = Vec::new();
+    for _ in 0..ASKED {
+        refused.push(door.join(JoinRequest::default()).await.unwrap_err());
+    }
+    assert_ne!(Reason::of(&refused[0]), Some(Reason::TooOften), "{}", refused[0]);
+    let last = &refused[ASKED - 1];
+    assert_eq!(Reason::of(last), Some(Reason::TooOften), "{last}");
+    for limit in ["40 calls at once (BURST)", "one every 2 s (CALL_EVERY)"] {
+        assert!(told(last).contains(limit), "{last}");
+    }
+    federation.stop().await;
+}
+
 /// Connects as a stranger, or as a member.
 async fn connect(federation: &Federation, as_stranger: bool) -> Result<(), channel::Error> {
     if as_stranger {
-        let pin = tls::pin(&federation.authority.der()).unwrap();
-        let address: Address = format!("https://{}", federation.address).parse().unwrap();
-        return channel::join_by(&Route::default(), &address, pin).await.map(drop);
+        return stranger(federation).await.map(drop);
     }
     let leaf = Leaf::client("spiffe://brain/operator/ada");
     federation.connect(&federation.certificate(&federation.authority, &leaf)).await.map(drop)
@@ -159,70 +230,42 @@ async fn who_has_too_many_connections_is_told_the_limit() {
     federation.stop().await;
 }
 
-/// A client's connection on which frames of somebody else come to the coordinator too, where the client is quiet.
-async fn shared(federation: &Federation, uri: &str) -> (Client, mpsc::Sender<Vec<u8>>) {
-    let files = federation.certificate(&federation.authority, &Leaf::client(uri));
-    let tcp = TcpStream::connect(federation.address).await.unwrap();
-    let name = ServerName::from(federation.address.ip());
-    let stream = TlsConnector::from(files.client().unwrap()).connect(name, tcp).await.unwrap();
-    let (near, far) = tokio::io::duplex(64 << 10);
-    let (mut from_there, mut to_there) = tokio::io::split(stream);
-    let (mut from_client, mut to_client) = tokio::io::split(far);
-    tokio::spawn(async move {
-        while let Ok(Frame { kind, flags, stream, payload }) = next(&mut from_there).await {
-            // Of somebody else's streams the client is to know nothing.
-            let known = frame(kind, flags, stream, &payload);
-            if stream < OTHERS && to_client.write_all(&known).await.is_err() {
-                return;
-            }
-        }
-    });
-    let (blows, mut blow) = mpsc::channel::<Vec<u8>>(1);
-    tokio::spawn(async move {
-        let mut bytes = vec![0; 16 << 10];
-        loop {
-            let bytes = tokio::select! {
-                read = from_client.read(&mut bytes) => match read {
-                    Ok(length @ 1..) => bytes[..length].to_vec(),
-                    _ => return,
-                },
-                Some(blow) = blow.recv() => blow,
-            };
-            if to_there.write_all(&bytes).await.is_err() || to_there.flush().await.is_err() {
-                return;
-            }
-        }
-    });
-    let mut near = Some(near);
-    let once = service_fn(move |_: Uri| std::future::ready(take(&mut near)));
-    let channel = Endpoint::from_static("http://127.0.0.1").connect_with_connector(once).await;
-    (Client::over(channel.unwrap()), blows)
-}
-
-/// The connection, the first time.
-fn take(near: &mut Option<DuplexStream>) -> io::Result<TokioIo<Heard<DuplexStream>>> {
-    let near = near.take().ok_or_else(|| io::Error::other("it is connected once"))?;
-    Ok(TokioIo::new(Heard::new(near)))
-}
-
-#[tokio::test]
-async fn what_floods_a_connection_is_named_in_the_error_of_a_call_that_is_under_way_on_it() {
+/// What ends a connection, by the limit that it is beyond.
+fn blows() -> [(&'static str, Vec<u8>); 6] {
     let headers = call(HEARTBEAT, &[]);
+    let hard_max = HTTP2_HEADER_LIST_BYTES_HARD_MAX as usize;
     let begin = |n: u32| frame(HEADERS, END_HEADERS, OTHERS + 2 * n, &headers);
     let overflow = 0x7fff_ffff_u32.to_be_bytes();
     let piece =
         |bytes: usize| frame(CONTINUATION, 0, OTHERS, &header("x-more", &"a".repeat(bytes)));
     let endless = frame(HEADERS, 0, OTHERS, &headers);
-    let far_beyond = 4 * HTTP2_HEADER_LIST_BYTES_HARD_MAX as usize;
+    // Headers that are too long already, and a string that one more frame does not end.
+    let (beyond, string) = (header("x-more", &"a".repeat(hard_max)), "a".repeat(2 * hard_max));
+    let string = header("x-more", &string);
+    let (first, second) = (&string[..1_000], &string[1_000..1_000 + hard_max]);
+    let beyond = frame(HEADERS, 0, OTHERS, &[&headers[..], &beyond, first].concat());
+    // Its head is all that is read of it.
+    let [_, a, b, c] = (HTTP2_FRAME_BYTES_MAX + 1).to_be_bytes();
+    let long = [&[a, b, c, DATA, 0][..], &OTHERS.to_be_bytes()].concat();
     let each = |more: &dyn Fn(u32) -> Vec<u8>| -> Vec<u8> {
         (0..STREAMS).flat_map(|n| [begin(n), more(OTHERS + 2 * n)].concat()).collect()
     };
-    for (limit, blow) in [
+    [
         ("PENDING_RESETS_MAX", each(&reset)),
         ("LOCAL_RESETS_MAX", each(&|stream| frame(8, 0, stream, &overflow))),
-        ("HTTP2_HEADER_LIST_BYTES_MAX", [endless.clone(), piece(far_beyond)].concat()),
+        ("HTTP2_HEADER_LIST_BYTES_MAX", [endless.clone(), piece(4 * hard_max)].concat()),
         ("HTTP2_HEADER_FRAMES_MAX", [endless, piece(10).repeat(6)].concat()),
-    ] {
+        (
+            "HTTP2_HEADER_LIST_BYTES_HARD_MAX",
+            [beyond, frame(CONTINUATION, 0, OTHERS, second)].concat(),
+        ),
+        ("HTTP2_FRAME_BYTES_MAX", long),
+    ]
+}
+
+#[tokio::test]
+async fn what_floods_a_connection_is_named_in_the_error_of_a_call_that_is_under_way_on_it() {
+    for (limit, blow) in blows() {
         let federation = Federation::start().await;
         federation.site("mayo").await;
         let (mut client, blows) = shared(&federation, "spiffe://brain/site/mayo").await;

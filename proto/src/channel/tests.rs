@@ -1,10 +1,13 @@
-//! Addresses, distrust, and connections on which nothing comes any more.
+//! Addresses, distrust, what libraries say of limits, and connections on which nothing comes any more.
 
+use http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
+use tonic::codec::Streaming;
 use tonic::transport::Server;
+use tonic_prost::ProstDecoder;
 
 use super::*;
 use crate::v1;
@@ -26,6 +29,46 @@ fn a_failed_call_says_the_coordinators_words_or_what_lies_beneath_a_failure_of_t
     let mut broke = Status::unknown("transport error");
     broke.set_source(Arc::new(std::io::Error::other("it closed the connection")));
     assert_eq!(told(&broke), "it closed the connection");
+}
+
+/// What is told of an answer with this number of HTTP and this body.
+async fn told_of(code: StatusCode, body: &str) -> String {
+    let (decoder, body) = (ProstDecoder::<v1::DownloadResponse>::default(), body.to_owned());
+    let longest = Some(limits::MESSAGE_BYTES_MAX);
+    let mut answer = Streaming::new_response(decoder, body, code, None, longest);
+    told(&answer.message().await.unwrap_err())
+}
+
+#[tokio::test]
+async fn a_limit_that_http2_or_grpc_tells_by_a_number_is_told_by_its_name() {
+    let unread = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    let said = told_of(unread, "").await;
+    assert!(said.contains("65536 bytes or more (HTTP2_HEADER_LIST_BYTES_HARD_MAX)"), "{said}");
+    // A message of one byte more than 4 MiB begins, whose length stands before it.
+    let said = told_of(StatusCode::OK, "\0\0@\0\u{1}").await;
+    assert!(said.contains("found 4194305 bytes"), "{said}");
+    assert!(said.contains("the limit is: 4194304 bytes (MESSAGE_BYTES_MAX)"), "{said}");
+    // Any other number, and a limit of somebody else's, stay what they are.
+    let said = told_of(StatusCode::BAD_GATEWAY, "").await;
+    assert!(said.contains("502"), "{said}");
+    let other = "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes";
+    assert_eq!(told(&Status::out_of_range(other)), other);
+}
+
+#[tokio::test]
+async fn a_handshake_that_ends_without_a_word_is_told_with_every_limit_that_may_be_the_reason() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(stream);
+        }
+    });
+    let address = Address { host: "127.0.0.1".into(), port };
+    let refused = join_by(&Route::default(), &address, Pin([7; 32])).await.unwrap_err().to_string();
+    for limit in ["HANDSHAKES_MAX", "CONNECTIONS_MAX", "HANDSHAKE_TIMEOUT"] {
+        assert!(refused.contains(limit), "{limit}: {refused}");
+    }
 }
 
 #[test]

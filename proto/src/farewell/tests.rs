@@ -39,6 +39,19 @@ fn a_last_word_is_heard_in_whatever_pieces_it_comes_and_every_limit_of_h2_is_nam
 }
 
 #[test]
+fn an_error_that_h2_has_no_text_for_is_named_where_it_has_one_cause() {
+    for (error, named) in [
+        (FRAME_SIZE_ERROR, "HTTP2_FRAME_BYTES_MAX"),
+        (COMPRESSION_ERROR, "HTTP2_HEADER_LIST_BYTES_HARD_MAX"),
+    ] {
+        let (_, farewell) = heard(&goaway(error, ""), 4).unwrap();
+        assert!(farewell.why().contains(named), "{farewell}");
+        let (_, farewell) = heard(&goaway(error, "a limit (OF_OURS)"), 4).unwrap();
+        assert_eq!(farewell.why(), "a limit (OF_OURS)");
+    }
+}
+
+#[test]
 fn a_connection_that_ends_without_an_error_or_without_a_word_says_nothing() {
     for bytes in [goaway(0, "bye"), goaway(1, ""), frame(GOAWAY, &[7; 3]), frame(SETTINGS, &[])] {
         assert_eq!(heard(&bytes, 4), None, "{bytes:?}");

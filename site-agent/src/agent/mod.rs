@@ -408,7 +408,7 @@ impl Agent {
                 "the coordinator has shut this site out: its certificate is revoked".to_owned()
             }
             Some(_) => format!("the coordinator says: {}", status.message()),
-            None => format!("the coordinator does not answer: {}", channel::innermost(status)),
+            None => format!("the coordinator does not answer: {}", channel::told(status)),
         };
         Ok(self.failures.refused(what, status))
     }

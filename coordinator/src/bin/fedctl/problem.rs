@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use fedpaint_proto::channel::told;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::text;
 use tonic::{Code, Status};
@@ -29,11 +30,10 @@ pub(crate) fn of_status(status: &Status) -> anyhow::Error {
                 "the coordinator did not answer in time; is it overloaded?".to_owned()
             }
             // A status with a cause was made on this side of the wire.
-            code if code == Code::Unavailable || status.source().is_some() => format!(
-                "the connection to the coordinator broke: {}; is it running?",
-                innermost(status)
-            ),
-            _ => format!("the coordinator failed: {said}"),
+            code if code == Code::Unavailable || status.source().is_some() => {
+                format!("the connection to the coordinator broke: {}; is it running?", told(status))
+            }
+            _ => format!("the coordinator failed: {}", told(status)),
         },
     };
     Refused(text).into()
@@ -62,15 +62,6 @@ fn fix(reason: Reason) -> Option<&'static str> {
         Reason::Internal => Some("the coordinator's log says more"),
         _ => None,
     }
-}
-
-/// The text of the cause at the bottom: those above it say only "transport error".
-fn innermost(status: &Status) -> String {
-    let mut cause: &dyn Error = status;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    if std::ptr::addr_eq(cause, status) { status.message().to_owned() } else { cause.to_string() }
 }
 
 #[cfg(test)]
