@@ -50,8 +50,11 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Whether an address may call once more `now`: a burst, and then one call every [`CALL_EVERY`].
-    fn admits(&self, address: IpAddr, now: Timestamp) -> bool {
+    /// Counts a call of an address `now`: a burst, and then one call every [`CALL_EVERY`].
+    ///
+    /// # Errors
+    /// Why it may not call, if it may not.
+    fn admit(&self, address: IpAddr, now: Timestamp) -> Result<(), TooOften> {
         // Counts are right after any panic.
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let earned = |since: Timestamp| {
@@ -62,17 +65,33 @@ impl Pace {
             calls.retain(|_, (made, since)| *made > earned(*since));
         }
         if calls.len() >= ADDRESSES_MAX && !calls.contains_key(&address) {
-            return false;
+            return Err(TooOften::Addresses);
         }
         let (made, since) = calls.entry(address).or_insert((0, now));
         let back = earned(*since);
         if back > 0 {
             (*made, *since) = (made.saturating_sub(back), now);
         }
-        let admitted = *made < BURST;
-        *made += u32::from(admitted);
-        admitted
+        if *made >= BURST {
+            return Err(TooOften::Calls);
+        }
+        *made += 1;
+        Ok(())
     }
+}
+
+/// Why an address may not call yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum TooOften {
+    #[error(
+        "a stranger may make {BURST} calls at once (BURST) and then one every {} s (CALL_EVERY): wait",
+        CALL_EVERY.as_secs()
+    )]
+    Calls,
+    #[error(
+        "strangers at {ADDRESSES_MAX} addresses call, the most that are counted (ADDRESSES_MAX): wait"
+    )]
+    Addresses,
 }
 
 #[tonic::async_trait]
@@ -82,12 +101,10 @@ impl EnrolmentService for Service {
         let address =
             address.ok_or_else(|| Reason::NoIdentity.status("the call has no address"))?;
         let now = self.parts.clock.now();
-        if !self.pace.admits(address, now) {
-            warn!(%address, BURST, "an address asks to join too often");
-            let seconds = CALL_EVERY.as_secs();
-            let what = format!("at most {BURST} calls at once and one every {seconds} s: wait");
-            return Err(Reason::TooOften.status(what));
-        }
+        self.pace.admit(address, now).map_err(|why| {
+            warn!(%address, %why, "an address asks to join too often");
+            Reason::TooOften.status(why.to_string())
+        })?;
         let credentials = self.parts.credentials.borrow().clone();
         let issuer = credentials.issuer.as_ref().ok_or_else(no_issuer)?;
         let request = request.into_inner();
@@ -159,10 +176,11 @@ mod tests {
     fn an_address_has_a_burst_and_then_one_call_at_a_time_and_others_are_not_held_up() {
         let (pace, [a, b]) = (Pace::default(), [1, 2].map(|n| IpAddr::from([10, 0, 0, n])));
         let at = |seconds: i64| Timestamp::from_second(seconds).unwrap();
-        assert!((0..BURST).all(|_| pace.admits(a, at(0))));
-        assert!(!pace.admits(a, at(1)));
-        assert!(pace.admits(b, at(1)));
-        assert!(pace.admits(a, at(2)) && !pace.admits(a, at(2)));
-        assert!((0..BURST).all(|_| pace.admits(a, at(1_000))) && !pace.admits(a, at(1_000)));
+        let admits = |address, seconds| pace.admit(address, at(seconds)).is_ok();
+        assert!((0..BURST).all(|_| admits(a, 0)));
+        assert_eq!(pace.admit(a, at(1)), Err(TooOften::Calls));
+        assert!(admits(b, 1));
+        assert!(admits(a, 2) && !admits(a, 2));
+        assert!((0..BURST).all(|_| admits(a, 1_000)) && !admits(a, 1_000));
     }
 }
