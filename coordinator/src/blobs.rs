@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::identity::Role;
+use fedpaint_proto::limits::MODEL_BYTES_MAX;
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::weights::sync_folder;
@@ -129,11 +130,17 @@ pub enum Error {
         /// How long the blob is.
         size: u64,
     },
-    /// More bytes came than the blob was said to have, or it is larger than any may be.
-    #[error("the blob may have {max} bytes and no more")]
+    /// More bytes came than the blob was said to have.
+    #[error("the blob was said to have {size} bytes, and more came")]
+    Longer {
+        /// How many it was said to have.
+        size: u64,
+    },
+    /// The blob is larger than any may be.
+    #[error("the blob has {size} bytes, it may have at most {MODEL_BYTES_MAX} (MODEL_BYTES_MAX)")]
     TooLarge {
-        /// How many it may have.
-        max: u64,
+        /// How many it is said to have.
+        size: u64,
     },
     /// The bytes are not what their digest says; they were deleted.
     #[error("the bytes are not what their digest {} says; upload them again", .0.short())]
@@ -158,7 +165,7 @@ impl Error {
             Error::Rotten(_) => Reason::BlobRotten,
             Error::WrongOffset { .. } => Reason::WrongOffset,
             Error::BehindTheEnd { .. } => Reason::InvalidRequest,
-            Error::TooLarge { .. } => Reason::TooLarge,
+            Error::Longer { .. } | Error::TooLarge { .. } => Reason::TooLarge,
             Error::WrongDigest(_) => Reason::WrongDigest,
             Error::Busy | Error::Crowded => Reason::UploadBusy,
         }

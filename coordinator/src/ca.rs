@@ -62,7 +62,7 @@ pub struct Validity {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The validity asked for is none.
-    #[error("a certificate may last from 1 to {DAYS_MAX} days, not {days}")]
+    #[error("a certificate may last from 1 to {DAYS_MAX} days (DAYS_MAX), not {days}")]
     Days {
         /// What was asked for.
         days: u32,
@@ -210,7 +210,7 @@ fn sign(
             return Err(Error::Hosts("a coordinator needs at least one host: a DNS name or an IP"));
         }
         Role::Coordinator(_) if hosts.len() > HOSTS_MAX => {
-            return Err(Error::Hosts("a coordinator may have at most 64 hosts"));
+            return Err(Error::Hosts("a coordinator may have at most 64 hosts (HOSTS_MAX)"));
         }
         Role::Site(_) | Role::Operator(_) if !hosts.is_empty() => {
             return Err(Error::Hosts("only a coordinator has hosts"));

@@ -100,7 +100,7 @@ pub enum Error {
     #[error("not a safetensors file: {0}")]
     Format(String),
     /// A bound is broken.
-    #[error("the model has {found} {what}, more than the {max} a model may have")]
+    #[error("the model has {found} {what}, more than the {max} a model may have ({limit})")]
     TooLarge {
         /// Bytes, tensors, ...
         what: &'static str,
@@ -108,6 +108,8 @@ pub enum Error {
         found: u64,
         /// How many it may have.
         max: u64,
+        /// The limit's name.
+        limit: &'static str,
     },
     /// A tensor is not of 32-bit floats.
     #[error("tensor {name} has element type {dtype:?}, it must have F32")]
@@ -174,7 +176,7 @@ impl ModelFile {
         let io = |source| Error::Io { what: "open", path: path.to_owned(), source };
         let mut file = reach("model.open").and_then(|()| File::open(path)).map_err(io)?;
         let size = file.metadata().map_err(io)?.len();
-        bounded("bytes", size, MODEL_BYTES_MAX)?;
+        bounded("bytes", size, (MODEL_BYTES_MAX, "MODEL_BYTES_MAX"))?;
         if size < PREFIX_BYTES {
             return Err(Error::Format("it has no header".into()));
         }
@@ -185,7 +187,8 @@ impl ModelFile {
         if header_bytes > size - PREFIX_BYTES {
             return Err(Error::Format("it ends within its header".into()));
         }
-        bounded("bytes of header", header_bytes, MODEL_HEADER_BYTES_MAX)?;
+        let max = (MODEL_HEADER_BYTES_MAX, "MODEL_HEADER_BYTES_MAX");
+        bounded("bytes of header", header_bytes, max)?;
         let data_start = PREFIX_BYTES + header_bytes;
         let mut header = vec![0; header_bytes as usize];
         file.read_exact(&mut header).map_err(io)?;
@@ -293,11 +296,12 @@ fn read_values(file: &File, at: u64, values: &mut [f32]) -> std::io::Result<()> 
 
 fn specs(header: &Metadata, data_start: u64) -> Result<(Vec<TensorSpec>, Vec<u64>), Error> {
     let names = header.offset_keys();
-    bounded("tensors", names.len() as u64, TENSORS_MAX as u64)?;
+    bounded("tensors", names.len() as u64, (TENSORS_MAX as u64, "TENSORS_MAX"))?;
     let mut specs = Vec::with_capacity(names.len());
     let mut starts = Vec::with_capacity(names.len());
     for name in names {
-        bounded("bytes in a tensor's name", name.len() as u64, TENSOR_NAME_BYTES_MAX as u64)?;
+        let max = (TENSOR_NAME_BYTES_MAX as u64, "TENSOR_NAME_BYTES_MAX");
+        bounded("bytes in a tensor's name", name.len() as u64, max)?;
         if name.contains(char::is_control) {
             return Err(Error::Format("a tensor's name holds a control character".into()));
         }
@@ -308,8 +312,9 @@ fn specs(header: &Metadata, data_start: u64) -> Result<(Vec<TensorSpec>, Vec<u64
     Ok((specs, starts))
 }
 
-fn bounded(what: &'static str, found: u64, max: u64) -> Result<(), Error> {
-    if found <= max { Ok(()) } else { Err(Error::TooLarge { what, found, max }) }
+/// Whether there are no more than there may be, by a limit and its name.
+fn bounded(what: &'static str, found: u64, (max, limit): (u64, &'static str)) -> Result<(), Error> {
+    if found <= max { Ok(()) } else { Err(Error::TooLarge { what, found, max, limit }) }
 }
 
 /// Makes a rename last: the folder's entry is on the disk only after the folder is synced.

@@ -79,10 +79,12 @@ async fn more_bytes_than_the_blob_has_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let blobs = open(folder.path()).await;
     let long = send(&blobs, "hello", &["hello", "!"], 0).await.unwrap_err();
-    assert!(matches!(long, Error::TooLarge { max: 5 }));
+    assert!(matches!(long, Error::Longer { size: 5 }));
+    assert_eq!(long.reason(), Reason::TooLarge);
     let huge = Blob { size: u64::MAX, ..blob("hello") };
     let huge = blobs.upload(&role("mayo"), huge, 0).await.unwrap_err();
     assert_eq!(huge.reason(), Reason::TooLarge);
+    assert!(huge.to_string().ends_with("(MODEL_BYTES_MAX)"), "{huge}");
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ pub(super) async fn begin(
     offset: u64,
 ) -> Result<Upload, Error> {
     if blob.size > MODEL_BYTES_MAX {
-        return Err(Error::TooLarge { max: MODEL_BYTES_MAX });
+        return Err(Error::TooLarge { size: blob.size });
     }
     if let Some(found) = blobs.find(&blob.digest).await? {
         let committed = found.size;
@@ -129,7 +129,7 @@ impl Upload {
     pub async fn write(&mut self, piece: Bytes) -> Result<(), Error> {
         let bytes = piece.len() as u64;
         if bytes > self.blob.size.saturating_sub(self.committed) {
-            return Err(Error::TooLarge { max: self.blob.size });
+            return Err(Error::Longer { size: self.blob.size });
         }
         let Some(part) = &self.part else {
             // An earlier write failed; only the file knows where it ends.

@@ -25,7 +25,7 @@ pub struct PublicKey(Vec<u8>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// It is too long.
-    #[error("a certificate request may have {CSR_BYTES_MAX} bytes at most")]
+    #[error("a certificate request may have {CSR_BYTES_MAX} bytes at most (CSR_BYTES_MAX)")]
     TooLong,
     /// It does not parse.
     #[error("the certificate request does not parse: it must be PKCS #10, DER")]

@@ -303,6 +303,7 @@ fn a_request_that_is_malformed_unsigned_or_of_another_key_is_refused() {
     ] {
         assert_eq!(PublicKey::of_request(&der).unwrap_err(), expected);
     }
+    assert!(RequestError::TooLong.to_string().ends_with("4096 bytes at most (CSR_BYTES_MAX)"));
     for algorithm in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
         let other = KeyPair::generate_for(algorithm).unwrap();
         let refused = PublicKey::of_request(&request(&params, &other)).unwrap_err();

@@ -145,20 +145,24 @@ pub enum Error {
         must: &'static str,
     },
     /// A text of a request is too long.
-    #[error("{what} must be at most {bytes_max} bytes long")]
+    #[error("{what} must be at most {bytes_max} bytes long ({limit})")]
     TooLong {
         /// Which text.
         what: &'static str,
         /// How long it may be.
         bytes_max: usize,
+        /// The limit's name.
+        limit: &'static str,
     },
     /// A bound on how many there may be is reached.
-    #[error("there are {max} {what} already, which is the most there may be")]
+    #[error("there are {max} {what} already, which is the most there may be ({limit})")]
     TooMany {
         /// Sites, runs, ...
         what: &'static str,
         /// How many there may be.
         max: usize,
+        /// The limit's name.
+        limit: &'static str,
     },
     /// The directory of blobs fails.
     #[error(transparent)]

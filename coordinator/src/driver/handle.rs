@@ -70,8 +70,8 @@ impl Handle {
     /// If the site is not enrolled, the beat is out of bounds, or the database fails.
     pub async fn heartbeat(&self, site: &SiteName, beat: Beat) -> Result<Answer, Error> {
         if beat.agent_version.len() > AGENT_VERSION_BYTES_MAX {
-            let (what, bytes_max) = ("agent_version", AGENT_VERSION_BYTES_MAX);
-            return Err(Error::TooLong { what, bytes_max });
+            let (what, limit) = ("agent_version", "AGENT_VERSION_BYTES_MAX");
+            return Err(Error::TooLong { what, bytes_max: AGENT_VERSION_BYTES_MAX, limit });
         }
         self.ask(|reply| Message::Beat(site.clone(), beat, reply)).await
     }

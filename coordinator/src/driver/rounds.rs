@@ -141,7 +141,8 @@ impl Handle {
         reason: &str,
     ) -> Result<RoundView, Error> {
         if reason.len() > REASON_BYTES_MAX {
-            return Err(Error::TooLong { what: "reason", bytes_max: REASON_BYTES_MAX });
+            let (what, limit) = ("reason", "REASON_BYTES_MAX");
+            return Err(Error::TooLong { what, bytes_max: REASON_BYTES_MAX, limit });
         }
         let given_up = Abandonment::ByOperator { reason: reason.to_owned() };
         let done =

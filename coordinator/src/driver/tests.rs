@@ -338,6 +338,7 @@ async fn an_operator_pauses_resumes_closes_abandons_and_stops() {
     assert_eq!(over.reason(), Reason::RoundOver);
     let long = handle.abandon_round(&ada(), &round(1, 1), &"x".repeat(501)).await.unwrap_err();
     assert_eq!(long.reason(), Reason::InvalidRequest);
+    assert!(long.to_string().ends_with("(REASON_BYTES_MAX)"), "{long}");
 
     coordinator.until(|_, round| round.id.attempt == 2).await;
     let run = handle.pause_run(&ada(), &brain(), None).await.unwrap();
@@ -427,6 +428,7 @@ async fn a_heartbeat_about_a_round_that_is_over_is_answered_with_what_to_do_now(
     let long = idle("x".repeat(65));
     let long = coordinator.handle.heartbeat(&site("mayo"), long).await.unwrap_err();
     assert_eq!(long.reason(), Reason::InvalidRequest);
+    assert!(long.to_string().ends_with("(AGENT_VERSION_BYTES_MAX)"), "{long}");
 }
 
 #[tokio::test]

@@ -118,8 +118,9 @@ impl Handle {
                 match self.uploads.begin(site, round, blob.digest, is_over) {
                     true => Ok(bytes_max),
                     false => Err(Error::TooMany {
-                        what: "uploads for a round (UPLOADS_MAX)",
+                        what: "uploads for a round",
                         max: UPLOADS_MAX,
+                        limit: "UPLOADS_MAX",
                     }),
                 }
             }

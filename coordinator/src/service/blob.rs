@@ -38,6 +38,9 @@ use crate::slots::Slot;
 /// How many pieces of a download wait for the connection to take them.
 const CHUNKS_AHEAD: usize = 8;
 
+/// What bounds the size of an update, in words.
+const OF_AN_UPDATE: &str = "as many as its base model and UPDATE_SLACK_BYTES";
+
 /// The blobs, as the wire sees them.
 pub(crate) struct Service {
     /// What the service is made from.
@@ -147,14 +150,17 @@ impl Service {
         blob: Blob,
     ) -> Result<Option<RoundId>, Status> {
         let purpose = purpose.and_then(|purpose| purpose.purpose);
-        let (round, bytes_max) = match (parse::present("purpose", purpose)?, &caller.member) {
+        let (round, bytes_max, limit) = match (parse::present("purpose", purpose)?, &caller.member)
+        {
             (Purpose::Update(round), Member::Site(site)) => {
                 let round: RoundId = parse::round(Some(&round))?;
                 let driver = &self.parts.driver;
                 let bytes_max = driver.may_upload_again(site, &round, &blob).await;
-                (Some(round), bytes_max.map_err(status::of_driver)?)
+                (Some(round), bytes_max.map_err(status::of_driver)?, OF_AN_UPDATE)
             }
-            (Purpose::InitialModel(_), Member::Operator(_)) => (None, MODEL_BYTES_MAX),
+            (Purpose::InitialModel(_), Member::Operator(_)) => {
+                (None, MODEL_BYTES_MAX, "MODEL_BYTES_MAX")
+            }
             (Purpose::Update(_), Member::Operator(_)) => {
                 return Err(Reason::WrongRole.status("an operator has no update to upload"));
             }
@@ -164,7 +170,8 @@ impl Service {
         };
         if blob.size > bytes_max {
             let size = blob.size;
-            let what = format!("the blob has {size} bytes, it may have at most {bytes_max}");
+            let what =
+                format!("the blob has {size} bytes, it may have at most {bytes_max} ({limit})");
             return Err(Reason::TooLarge.status(what));
         }
         Ok(round)

@@ -106,8 +106,9 @@ pub(crate) fn agent_version(text: String) -> Result<String, Status> {
     if fits {
         return Ok(text);
     }
-    let max = VERSION_BYTES_MAX;
-    Err(invalid(format_args!("the agent's version must have at most {max} visible characters")))
+    Err(invalid(format_args!(
+        "the agent's version must have at most {VERSION_BYTES_MAX} visible characters (VERSION_BYTES_MAX)"
+    )))
 }
 
 /// The protocol's version that an agent speaks, if it can be served.
@@ -139,7 +140,9 @@ pub(crate) fn roles(roles: impl Iterator<Item = v1::OperatorRole>) -> Result<Rol
 /// The rounds that a site declines, and by which rules.
 pub(crate) fn declined(declined: &[Declined]) -> Result<Vec<(RoundId, Rule)>, Status> {
     if declined.len() > DECLINED_MAX {
-        return Err(invalid(format_args!("a site declines at most {DECLINED_MAX} rounds at once")));
+        return Err(invalid(format_args!(
+            "a site declines at most {DECLINED_MAX} rounds at once (DECLINED_MAX)"
+        )));
     }
     let parse = |declined: &Declined| -> Result<(RoundId, Rule), Status> {
         Ok((round(declined.round.as_ref())?, declined.rule().into()))
@@ -153,10 +156,9 @@ pub(crate) fn reason(text: &str) -> Result<String, Status> {
     match line.len() {
         0 => Err(invalid("the request has no reason")),
         1..=REASON_BYTES_MAX if !line.contains(char::is_control) => Ok(line),
-        _ => {
-            let max = REASON_BYTES_MAX;
-            Err(invalid(format_args!("a reason is one line of at most {max} bytes")))
-        }
+        _ => Err(invalid(format_args!(
+            "a reason is one line of at most {REASON_BYTES_MAX} bytes (REASON_BYTES_MAX)"
+        ))),
     }
 }
 
@@ -221,7 +223,8 @@ mod tests {
         let rules: Vec<Rule> =
             declined(&[wire(2), wire(99)]).unwrap().into_iter().map(|(_, rule)| rule).collect();
         assert_eq!(rules, [Rule::Hours, Rule::Unknown]);
-        assert!(declined(&vec![wire(2); DECLINED_MAX + 1]).is_err());
+        let refused = declined(&vec![wire(2); DECLINED_MAX + 1]).unwrap_err();
+        assert!(refused.message().ends_with("64 rounds at once (DECLINED_MAX)"), "{refused}");
         assert!(declined(&[Declined { round: None, rule: 2 }]).is_err());
     }
 
@@ -229,11 +232,14 @@ mod tests {
     fn texts_for_people_are_one_bounded_line() {
         assert_eq!(agent_version("0.1.0-rc.1".into()).unwrap(), "0.1.0-rc.1");
         for bad in ["0 1", "a\nb", "\u{1b}[31m", &"1".repeat(65)] {
-            assert!(agent_version(bad.into()).is_err(), "{bad:?}");
+            let refused = agent_version(bad.into()).unwrap_err();
+            assert!(refused.message().contains("(VERSION_BYTES_MAX)"), "{bad:?}: {refused}");
         }
         assert_eq!(reason(" a disk\n broke ").unwrap(), "a disk broke");
-        for bad in ["", " \n", "\u{1b}[31m", &"x".repeat(REASON_BYTES_MAX + 1)] {
+        for bad in ["", " \n", "\u{1b}[31m"] {
             assert!(reason(bad).is_err(), "{bad:?}");
         }
+        let refused = reason(&"x".repeat(REASON_BYTES_MAX + 1)).unwrap_err();
+        assert!(refused.message().ends_with("500 bytes (REASON_BYTES_MAX)"), "{refused}");
     }
 }

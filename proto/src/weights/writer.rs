@@ -186,7 +186,7 @@ pub(super) fn header(
     tensors: &[TensorSpec],
     description: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>, Error> {
-    bounded("tensors", tensors.len() as u64, TENSORS_MAX as u64)?;
+    bounded("tensors", tensors.len() as u64, (TENSORS_MAX as u64, "TENSORS_MAX"))?;
     let mut offset = 0;
     let mut infos = Vec::with_capacity(tensors.len());
     for spec in tensors {

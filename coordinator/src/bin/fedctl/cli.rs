@@ -412,7 +412,7 @@ fn reason(text: &str) -> Result<String, String> {
     match text.len() {
         0 => Err("say why".to_owned()),
         1..=REASON_BYTES_MAX => Ok(text.to_owned()),
-        _ => Err(format!("a reason may have at most {REASON_BYTES_MAX} bytes")),
+        _ => Err(format!("a reason may have at most {REASON_BYTES_MAX} bytes (REASON_BYTES_MAX)")),
     }
 }
 

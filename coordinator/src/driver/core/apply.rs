@@ -97,7 +97,8 @@ impl Core {
         // What no longer applies is no error: the answer says what does.
         let late = event.and_then(|(round, event)| {
             if matches!(event, Event::Joined(_)) && next.keeps_out(&site, &round) {
-                return Some(Error::TooMany { what: COMINGS, max: COMINGS_MAX });
+                let (what, max) = (COMINGS, COMINGS_MAX);
+                return Some(Error::TooMany { what, max, limit: "COMINGS_MAX" });
             }
             let outcome = happen(&mut next, &round, event, now);
             told.extend(next.note_coming(&self.state, &round, &site));
@@ -161,7 +162,8 @@ impl Core {
             }
         }
         if self.state.runs().count() >= RUNS_MAX {
-            return Err(Error::TooMany { what: "runs", max: RUNS_MAX });
+            let (what, limit) = ("runs", "RUNS_MAX");
+            return Err(Error::TooMany { what, max: RUNS_MAX, limit });
         }
         let mut next = State::clone(&self.state);
         next.add_run(Run::create(name, plan, initial, now));

@@ -141,7 +141,8 @@ impl Core {
         }
         let roster = next.roster_mut(now);
         if roster.invites.len() >= INVITES_MAX && !roster.invites.contains_key(&name) {
-            return Err(Error::TooMany { what: "invitations", max: INVITES_MAX });
+            let (what, limit) = ("invitations", "INVITES_MAX");
+            return Err(Error::TooMany { what, max: INVITES_MAX, limit });
         }
         let expires_at = now.checked_add(INVITE_LASTS).unwrap_or(Timestamp::MAX);
         let how = if auto_approve { "without an approval" } else { "to be approved" };
@@ -351,7 +352,8 @@ impl Core {
         let mut next = State::clone(&self.state);
         let roster = next.roster_mut(now);
         if held.is_none() && roster.operators.len() >= OPERATORS_MAX {
-            return Err(Error::TooMany { what: "operators", max: OPERATORS_MAX });
+            let (what, limit) = ("operators", "OPERATORS_MAX");
+            return Err(Error::TooMany { what, max: OPERATORS_MAX, limit });
         }
         let what = if roles.0.is_empty() { "nothing".to_owned() } else { roles.to_string() };
         if roles.0.is_empty() {
@@ -376,7 +378,7 @@ impl Core {
     /// Whether there may be one site more, unless there is this one already.
     fn room_for(&self, name: &SiteName) -> Result<(), Error> {
         match self.state.site(name).is_none() && self.state.site_count() >= SITES_MAX {
-            true => Err(Error::TooMany { what: "sites", max: SITES_MAX }),
+            true => Err(Error::TooMany { what: "sites", max: SITES_MAX, limit: "SITES_MAX" }),
             false => Ok(()),
         }
     }
