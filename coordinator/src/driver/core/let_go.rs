@@ -20,9 +20,10 @@ impl Core {
                 Arc::make_mut(&mut next.let_go).insert(name.clone(), until);
             }
         }
-        match next.let_go_since(&self.state).next() {
-            None => self.nothing(),
-            Some(_) => self.step(next, COORDINATOR, now, Vec::new()),
+        let is_news = next.let_go_since(&self.state).next().is_some();
+        match is_news {
+            true => self.step(next, COORDINATOR, now, Vec::new()),
+            false => self.nothing(),
         }
     }
 }
