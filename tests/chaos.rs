@@ -71,7 +71,7 @@ fn a_bit_that_turns_in_any_file_of_either_side_is_found_before_the_file_is_used(
 
 #[test]
 fn a_program_that_dies_at_any_of_some_places_comes_up_again_to_the_same_models() {
-    let found = chaos(&["crash-points", "--encoding", "int8", "--cases", "8"]);
+    let found = chaos(&["crash-points", "--encoding", "int8", "--count", "8"]);
     // A place may be passed less often than where nobody dies.
     let (points, beyond) = (found["points"].as_u64(), found["not_reached"].as_u64());
     assert_eq!(points.unwrap() + beyond.unwrap(), 8, "{found}");

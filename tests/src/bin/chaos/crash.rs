@@ -15,8 +15,8 @@ use crate::federation::{Federation, Shape};
 use crate::scenario::Moment;
 use crate::storm::SIGKILL;
 
-/// How long a run with one crash may take beyond its trainings.
-const RUN_MAX: Duration = Duration::from_secs(60);
+/// How long a round of a run with one crash may take beyond its training.
+const ROUND_MAX: Duration = Duration::from_secs(60);
 
 /// How often the processes are looked at.
 const LOOK: Duration = Duration::from_millis(10);
@@ -82,7 +82,7 @@ pub(crate) async fn crash(
 ) -> anyhow::Result<bool> {
     let federation = Federation::prepare(folder, shape)?;
     let mut struck = Struck { federation, crash, serving: false, died: false, buried: false };
-    let until = Instant::now() + RUN_MAX + shape.time();
+    let until = Instant::now() + ROUND_MAX * shape.rounds + shape.time();
     if crash.moment == Moment::FirstStart {
         struck.points()?.arm(&crash.rule())?;
     }

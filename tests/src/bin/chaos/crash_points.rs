@@ -43,7 +43,7 @@ struct Case {
 pub(crate) async fn crash_points(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     let start = Instant::now();
     say("what is passed where nobody dies");
-    let shapes = Scenario::shapes(args.encoding.as_deref(), work)?;
+    let shapes = Scenario::shapes(args, work)?;
     let tried = probe::all(work, shapes).await?;
     let targets = targets(&tried);
     let mut tally = Tally::default();
@@ -56,7 +56,8 @@ pub(crate) async fn crash_points(args: &Args, work: &Path) -> anyhow::Result<Out
     let numbered = ground.targets.iter().enumerate();
     let all =
         numbered.flat_map(|(target, of)| (1..=of.passed).map(move |turn| Case { target, turn }));
-    let all = spread(all.collect(), args.cases);
+    let count = args.count.map(|count| count as usize);
+    let all = spread(all.collect(), count, args.seed);
     say(&format!("{} crashes", all.len()));
     for waits in [false, true] {
         let mut cases = all.clone();
@@ -64,13 +65,15 @@ pub(crate) async fn crash_points(args: &Args, work: &Path) -> anyhow::Result<Out
         while !cases.is_empty() {
             let before = tally.reached.clone();
             Ground::try_all(&ground, cases.clone(), waits, &mut tally).await?;
-            cases = match args.cases {
+            cases = match count {
                 Some(_) => Vec::new(),
                 None => beyond(&cases, &tally.reached, &before),
             };
         }
     }
-    Ok(tally.outcome(&ground.tried, start))
+    let mut outcome = tally.outcome(&ground.tried, start);
+    outcome.set("seed", args.seed);
+    Ok(outcome)
 }
 
 /// What all cases stand on.

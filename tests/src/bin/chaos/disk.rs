@@ -31,6 +31,9 @@ pub(crate) const STUCK: Duration = Duration::from_secs(60);
 /// How often is looked.
 pub(crate) const LOOK: Duration = Duration::from_millis(10);
 
+/// How many sites rehearse.
+const SITES_REHEARSING: usize = 2;
+
 /// Rounds in which is seen which places are passed in every one.
 const ROUNDS_PROBED: u32 = 3;
 
@@ -47,7 +50,9 @@ const FAULTS: [&str; 3] = ["enospc", "eio", "erofs"];
 pub(crate) async fn disk(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     outcome.set("seed", args.seed);
-    let (hold, shape) = (Duration::from_secs(args.hold_s), rehearsed(Shape::default()));
+    let hold = Duration::from_secs(args.hold_s);
+    let rounds = args.rounds.unwrap_or(full_disk::ROUNDS);
+    let shape = rehearsed(Shape { rounds, ..Shape::default() }, args);
     // A full disk is waited for, most of the time.
     let (bad, full) = tokio::join!(places(args, work), full_disk::full_disk(work, hold, &shape));
     outcome.add(bad?);
@@ -59,8 +64,9 @@ pub(crate) async fn disk(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
 }
 
 /// The shape of a federation that rehearses for longer than it takes to see where it is.
-fn rehearsed(shape: Shape) -> Shape {
-    Shape { sites: 2, steps: 8, steps_ms: 20, parameters: 1 << 16, ..shape }
+fn rehearsed(shape: Shape, args: &Args) -> Shape {
+    let sites = args.sites.unwrap_or(SITES_REHEARSING);
+    Shape { sites, steps: 8, steps_ms: 20, parameters: 1 << 16, ..shape }
 }
 
 /// One place of one program whose disk is bad for a while.
@@ -87,6 +93,8 @@ impl fmt::Display for Case {
 struct Ground {
     work: PathBuf,
     tried: Vec<Tried>,
+    /// Rounds of a federation that has one bad disk alone.
+    rounds: u32,
 }
 
 /// Cases that are tried together.
@@ -105,20 +113,22 @@ enum Done {
 
 /// Has the disk be bad at every place, by itself.
 async fn places(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
-    let mut shapes = Scenario::shapes(args.encoding.as_deref(), work)?;
+    let mut shapes = Scenario::shapes(args, work)?;
     for (scenario, shape) in &mut shapes {
         if matches!(scenario, Scenario::Rehearsed(_)) {
-            *shape = rehearsed(shape.clone());
+            *shape = rehearsed(shape.clone(), args);
         }
         if !scenario.waits() {
-            shape.rounds = ROUNDS_PROBED;
+            shape.rounds = args.rounds.unwrap_or(ROUNDS_PROBED);
         }
     }
     say("what is passed where no disk is bad");
     let tried = probe::all(work, shapes).await?;
-    let cases = spread(cases(&tried), args.cases);
+    let cases = spread(cases(&tried), args.cases, args.seed);
     say(&format!("{} cases of a bad disk", cases.len()));
-    let ground = Arc::new(Ground { work: work.to_owned(), tried });
+    // One round passes what is passed once.
+    let rounds = args.rounds.unwrap_or(1);
+    let ground = Arc::new(Ground { work: work.to_owned(), tried, rounds });
     let (mut tally, mut stretches) = (Tally::default(), Vec::new());
     let mut broken = Vec::new();
     for waits in [false, true] {
@@ -178,9 +188,9 @@ impl Ground {
                 let Case { site, moment, place, fault, .. } = &case;
                 let program = site.map_or("coordinator", |_| "site");
                 let folder = format!("once-{kind}-{program}-{moment}-{place}-{fault}");
-                // One round passes what is passed once, and of a run's models the first is the same.
-                let shape = Shape { rounds: 1, ..shape.clone() };
-                let expected = &probe.models[..probe.models.len().min(1)];
+                // Of a run's models the first ones are the same, however many follow.
+                let shape = Shape { rounds: self.rounds, ..shape.clone() };
+                let expected = &probe.models[..probe.models.len().min(self.rounds as usize)];
                 let mut tally = Tally::default();
                 let result =
                     once(&case, &self.work.join(folder), &shape, expected, &mut tally).await;

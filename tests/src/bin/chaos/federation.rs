@@ -26,8 +26,14 @@ pub(crate) const RUN: &str = "brain";
 /// The file of the initial model.
 const INITIAL: &str = "initial.safetensors";
 
+/// What everything follows from that is trained, unless a mode says otherwise.
+const SEED: u64 = 7;
+
 /// How often sites ask: often, so that nobody waits, and not so often that it is much beside a model.
 const HEARTBEAT_MS: u64 = 100;
+
+/// How many initial models there are.
+const PHASES: u64 = 1_000;
 
 /// How long certificates last that a coordinator issues where some are due, in seconds: longer than any run.
 const LEAF_S: u32 = 7 * 86_400;
@@ -50,6 +56,8 @@ pub(crate) struct Shape {
     pub(crate) checkpoint_steps: u32,
     /// Parameters of the model; four bytes each.
     pub(crate) parameters: usize,
+    /// What the plan has as its seed, and the initial model follows from.
+    pub(crate) seed: u64,
     /// Lines of the plan's `[round]` in place of those that wait for every site.
     pub(crate) round: Option<String>,
     /// More tables of the plan.
@@ -72,6 +80,7 @@ impl Default for Shape {
             steps_ms: 0,
             checkpoint_steps: 2,
             parameters: 1 << 10,
+            seed: SEED,
             round: None,
             more: String::new(),
             material: None,
@@ -89,7 +98,7 @@ impl Shape {
 
     /// The run's plan. By default a round takes every site, however long it takes.
     pub(crate) fn plan(&self) -> String {
-        let Shape { sites, rounds, steps, more, .. } = self;
+        let Shape { sites, rounds, steps, more, seed, .. } = self;
         let every = format!(
             "sites_min = {sites}\nsites_goal = {sites}\nselection_s = 3600\nreporting_s = 3600\n\
              failures_max = 1000\n"
@@ -97,7 +106,7 @@ impl Shape {
         let round = self.round.as_deref().unwrap_or(&every);
         format!(
             "version = 1\nrounds = {rounds}\n\n[round]\n{round}\n[training]\nsteps = {steps}\n\
-             batch = 2\nseed = 7\n{more}"
+             batch = 2\nseed = {seed}\n{more}"
         )
     }
 }
@@ -162,7 +171,7 @@ impl Federation {
                 std::fs::copy(&material.model, folder.join(INITIAL))?;
                 material.blob
             }
-            None => initial_model(&folder.join(INITIAL), shape.parameters)?,
+            None => initial_model(&folder.join(INITIAL), shape)?,
         };
         let (sites, shape, folder) = (Vec::new(), shape.clone(), folder.to_owned());
         Ok(Federation { lab, points, sites, model, shape, folder })
@@ -336,18 +345,20 @@ pub(crate) fn rehearsal(steps_ms: u32) -> String {
     format!("[rehearsal]\nsteps_ms = {steps_ms}\n")
 }
 
-/// Writes a model of so many parameters.
-fn initial_model(file: &Path, parameters: usize) -> anyhow::Result<Blob> {
+/// Writes a model of as many parameters as the shape has, and of its seed.
+fn initial_model(file: &Path, shape: &Shape) -> anyhow::Result<Blob> {
     let spec = |name: &str, shape: &[usize]| TensorSpec {
         name: name.into(),
         dtype: Dtype::F32,
         shape: shape.into(),
     };
-    let rows = (parameters / 256).max(1);
+    let rows = (shape.parameters / 256).max(1);
+    // The phase of a wave, which no large number may blur.
+    let phase = (shape.seed % PHASES) as f32;
     let specs = vec![spec("in.bias", &[7]), spec("in.weight", &[rows, 256])];
     models::write(file, specs, |tensor, element| {
         let x = (tensor * 104_729 + element * 31) as f32;
-        (x * 0.013).sin()
+        (x * 0.013 + phase).sin()
     })
 }
 

@@ -22,8 +22,11 @@ const SIZE_MIB: u64 = 48;
 /// How often what was given back meanwhile is taken again.
 const FILL_EVERY: Duration = Duration::from_millis(500);
 
-/// Rounds of the run.
-const ROUNDS: u32 = 6;
+/// Rounds of the run unless somebody says otherwise.
+pub(crate) const ROUNDS: u32 = 6;
+
+/// The fewest: one that cannot end while there is no room, behind those that are committed before.
+const ROUNDS_MIN: u32 = FULL_AFTER + 2;
 
 /// The committed rounds after which there is no room.
 const FULL_AFTER: u32 = 2;
@@ -135,7 +138,8 @@ pub(crate) async fn full_disk(
         return Ok(outcome);
     }
     say(&format!("full file systems for {} s, at a coordinator and at a site", hold.as_secs()));
-    let (work, shape) = (work.to_owned(), Shape { rounds: ROUNDS, ..shape.clone() });
+    let rounds = shape.rounds.max(ROUNDS_MIN);
+    let (work, shape) = (work.to_owned(), Shape { rounds, ..shape.clone() });
     let one = async move |whose: Option<Whose>| match whose {
         None => calm(&work.join("not-full"), &shape).await,
         Some(whose) => {
@@ -219,7 +223,7 @@ async fn filled(
     if findings != Default::default() {
         broken.push(format!("{findings:?}"));
     }
-    if before >= ROUNDS {
+    if before >= shape.rounds {
         broken.push("the run ended on a full disk".to_owned());
     }
     drop(watch);

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha12Rng;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 
@@ -59,11 +61,13 @@ pub(crate) async fn side_by_side<J: Send + 'static, T: Send + 'static>(
     Ok(())
 }
 
-/// At most `max` of some, spread over all of them.
-pub(crate) fn spread<T: Clone>(all: Vec<T>, max: Option<usize>) -> Vec<T> {
+/// At most `max` of some, spread over all of them: one of every stretch of them, which one follows from the seed.
+pub(crate) fn spread<T: Clone>(all: Vec<T>, max: Option<usize>, seed: u64) -> Vec<T> {
+    let mut rng = ChaCha12Rng::seed_from_u64(seed);
     match max {
         Some(max) if max < all.len() => {
-            (0..max).map(|i| all[i * all.len() / max].clone()).collect()
+            let begin = |i: usize| i * all.len() / max;
+            (0..max).map(|i| all[rng.random_range(begin(i)..begin(i + 1))].clone()).collect()
         }
         _ => all,
     }
@@ -99,9 +103,16 @@ mod tests {
     #[test]
     fn some_of_all_are_taken_from_everywhere_among_them() {
         let all: Vec<usize> = (0..10).collect();
-        assert_eq!(spread(all.clone(), Some(4)), [0, 2, 5, 7]);
-        assert_eq!(spread(all.clone(), Some(99)), all);
-        assert_eq!(spread(all.clone(), None), all);
-        assert!(spread(all, Some(0)).is_empty());
+        let some = |seed| spread(all.clone(), Some(4), seed);
+        for seed in 0..20 {
+            for (chosen, stretch) in some(seed).into_iter().zip([0..2, 2..5, 5..7, 7..10]) {
+                assert!(stretch.contains(&chosen), "{seed}: {chosen}");
+            }
+        }
+        assert_eq!(some(3), some(3), "the same seed takes the same ones");
+        assert!((0..20).any(|seed| some(seed) != some(3)), "another seed takes other ones");
+        assert_eq!(spread(all.clone(), Some(99), 1), all);
+        assert_eq!(spread(all.clone(), None, 1), all);
+        assert!(spread(all, Some(0), 1).is_empty());
     }
 }

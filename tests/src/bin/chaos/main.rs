@@ -1,7 +1,8 @@
 //! Breaks a federation of real processes on purpose, and says what it took and what it made of it.
 //!
-//! Every mode runs the same federation twice, once undisturbed, and compares the bytes. What is random
-//! follows from `--seed`; when things happen also depends on the machine. The sites rehearse: they
+//! Most modes run a federation undisturbed too, and compare the bytes; `flips`, `stragglers` and `soak` have nothing
+//! to compare with. What is random follows from `--seed`; when things happen also depends on the machine. The sites
+//! rehearse, but for `upgrade` and one kind of federation of `crash-points` and `disk`, where they really train: they
 //! compute updates that follow from their inputs alone, without a scan or a network, and everything
 //! else about them is real. `tests/README.md` says what each mode proves.
 
@@ -45,17 +46,20 @@ use fedpaint_tests::outcome::{Outcome, tell_failure};
 struct Args {
     /// What is done to it.
     mode: Mode,
-    /// How many kills, cuts or flipped bits; `disk` flips none for 0.
+    /// How many: `kills`, `cuts` or (`disk`, `flips`) flipped bits, none for 0; `crash-points`: crashes at most, spread
+    /// over all there are, by default one for every time that a place is passed; `stragglers`: restarts of the site
+    /// that comes and goes, by default until the end; `soak`: samples at least, over its minutes.
     #[arg(long)]
     count: Option<u32>,
-    /// How many sites.
+    /// How many sites every federation of the mode has.
     #[arg(long)]
     sites: Option<usize>,
-    /// How many rounds.
-    #[arg(long)]
+    /// How many rounds every federation of the mode has; `disk`: but for those that go on from one bad disk to the
+    /// next, and a full file system takes 4; `soak`: it ends with the first sample after so many, if its minutes are
+    /// not over before.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// How many crashes or bad disks at most, spread over all there are: by default one for every time that a
-    /// place is passed, and one or two for every place.
+    /// `disk`: how many bad disks at most, spread over all there are, by default one or two for every place.
     #[arg(long)]
     cases: Option<usize>,
     /// How the numbers of updates are written, such as `int8`; then each site keeps what its update leaves out for
@@ -66,7 +70,8 @@ struct Args {
     /// For how many seconds file systems are really full; 0 fills none.
     #[arg(long, default_value_t = 90)]
     hold_s: u64,
-    /// What is random follows from this.
+    /// What is random follows from this: when and where is killed, cut and turned; which of all crashes and bad disks
+    /// there are, where fewer are asked for; `soak`: what is trained.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// How long to soak.

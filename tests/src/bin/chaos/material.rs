@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_tests::process::run;
 
-/// What scanner each site has.
+/// What scanners there are; sites have them in turn.
 const SCANNERS: [&str; 2] = ["A", "B"];
 
-/// Scans of two sites, and an initial model.
+/// What the first site's scans are made from; each further one has the next.
+const SEED: u32 = 11;
+
+/// Scans of every site, and an initial model.
 #[derive(Debug)]
 pub(crate) struct Material {
     /// The folder of each site's scans.
@@ -20,15 +23,15 @@ pub(crate) struct Material {
 }
 
 impl Material {
-    /// Makes it in `folder`; it is the same each time.
+    /// Makes it in `folder` for so many sites; it is the same each time.
     ///
     /// # Errors
     /// If the agent's program, which makes it, is missing or fails.
-    pub(crate) fn make(folder: &Path) -> anyhow::Result<Material> {
+    pub(crate) fn make(folder: &Path, sites: usize) -> anyhow::Result<Material> {
         std::fs::create_dir_all(folder)?;
         let mut scans = Vec::new();
-        for (seed, scanner) in (11..).zip(SCANNERS) {
-            let out = folder.join(format!("scanner-{scanner}"));
+        for (seed, scanner) in (SEED..).zip(SCANNERS.into_iter().cycle()).take(sites) {
+            let out = folder.join(format!("scans-{seed}"));
             let (text, seed) = (out.display().to_string(), seed.to_string());
             let args = ["--patients", "2", "--scanner", scanner, "--seed", &seed, "--size", "4"];
             run("fedpaint-site-agent", &[&["phantom", "--out", &text][..], &args].concat())?;

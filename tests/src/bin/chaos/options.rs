@@ -14,11 +14,11 @@ fn heeded(mode: Mode) -> &'static [&'static str] {
     match mode {
         Mode::Kills => &["count", "sites", "rounds", "encoding", "seed"],
         Mode::Cuts => &["count", "sites", "rounds", "seed"],
-        Mode::CrashPoints => &["cases", "encoding"],
-        Mode::Disk => &["cases", "encoding", "hold_s", "count", "seed"],
+        Mode::CrashPoints => &["count", "sites", "rounds", "encoding", "seed"],
+        Mode::Disk => &["count", "cases", "sites", "rounds", "encoding", "hold_s", "seed"],
         Mode::Flips => &["count", "sites", "seed"],
-        Mode::Stragglers => &["sites", "rounds", "seed"],
-        Mode::Soak => &["sites", "minutes", "step_ms", "out"],
+        Mode::Stragglers => &["count", "sites", "rounds", "seed"],
+        Mode::Soak => &["count", "sites", "rounds", "seed", "minutes", "step_ms", "out"],
         Mode::Upgrade => &["old", "rounds"],
     }
 }
@@ -79,11 +79,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_the_same_in_every_mode_that_breaks_something_is_heeded_by_each() {
+        let same = ["--count", "9", "--sites", "3", "--rounds", "5", "--seed", "3", "--json"];
+        for mode in
+            [Mode::Kills, Mode::Cuts, Mode::CrashPoints, Mode::Disk, Mode::Stragglers, Mode::Soak]
+        {
+            assert_eq!(refused(mode, &same), None, "{mode:?}");
+        }
+    }
+
+    #[test]
     fn an_option_that_a_mode_does_not_heed_is_refused_with_both_their_names() {
         assert_eq!(refused(Mode::CrashPoints, &[]), None);
         assert_eq!(refused(Mode::Kills, &["--seed", "3", "--json", "--count", "9"]), None);
-        let told = refused(Mode::CrashPoints, &["--cases", "3", "--seed", "3"]).unwrap();
-        assert_eq!(told, "`crash-points` does not heed --seed, only --cases, --encoding");
+        let told = refused(Mode::CrashPoints, &["--hold-s", "3", "--seed", "3"]).unwrap();
+        let heeded = "--count, --sites, --rounds, --encoding, --seed";
+        assert_eq!(told, format!("`crash-points` does not heed --hold-s, only {heeded}"));
         let told = refused(Mode::Kills, &["--step-ms", "100"]).unwrap();
         assert!(told.contains("`kills`") && told.contains("--step-ms"), "{told}");
     }

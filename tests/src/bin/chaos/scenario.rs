@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::Args;
 use crate::federation::Shape;
 use crate::lanes::{LANES, LANES_WAITING};
 use crate::leftovers::Leftovers;
@@ -58,25 +59,23 @@ impl Scenario {
         }
     }
 
-    /// All of them, or that of one encoding, with what each is like: one site, and as few rounds as pass all there
-    /// is. What they train on is made in `work`.
+    /// All of them, or that of one encoding, with what each is like: as many sites and rounds as were asked for, or
+    /// one site, and as few rounds as pass all there is. What they train on is made in `work`.
     ///
     /// # Errors
     /// If it cannot be made.
-    pub(crate) fn shapes(
-        encoding: Option<&str>,
-        work: &Path,
-    ) -> anyhow::Result<Vec<(Scenario, Shape)>> {
+    pub(crate) fn shapes(args: &Args, work: &Path) -> anyhow::Result<Vec<(Scenario, Shape)>> {
         let mut shapes = Vec::new();
-        for scenario in Scenario::all(encoding) {
-            let shape = scenario.shape(work)?;
+        for scenario in Scenario::all(args.encoding.as_deref()) {
+            let mut shape = scenario.shape(args.sites.unwrap_or(1), work)?;
+            shape.rounds = args.rounds.unwrap_or(shape.rounds);
             shapes.push((scenario, shape));
         }
         Ok(shapes)
     }
 
-    fn shape(&self, work: &Path) -> anyhow::Result<Shape> {
-        let plain = Shape { leftovers: Some(Leftovers::LongPart), ..Shape::default() };
+    fn shape(&self, sites: usize, work: &Path) -> anyhow::Result<Shape> {
+        let plain = Shape { sites, leftovers: Some(Leftovers::LongPart), ..Shape::default() };
         Ok(match self {
             Scenario::Rehearsed(encoding) if encoding == F32 => plain,
             // The second update is made with what the first has left out.
@@ -87,7 +86,7 @@ impl Scenario {
                 ..plain
             },
             Scenario::Trained => {
-                let material = Some(Arc::new(Material::make(&work.join("material"))?));
+                let material = Some(Arc::new(Material::make(&work.join("material"), sites)?));
                 Shape { steps: 3, material, ..plain }
             }
             Scenario::Renewing => {

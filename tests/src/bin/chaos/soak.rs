@@ -26,7 +26,7 @@ const SLOPE_MAX_OF_ONE: f64 = 4.0;
 const PRESENCE_MIN: f64 = 0.5;
 
 /// How often everything is measured: this often, and more often where there are less than two minutes, so that there
-/// are so many samples.
+/// are so many samples, or as many as were asked for.
 const PERIOD: Duration = Duration::from_secs(5);
 const SAMPLES_MIN: u32 = 24;
 
@@ -77,16 +77,18 @@ pub(crate) async fn soak(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         steps_ms: args.step_ms,
         checkpoint_steps: 5,
         parameters: 1 << 10,
+        seed: args.seed,
         ..Shape::default()
     };
     let mut federation = Federation::found(&work.join("soak"), &shape).await?;
     federation.start_agents()?;
     let watch = federation.watch().await?;
     let time = Duration::from_secs_f64(args.minutes * 60.0);
-    let period = PERIOD.min(time / SAMPLES_MIN);
+    let period = PERIOD.min(time / args.count.unwrap_or(SAMPLES_MIN).max(1));
+    let rounds_max = args.rounds.unwrap_or(u32::MAX);
     let (start, mut samples) = (Instant::now(), Vec::new());
     let (mut last, mut since, mut longest) = (0, Instant::now(), Duration::ZERO);
-    while start.elapsed() < time {
+    while start.elapsed() < time && last < rounds_max {
         tokio::time::sleep(period).await;
         let seen = watch.seen();
         if seen.committed > last {
@@ -118,11 +120,14 @@ pub(crate) async fn soak(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     let slope = |along: fn(&Sample) -> f64, value: fn(&Sample) -> f64| {
         slope(&warm.iter().map(|s| (along(s), value(s))).collect::<Vec<_>>())
     };
-    let matters = args.minutes >= MINUTES_FOR_SLOPES;
+    // It may have ended earlier, by its rounds.
+    let matters = start.elapsed().as_secs_f64() >= MINUTES_FOR_SLOPES * 60.0;
     let mut outcome = Outcome::default();
     outcome.set("sites", sites);
     outcome.set("minutes", rounded(start.elapsed().as_secs_f64() / 60.0, 1));
     outcome.set("rounds", last);
+    outcome.set("samples", samples.len());
+    outcome.set("seed", args.seed);
     outcome.set("attempts_abandoned", evidence.abandoned());
     outcome.set("longest_without_round_s", rounded(longest.as_secs_f64(), 1));
     for (name, value) in [

@@ -76,8 +76,9 @@ pub(crate) async fn stragglers(args: &Args, work: &Path) -> anyhow::Result<Outco
     let (start, mut flaps) = (Instant::now(), 0);
     let mut next = flap(start);
     let mut told = 0;
+    let restarts_max = args.count.unwrap_or(u32::MAX);
     while !watch.seen().is_finished() {
-        if Instant::now() >= next {
+        if flaps < restarts_max && Instant::now() >= next {
             federation.sites[1].agent.as_mut().context("an agent")?.kill()?;
             federation.start_agent(1)?;
             next = flap(Instant::now());
@@ -114,6 +115,8 @@ pub(crate) async fn stragglers(args: &Args, work: &Path) -> anyhow::Result<Outco
     outcome.set("slow_site_counted", counted);
     outcome.set("seed", args.seed);
     outcome.require(ratio <= RATIO_MAX, || format!("rounds take {ratio:.2} times the prediction"));
+    let few = args.count.filter(|count| flaps < *count);
+    outcome.require(few.is_none(), || format!("the run ended after {flaps} restarts"));
     outcome.require(counted > 0, || "no update of the slow site counts".into());
     outcome.require(findings.doubled.is_empty(), || format!("doubled: {:?}", findings.doubled));
     Ok(outcome)

@@ -43,7 +43,7 @@ struct Cast {
 pub(crate) async fn upgrade(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     let old = args.old.clone().context("--old DIR must name the folder of older programs")?;
     let old = Some(old.canonicalize().context("--old")?);
-    let material = Material::make(&work.join("material"))?;
+    let material = Material::make(&work.join("material"), SITES.len())?;
     let plan = plan(args.rounds.unwrap_or(4));
     let start = Instant::now();
     let mut outcome = Outcome::default();
