@@ -17,11 +17,11 @@ fn trials(args: &[&str]) -> Value {
 
 #[test]
 fn every_call_is_let_through_for_whom_the_table_says_and_for_nobody_else() {
-    let found = trials(&["access"]);
+    let found = trials(&["access", "--count", "2"]);
     assert_eq!(found["as_expected"], found["calls"], "{found}");
-    assert!(found["calls"].as_u64().unwrap() > 500, "{found}");
-    assert!(found["calls_made"].as_u64().unwrap() > 300, "{found}");
-    assert_eq!(found["connections_refused"], 11, "{found}");
+    assert!(found["calls"].as_u64().unwrap() > 2 * 500, "{found}");
+    assert!(found["calls_made"].as_u64().unwrap() > 2 * 300, "{found}");
+    assert_eq!(found["connections_refused"], 2 * 11, "{found}");
     assert!(found["kinds_of_answers"].as_u64().unwrap() >= 6, "{found}");
 }
 
@@ -86,8 +86,9 @@ fn a_log_that_is_edited_cut_reordered_forked_truncated_or_dated_otherwise_is_fou
 
 #[test]
 fn nineteen_attacks_of_a_hostile_coordinator_are_refused_with_a_reason_and_an_honest_one_is_not() {
-    let found = trials(&["hostile-coordinator"]);
-    assert_eq!((&found["attacks"], &found["refused"]), (&19.into(), &19.into()), "{found}");
+    // The first kind comes again, with nothing left of its first time.
+    let found = trials(&["hostile-coordinator", "--count", "20"]);
+    assert_eq!((&found["attacks"], &found["refused"]), (&20.into(), &20.into()), "{found}");
     assert_eq!(found["reasons"].as_object().unwrap().len(), 19, "{found}");
     assert!(found["honest_rounds"].as_u64().unwrap() >= 2, "{found}");
 }

@@ -23,6 +23,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
+use crate::Args;
 use crate::forge::{Forge, Leaf};
 
 /// How rustls puts that the other end has sent an alert; the alert's name follows.
@@ -68,28 +69,64 @@ struct Caller {
     expected: Box<dyn Fn(&Rule) -> Heard>,
 }
 
-pub(crate) async fn access(work: &Path) -> anyhow::Result<Outcome> {
+/// What all passes over the table came to.
+#[derive(Default)]
+struct Tally {
+    callers: usize,
+    calls: u64,
+    made: u64,
+    refused: u64,
+    wrong: u64,
+    codes: BTreeSet<String>,
+}
+
+/// Runs the mode: so many passes over the table, each by everybody anew at a coordinator of its own.
+///
+/// # Errors
+/// If a program does not start, or somebody who is to be let in is not.
+pub(crate) async fn access(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
+    let passes = args.count.unwrap_or(1);
+    ensure!(passes > 0, "--count 0: there is nothing to try");
+    let (mut tally, mut outcome) = (Tally::default(), Outcome::default());
+    for pass in 1..=passes {
+        over_the_table(&work.join(format!("pass-{pass}")), &mut tally, &mut outcome).await?;
+    }
+    outcome.set("passes", passes);
+    outcome.set("methods", TABLE.len());
+    outcome.set("callers", tally.callers);
+    outcome.set("calls", tally.calls);
+    outcome.set("calls_made", tally.made);
+    outcome.set("connections_refused", tally.refused);
+    outcome.set("as_expected", tally.calls - tally.wrong);
+    outcome.set("kinds_of_answers", tally.codes.len());
+    Ok(outcome)
+}
+
+/// One pass: everybody makes every call.
+async fn over_the_table(
+    work: &Path,
+    tally: &mut Tally,
+    outcome: &mut Outcome,
+) -> anyhow::Result<()> {
     let options = LabOptions { leaf_s: Some(3_600), ..LabOptions::default() };
     let mut lab = Lab::prepare(work, options)?;
     lab.start_coordinator()?;
     let callers = callers(&lab, work).await?;
-    let mut outcome = Outcome::default();
-    let (mut calls, mut wrong, mut codes) = (0_u64, 0_u64, BTreeSet::new());
-    let (mut made, mut refused) = (0_u64, 0_u64);
+    tally.callers += callers.len();
     for caller in &callers {
-        refused += u64::from(matches!(&caller.way, Err(Heard::Alert(_) | Heard::Closed)));
+        tally.refused += u64::from(matches!(&caller.way, Err(Heard::Alert(_) | Heard::Closed)));
         for rule in TABLE {
             let heard = match &caller.way {
                 Err(heard) => heard.clone(),
                 Ok(channel) => {
-                    made += 1;
+                    tally.made += 1;
                     call(channel, rule.path).await?
                 }
             };
             let expected = (caller.expected)(rule);
-            calls += 1;
-            wrong += u64::from(heard != expected);
-            codes.insert(format!("{heard:?}"));
+            tally.calls += 1;
+            tally.wrong += u64::from(heard != expected);
+            tally.codes.insert(format!("{heard:?}"));
             outcome.require(heard == expected, || {
                 let (who, path) = (&caller.who, rule.path);
                 format!("{who} calls {path} and hears {heard:?}, not {expected:?}")
@@ -100,14 +137,7 @@ pub(crate) async fn access(work: &Path) -> anyhow::Result<Outcome> {
     for words in LOGGED {
         outcome.require(log.contains(words), || format!("the coordinator never logs: {words}"));
     }
-    outcome.set("methods", TABLE.len());
-    outcome.set("callers", callers.len());
-    outcome.set("calls", calls);
-    outcome.set("calls_made", made);
-    outcome.set("connections_refused", refused);
-    outcome.set("as_expected", calls - wrong);
-    outcome.set("kinds_of_answers", codes.len());
-    Ok(outcome)
+    Ok(())
 }
 
 /// Everybody who calls, and what each is to hear.

@@ -1,5 +1,6 @@
 //! `hostile-coordinator`: a coordinator that has the federation's certificates and its own key, and turns on
-//! one site in nineteen ways. The site runs the real agent and trainer. Every attack must be refused, and the
+//! one site in nineteen ways, one after the other until there were `--count`. The site runs the real agent and
+//! trainer. Every attack must be refused, and the
 //! agent must say why; a coordinator that does nothing wrong must not be.
 
 mod attack;
@@ -18,7 +19,7 @@ use serde_json::{Map, Value};
 
 use self::attack::Attack;
 use self::server::{Hostile, PLANNER, STRANGER};
-use crate::say;
+use crate::{Args, say};
 
 /// The site that is turned on.
 const SITE: &str = "mayo";
@@ -76,7 +77,9 @@ const ATTACKS: [(Attack, &str, &str); 19] = [
 ///
 /// # Errors
 /// If a program does not start.
-pub(crate) async fn hostile(work: &Path) -> anyhow::Result<Outcome> {
+pub(crate) async fn hostile(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
+    let count = args.count.unwrap_or(ATTACKS.len());
+    anyhow::ensure!(count > 0, "--count 0: there is nothing to try");
     let mut outcome = Outcome::default();
     let lab = Lab::prepare(&work.join("federation"), LabOptions::default())?;
     lab.issue("site", SITE, &[])?;
@@ -88,10 +91,11 @@ pub(crate) async fn hostile(work: &Path) -> anyhow::Result<Outcome> {
         .require(trained >= 2, || format!("with an honest coordinator {trained} rounds are done"));
     outcome.set("honest_rounds", trained);
     let (mut refused, mut reasons, mut seconds_max) = (0, Map::new(), 0.0_f64);
-    for (attack, words, rule) in ATTACKS {
+    for (n, (attack, words, rule)) in ATTACKS.into_iter().cycle().take(count).enumerate() {
         let name = format!("{attack:?}");
+        let folder = work.join(format!("{name}-{n}"));
         let started = Instant::now();
-        let ended = attacked(&lab, work, attack, (words, rule)).await;
+        let ended = attacked(&lab, &folder, attack, (words, rule)).await;
         let seconds = started.elapsed().as_secs_f64();
         match ended {
             Ok(reason) => {
@@ -99,11 +103,12 @@ pub(crate) async fn hostile(work: &Path) -> anyhow::Result<Outcome> {
                 say(&format!("{name}: refused after {seconds:.1} s: {reason}"));
                 reasons.insert(name, Value::from(reason));
             }
-            Err(error) => outcome.broken.push(format!("{name}: {error:#}")),
+            Err(error) => outcome.broken.push(format!("{name} ({}): {error:#}", n + 1)),
         }
         seconds_max = seconds_max.max(seconds);
     }
-    outcome.set("attacks", ATTACKS.len());
+    outcome.set("attacks", count);
+    outcome.set("kinds", count.min(ATTACKS.len()));
     outcome.set("refused", refused);
     outcome.set("seconds_max", rounded(seconds_max, 1));
     outcome.set("reasons", Value::Object(reasons));
@@ -124,14 +129,14 @@ async fn honest(lab: &Lab, work: &Path) -> anyhow::Result<u32> {
     Ok(hostile.submitted())
 }
 
-/// The line by which the agent refuses an attack.
+/// The line by which the agent refuses an attack, whose coordinator has its files in `folder`.
 async fn attacked(
     lab: &Lab,
-    work: &Path,
+    folder: &Path,
     attack: Attack,
     (words, rule): (&str, &str),
 ) -> anyhow::Result<String> {
-    let hostile = Hostile::start(lab, &work.join(format!("{attack:?}")), Some(attack)).await?;
+    let hostile = Hostile::start(lab, folder, Some(attack)).await?;
     let mut agent = start(lab, &hostile)?;
     let started = Instant::now();
     let line = loop {

@@ -31,7 +31,8 @@ use fedpaint_tests::outcome::{Outcome, tell_failure};
 struct Args {
     /// What is tried.
     mode: Mode,
-    /// How many attempts; not of `access` and `hostile-coordinator`, which make each of theirs once.
+    /// How many attempts. `access`: passes over the whole table, 1 unless given; `hostile-coordinator`: attacks, one
+    /// kind after the other, each kind once unless given.
     #[arg(long)]
     count: Option<usize>,
     /// What is random follows from this.
@@ -86,8 +87,7 @@ impl Mode {
     /// Which of them this one does.
     fn heeds(self) -> &'static [&'static str] {
         match self {
-            Mode::Access | Mode::HostileCoordinator => &[],
-            Mode::Renew => &["count"],
+            Mode::Access | Mode::HostileCoordinator | Mode::Renew => &["count"],
             Mode::Floods => &["count", "part"],
             Mode::Csr | Mode::Log | Mode::Revoke | Mode::Plans => &["count", "seed"],
             Mode::Poison => &["count", "seed", "only"],
@@ -96,8 +96,8 @@ impl Mode {
     }
 }
 
-/// Reads a command line, of which nothing is left unheeded: whoever asks for a hundred attempts is not told of
-/// fifteen as if they were those.
+/// Reads a command line, of which nothing is left unheeded: whoever asks for another seed is not told of the same
+/// attempts as if they were others.
 fn read<T: Into<OsString> + Clone>(
     words: impl IntoIterator<Item = T>,
 ) -> Result<Args, clap::Error> {
@@ -169,10 +169,10 @@ async fn trials(args: &Args) -> anyhow::Result<bool> {
 
 async fn run(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
     match args.mode {
-        Mode::Access => access::access(work).await,
+        Mode::Access => access::access(args, work).await,
         Mode::Csr => csr::csr(args, work).await,
         Mode::Floods => floods::floods(args, work).await,
-        Mode::HostileCoordinator => hostile::hostile(work).await,
+        Mode::HostileCoordinator => hostile::hostile(args, work).await,
         Mode::Link => link::link(args, work).await,
         Mode::Log => log::log(args, work).await,
         Mode::Renew => renew::renew(args, work).await,
@@ -204,7 +204,11 @@ mod tests {
                 assert!(text.is_empty() || text.contains(&format!("--{option}")), "{text}");
             }
         }
-        let access = read(["trials", "access", "--count", "7"]).unwrap_err();
+        let access = read(["trials", "access", "--seed", "7"]).unwrap_err();
         assert_eq!(access.exit_code(), 2);
+        for mode in ["access", "csr", "revoke", "renew", "hostile-coordinator", "plans", "log"] {
+            let args = read(["trials", mode, "--count", "7", "--json"]).unwrap();
+            assert_eq!((args.count, args.json), (Some(7), true), "{mode}");
+        }
     }
 }
