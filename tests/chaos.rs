@@ -76,7 +76,8 @@ fn a_program_that_dies_at_any_of_some_places_comes_up_again_to_the_same_models()
     let (points, beyond) = (found["points"].as_u64(), found["not_reached"].as_u64());
     assert_eq!(points.unwrap() + beyond.unwrap(), 8, "{found}");
     assert!(points.unwrap() >= 6 && found["recovered"] == found["points"], "{found}");
-    let sides = ["places_coordinator", "places_agent"].map(|side| found[side].as_u64().unwrap());
+    let sides = ["places_coordinator", "places_agent", "places_trainer"];
+    let sides = sides.map(|side| found[side].as_u64().unwrap());
     assert!(sides.iter().sum::<u64>() >= PLACES_MIN, "{found}");
 }
 

@@ -7,10 +7,13 @@
 //! program runs. A rule is a line of words:
 //!
 //! ```text
-//! PLACE ACTION[@N]    PLACE is a name, or * for every one, or a prefix such as blob.*
-//! trace FILE          appends the name of every place that is reached to FILE, and `killed PLACE` where
-//!                     a rule below it is about to end the process
+//! PLACE ACTION[@N] [VERB]    PLACE is a name, or * for every one, or a prefix such as blob.*
+//! trace FILE                 appends `PLACE VERB PROCESS` to FILE at every place that is reached, and
+//!                            `killed PLACE` where a rule below it is about to end the process
 //! ```
+//!
+//! VERB is the first word behind the program's name on its command line, such as `trainer`, `-` where there
+//! is none. A rule that has one holds in such a process alone: agent and trainer obey the same file.
 //!
 //! `kill` ends the process as SIGKILL does; `enospc`, `eio` and `erofs` have the place fail as a full,
 //! broken or read-only disk. With `@N` the rule holds only for the N-th time, from 1, that this
@@ -58,6 +61,15 @@ mod rules {
     /// What a rule says that ends the process.
     const KILL: &str = "kill";
 
+    /// The verb of a process that was started without one.
+    const NO_VERB: &str = "-";
+
+    /// This process's own.
+    static VERB: LazyLock<String> = LazyLock::new(|| {
+        let verb = std::env::args_os().nth(1).and_then(|word| word.into_string().ok());
+        verb.unwrap_or_else(|| NO_VERB.to_owned())
+    });
+
     /// How often this process has reached what a rule names, by the rule.
     static REACHED: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 
@@ -71,12 +83,12 @@ mod rules {
         let rules =
             if small { fs::read_to_string(file).unwrap_or_default() } else { String::new() };
         let mut reached = REACHED.lock().unwrap_or_else(PoisonError::into_inner);
-        obey(&rules, name, &mut reached, act)
+        obey(&rules, (name, VERB.as_str()), &mut reached, act)
     }
 
     fn obey(
         rules: &str,
-        name: &str,
+        (name, verb): (&str, &str),
         reached: &mut BTreeMap<String, u64>,
         act: fn(&str) -> io::Result<()>,
     ) -> io::Result<()> {
@@ -86,11 +98,12 @@ mod rules {
             let mut words = rule.split_whitespace();
             let (Some(pattern), Some(action)) = (words.next(), words.next()) else { continue };
             if pattern == "trace" {
-                note(action, name);
+                note(action, &format!("{name} {verb} {}", std::process::id()));
                 trace = Some(action);
                 continue;
             }
-            if !fits(pattern, name) {
+            let elsewhere = words.next().is_some_and(|only| only != verb);
+            if elsewhere || !fits(pattern, name) {
                 continue;
             }
             let (action, turn) = match action.split_once('@') {
@@ -143,7 +156,7 @@ mod rules {
         fn reach(rules: &str, names: &[&str]) -> Vec<Option<i32>> {
             let mut reached = BTreeMap::new();
             let mut outcome = |name: &&str| {
-                let outcome = obey(rules, name, &mut reached, act);
+                let outcome = obey(rules, (name, "run"), &mut reached, act);
                 outcome.err().and_then(|error| error.raw_os_error())
             };
             names.iter().map(&mut outcome).collect()
@@ -168,7 +181,16 @@ mod rules {
             let folder = tempfile::tempdir().unwrap();
             let log = folder.path().join("trace");
             reach(&format!("trace {}\na kill@9", log.display()), &["a", "b", "a"]);
-            assert_eq!(fs::read_to_string(log).unwrap(), "a\nb\na\n");
+            let told = |name| format!("{name} run {}\n", std::process::id());
+            assert_eq!(fs::read_to_string(log).unwrap(), ["a", "b", "a"].map(told).concat());
+        }
+
+        #[test]
+        fn a_rule_for_a_verb_holds_in_no_other_process_and_counts_in_none() {
+            let full = Some(Errno::NOSPC.raw_os_error());
+            let names = ["a", "a", "a"];
+            assert_eq!(reach("a enospc@2 trainer", &names), [None; 3]);
+            assert_eq!(reach("a enospc@2 run", &names), [None, full, None]);
         }
 
         #[test]
@@ -179,9 +201,12 @@ mod rules {
             let mut reached = BTreeMap::new();
             for name in ["a", "b", "a", "a"] {
                 // Whoever lives on here tells it all the same.
-                let _ = obey(&rules, name, &mut reached, |_| Ok(()));
+                let _ = obey(&rules, (name, "run"), &mut reached, |_| Ok(()));
             }
-            assert_eq!(fs::read_to_string(log).unwrap(), "a\nb\na\nkilled a\na\n");
+            let text = fs::read_to_string(log).unwrap();
+            let mut firsts = text.lines().map(|line| line.split(' ').next().unwrap());
+            assert!(firsts.by_ref().take(3).eq(["a", "b", "a"]), "{text}");
+            assert!(firsts.eq(["killed", "a"]) && text.contains("\nkilled a\n"), "{text}");
         }
     }
 }

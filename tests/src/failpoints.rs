@@ -9,6 +9,27 @@ use std::path::{Path, PathBuf};
 
 use fedpaint_proto::failpoint;
 
+/// A place that a process has passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// The place's name.
+    pub place: String,
+    /// What the process was started to do, such as `trainer`; nothing where an older program tells none.
+    pub verb: String,
+    /// The process; 0 where an older program tells none.
+    pub process: u32,
+}
+
+impl Pass {
+    /// What a line of a trace says.
+    fn of(line: &str) -> Pass {
+        let mut words = line.split_whitespace();
+        let mut word = || words.next().unwrap_or_default().to_owned();
+        let (place, verb) = (word(), word());
+        Pass { place, verb, process: word().parse().unwrap_or(0) }
+    }
+}
+
 /// One program's file of rules and its trace.
 #[derive(Debug)]
 pub struct Failpoints {
@@ -62,10 +83,18 @@ impl Failpoints {
     /// # Errors
     /// If the trace does not read.
     pub fn reached(&mut self) -> anyhow::Result<Vec<String>> {
+        Ok(self.passed()?.into_iter().map(|pass| pass.place).collect())
+    }
+
+    /// The same places, with who has reached each.
+    ///
+    /// # Errors
+    /// If the trace does not read.
+    pub fn passed(&mut self) -> anyhow::Result<Vec<Pass>> {
         let text = self.since(self.seen)?;
         self.seen += text.len() as u64;
         let places = text.lines().filter(|line| !line.starts_with(failpoint::KILLED));
-        Ok(places.map(str::to_owned).collect())
+        Ok(places.map(Pass::of).collect())
     }
 
     /// The places at which a rule has ended a program since this was last asked; it has told so just before.
@@ -104,10 +133,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut points = Failpoints::new(folder.path(), "x").unwrap();
         assert_eq!(points.reached().unwrap(), [""; 0]);
-        fs::write(&points.trace, "blob.write\nblob.sy").unwrap();
+        let mut text = "blob.write serve 7\nblob.sy".to_owned();
+        fs::write(&points.trace, &text).unwrap();
         assert_eq!(points.reached().unwrap(), ["blob.write"]);
-        fs::write(&points.trace, "blob.write\nblob.sync\nkilled blob.sync\ndb.open\n").unwrap();
-        assert_eq!(points.reached().unwrap(), ["blob.sync", "db.open"]);
+        text.push_str("nc serve 7\nkilled blob.sync\ndb.open\n");
+        fs::write(&points.trace, &text).unwrap();
+        let pass = |place: &str, verb: &str, process| {
+            let (place, verb) = (place.to_owned(), verb.to_owned());
+            Pass { place, verb, process }
+        };
+        let told = [pass("blob.sync", "serve", 7), pass("db.open", "", 0)];
+        assert_eq!(points.passed().unwrap(), told);
         assert_eq!(points.killed().unwrap(), ["blob.sync"]);
         assert_eq!((points.reached().unwrap(), points.killed().unwrap()), (vec![], vec![]));
         points.arm("blob.* kill").unwrap();

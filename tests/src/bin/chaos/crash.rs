@@ -28,8 +28,24 @@ const LATE: &str = "late";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
     Coordinator,
-    /// The first site's agent or its trainer: they obey the same rules, each counts for itself.
+    /// The first site's agent.
     Agent,
+    /// Its trainer. It obeys the same rules, where they do not say whom they are for.
+    Trainer,
+}
+
+impl Program {
+    /// Every one.
+    pub(crate) const ALL: [Program; 3] = [Program::Coordinator, Program::Agent, Program::Trainer];
+
+    /// What it is started to do, by which a rule is for it alone.
+    pub(crate) fn verb(self) -> &'static str {
+        match self {
+            Program::Coordinator => "serve",
+            Program::Agent => "run",
+            Program::Trainer => "trainer",
+        }
+    }
 }
 
 impl fmt::Display for Program {
@@ -37,6 +53,7 @@ impl fmt::Display for Program {
         f.write_str(match self {
             Program::Coordinator => "coordinator",
             Program::Agent => "agent",
+            Program::Trainer => "trainer",
         })
     }
 }
@@ -53,7 +70,7 @@ pub(crate) struct Crash {
 
 impl Crash {
     fn rule(&self) -> String {
-        format!("{} kill@{}", self.place, self.turn)
+        format!("{} kill@{} {}", self.place, self.turn, self.program.verb())
     }
 }
 
@@ -128,7 +145,9 @@ impl Struck<'_> {
     fn points(&mut self) -> anyhow::Result<&mut Failpoints> {
         match self.crash.program {
             Program::Coordinator => Ok(&mut self.federation.points),
-            Program::Agent => Ok(&mut self.federation.sites.first_mut().context("a site")?.points),
+            Program::Agent | Program::Trainer => {
+                Ok(&mut self.federation.sites.first_mut().context("a site")?.points)
+            }
         }
     }
 
@@ -145,7 +164,8 @@ impl Struck<'_> {
 
     /// Takes note of what the rule has told, which it does once.
     fn note(&mut self) -> anyhow::Result<()> {
-        if self.died || (self.crash.program == Program::Agent && self.federation.sites.is_empty()) {
+        let is_of_site = self.crash.program != Program::Coordinator;
+        if self.died || (is_of_site && self.federation.sites.is_empty()) {
             return Ok(());
         }
         if !self.points()?.killed()?.is_empty() {

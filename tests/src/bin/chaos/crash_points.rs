@@ -14,6 +14,9 @@ use crate::scenario::{ENROLMENT, Moment, Scenario, lanes};
 use crate::{Args, say};
 use fedpaint_tests::outcome::{Outcome, rounded};
 
+/// The turn at which a place is passed at all.
+const FIRST_TURN: u32 = 1;
+
 /// How many times in a row a place may be passed less often than is tried until it is not tried any more.
 const BEYOND_MAX: u32 = 2;
 
@@ -54,8 +57,8 @@ pub(crate) async fn crash_points(args: &Args, work: &Path) -> anyhow::Result<Out
     }
     let ground = Arc::new(Ground { work: work.to_owned(), tried, targets });
     let numbered = ground.targets.iter().enumerate();
-    let all =
-        numbered.flat_map(|(target, of)| (1..=of.passed).map(move |turn| Case { target, turn }));
+    let all = numbered
+        .flat_map(|(target, of)| (FIRST_TURN..=of.passed).map(move |turn| Case { target, turn }));
     let count = args.count.map(|count| count as usize);
     let all = spread(all.collect(), count, args.seed);
     say(&format!("{} crashes", all.len()));
@@ -158,9 +161,17 @@ impl Tally {
         scenario: String,
         result: anyhow::Result<bool>,
     ) {
-        if matches!(result, Ok(false)) {
-            self.beyond += 1;
-            return;
+        match result {
+            Ok(false) if case.turn == FIRST_TURN => {
+                say(&format!("{name}: not reached"));
+                self.broken.push(format!("{name}: not reached, though it is where nobody dies"));
+                return;
+            }
+            Ok(false) => {
+                self.beyond += 1;
+                return;
+            }
+            Ok(true) | Err(_) => {}
         }
         self.points += 1;
         *self.by_scenario.entry(scenario).or_default() += 1;
@@ -183,15 +194,14 @@ impl Tally {
         let mut outcome = Outcome::default();
         outcome.set("points", points);
         outcome.set("recovered", recovered);
-        // Places are passed a little more or less often each time.
+        // Places are passed a little more or less often each time, but once at least.
         outcome.set("not_reached", beyond);
         outcome.set("points_by_scenario", serde_json::json!(by_scenario));
-        let names = |passed: fn(&Tried) -> &Passed| {
-            let names: BTreeSet<String> = tried.iter().flat_map(|t| passed(t).names()).collect();
-            names.len()
-        };
-        outcome.set("places_coordinator", names(|tried| &tried.probe.coordinator));
-        outcome.set("places_agent", names(|tried| &tried.probe.site));
+        for program in Program::ALL {
+            let of = tried.iter().flat_map(|tried| passed(tried, program).names_of(program));
+            let names: BTreeSet<String> = of.collect();
+            outcome.set(&format!("places_{program}"), names.len());
+        }
         outcome.set("wall_s", rounded(start.elapsed().as_secs_f64(), 1));
         outcome.broken = broken;
         outcome.require(points > 0, || "no place was reached".into());
@@ -203,8 +213,9 @@ impl Tally {
 /// start.
 fn targets(tried: &[Tried]) -> Vec<Target> {
     let mut targets = Vec::new();
-    let mut known: [BTreeSet<String>; 2] = Default::default();
-    for (scenario, Tried { probe, .. }) in tried.iter().enumerate() {
+    let mut known: [BTreeSet<String>; Program::ALL.len()] = Default::default();
+    for (scenario, of) in tried.iter().enumerate() {
+        let probe = &of.probe;
         let mut add = |program, moment, place: String, passed| {
             targets.push(Target { scenario, program, moment, place, passed });
         };
@@ -217,17 +228,25 @@ fn targets(tried: &[Tried]) -> Vec<Target> {
                 add(Program::Coordinator, Moment::Enrolment, ENROLMENT.to_owned(), 1);
             }
         }
-        let programs = [Program::Coordinator, Program::Agent];
-        let passed = [&probe.coordinator, &probe.site];
-        for ((program, passed), known) in programs.into_iter().zip(passed).zip(&mut known) {
-            for place in passed.names() {
+        for (program, known) in Program::ALL.into_iter().zip(&mut known) {
+            let passed = passed(of, program);
+            for place in passed.names_of(program) {
                 if known.insert(place.clone()) {
-                    add(program, Moment::Round, place.clone(), passed.times(&place));
+                    let times = passed.times(program, &place);
+                    add(program, Moment::Round, place, times);
                 }
             }
         }
     }
     targets
+}
+
+/// Where it was noted what a program passes.
+fn passed(tried: &Tried, program: Program) -> &Passed {
+    match program {
+        Program::Coordinator => &tried.probe.coordinator,
+        Program::Agent | Program::Trainer => &tried.probe.site,
+    }
 }
 
 /// What comes behind the cases that were tried: where the last of a target was reached, the next ones of it.
@@ -259,6 +278,18 @@ mod tests {
 
     fn case(target: usize, turn: u32) -> Case {
         Case { target, turn }
+    }
+
+    #[test]
+    fn a_place_whose_first_turn_is_not_reached_is_broken_and_named_and_a_later_turn_is_counted() {
+        let mut tally = Tally::default();
+        tally.note(case(0, 2), &"f32: agent at a.b 2", "f32".into(), Ok(false));
+        assert_eq!((tally.beyond, tally.broken.len()), (1, 0));
+        tally.note(case(0, 1), &"f32: agent at a.b 1", "f32".into(), Ok(false));
+        assert_eq!((tally.beyond, tally.points), (1, 0));
+        assert!(tally.broken[0].starts_with("f32: agent at a.b 1: not reached"));
+        tally.note(case(0, 1), &"f32: agent at a.b 1", "f32".into(), Ok(true));
+        assert_eq!((tally.points, tally.recovered, tally.broken.len()), (1, 1, 1));
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! What a federation passes that nobody disturbs: at its coordinator's first start, as it is founded, and from a
 //! later start of the coordinator on until its run ends.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use fedpaint_proto::names::Digest;
+use fedpaint_tests::failpoints::Pass;
 
+use crate::crash::Program;
 use crate::federation::{Federation, Shape};
 use crate::lanes::side_by_side;
 use crate::scenario::{Scenario, lanes};
@@ -21,20 +23,33 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(crate) struct Passed {
     /// All of them.
-    pub(crate) all: Vec<String>,
+    pub(crate) all: Vec<Pass>,
     /// The names of those that are passed behind the first round.
     pub(crate) again: BTreeSet<String>,
 }
 
 impl Passed {
-    /// How often a place is passed.
-    pub(crate) fn times(&self, place: &str) -> u32 {
-        times(&self.all, place)
+    /// How often one process of a program passes a place, at most: as a rule counts.
+    pub(crate) fn times(&self, program: Program, place: &str) -> u32 {
+        let mut times: BTreeMap<u32, u32> = BTreeMap::new();
+        for pass in self.of(program).filter(|pass| pass.place == place) {
+            *times.entry(pass.process).or_default() += 1;
+        }
+        times.into_values().max().unwrap_or(0)
+    }
+
+    /// The names of the places that a program passes.
+    pub(crate) fn names_of(&self, program: Program) -> BTreeSet<String> {
+        self.of(program).map(|pass| pass.place.clone()).collect()
     }
 
     /// The names of all places.
     pub(crate) fn names(&self) -> BTreeSet<String> {
-        self.all.iter().cloned().collect()
+        self.all.iter().map(|pass| pass.place.clone()).collect()
+    }
+
+    fn of(&self, program: Program) -> impl Iterator<Item = &Pass> {
+        self.all.iter().filter(move |pass| pass.verb == program.verb())
     }
 }
 
@@ -93,13 +108,13 @@ impl Probe {
 }
 
 /// What the coordinator and the first site have passed since this was last asked.
-fn passed(federation: &mut Federation) -> anyhow::Result<(Vec<String>, Vec<String>)> {
+fn passed(federation: &mut Federation) -> anyhow::Result<(Vec<Pass>, Vec<Pass>)> {
     let site = federation.sites.first_mut().context("a site")?;
-    Ok((federation.points.reached()?, site.points.reached()?))
+    Ok((federation.points.passed()?, site.points.passed()?))
 }
 
-fn both(mut all: Vec<String>, again: Vec<String>) -> Passed {
-    let names = again.iter().cloned().collect();
+fn both(mut all: Vec<Pass>, again: Vec<Pass>) -> Passed {
+    let names = again.iter().map(|pass| pass.place.clone()).collect();
     all.extend(again);
     Passed { all, again: names }
 }
@@ -134,5 +149,27 @@ pub(crate) async fn all(work: &Path, shapes: Vec<(Scenario, Shape)>) -> anyhow::
     match failed {
         Some(error) => Err(error),
         None => Ok(tried),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_counted_as_a_rule_counts_it_by_process_and_apart_for_agent_and_trainer() {
+        let pass = |place: &str, verb: &str, process| {
+            let (place, verb) = (place.to_owned(), verb.to_owned());
+            Pass { place, verb, process }
+        };
+        let agent = [pass("model.open", "run", 1), pass("submit.send", "run", 1)];
+        // The second trainer passes it twice, the first one once.
+        let trainers = [2, 3, 3].map(|process| pass("model.open", "trainer", process));
+        let passed = both(agent.to_vec(), trainers.to_vec());
+        assert_eq!(passed.times(Program::Agent, "model.open"), 1);
+        assert_eq!(passed.times(Program::Trainer, "model.open"), 2);
+        assert_eq!(passed.times(Program::Trainer, "submit.send"), 0);
+        assert_eq!(passed.names_of(Program::Trainer).len(), 1);
+        assert_eq!(passed.names().len(), 2);
     }
 }
