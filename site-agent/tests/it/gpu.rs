@@ -114,9 +114,29 @@ fn five_steps_on_a_gpu_are_those_of_the_processor_and_the_same_seed_repeats_them
 
 #[test]
 #[ignore = "needs a GPU or a software renderer: .ci/gpu-path"]
-fn a_training_on_a_gpu_that_was_interrupted_goes_on_to_the_same_bytes() {
-    let (gpu, options) = (gpu(), TrainingOptions { weight_decay: 0.1, ..five_steps() });
-    let whole = trained(&gpu, &options).unwrap();
+fn a_training_on_a_gpu_that_was_interrupted_goes_on_to_the_same_bytes_in_each_of_its_precisions() {
+    let gpu = gpu();
+    for precision in Precision::ALL {
+        let options = TrainingOptions { weight_decay: 0.1, precision, ..five_steps() };
+        match precision.check(&gpu) {
+            Ok(()) => {
+                goes_on_from_every_step(&gpu, &options);
+                println!("interrupted in {}: the same bytes", precision.name());
+            }
+            Err(error) => {
+                // Nothing is proven of it here, and nobody is to believe so.
+                let refused = trained(&gpu, &options).unwrap_err();
+                assert!(matches!(refused, TrainError::Precision(_)), "{refused}");
+                println!("interrupted in {}: NOT PROVEN HERE: {error}", precision.name());
+            }
+        }
+    }
+}
+
+/// Trains once without an interruption, and once more from each step on: weights and losses are the same to the bit.
+fn goes_on_from_every_step(gpu: &Device, options: &TrainingOptions) {
+    let named = options.precision.name();
+    let whole = trained(gpu, options).unwrap();
     let mut next = |step: usize| Ok(vec![example(2 * step), example(2 * step + 1)]);
     let mut kept = Vec::new();
     let keep = &mut |snapshot: &Snapshot<Cow<'_, [f32]>>| {
@@ -127,8 +147,8 @@ fn a_training_on_a_gpu_that_was_interrupted_goes_on_to_the_same_bytes() {
     };
     let mut hear = |_| ControlFlow::Continue(());
     let journal = Journal { from: None, every: 1, keep: Some(keep) };
-    journal::train(&start(), &gpu, &options, journal, &mut next, &mut hear).unwrap();
-    assert_eq!(kept.len(), 4, "one after every step but the last");
+    journal::train(&start(), gpu, options, journal, &mut next, &mut hear).unwrap();
+    assert_eq!(kept.len(), 4, "{named}: one after every step but the last");
     for from in kept {
         let (done, mut losses) = (from.steps(), whole.0[..from.steps()].to_vec());
         let mut hear = |report: StepReport| {
@@ -136,11 +156,11 @@ fn a_training_on_a_gpu_that_was_interrupted_goes_on_to_the_same_bytes() {
             ControlFlow::Continue(())
         };
         let journal = Journal { from: Some(from), ..Journal::none() };
-        let went_on = journal::train(&start(), &gpu, &options, journal, &mut next, &mut hear);
+        let went_on = journal::train(&start(), gpu, options, journal, &mut next, &mut hear);
         let (weights, summary) = went_on.unwrap();
         assert_eq!(summary.steps, 5);
         let values: Vec<f32> = weights.iter().flat_map(|(_, values)| values.to_vec()).collect();
-        assert_eq!((losses, values), whole, "from step {done}");
+        assert_eq!((losses, values), whole, "{named}: from step {done}");
     }
 }
 
