@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 /// The fewest places at which a run that nobody disturbs may be ended; there are more than twice as many.
 const PLACES_MIN: u64 = 40;
 
+/// Set where a small file system can be mounted, so that none is left unfilled in silence: `.ci/run` does.
+const MOUNTS_REQUIRED: &str = "TEST_MOUNTS_REQUIRED";
+
 /// The figures of a run in which all was well; `chaos` fails otherwise, and says of what.
 fn chaos(args: &[&str]) -> Value {
     let args: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
@@ -88,8 +91,10 @@ fn work_goes_on_within_ten_seconds_of_a_bad_or_a_full_disk_being_well_again() {
     assert_eq!((&found["sites"], &found["resumed"]), (&2.into(), &2.into()), "{found}");
     assert_eq!((&found["identical"], &found["not_reached"]), (&true.into(), &json!([])), "{found}");
     assert!(found["resume_max_s"].as_f64().unwrap() <= 10.0, "{found}");
+    let filled = found["full_file_systems"] == 2;
+    assert!(filled || std::env::var_os(MOUNTS_REQUIRED).is_none(), "none was full: {found}");
     // Where no file system can be mounted, the disk was bad at places alone.
-    if found["full_file_systems"] == 2 {
+    if filled {
         assert!(found["full_resume_max_s"].as_f64().unwrap() <= 10.0, "{found}");
     }
 }
