@@ -4,14 +4,16 @@
 use std::path::Path;
 
 use fedpaint_proto::failpoint;
-use fedpaint_proto::names::Blob;
+use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::reason;
 use fedpaint_proto::v1;
+use fedpaint_tests::failpoints::Failpoints;
 use fedpaint_tests::fake_site::FakeSite;
 use fedpaint_tests::lab::{Lab, LabOptions};
 use fedpaint_tests::models;
+use fedpaint_tests::process::{output_with, run};
 
-use crate::storage::{all_join, coordinator, create_run, hears_again, sites, told};
+use crate::storage::{all_join, coordinator, create_run, file_of, hears_again, sites, told};
 
 /// How often a call is made again that the coordinator's disk has failed.
 const CALLS_MAX: u32 = 100;
@@ -241,6 +243,71 @@ async fn a_failed_sync_of_what_a_site_is_told_stops_the_process_and_none_of_it_i
     lab.start_coordinator().unwrap();
     hears_again(&mut beta).await;
     assert_eq!(beta.uploaded(&round, update).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_that_a_full_disk_keeps_are_never_taken_and_make_room_for_the_right_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_lab, mut members) = training(folder.path()).await;
+    let beta = &mut members[1];
+    let round = beta.task().await.unwrap().round.unwrap();
+    let file = folder.path().join("right");
+    let update = models::write(&file, models::specs(), |t, i| (t + i) as f32).unwrap();
+    let right = std::fs::read(&file).unwrap();
+    let mut wrong = right.clone();
+    *wrong.last_mut().unwrap() ^= 1;
+    set_rules(folder.path(), &["blob.wrong enospc@1".to_owned()]);
+    let told = beta.begin_upload(&round, update, &wrong).await.unwrap_err();
+    // Not that they are wrong: that is told once they are gone.
+    assert!(reason::is_transient(&told), "{told}");
+    assert!(!file_of(folder.path(), &update).exists());
+    // It goes on where those end, is told that they are wrong, and sends all of it.
+    beta.upload(&round, update, &file).await.unwrap();
+    assert_eq!(std::fs::read(file_of(folder.path(), &update)).unwrap(), right);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_rots_and_cannot_be_set_aside_is_given_to_nobody_and_set_aside_the_next_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_lab, mut members) = training(folder.path()).await;
+    let beta = &mut members[1];
+    let base = Blob::try_from(&beta.task().await.unwrap().base_model.unwrap()).unwrap();
+    let kept = file_of(folder.path(), &base);
+    let mut bytes = std::fs::read(&kept).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&kept, bytes).unwrap();
+    set_rules(folder.path(), &["blob.rot enospc@1".to_owned()]);
+    let to = folder.path().join("downloaded");
+    for is_set_aside in [false, true] {
+        let refused = beta.download(base, &to).await.unwrap_err().to_string();
+        assert!(refused.contains("has changed on the disk"), "{refused}");
+        assert_eq!((to.exists(), kept.exists()), (false, !is_set_aside));
+        assert_eq!(kept.with_extension("rotten").exists(), is_set_aside);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_whose_export_finds_the_disk_full_is_exported_by_the_same_command_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (lab, mut members) = training(folder.path()).await;
+    for site in &mut members {
+        report_patiently(folder.path(), site).await;
+    }
+    let model = finished(&lab).await;
+    let points = Failpoints::new(folder.path(), "export").unwrap();
+    // Where the name may not last the file is there all the same, so that the second time it is in the way.
+    for (place, more) in [("download.sync", None), ("download.folder", Some("--force"))] {
+        let out = lab.path(&format!("{place}.safetensors"));
+        let mut export = lab.operator_flags();
+        export.extend(["model", "export", "brain", "--out", &out].map(str::to_owned));
+        points.arm(&format!("{place} enospc@1")).unwrap();
+        let full = output_with("fedctl", &export, &[points.variable()]).unwrap();
+        let said = String::from_utf8(full.stderr).unwrap();
+        assert!(!full.status.success() && said.contains("No space left on device"), "{said}");
+        export.extend(more.map(str::to_owned));
+        run("fedctl", &export).unwrap();
+        assert_eq!(Digest::of(&std::fs::read(&out).unwrap()), model.digest, "{place}");
+    }
 }
 
 /// Waits until the coordinator has ended by itself because of `why`.

@@ -48,6 +48,19 @@ fn join(points: &Failpoints, command: &[String]) -> (bool, String) {
 
 #[test]
 fn a_join_that_dies_at_any_step_is_finished_by_the_same_command() {
+    broken_off_at_every_step("kill");
+}
+
+#[test]
+fn a_join_whose_disk_is_full_at_any_step_says_so_and_is_finished_by_the_same_command() {
+    for said in broken_off_at_every_step("enospc") {
+        assert!(said.contains("No space left on device"), "{said}");
+    }
+}
+
+/// Has a join be broken off by a rule at every step, once each, and be finished by the same command; what those that
+/// were broken off have said.
+fn broken_off_at_every_step(by: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let lab = federation(folder);
@@ -60,14 +73,16 @@ fn a_join_that_dies_at_any_step_is_finished_by_the_same_command() {
     for place in some {
         assert!(places.iter().any(|reached| reached == place), "{place}: {places:?}");
     }
+    let mut broken_off = Vec::new();
     for (n, place) in places.iter().enumerate() {
         let name = format!("site-{n}");
         let command = command(&lab, &invited(&lab, &name), &folder.join(&name));
         // Keys and certificates are written one after the other, each by way of the same places.
         let turn = places[..=n].iter().filter(|before| *before == place).count();
-        points.arm(&format!("{place} kill@{turn}")).unwrap();
+        points.arm(&format!("{place} {by}@{turn}")).unwrap();
         let (done, said) = join(&points, &command);
-        assert!(!done, "{place}: it should have died: {said}");
+        assert!(!done, "{place}: it should have been broken off: {said}");
+        broken_off.push(said);
         points.disarm().unwrap();
         let config = folder.join(&name).join("site-agent.toml");
         // The last place is after the last step.
@@ -82,6 +97,7 @@ fn a_join_that_dies_at_any_step_is_finished_by_the_same_command() {
     }
     let sites = lab.fedctl_json(&["site", "list"]).unwrap();
     assert_eq!(sites["sites"].as_array().unwrap().len(), places.len() + 1, "{sites}");
+    broken_off
 }
 
 #[test]

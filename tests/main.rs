@@ -19,6 +19,7 @@ mod hostile;
 mod house;
 mod joining;
 mod passphrase;
+mod people;
 mod proxy;
 mod reach;
 mod refusals;

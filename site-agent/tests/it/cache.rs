@@ -1,11 +1,24 @@
 //! The cache of prepared scans and the manifest of a split, as the command line has them.
 
 use std::path::Path;
+use std::process::{Command, Output};
 
-use crate::site::{PLAN, model, program, scans};
+use fedpaint_proto::failpoint;
+
+use crate::site::{PLAN, PROGRAM, model, program, scans};
 
 /// Trains alone and gives the model's digest.
 fn trained(folder: &Path, name: &str, more: &[&str]) -> String {
+    trained_by(program, folder, name, more)
+}
+
+/// The same by another way to run the program.
+fn trained_by(
+    program: impl Fn(&[&str]) -> Output,
+    folder: &Path,
+    name: &str,
+    more: &[&str],
+) -> String {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     std::fs::write(path("plan.toml"), PLAN).unwrap();
     std::fs::write(path("model.safetensors"), model()).unwrap();
@@ -29,6 +42,37 @@ fn a_model_is_the_same_bit_for_bit_cold_or_warm_with_one_thread_that_makes_batch
         assert_eq!(trained(folder.path(), name, &more), expected, "{threads} threads");
     }
     assert!(Path::new(&cache).join("prepared-v1").read_dir().unwrap().count() > 0);
+}
+
+#[test]
+fn a_damaged_entry_of_the_cache_that_cannot_be_removed_is_made_again_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let cache = folder.join("cache");
+    let more = ["--cache", cache.to_str().unwrap()];
+    let expected = trained(folder, "a.safetensors", &more);
+    let entries = cache.join("prepared-v1").read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let entries: Vec<_> = entries.map(|path| (std::fs::read(&path).unwrap(), path)).collect();
+    assert!(!entries.is_empty());
+    let (rules, trace) = (folder.join("rules"), folder.join("trace"));
+    let full = |args: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(args).env("RUST_LOG", "error").env(failpoint::VARIABLE, &rules);
+        command.output().unwrap()
+    };
+    std::fs::write(&rules, format!("trace {}\ncache.remove enospc", trace.display())).unwrap();
+    for (whole, path) in &entries {
+        let mut damaged = whole.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        std::fs::write(path, damaged).unwrap();
+    }
+    assert_eq!(trained_by(full, folder, "b.safetensors", &more), expected);
+    assert!(std::fs::read_to_string(&trace).unwrap().contains("cache.remove "));
+    for (whole, path) in &entries {
+        assert_eq!(&std::fs::read(path).unwrap(), whole, "{}", path.display());
+    }
+    // With room again there is nothing left to remove.
+    assert_eq!(trained(folder, "c.safetensors", &more), expected);
 }
 
 #[test]
