@@ -20,6 +20,7 @@ mod house;
 mod joining;
 mod passphrase;
 mod people;
+mod places;
 mod proxy;
 mod reach;
 mod refusals;

@@ -10,6 +10,7 @@
 //! - [`syscalls`]: what a program did with the network, from strace.
 //! - [`syncs`]: what a program brought to the disk and in which order, from strace.
 //! - [`failpoints`]: the rules that end a program, or fail its disk, at a named place.
+//! - [`places`]: the lists of all named places, and where each is tried.
 //! - [`evidence`]: what the rows and the audit log say of a run, checked.
 //! - [`outcome`]: figures by name, and what must not be.
 //! - [`hostile`]: what must hold of any bytes, as the fuzz targets and a test have it.
@@ -25,6 +26,7 @@ pub mod hostile;
 pub mod lab;
 pub mod models;
 pub mod outcome;
+pub mod places;
 pub mod process;
 pub mod proxy;
 pub mod sim;

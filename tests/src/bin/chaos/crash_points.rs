@@ -76,6 +76,7 @@ pub(crate) async fn crash_points(args: &Args, work: &Path) -> anyhow::Result<Out
     }
     let mut outcome = tally.outcome(&ground.tried, start);
     outcome.set("seed", args.seed);
+    outcome.broken.extend(probe::unlisted(&ground.tried, args.encoding.is_none()));
     Ok(outcome)
 }
 

@@ -165,6 +165,7 @@ async fn places(args: &Args, work: &Path) -> anyhow::Result<Outcome> {
         "the models are other ones than those of the undisturbed run".into()
     });
     outcome.broken.append(&mut broken);
+    outcome.broken.extend(probe::unlisted(&ground.tried, args.encoding.is_none()));
     tally.outcome(&mut outcome);
     Ok(outcome)
 }

@@ -52,6 +52,8 @@ pub(crate) fn leave(lab: &Lab, model: Blob, left: Leftovers) -> anyhow::Result<(
     let bytes = usize::try_from(model.size)? + usize::from(left == Leftovers::LongPart);
     let part = format!("workspace-{SITE}/models/{}.part", model.digest);
     write(at(part), &vec![7; bytes])?;
+    // What is no checkpoint of any training.
+    age(&write(at(format!("workspace-{SITE}/training/left")), b"left")?)?;
     // A prepared scan that was never whole.
     age(&write(at(format!("workspace-{SITE}/scans-cache/prepared-v1/.filling-left")), b"x")?)
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use fedpaint_proto::names::Digest;
 use fedpaint_tests::failpoints::Pass;
+use fedpaint_tests::places;
 
 use crate::crash::Program;
 use crate::federation::{Federation, Shape};
@@ -125,6 +126,18 @@ pub(crate) struct Tried {
     pub(crate) scenario: Scenario,
     pub(crate) shape: Shape,
     pub(crate) probe: Probe,
+}
+
+/// What differs between the places that all of them pass and the list of those that some federation does; `whole` if
+/// every kind of federation is among them.
+pub(crate) fn unlisted(tried: &[Tried], whole: bool) -> Vec<String> {
+    let mut passed = BTreeSet::new();
+    for Tried { probe: Probe { first, founding, coordinator, site, .. }, .. } in tried {
+        passed.extend(first.iter().chain(founding).cloned());
+        passed.extend(coordinator.names());
+        passed.extend(site.names());
+    }
+    places::differences(&passed, whole)
 }
 
 /// Runs a federation of each shape.
