@@ -18,6 +18,7 @@ mod durability;
 mod hostile;
 mod house;
 mod joining;
+mod old_database;
 mod passphrase;
 mod people;
 mod places;
