@@ -253,6 +253,7 @@ impl Store {
             late::write(&mut transaction, *whole, after).await?;
         }
         for (run, number) in &change.let_go {
+            reach("db.let_go")?;
             let_go::write(&mut transaction, run, *number).await?;
         }
         for event in &change.events {

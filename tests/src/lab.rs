@@ -48,6 +48,8 @@ pub struct LabOptions {
     /// Where strace is to write what the coordinator brings to the disk, if it is to run under it: then the
     /// coordinator's process is the tracer's.
     pub trace: Option<PathBuf>,
+    /// More tables of its configuration, such as `[retention]`.
+    pub more: String,
 }
 
 impl Default for LabOptions {
@@ -60,6 +62,7 @@ impl Default for LabOptions {
             leaf_s: None,
             unsigned: false,
             trace: None,
+            more: String::new(),
         }
     }
 }
@@ -149,7 +152,7 @@ impl Lab {
                  leaf_s = {leaf_s}\n"
             )
         });
-        let issuing = issuing.unwrap_or_default();
+        let (issuing, more) = (issuing.unwrap_or_default(), options.more.clone());
         let unsigned = match options.unsigned {
             true => "unsigned_updates = \"accept\"\n",
             false => "",
@@ -174,7 +177,7 @@ impl Lab {
             "federation = \"{FEDERATION}\"\nlisten = \"{host}:0\"\n\
              status_listen = \"127.0.0.1:0\"\ndata = \"coordinator\"\n\
              heartbeat_ms = {heartbeat_ms}\n{unsigned}\n[tls]\nca = \"certificates/ca.pem\"\n\
-             certificate = \"certificates/main.pem\"\nkey = \"certificates/main.key\"\n{signing}{issuing}"
+             certificate = \"certificates/main.pem\"\nkey = \"certificates/main.key\"\n{signing}{issuing}\n{more}"
         );
         fs::write(lab.folder.join("coordinator.toml"), config)?;
         Ok(lab)

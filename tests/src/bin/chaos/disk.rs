@@ -190,8 +190,9 @@ impl Ground {
                 let program = site.map_or("coordinator", |_| "site");
                 let folder = format!("once-{kind}-{program}-{moment}-{place}-{fault}");
                 // Of a run's models the first ones are the same, however many follow.
-                let shape = Shape { rounds: self.rounds, ..shape.clone() };
-                let expected = &probe.models[..probe.models.len().min(self.rounds as usize)];
+                let rounds = if kind.waits() { shape.rounds } else { self.rounds };
+                let shape = Shape { rounds, ..shape.clone() };
+                let expected = &probe.models[..probe.models.len().min(rounds as usize)];
                 let mut tally = Tally::default();
                 let result =
                     once(&case, &self.work.join(folder), &shape, expected, &mut tally).await;

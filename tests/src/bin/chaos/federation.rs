@@ -62,6 +62,8 @@ pub(crate) struct Shape {
     pub(crate) round: Option<String>,
     /// More tables of the plan.
     pub(crate) more: String,
+    /// More tables of the coordinator's configuration.
+    pub(crate) coordinator: String,
     /// What the sites train on; without it they rehearse.
     pub(crate) material: Option<Arc<Material>>,
     /// Whether certificates are due from the start on, and are renewed by a coordinator that issues them.
@@ -83,6 +85,7 @@ impl Default for Shape {
             seed: SEED,
             round: None,
             more: String::new(),
+            coordinator: String::new(),
             material: None,
             due: false,
             leftovers: None,
@@ -159,8 +162,9 @@ impl Federation {
         std::fs::create_dir_all(folder)?;
         let points = Failpoints::new(folder, "coordinator")?;
         let (environment, leaf_s) = (vec![points.variable()], shape.due.then_some(LEAF_S));
-        let heartbeat_ms = HEARTBEAT_MS;
-        let options = LabOptions { heartbeat_ms, environment, leaf_s, ..LabOptions::default() };
+        let (heartbeat_ms, more) = (HEARTBEAT_MS, shape.coordinator.clone());
+        let options =
+            LabOptions { heartbeat_ms, environment, leaf_s, more, ..LabOptions::default() };
         let lab = Lab::prepare(folder, options)?;
         if shape.due {
             grow_old(&lab, COORDINATOR)?;

@@ -16,10 +16,16 @@ const F32: &str = "f32";
 const INT8: &str = "int8";
 
 /// How long the runs take of those who wait, in steps of a second: longer than until certificates are looked at
-/// and renewed at the second try; a little longer than until a coordinator collects orphans, a minute.
+/// and renewed at the second try; a little longer than until a coordinator collects what nobody needs, a minute.
 const STEPS_RENEWING: u32 = 14;
-const STEPS_AGED: u32 = 66;
+const STEPS_AGED: u32 = 72;
 const SECOND_MS: u32 = 1_000;
+
+/// In how many rounds the latter: two of them are over by then, and the updates of the first may go.
+const ROUNDS_AGED: u32 = 3;
+
+/// What the coordinator's configuration says so by.
+const RETENTION: &str = "[retention]\nupdates_rounds = 1\n";
 
 /// A kind of federation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +75,10 @@ impl Scenario {
         for scenario in Scenario::all(args.encoding.as_deref()) {
             let mut shape = scenario.shape(args.sites.unwrap_or(1), work)?;
             shape.rounds = args.rounds.unwrap_or(shape.rounds);
+            if scenario == Scenario::Aged {
+                // However many rounds there are, they last as long together.
+                shape.steps = STEPS_AGED.div_ceil(shape.rounds);
+            }
             shapes.push((scenario, shape));
         }
         Ok(shapes)
@@ -92,7 +102,12 @@ impl Scenario {
             Scenario::Renewing => {
                 Shape { steps: STEPS_RENEWING, steps_ms: SECOND_MS, due: true, ..plain }
             }
-            Scenario::Aged => Shape { steps: STEPS_AGED, steps_ms: SECOND_MS, ..plain },
+            Scenario::Aged => Shape {
+                rounds: ROUNDS_AGED,
+                steps_ms: SECOND_MS,
+                coordinator: RETENTION.into(),
+                ..plain
+            },
         })
     }
 
