@@ -172,7 +172,8 @@ async fn stranger(federation: &Federation) -> Result<Channel, channel::Error> {
 #[tokio::test]
 async fn a_stranger_who_asks_too_often_is_told_how_often_it_may() {
     // At a time that stands still no call more is earned.
-    let federation = Federation::start_at(Arc::new(start_clock())).await;
+    let clock = Arc::new(start_clock());
+    let federation = Federation::start_within(Limits::default(), clock).await;
     let mut door = EnrolmentServiceClient::new(stranger(&federation).await.unwrap());
     let mut refused = Vec::new();
     for _ in 0..ASKED {
