@@ -130,7 +130,9 @@ impl Store {
                 .acquire_timeout(CONNECT_TIMEOUT)
                 .before_acquire(|connection, _| Box::pin(ready(Ok(is_sound(connection)))));
             match sqlite {
-                // Each is a thread with pages of its own, and no server or network ages it.
+                // Each is a thread with pages of its own, and no server or network ages it. All are there
+                // from the beginning: descriptors and memory of a coordinator do not grow when one day
+                // two of them are wanted at once.
                 true => options.idle_timeout(None).max_lifetime(None),
                 false => options,
             }
@@ -144,6 +146,7 @@ impl Store {
             .after_connect(|connection, _| Box::pin(prepare(connection, SQLITE_WRITER_CACHE_KIB)))
             .connect(&url);
         let reads = options()
+            .min_connections(if sqlite { readers } else { 0 })
             .max_connections(readers)
             .after_connect(|connection, _| Box::pin(prepare_reader(connection)));
         let pool = pool.await.map_err(Error::Open)?;
