@@ -130,10 +130,10 @@ impl Store {
                 .acquire_timeout(CONNECT_TIMEOUT)
                 .before_acquire(|connection, _| Box::pin(ready(Ok(is_sound(connection)))));
             match sqlite {
-                // Each is a thread with pages of its own, and no server or network ages it. All are there
-                // from the beginning: descriptors and memory of a coordinator do not grow when one day
-                // two of them are wanted at once.
-                true => options.idle_timeout(None).max_lifetime(None),
+                // Each is a thread with pages of its own, and no server or network ages it. Nor is there
+                // anybody to ping: a caller that goes away meanwhile would take the connection with it,
+                // and SQLite keeps the file of one that is closed while others are open.
+                true => options.idle_timeout(None).max_lifetime(None).test_before_acquire(false),
                 false => options,
             }
         };
@@ -145,6 +145,8 @@ impl Store {
             .max_connections(writers)
             .after_connect(|connection, _| Box::pin(prepare(connection, SQLITE_WRITER_CACHE_KIB)))
             .connect(&url);
+        // All of SQLite's are there from the beginning, so that descriptors and memory do not grow when
+        // one day two are wanted at once.
         let reads = options()
             .min_connections(if sqlite { readers } else { 0 })
             .max_connections(readers)
