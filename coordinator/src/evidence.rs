@@ -82,12 +82,25 @@ impl Notary {
     /// Vouches for the log as it is at `now`. The head is never older than the newest entry, whatever
     /// the clock says.
     pub fn head(&self, log: &Log, now: Timestamp) -> SignedHead {
+        self.head_by(&self.seal().signer, log, now)
+    }
+
+    /// Vouches for the log as each of `entries` leaves it, with which it has grown from `before` to what it is
+    /// at `now`: so that of each of them alone it can be told whether it is the one that was logged. All heads
+    /// are by one key.
+    pub fn heads(&self, before: &Log, entries: &[EventRow], now: Timestamp) -> Vec<SignedHead> {
+        let (seal, mut log) = (self.seal(), before.clone());
+        let head_with = |entry: &EventRow| {
+            log.push(entry);
+            self.head_by(&seal.signer, &log, now)
+        };
+        entries.iter().map(head_with).collect()
+    }
+
+    fn head_by(&self, signer: &Signer, log: &Log, now: Timestamp) -> SignedHead {
         let at = log.at.map_or(now, |newest| newest.max(now));
         let (size, root) = (log.tree.size(), log.tree.root());
-        Signed::by(
-            &self.seal().signer,
-            TreeHead { federation: self.federation().clone(), size, root, at },
-        )
+        Signed::by(signer, TreeHead { federation: self.federation().clone(), size, root, at })
     }
 
     /// Vouches for what a model is made of.

@@ -135,8 +135,8 @@ pub struct Change<'a> {
     pub nodes: Vec<(Node, Hash)>,
     /// What the entries vouch for.
     pub documents: Vec<Document>,
-    /// The head over the log with them, where the coordinator signs.
-    pub head: Option<SignedHead>,
+    /// A head over the log as each of them leaves it, where the coordinator signs.
+    pub heads: Vec<SignedHead>,
 }
 
 impl Change<'_> {

@@ -273,9 +273,9 @@ impl Store {
             reach("db.document")?;
             log::write_document(&mut transaction, document).await?;
         }
-        if let Some(head) = &change.head {
+        if !change.heads.is_empty() {
             reach("db.head")?;
-            log::write_head(&mut transaction, head).await?;
+            log::write_heads(&mut transaction, &change.heads).await?;
         }
         reach("db.commit")?;
         transaction.commit().await.map_err(Error::Uncertain)?;

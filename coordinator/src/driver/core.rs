@@ -267,11 +267,6 @@ impl Step {
         Change { nodes, documents, ..change }
     }
 
-    /// The audit log once the step is installed.
-    pub fn log(&self) -> &Log {
-        &self.log
-    }
-
     /// Why what was asked for is refused, once the step is saved.
     pub fn take_refused(&mut self) -> Option<Error> {
         self.refused.take()

@@ -261,9 +261,11 @@ impl Driver {
     /// Saves a step, and only then makes it the truth and shows it.
     async fn save(&mut self, step: Step) -> Result<(), Error> {
         let mut change = step.change();
-        if !change.events.is_empty() {
-            let head = |notary: &Arc<Notary>| notary.head(step.log(), self.clock.now());
-            change.head = self.notary.as_ref().map(head);
+        if let Some(notary) = &self.notary
+            && !change.events.is_empty()
+        {
+            // The core's log is still the one before the step.
+            change.heads = notary.heads(self.core.log(), &change.events, self.clock.now());
         }
         if !change.is_empty() {
             self.in_doubt = true;

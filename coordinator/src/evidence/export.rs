@@ -1,12 +1,13 @@
 //! The audit log as a file that proves itself: one JSON object a line, each entry with its hash and with
-//! the head that was signed when it was the newest.
+//! the head that was signed when it was the newest. Where a version before has logged, the last entry of each
+//! transaction has one.
 //!
 //! ```text
 //! {"line":"begin",...}   whose log it is
 //! {"line":"entry",...}   an entry, and its hash as it was saved with it
 //! {"line":"update",...}  the update that the entry vouches for, as its site signed it
 //! {"line":"manifest",...} what the model that the entry tells of is made of
-//! {"line":"head",...}    the head that was signed right after it
+//! {"line":"head",...}    the head that was signed over the log as it leaves it
 //! {"line":"end",...}     the head that was signed for this export
 //! ```
 

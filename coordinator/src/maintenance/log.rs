@@ -142,9 +142,9 @@ pub(super) mod tests {
                 document: document.as_ref().map(|document| document.digest),
             };
             let nodes = self.log.push(&entry);
-            let head = Some(self.notary.head(&self.log, LATER));
+            let heads = vec![self.notary.head(&self.log, LATER)];
             let (events, documents) = (vec![entry], document.into_iter().collect());
-            let change = Change { events, nodes, documents, head, ..change };
+            let change = Change { events, nodes, documents, heads, ..change };
             self.store.save(&change).await.unwrap();
         }
     }

@@ -27,7 +27,8 @@ pub struct Vouched {
     pub leaf: Hash,
     /// What it vouches for.
     pub document: Option<Document>,
-    /// The head that was signed when this was the newest entry.
+    /// The head that was signed when this was the newest entry. Versions before signed one for each transaction,
+    /// after its last entry.
     pub head: Option<SignedHead>,
 }
 
@@ -244,29 +245,36 @@ pub(super) async fn write_document(
     .await
 }
 
-pub(super) async fn write_head(
+/// Writes heads in their order, and the certificate that they are signed by once for all that follow on each other
+/// by it.
+pub(super) async fn write_heads(
     connection: &mut AnyConnection,
-    head: &SignedHead,
+    heads: &[SignedHead],
 ) -> Result<(), Error> {
-    let Signed { statement: TreeHead { size, root, at, .. }, signature, certificate } = head;
-    let signer = Digest::of(certificate).to_string();
-    insert(
-        "INSERT INTO signer (fingerprint, certificate, checksum) VALUES ($1, $2, $3) \
-         ON CONFLICT (fingerprint) DO NOTHING",
-    )
-    .bind(signer.as_str())
-    .bind(BASE64_STANDARD.encode(certificate))
-    .execute(connection)
-    .await?;
-    insert(
-        "INSERT INTO log_head (size, root, at, signature, signer, checksum) \
-         VALUES ($1, $2, $3, $4, $5, $6)",
-    )
-    .bind(rows::bigint("the log", *size)?)
-    .bind(root.to_string())
-    .bind(micros(*at))
-    .bind(BASE64_STANDARD.encode(signature.as_bytes()))
-    .bind(signer)
-    .execute(connection)
-    .await
+    let mut written: Option<&Vec<u8>> = None;
+    for Signed { statement: TreeHead { size, root, at, .. }, signature, certificate } in heads {
+        let signer = Digest::of(certificate).to_string();
+        if written.replace(certificate) != Some(certificate) {
+            insert(
+                "INSERT INTO signer (fingerprint, certificate, checksum) VALUES ($1, $2, $3) \
+                 ON CONFLICT (fingerprint) DO NOTHING",
+            )
+            .bind(signer.as_str())
+            .bind(BASE64_STANDARD.encode(certificate))
+            .execute(connection)
+            .await?;
+        }
+        insert(
+            "INSERT INTO log_head (size, root, at, signature, signer, checksum) \
+             VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(rows::bigint("the log", *size)?)
+        .bind(root.to_string())
+        .bind(micros(*at))
+        .bind(BASE64_STANDARD.encode(signature.as_bytes()))
+        .bind(signer)
+        .execute(connection)
+        .await?;
+    }
+    Ok(())
 }

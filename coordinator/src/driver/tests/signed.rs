@@ -1,5 +1,6 @@
 //! What sites and the coordinator put their names to, from the update to the export of the log.
 
+use fedpaint_proto::log::Entry;
 use fedpaint_proto::merkle::verify_inclusion;
 use fedpaint_proto::signing::{Signed, Unbound};
 use fedpaint_proto::statement::Envelope;
@@ -65,6 +66,13 @@ impl Coordinator {
             lines.extend(more);
         }
         lines
+    }
+}
+
+fn entry_of(line: &Line) -> Option<&Entry> {
+    match line {
+        Line::Entry { entry, .. } => Some(entry),
+        _ => None,
     }
 }
 
@@ -171,6 +179,7 @@ async fn the_exported_log_of_a_run_is_whole_and_holds_every_update_and_model() {
     let lines = coordinator.exported().await;
     let whole = check(&pki, &lines).unwrap();
     assert_eq!((whole.updates, whole.models), (6, 3));
+    assert_eq!(whole.heads, whole.entries + 1, "one after each, and that of the export");
     let models = coordinator.handle.models(&brain(), None, 0).await.unwrap();
     for (version, parent) in [(0, None), (1, Some(0)), (2, Some(1))] {
         let manifest = coordinator.handle.manifest(&brain(), version).await.unwrap().statement;
@@ -197,6 +206,27 @@ async fn the_exported_log_of_a_run_is_whole_and_holds_every_update_and_model() {
             line => panic!("{line:?}"),
         }
         assert!(matches!(check(&pki, &other), Err(Broken::Document { .. })), "{place}");
+    }
+}
+
+#[tokio::test]
+async fn whichever_entry_of_a_run_is_rewritten_with_a_hash_that_fits_it_is_the_one_that_is_named() {
+    let (coordinator, pki) = signing(1).await;
+    coordinator.report_all(&pki, 1).await;
+    let lines = coordinator.exported().await;
+    let second = Duration::from_secs(1);
+    for (place, line) in lines.iter().enumerate() {
+        let Some(entry) = entry_of(line) else { continue };
+        for changed in [
+            Entry { detail: "nothing".into(), ..entry.clone() },
+            Entry { at: entry.at.checked_add(second).unwrap(), ..entry.clone() },
+            Entry { at: entry.at.checked_sub(second).unwrap(), ..entry.clone() },
+        ] {
+            let (mut other, leaf) = (lines.clone(), changed.leaf());
+            other[place] = Line::Entry { entry: changed, leaf };
+            let told = check(&pki, &other).unwrap_err();
+            assert_eq!(told.entries(), Some(entry.seq..=entry.seq), "{told}");
+        }
     }
 }
 

@@ -131,9 +131,7 @@ impl Life {
     /// Saves a step as the driver does, in one transaction, whose entries must name every row that has changed.
     async fn keep(&mut self, step: Step) {
         let mut change = step.change();
-        if !change.events.is_empty() {
-            change.head = Some(self.notary.head(step.log(), self.now));
-        }
+        change.heads = self.notary.heads(self.core.log(), &change.events, self.now);
         self.store.save(&change).await.unwrap();
         let events = change.events.clone();
         self.core.install(step);

@@ -29,8 +29,8 @@ pub(crate) enum AuditVerb {
 Needs the root alone: --ca FILE. A head that was kept, such as `head.json` in a site's workspace, shows
 that the log is the one that was shown then, and that nothing was cut from its end since.
 
-Exit status: 0 whole, 1 broken: the first entry that is not what was logged is named, or where only a signed
-head tells, the entries of its transaction.")]
+Exit status: 0 whole, 1 broken: the very entry that is the first not to be what was logged is named; where its
+head is gone too, or a version before has signed one for many, those of which it may be one.")]
     Verify {
         /// What `fedctl audit export` wrote
         file: PathBuf,
