@@ -1,8 +1,9 @@
 //! Whether an exported audit log is what was logged and signed: from the export, the federation's root, and
 //! heads that somebody kept. It stops at the first thing that is wrong and names it: the very entry, where it is
 //! missing or not the one that its hash was saved of. Where somebody has made hashes that fit only a head tells, or
-//! that times do not follow on each other, and named are the entries since the last head that was right: those of
-//! one transaction, for each was signed.
+//! that times do not follow on each other, and named are the entries since the last head that was right: the very
+//! entry again, for one was signed after each. They are more where heads were taken out as well, and of the entries
+//! that a version before has logged, which signed one head for all entries of a transaction.
 //!
 //! An export that lacks its newest part, and was signed when it ended there, is a log as it once was. That
 //! is found by whoever has a later head, and every site has one.
@@ -13,7 +14,7 @@ mod models;
 use std::collections::BTreeMap;
 
 use fedpaint_proto::identity::Role;
-use fedpaint_proto::log::{Entry, SignedHead};
+use fedpaint_proto::log::{Entry, SignedHead, TreeHead};
 use fedpaint_proto::merkle::{Frontier, Hash};
 use fedpaint_proto::names::{Digest, FederationName};
 use fedpaint_proto::signing::{self, Authority, Holder, Statement};
@@ -57,6 +58,8 @@ pub struct Check<'a> {
     certain: u64,
     /// When the newest of them was made.
     certain_at: Timestamp,
+    /// The root over those and the next entry, where another entry has come before a head.
+    next_root: Option<Hash>,
     /// How many are under a head that was kept.
     kept_right: u64,
     head_at: Timestamp,
@@ -89,6 +92,7 @@ impl<'a> Check<'a> {
             newest_at: Timestamp::MIN,
             certain: 0,
             certain_at: Timestamp::MIN,
+            next_root: None,
             kept_right: 0,
             head_at: Timestamp::MIN,
             heads: 0,
@@ -186,6 +190,9 @@ impl<'a> Check<'a> {
         }
         self.newest_at = at;
         self.owed = entry.document.map(|document| (entry.clone(), document));
+        if self.tree.size() == self.certain + 1 {
+            self.next_root = Some(self.tree.root());
+        }
         self.tree.push(leaf);
         let size = self.tree.size();
         let Some(kept) = self.kept.remove(&size) else { return Ok(()) };
@@ -220,7 +227,7 @@ impl<'a> Check<'a> {
         let (statement, seq) = (&head.statement, self.tree.size());
         let (size, at, first) = (statement.size, statement.at, self.certain + 1);
         if size != seq {
-            return Err(Broken::Place { first, seq, size });
+            return Err(self.misplaced(statement));
         }
         if statement.root != self.tree.root() {
             return Err(Broken::Root { first, last: size });
@@ -231,8 +238,22 @@ impl<'a> Check<'a> {
         }
         self.signed(head).map_err(|source| Broken::Head { first, size, source })?;
         (self.certain, self.certain_at, self.head_at) = (size, self.newest_at, at);
+        self.next_root = None;
         self.heads += 1;
         Ok(())
+    }
+
+    /// What is wrong where a head is over more or fewer entries than there are. The head of the first entry that is
+    /// not certain tells of that one also where something was slipped in before the head.
+    fn misplaced(&self, head: &TreeHead) -> Broken {
+        let (first, seq, size) = (self.certain + 1, self.tree.size(), head.size);
+        match self.next_root {
+            Some(root) if size == first && root == head.root => {
+                Broken::Place { first: first + 1, seq, size }
+            }
+            Some(_) if size == first => Broken::Root { first, last: size },
+            _ => Broken::Place { first, seq, size },
+        }
     }
 
     /// That the coordinator signed a head. A certificate that was believed is not looked into again.

@@ -1,5 +1,6 @@
 //! What may be wrong with an exported log, in words, and which entries that concerns.
 
+use std::cmp::Ordering;
 use std::ops::RangeInclusive;
 
 use fedpaint_proto::names::{Digest, FederationName};
@@ -103,7 +104,7 @@ pub enum Broken {
     /// A head is not where it belongs.
     #[error("after entry {seq} there is a head over {size} entries: {}", misplaced(*first, *seq, *size))]
     Place {
-        /// The first entry after the last head that was right.
+        /// The first entry after the last head that was right, or that would be if it were in its place.
         first: u64,
         /// The newest entry.
         seq: u64,
@@ -178,9 +179,10 @@ pub enum Broken {
 
 impl Broken {
     /// Where the first entry is that is not what was logged or is missing, as far as it can be told: one entry if
-    /// it is certain, and else those of which it may be one. None where nothing is wrong but a head over entries
-    /// that another one has signed, or what is no part of the log: its first line, a head that was kept. Nobody has
-    /// vouched for entries that come after the last head that was right.
+    /// it is certain, as where each has the head that was signed after it, and else those of which it may be one.
+    /// None where nothing is wrong but a head over entries that another one has signed, or what is no part of the
+    /// log: its first line, a head that was kept. Nobody has vouched for entries that come after the last head that
+    /// was right.
     pub fn entries(&self) -> Option<RangeInclusive<u64>> {
         let (first, last) = match *self {
             Broken::Missing { missing, .. } => (missing, missing),
@@ -241,6 +243,10 @@ fn misplaced(first: u64, seq: u64, size: u64) -> String {
         (true, false) => {
             format!("{} signed, or entry {missing} is missing before it", not_those(first, seq))
         }
-        (false, _) => format!("one of entries {first} to {seq} does not belong there"),
+        (false, _) => match first.cmp(&seq) {
+            Ordering::Less => format!("one of entries {first} to {seq} does not belong there"),
+            Ordering::Equal => format!("entry {seq} does not belong there"),
+            Ordering::Greater => "it does not belong there".to_owned(),
+        },
     }
 }

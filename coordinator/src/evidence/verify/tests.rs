@@ -5,7 +5,8 @@ use crate::evidence::Notary;
 use crate::records::Log;
 use crate::testing::{LATER, Pki};
 
-/// A log as its lines, with the head that was signed after each transaction, and every head.
+/// A log as its lines, with the head that was signed after each transaction, and every head. With transactions of
+/// one entry each it is as it is logged now, and with others as versions before have logged it.
 struct Logged {
     pki: Pki,
     authority: Authority,
@@ -149,6 +150,73 @@ fn broken_by(logged: &Logged, seq: u64, fits: bool, change: impl Fn(&mut Entry))
     logged.check(&lines, &[]).unwrap_err()
 }
 
+/// What an export is broken by whose entries were changed, numbered anew and given hashes that fit, under the heads
+/// that were signed.
+fn refitted(logged: &Logged, change: impl FnOnce(&mut Vec<Entry>)) -> Broken {
+    let entry = |line: &Line| match line {
+        Line::Entry { entry, .. } => Some(entry.clone()),
+        _ => None,
+    };
+    let mut entries: Vec<Entry> = logged.lines.iter().filter_map(entry).collect();
+    change(&mut entries);
+    let (mut lines, mut heads) = (logged.lines[..1].to_vec(), logged.heads.iter().peekable());
+    for (seq, entry) in (1..).zip(entries) {
+        let entry = Entry { seq, ..entry };
+        let leaf = entry.leaf();
+        lines.push(Line::Entry { entry, leaf });
+        lines.extend(
+            heads
+                .next_if(|head| head.statement.size == seq)
+                .map(|head| Line::Head { head: head.clone() }),
+        );
+    }
+    lines.extend(logged.lines.last().cloned());
+    logged.check(&lines, &[]).unwrap_err()
+}
+
+#[test]
+fn where_each_entry_has_its_head_the_very_one_is_named_however_well_its_hash_fits() {
+    // Four at a time, as entries of one transaction are.
+    let logged =
+        of_transactions(&[1; 20], |seq| Entry { at: later(seq.div_ceil(4)), ..entry(seq) });
+    let changes: [(&str, fn(&mut Vec<Entry>, usize)); 8] = [
+        ("edited", |entries, at| entries[at].detail.push('!')),
+        ("deleted", |entries, at| drop(entries.remove(at))),
+        ("moved", |entries, at| entries.swap(at, at + 1)),
+        ("slipped in", |entries, at| entries.insert(at, entry(99))),
+        ("put back", |entries, at| entries[at].at = later(0)),
+        ("put forward", |entries, at| entries[at].at = later(99)),
+        ("forked", |entries, at| entries[at..].iter_mut().for_each(|it| it.actor.push('!'))),
+        ("cut off", |entries, at| entries.truncate(at)),
+    ];
+    for (how, change) in changes {
+        for seq in [1, 2, 4, 5, 7, 19] {
+            let told = refitted(&logged, |entries| change(entries, seq as usize - 1));
+            assert_eq!(told.entries(), Some(seq..=seq), "{how}: {told}");
+        }
+    }
+}
+
+#[test]
+fn what_is_slipped_in_without_a_head_is_told_by_that_of_the_entry_in_whose_place_it_is() {
+    let logged = logged(20);
+    // Of what is there twice the first one is right.
+    for (detail, wrong) in [("site nobody", 7), ("site number-7", 8)] {
+        let mut lines = logged.lines.clone();
+        let more = Entry { detail: detail.into(), ..entry(7) };
+        let leaf = more.leaf();
+        lines.insert(at(7), Line::Entry { entry: more, leaf });
+        for line in &mut lines[at(7) + 1..] {
+            if let Line::Entry { entry, leaf } = line {
+                entry.seq += 1;
+                *leaf = entry.leaf();
+            }
+        }
+        let told = logged.check(&lines, &[]).unwrap_err();
+        assert_eq!(told.entries(), Some(wrong..=wrong), "{told}");
+    }
+}
+
 #[test]
 fn of_a_transaction_with_many_entries_the_changed_one_is_named_or_all_of_it_where_the_hash_fits() {
     let logged = grouped(&[1, 4, 2, 3]);
@@ -211,8 +279,9 @@ fn what_is_wrong_with_a_line_or_a_head_names_the_entries_that_it_may_be_of() {
         (broken(&|lines| lines.truncate(place(7) + 1)), Some(8..=8)),
         (broken(&|lines| lines.insert(place(7), lines[0].clone())), Some(7..=8)),
         (broken(&|lines| drop(lines.remove(0))), None),
-        // Over entries that another head has signed: nothing is wrong with them.
+        // Over entries that another head has signed, after them or later: nothing is wrong with them.
         (broken(&|lines| lines.insert(place(7) + 1, forged(later(8)))), None),
+        (broken(&|lines| lines.insert(place(7) + 1, lines[place(5)].clone())), None),
     ] {
         assert_eq!(told.entries(), range, "{told}");
     }
