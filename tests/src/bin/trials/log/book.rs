@@ -1,8 +1,6 @@
-//! A log with its keys, honest or forged, in memory. As a coordinator does, it signs a head after each transaction,
-//! of one to four entries.
+//! A log with its keys, honest or forged, in memory. As a coordinator does, it signs a head after each entry.
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -21,30 +19,34 @@ use rand_chacha::ChaCha8Rng;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
-/// What is done to a log.
+/// What is done to a log at the place of an entry, which is the first one that is not what was logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// An entry is gone, and those after it have moved up.
+    /// The entry is gone, and those after it have moved up: the next one is in its place.
     Delete,
-    /// An entry says something else.
+    /// The entry says something else.
     Edit,
-    /// Two entries have changed their places.
+    /// The entry and the next one have changed their places: that one is in its place.
     Reorder,
-    /// From an entry on, everything is another history.
+    /// There is one more in its place, and it and those after it have moved down.
+    Insert,
+    /// From the entry on, everything is another history.
     Fork,
-    /// An entry and all after it are gone.
+    /// The entry and all after it are gone: it is the first that is missing.
     Truncate,
-    /// An entry says that it happened before.
+    /// The entry says that it happened before.
     BackDate,
-    /// An entry says that it happened after the next one.
+    /// The entry says that it happened after the next one. It is the wrong one, and not the next, of which a time
+    /// before another's tells.
     ForwardDate,
 }
 
 /// All of it.
-pub(crate) const KINDS: [Kind; 7] = [
+pub(crate) const KINDS: [Kind; 8] = [
     Kind::Delete,
     Kind::Edit,
     Kind::Reorder,
+    Kind::Insert,
     Kind::Fork,
     Kind::Truncate,
     Kind::BackDate,
@@ -57,14 +59,12 @@ const START: Timestamp = Timestamp::constant(1_795_000_000, 0);
 /// How far apart entries are, in microseconds.
 const APART_US: i64 = 1_000;
 
-/// The most entries of a transaction.
-const TRANSACTION_MAX: u64 = 4;
-
-/// A log, and who signs it. Of each transaction there is a head.
+/// A log, and who signs it.
 pub(crate) struct Book {
     pub(crate) authority: Authority,
     notary: Arc<Notary>,
     pub(crate) entries: Vec<Entry>,
+    /// Of each entry, but where only the newest is asked for.
     pub(crate) heads: Vec<SignedHead>,
     nodes: HashMap<Node, Hash>,
 }
@@ -88,16 +88,6 @@ pub(crate) fn entry(seq: u64) -> Entry {
     }
 }
 
-/// The last entries of the transactions of a log of so many; a longer one begins with the same, but for the last.
-fn ends(size: u64) -> Vec<u64> {
-    let (mut dice, mut ends, mut end) = (dice(0, "transactions"), Vec::new(), 0);
-    while end < size {
-        end = size.min(end + dice.random_range(1..=TRANSACTION_MAX));
-        ends.push(end);
-    }
-    ends
-}
-
 /// What an attacker makes of the entries, numbered as they must be.
 pub(crate) fn attacked(entries: &[Entry], kind: Kind, place: u64) -> Vec<Entry> {
     let mut entries = entries.to_vec();
@@ -110,6 +100,10 @@ pub(crate) fn attacked(entries: &[Entry], kind: Kind, place: u64) -> Vec<Entry> 
             let (first, second) = (entries[at].at, entries[at + 1].at);
             entries.swap(at, at + 1);
             (entries[at].at, entries[at + 1].at) = (first, second);
+        }
+        Kind::Insert => {
+            let more = Entry { detail: "site that nobody enrolled".into(), ..entries[at].clone() };
+            entries.insert(at, more);
         }
         Kind::Fork => {
             entries[at..].iter_mut().for_each(|entry| entry.actor = "operator/eve".into())
@@ -156,15 +150,20 @@ impl Book {
         let key = PrivatePkcs8KeyDer::from_pem_slice(issued.key_pem.as_bytes())?;
         let signer = Signer::new(&[der(&issued.certificate_pem)?], &key)?;
         let notary = Arc::new(Notary::new(authority.clone(), signer, false));
-        Ok(Book::of(authority, notary, (1..=size).map(entry).collect()))
+        Ok(Book::of(authority, notary, (1..=size).map(entry).collect(), 1))
     }
 
-    fn of(authority: Authority, notary: Arc<Notary>, entries: Vec<Entry>) -> Book {
+    /// A log of these entries, with the heads of those from number `signed_from` on.
+    fn of(
+        authority: Authority,
+        notary: Arc<Notary>,
+        entries: Vec<Entry>,
+        signed_from: u64,
+    ) -> Book {
         let (mut log, mut heads, mut nodes) = (Log::default(), Vec::new(), HashMap::new());
-        let mut ends = ends(entries.len() as u64).into_iter().peekable();
         for entry in &entries {
             nodes.extend(log.push(entry));
-            if ends.next_if_eq(&entry.seq).is_some() {
+            if entry.seq >= signed_from {
                 heads.push(notary.head(&log, entry.at));
             }
         }
@@ -194,28 +193,22 @@ impl Book {
     /// The same keys over what an attacker made of the entries: heads and all.
     pub(crate) fn forged(&self, kind: Kind, place: u64) -> Book {
         let entries = in_order(attacked(&self.entries, kind, place));
-        Book::of(self.authority.clone(), Arc::clone(&self.notary), entries)
+        Book::of(self.authority.clone(), Arc::clone(&self.notary), entries, 1)
     }
 
-    /// The same with some entries more, so that its length does not betray it.
-    pub(crate) fn longer(&self) -> Book {
-        let size = self.size();
-        let more = (size + 1..=size + 7)
-            .map(|seq| Entry { detail: format!("later number-{seq}"), ..entry(seq) });
-        let entries = self.entries.iter().cloned().chain(more).collect();
-        Book::of(self.authority.clone(), Arc::clone(&self.notary), entries)
+    /// The same with some entries more, so that its length does not betray it, and with the newest head alone, which
+    /// is what a site is told.
+    pub(crate) fn answering(&self, kind: Kind, place: u64) -> Book {
+        let mut entries = in_order(attacked(&self.entries, kind, place));
+        let size = entries.len() as u64;
+        let later = |seq: u64| Entry { detail: format!("later number-{seq}"), ..entry(seq) };
+        entries.extend((size + 1..=size + 7).map(later));
+        Book::of(self.authority.clone(), Arc::clone(&self.notary), entries, size + 7)
     }
 
     /// The place among the heads of the first one over an entry.
     pub(crate) fn head_over(&self, place: u64) -> usize {
         self.heads.partition_point(|head| head.statement.size < place)
-    }
-
-    /// The entries of the transaction that an entry is of.
-    pub(crate) fn transaction(&self, place: u64) -> RangeInclusive<u64> {
-        let at = self.head_over(place);
-        let before = at.checked_sub(1).map_or(0, |before| self.heads[before].statement.size);
-        before + 1..=self.heads.get(at).map_or(self.size(), |head| head.statement.size)
     }
 
     /// The log as it is exported.
@@ -232,7 +225,7 @@ impl Book {
     /// The same by somebody who leaves the hashes as they were.
     pub(crate) fn edited(&self, kind: Kind, place: u64) -> Vec<Line> {
         let entries = attacked(&self.entries, kind, place);
-        self.under_heads(&entries, |at, _| self.entries[at].leaf())
+        self.under_heads(&entries, |at, entry| self.entries.get(at).unwrap_or(entry).leaf())
     }
 
     fn under_heads(&self, entries: &[Entry], leaf: impl Fn(usize, &Entry) -> Hash) -> Vec<Line> {
