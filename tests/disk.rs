@@ -294,9 +294,9 @@ async fn a_model_whose_export_finds_the_disk_full_is_exported_by_the_same_comman
         report_patiently(folder.path(), site).await;
     }
     let model = finished(&lab).await;
-    let points = Failpoints::new(folder.path(), "export").unwrap();
-    // Where the name may not last the file is there all the same, so that the second time it is in the way.
-    for (place, more) in [("download.sync", None), ("download.folder", Some("--force"))] {
+    let mut points = Failpoints::new(folder.path(), "export").unwrap();
+    // Where the name may not last the file is there all the same, and is the one that is wanted the second time.
+    for place in ["download.sync", "download.folder"] {
         let out = lab.path(&format!("{place}.safetensors"));
         let mut export = lab.operator_flags();
         export.extend(["model", "export", "brain", "--out", &out].map(str::to_owned));
@@ -304,9 +304,31 @@ async fn a_model_whose_export_finds_the_disk_full_is_exported_by_the_same_comman
         let full = output_with("fedctl", &export, &[points.variable()]).unwrap();
         let said = String::from_utf8(full.stderr).unwrap();
         assert!(!full.status.success() && said.contains("No space left on device"), "{said}");
-        export.extend(more.map(str::to_owned));
+        points.disarm().unwrap();
+        let again = output_with("fedctl", &export, &[points.variable()]).unwrap();
+        let said = String::from_utf8(again.stderr).unwrap();
+        assert!(again.status.success(), "{place}: {said}");
+        assert_eq!(said.contains("is there already"), place == "download.folder", "{said}");
+        let exported = std::fs::read(&out).unwrap();
+        assert_eq!(Digest::of(&exported), model.digest, "{place}");
+        // It is seen to, too, that it lasts.
+        let passed = points.reached().unwrap();
+        let synced = passed.iter().filter(|passed| *passed == "download.folder").count();
+        assert_eq!(synced, if place == "download.folder" { 2 } else { 1 }, "{place}");
+
+        // Another file is nobody's to replace unless it is said, nor is what says that it is of another round.
+        std::fs::write(&out, [&exported[..], b"."].concat()).unwrap();
+        let refused = output_with("fedctl", &export, &[]).unwrap();
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && said.contains("give --force"), "{said}");
+        std::fs::write(&out, &exported).unwrap();
+        let note = format!("{out}.json");
+        let own = std::fs::read_to_string(&note).unwrap();
+        std::fs::write(&note, own.replace("\"round\": 1", "\"round\": 7")).unwrap();
+        assert!(!output_with("fedctl", &export, &[]).unwrap().status.success(), "{own}");
+        export.push("--force".to_owned());
         run("fedctl", &export).unwrap();
-        assert_eq!(Digest::of(&std::fs::read(&out).unwrap()), model.digest, "{place}");
+        assert_eq!(std::fs::read_to_string(&note).unwrap(), own);
     }
 }
 

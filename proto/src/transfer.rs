@@ -142,7 +142,8 @@ pub async fn upload(
     send::send(way, &purpose, blob, file, progress, &patience).await
 }
 
-/// Downloads `blob` to `file`, by way of `<file>.part`. If `file` is there and right, nothing moves.
+/// Downloads `blob` to `file`, by way of `<file>.part`. If `file` is there and right, nothing moves, and it is
+/// seen to that it lasts.
 /// Two transfers to one file must not run at once. Its retries take their turn in `budget`.
 ///
 /// # Errors
@@ -173,6 +174,14 @@ pub async fn fetch(
 ) -> Result<(), Error> {
     let (keep, patience) = (receive::Keep::ForNow, Patience::within(budget));
     receive::receive(way, blob, file, keep, progress, &patience).await
+}
+
+/// Whether `file` is there and is `blob`, so that a [`download`] of that to it moves nothing.
+///
+/// # Errors
+/// If the file does not read.
+pub async fn is_there(blob: Blob, file: &Path) -> Result<bool, Error> {
+    receive::is_blob(file, blob).await
 }
 
 /// The blob that `file` is, to say so before it is uploaded.

@@ -51,6 +51,9 @@ pub(super) async fn receive(
     patience: &Patience,
 ) -> Result<(), Error> {
     if is_blob(path, blob).await? {
+        if keep == Keep::Durably {
+            settle(path).await?;
+        }
         progress(blob.size, blob.size);
         return Ok(());
     }
@@ -225,8 +228,20 @@ async fn append(
     }
 }
 
+/// Has a file that is there last: whoever gave it its name may have been failed by the disk behind that.
+async fn settle(path: &Path) -> Result<(), Error> {
+    let there = path.to_owned();
+    let settled = move || {
+        reach("download.sync")?;
+        std::fs::File::open(&there)?.sync_all()?;
+        reach("download.folder")?;
+        sync_folder(&there)
+    };
+    blocking(settled).await.map_err(file_error("write", path))
+}
+
 /// Whether the file is there and has the blob's bytes.
-async fn is_blob(path: &Path, blob: Blob) -> Result<bool, Error> {
+pub(super) async fn is_blob(path: &Path, blob: Blob) -> Result<bool, Error> {
     let length = match tokio::fs::metadata(path).await {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),

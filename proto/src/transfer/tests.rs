@@ -284,10 +284,13 @@ async fn a_file_that_is_there_and_right_moves_nothing() {
     let path = folder.path().join("base");
     std::fs::write(&path, &bytes).unwrap();
     let fake = Fake::giving(&bytes, []);
+    assert!(!is_there(blob_of(&bytes), &folder.path().join("other")).await.unwrap());
+    assert!(is_there(blob_of(&bytes), &path).await.unwrap());
     get(&fake, blob_of(&bytes), &path).await.unwrap();
     assert_eq!(fake.state().streams, 0);
     // One that is there and wrong is replaced.
     std::fs::write(&path, noise(3, 1000)).unwrap();
+    assert!(!is_there(blob_of(&bytes), &path).await.unwrap());
     get(&fake, blob_of(&bytes), &path).await.unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }

@@ -386,7 +386,7 @@ same form, and the note says which one a file is.")]
         /// The file to write
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Replace the file if it is there
+        /// Replace the file if it is there and is another one
         #[arg(long)]
         force: bool,
     },

@@ -13,7 +13,7 @@ use fedpaint_proto::signing::Signed;
 use fedpaint_proto::statement::{Manifest, manifest_from_wire};
 use fedpaint_proto::v1::blob_service_client::BlobServiceClient;
 use fedpaint_proto::weights::sync_folder;
-use fedpaint_proto::{transfer, v1};
+use fedpaint_proto::{text, transfer, v1};
 use tonic::{Code, Status};
 
 use crate::cli::{Connection, ModelVerb};
@@ -39,13 +39,14 @@ pub(crate) async fn run(
         // and the one a new run goes on from. `--raw` only says so.
         ModelVerb::Export { run, round, ema, raw: _, out, force } => {
             let kind = if ema { ModelKind::Ema } else { ModelKind::Raw };
-            if !force && out.exists() {
-                bail!("{} is there already; give --force to replace it", out.display());
-            }
             let mut session = connect(settings, output.now()).await?;
             let model = pick(one(&mut session, &run, round).await?, round)
                 .with_context(|| no_model(&run, round))?;
             let blob = blob(&model, kind)?;
+            let note = ModelNote { run, round: model.round, kind, digest: blob.digest };
+            if !force && out.exists() {
+                again(&out, &note, blob.size).await?;
+            }
             let bar = transfer_bar("downloading", blob.size);
             let mut progress = |done, _| bar.set_position(done);
             let budget = Budget::default();
@@ -53,7 +54,6 @@ pub(crate) async fn run(
                 transfer::download(&session.channel, blob, &out, &budget, &mut progress).await;
             bar.finish_and_clear();
             moved?;
-            let note = ModelNote { run, round: model.round, kind, digest: blob.digest };
             write_note(&out, &note)?;
             let manifest = manifest(&mut session, &note).await?;
             let manifest = manifest.map(|manifest| write_manifest(&out, &manifest)).transpose()?;
@@ -63,6 +63,18 @@ pub(crate) async fn run(
             output.show(&Exported { run, round, kind, blob, created_at, file, manifest })
         }
     }
+}
+
+/// Looks whether the file at `out` is the model that is wanted, which an export that failed may have left: that is
+/// gone on with. Any other file, and the note of another round, is kept.
+async fn again(out: &Path, wanted: &ModelNote, size: u64) -> anyhow::Result<()> {
+    let blob = Blob { digest: wanted.digest, size };
+    let is_of_another = ModelNote::beside(out, wanted.digest).is_some_and(|note| note != *wanted);
+    if is_of_another || !transfer::is_there(blob, out).await? {
+        bail!("{} is there already; give --force to replace it", out.display());
+    }
+    eprintln!("{}", text::line(&format!("{} is there already", out.display()), usize::MAX));
+    Ok(())
 }
 
 /// What the coordinator says that a model is made of; nothing from one that signs nothing.
