@@ -12,6 +12,7 @@ use fedpaint_tests::lab::Lab;
 use fedpaint_tests::models;
 use fedpaint_tests::process::{output, program};
 use serde_json::Value;
+use sqlx::{AnyConnection, Connection};
 
 use crate::plan;
 
@@ -229,6 +230,57 @@ async fn a_round_over_a_file_that_has_changed_publishes_nothing_and_the_next_att
     assert!(log.contains("the update of site alpha cannot be used"), "{log}");
     whole_round(&lab, folder.path(), &mut members, 1).await;
     assert_eq!(told(coordinator(&lab, "fsck", "coordinator.toml", &[]), 0)["clean"], true);
+}
+
+/// Edits the database behind its coordinator's back.
+async fn edit(folder: &Path, sql: &'static str) {
+    sqlx::any::install_default_drivers();
+    let file = folder.join("coordinator/coordinator.db");
+    let mut connection =
+        AnyConnection::connect(&format!("sqlite:{}", file.display())).await.unwrap();
+    let edited = sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    assert_eq!(edited.rows_affected(), 1, "{sql}");
+    connection.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_has_changed_is_named_by_a_start_that_is_refused_and_by_fsck_until_it_is_right()
+{
+    let folder = tempfile::tempdir().unwrap();
+    let mut lab = federation(folder.path(), 2).await;
+    let mut members = sites(&lab).await;
+    whole_round(&lab, folder.path(), &mut members, 1).await;
+    all_join(&lab, &mut members, 2).await;
+    lab.coordinator().unwrap().kill().unwrap();
+    for (wrong, right, row) in [
+        (
+            "UPDATE run SET model_size = model_size + 1",
+            "UPDATE run SET model_size = model_size - 1",
+            "row brain of the table run",
+        ),
+        (
+            "UPDATE round SET base_size = base_size + 1 WHERE number = 2",
+            "UPDATE round SET base_size = base_size - 1 WHERE number = 2",
+            "row brain/2/1 of the table round",
+        ),
+    ] {
+        edit(folder.path(), wrong).await;
+        assert!(lab.start_coordinator().is_err());
+        assert_eq!(lab.coordinator().unwrap().wait().unwrap().code(), Some(1));
+        let log = lab.log();
+        assert!(log.contains(&format!("{row}: it is not what was written")), "{log}");
+        let damage = told(coordinator(&lab, "fsck", "coordinator.toml", &[]), 1)["damage"].clone();
+        let damage = damage.as_array().unwrap();
+        assert!(damage.iter().any(|one| one["what"] == row), "{damage:?}");
+        edit(folder.path(), right).await;
+    }
+    lab.start_coordinator().unwrap();
+    for site in &mut members {
+        hears_again(site).await;
+        report(folder.path(), site).await;
+    }
+    let committed = |run: &v1::Run, _: &v1::Round| run.rounds_committed >= 2;
+    lab.watch("brain", committed).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,8 @@
 //!
 //! Rows are facts; no row holds a weight. [`Store::save`] writes a change and its audit entries in
 //! one transaction, every row with its checksum. The store decides nothing: what it is given was
-//! decided, what it loads is checked only for being readable.
+//! decided, what it loads is checked for being readable and, where a coordinator goes by it, for being
+//! what was written.
 
 mod cell;
 mod checksum;
@@ -178,6 +179,19 @@ impl Store {
     /// If the database fails, does not answer in time, or holds what this version does not read.
     pub async fn load(&self) -> Result<Loaded, Error> {
         in_time(ANSWER_TIMEOUT, self.read_all()).await
+    }
+
+    /// The same to go by: no row of it is another than what was written. Rows of a database of before have been
+    /// given their checksums.
+    ///
+    /// # Errors
+    /// As [`Store::load`], and [`Error::Unsound`].
+    pub async fn load_sound(&self) -> Result<Loaded, Error> {
+        let load = async {
+            self.check_loaded().await?;
+            self.read_all().await
+        };
+        in_time(ANSWER_TIMEOUT, load).await
     }
 
     async fn read_all(&self) -> Result<Loaded, Error> {

@@ -74,7 +74,8 @@ impl Driver {
         options: Options,
         (store, blobs, clock): (Store, Blobs, Arc<dyn Clock>),
     ) -> Result<(Driver, Shown), store::Error> {
-        let core = Core::load(store.load().await?, options.heartbeat).with_rules(options.rules);
+        let loaded = store.load_sound().await?;
+        let core = Core::load(loaded, options.heartbeat).with_rules(options.rules);
         let sealed = |run: &Run| (run.round().id().clone(), run.round().sealed_at());
         let now = clock.now();
         let absence = store.vacant_since().map(|since| now.duration_since(since));
@@ -251,7 +252,7 @@ impl Driver {
     /// Asks the database what holds, where that is in doubt.
     async fn be_certain(&mut self) -> Result<(), Error> {
         if self.in_doubt {
-            self.core.reload(self.store.load().await?);
+            self.core.reload(self.store.load_sound().await?);
             self.in_doubt = false;
             self.shown.send_replace(Arc::clone(self.core.state()));
         }

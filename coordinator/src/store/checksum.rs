@@ -30,6 +30,35 @@ pub(super) const TABLES: [(&str, &[&str]); 14] = [
     ("let_go", &["run"]),
 ];
 
+/// The rows that [`Store::load`] reads one by one, as they lie. Of a run's rounds those are the newest one and the one
+/// that made its model: all attempts from that number on, so that there are as few of them however many rounds are
+/// over. `CROSS JOIN` has SQLite begin with the runs, and come to those rows by their keys.
+pub(super) const LOADED: [(&str, &str); 11] = [
+    ("site", "SELECT * FROM site"),
+    ("invite", "SELECT * FROM invite"),
+    ("ended_invite", "SELECT * FROM ended_invite"),
+    ("certificate", "SELECT * FROM certificate"),
+    ("operator", "SELECT * FROM operator"),
+    ("proposal", "SELECT * FROM proposal"),
+    ("run", "SELECT * FROM run"),
+    (
+        "round",
+        "SELECT round.* FROM run CROSS JOIN round \
+         WHERE round.run = run.name AND round.number >= run.committed",
+    ),
+    (
+        "member",
+        "SELECT member.* FROM run CROSS JOIN member \
+         WHERE member.run = run.name AND member.number >= run.committed",
+    ),
+    (
+        "straggler",
+        "SELECT straggler.* FROM run CROSS JOIN straggler WHERE straggler.run = run.name \
+         AND (straggler.into_number IS NULL OR straggler.into_number >= run.committed)",
+    ),
+    ("let_go", "SELECT * FROM let_go"),
+];
+
 /// The column that it is in.
 const COLUMN: &str = "checksum";
 
@@ -43,6 +72,26 @@ pub struct Unsound {
     pub row: String,
     /// What is wrong with it.
     pub found: &'static str,
+}
+
+impl Unsound {
+    /// What is wrong with a row of a table, if anything is, where all rows have checksums.
+    ///
+    /// # Errors
+    /// If it was not had, for more than that it does not read.
+    fn of(
+        (table, keys): (&str, &[&str]),
+        row: Result<Summed, Error>,
+    ) -> Result<Option<Unsound>, Error> {
+        let (key, found) = match row {
+            Ok(row) if row.held.as_ref() == Some(&row.expected) => return Ok(None),
+            Ok(row) if row.held.is_none() => (row.key(keys), "it has lost its checksum"),
+            Ok(row) => (row.key(keys), "it is not what was written"),
+            Err(error) if error.is_of_a_row() => ("?".to_owned(), "it does not read"),
+            Err(error) => return Err(error),
+        };
+        Ok(Some(Unsound { row: format!("row {key} of the table {table}"), found }))
+    }
 }
 
 /// A statement that writes one row as a whole, with its checksum.
@@ -151,21 +200,34 @@ impl Store {
             let mut rows = sqlx::query(select).fetch(&self.reads);
             while let Some(row) = rows.next().await {
                 let row = row.map_err(Error::from).and_then(|row| Summed::of(table, &row));
-                let (key, found) = match row {
-                    Ok(row) if row.held.is_none() && !summed => {
-                        unsummed += 1;
-                        continue;
-                    }
-                    Ok(row) if row.held.as_ref() == Some(&row.expected) => continue,
-                    Ok(row) if row.held.is_none() => (row.key(keys), "it has lost its checksum"),
-                    Ok(row) => (row.key(keys), "it is not what was written"),
-                    Err(error) if error.is_of_a_row() => ("?".to_owned(), "it does not read"),
-                    Err(error) => return Err(error),
-                };
-                unsound.push(Unsound { row: format!("row {key} of the table {table}"), found });
+                if !summed && row.as_ref().is_ok_and(|row| row.held.is_none()) {
+                    unsummed += 1;
+                    continue;
+                }
+                unsound.extend(Unsound::of((table, keys), row)?);
             }
         }
         Ok((unsound, unsummed))
+    }
+
+    /// Looks whether the rows that are loaded are what was written. What is counted of rounds that are over is left
+    /// to [`Store::unsound`], as is a row of which the key has changed, so that it is another one's or nobody's.
+    ///
+    /// # Errors
+    /// [`Error::Unsound`] of the first row that is not, or if the database fails.
+    pub(super) async fn check_loaded(&self) -> Result<(), Error> {
+        for (table, select) in LOADED {
+            let keys = TABLES.iter().find(|(name, _)| *name == table).map(|(_, keys)| *keys);
+            let of = (table, keys.unwrap_or_default());
+            let mut rows = sqlx::query(select).fetch(&self.pool);
+            while let Some(row) = rows.next().await {
+                let row = row.map_err(Error::from).and_then(|row| Summed::of(table, &row));
+                if let Some(Unsound { row, found }) = Unsound::of(of, row)? {
+                    return Err(Error::Unsound { row, found });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Gives the rows of a database of before their checksums, all of them or none; how many. Where any row has

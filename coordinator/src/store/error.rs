@@ -94,6 +94,17 @@ pub enum Error {
         /// What it holds.
         value: String,
     },
+    /// A row that is to be gone by is not what was written.
+    #[error(
+        "{row}: {found}, and nothing that it says is sure; restore a backup, and see \
+         `fedpaint-coordinator fsck` for every such row"
+    )]
+    Unsound {
+        /// Which one: `row brain of the table run`.
+        row: String,
+        /// What is wrong with it.
+        found: &'static str,
+    },
     /// A number is too large for a column.
     #[error("{0} is too large for the database")]
     Range(&'static str),
@@ -108,6 +119,7 @@ impl Error {
             Error::Leased(_) | Error::Fenced | Error::Halted(_) => Reason::Storage,
             Error::Migrate(_) | Error::Newer { .. } | Error::Older { .. } => Reason::Internal,
             Error::NotEmpty | Error::Row { .. } | Error::Range(_) => Reason::Internal,
+            Error::Unsound { .. } => Reason::Internal,
         }
     }
 
