@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
 use crate::fake::{Fake, State, has_stepped, round};
-use crate::site::{ENDLESS, PLAN, PROGRAM, model, program, scans, setup, trainers};
+use crate::site::{ENDLESS, PLAN, PROGRAM, model, obeys, program, scans, setup, trainers};
 
 /// A site that allows everything.
 fn open_gate(workspace: &TempDir) -> Gate {
@@ -203,6 +203,31 @@ async fn a_refused_update_is_told_and_trained_again() {
     fake.until(|state| !state.submitted.is_empty()).await;
     assert!(has_stepped(&fake.state(), &round(1, 2)), "the refused update was sent again");
     site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_update_that_the_disk_keeps_is_refused_again_and_then_trained_again() {
+    let name =
+        "agent::a_refused_update_that_the_disk_keeps_is_refused_again_and_then_trained_again";
+    if !obeys("workspace.forget eio@1", name) {
+        return;
+    }
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    {
+        let mut state = fake.state();
+        (state.refusal, state.refusals_more) = (Some(Reason::NotFinite), 1);
+    }
+    let site = Site::start(channel);
+    for attempt in [1, 2] {
+        let told = fake.withdrawal(round(1, attempt)).await;
+        assert_eq!(told, WithdrawalReason::UpdateRefused, "{attempt}");
+    }
+    fake.until(|state| !state.submitted.is_empty()).await;
+    site.stop().await;
+    let state = fake.state();
+    assert_eq!(state.submitted[0].round, Some(round(1, 3)));
+    assert!(!has_stepped(&state, &round(1, 2)), "what the disk has kept was trained again");
+    assert!(has_stepped(&state, &round(1, 3)), "the refused update was sent again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,14 @@
 //! The cache of prepared scans and the manifest of a split, as the command line has them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
 
 use fedpaint_proto::failpoint;
 
-use crate::site::{PLAN, PROGRAM, model, program, scans};
+use crate::resume::trained_on;
+use crate::site::{PLAN, PROGRAM, model, program, scans, setup};
 
 /// Trains alone and gives the model's digest.
 fn trained(folder: &Path, name: &str, more: &[&str]) -> String {
@@ -73,6 +76,42 @@ fn a_damaged_entry_of_the_cache_that_cannot_be_removed_is_made_again_in_its_plac
     }
     // With room again there is nothing left to remove.
     assert_eq!(trained(folder, "c.safetensors", &more), expected);
+}
+
+#[test]
+fn an_entry_that_the_disk_keeps_costs_others_their_place_in_a_full_cache_until_it_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, trace) = (folder.path().join("cache"), folder.path().join("trace"));
+    let trained = |rules: &str| {
+        let workspace = tempfile::tempdir().unwrap();
+        let mut setup = setup(workspace.path());
+        (setup.data.cache, setup.data.cache_mib_max) = (Some(cache.clone()), 1);
+        trained_on(rules, PLAN, setup)
+    };
+    let inner = cache.join("prepared-v1");
+    let entries = || {
+        let names = inner.read_dir().unwrap().map(|entry| entry.unwrap().file_name());
+        names.map(|name| name.into_string().unwrap()).collect::<BTreeSet<String>>()
+    };
+    let expected = trained("");
+    let kept = entries();
+    assert!(!kept.is_empty());
+    for name in &kept {
+        std::fs::remove_file(inner.join(name)).unwrap();
+    }
+    // All the room there is, and not used for long.
+    let old = inner.join("old.case");
+    std::fs::write(&old, vec![0; 1 << 20]).unwrap();
+    let file = std::fs::File::options().write(true).open(&old).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(86_400)).unwrap();
+    for trouble in ["enospc", "eio", "erofs"] {
+        let rules = format!("trace {}\ncache.drop {trouble}", trace.display());
+        assert_eq!(trained(&rules), expected, "{trouble}");
+        assert_eq!(entries(), BTreeSet::from(["old.case".to_owned()]), "{trouble}");
+    }
+    assert!(std::fs::read_to_string(&trace).unwrap().contains("cache.drop "));
+    assert_eq!(trained(""), expected);
+    assert_eq!(entries(), kept);
 }
 
 #[test]

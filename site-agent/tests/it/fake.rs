@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) round: Option<RoundRef>,
     /// The answer to the next submission, if it is a refusal.
     pub(crate) refusal: Option<Reason>,
+    /// How many more are answered so.
+    pub(crate) refusals_more: u32,
     /// All that the agent said, without repetition.
     pub(crate) said: Vec<Activity>,
     /// The updates submitted.
@@ -134,7 +136,11 @@ impl Fake {
     /// Takes a submission; whether it is answered last, and how many heartbeats there were before.
     fn take(&self, submission: SubmitUpdateRequest) -> Result<(bool, u64), Status> {
         let mut state = self.state();
-        if let Some(reason) = state.refusal.take() {
+        if let Some(reason) = state.refusal {
+            match state.refusals_more.checked_sub(1) {
+                Some(more) => state.refusals_more = more,
+                None => state.refusal = None,
+            }
             return Err(reason.status("made up"));
         }
         let is_of_this_round = submission.round == state.round;

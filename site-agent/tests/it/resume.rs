@@ -4,13 +4,20 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use fedpaint_proto::failpoint;
+use fedpaint_proto::names::Digest;
+use fedpaint_site_agent::checkpoints::{Checkpoints, build};
+use fedpaint_site_agent::model::precision::Precision;
 use fedpaint_site_agent::pipe::{self, FromTrainer, PIPE_VERSION, Setup, ToTrainer, Trained};
 use fedpaint_site_agent::settings::RehearsalSettings;
 use fedpaint_site_agent::supervisor::{Error, Supervisor};
+use fedpaint_site_agent::train::optimiser::Memory;
+use fedpaint_site_agent::train::report::Course;
+use fedpaint_site_agent::train::scaling::LossScale;
+use fedpaint_site_agent::train::snapshot::{Key, Snapshot};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
-use crate::site::{PLAN, PROGRAM, setup, trainers};
+use crate::site::{PLAN, PROGRAM, obeys, setup, trainers};
 use crate::trainer::assignment;
 
 /// A plan of enough steps to be killed in.
@@ -118,17 +125,22 @@ fn rehearsed_with(rules: &str) -> Trained {
 
 fn rehearsed(plan: &str, rules: &str) -> Trained {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("rules");
+    let rehearsal =
+        Some(RehearsalSettings { steps_ms: 0, checkpoint_steps: Some(3), weights_max: None });
+    trained_on(rules, plan, Setup { rehearsal, ..setup(folder.path()) })
+}
+
+/// Trains in a trainer of its own whose disk fails by `rules`.
+pub(crate) fn trained_on(rules: &str, plan: &str, setup: Setup) -> Trained {
+    let file = setup.workspace.join("rules");
     std::fs::write(&file, rules).unwrap();
-    let assignment = assignment(folder.path(), plan);
+    let assignment = assignment(&setup.workspace, plan);
     let mut command = Command::new(PROGRAM);
-    command.arg("trainer").env_clear().env(failpoint::VARIABLE, &file).current_dir(folder.path());
+    command.arg("trainer").env_clear().env(failpoint::VARIABLE, &file);
+    command.current_dir(&setup.workspace);
     let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut trainer = pipes.spawn().unwrap();
     let (mut stdin, mut stdout) = (trainer.stdin.take().unwrap(), trainer.stdout.take().unwrap());
-    let rehearsal =
-        Some(RehearsalSettings { steps_ms: 0, checkpoint_steps: Some(3), weights_max: None });
-    let setup = Setup { rehearsal, ..setup(folder.path()) };
     pipe::write(&mut stdin, &ToTrainer::Hello { version: PIPE_VERSION, setup }).unwrap();
     pipe::write(&mut stdin, &ToTrainer::Train(assignment)).unwrap();
     loop {
@@ -173,4 +185,47 @@ fn an_update_in_fewer_bits_is_made_again_where_the_disk_fails_to_the_same_bytes(
         "train.trained_drop eio@1",
     ];
     assert_eq!(rehearsed(&int4, &places.join("\n")), whole);
+}
+
+#[test]
+fn an_unfit_checkpoint_that_the_disk_keeps_ends_nothing_and_is_dropped_the_next_time() {
+    let name =
+        "resume::an_unfit_checkpoint_that_the_disk_keeps_ends_nothing_and_is_dropped_the_next_time";
+    if !obeys("checkpoint.drop_unfit eio@1", name) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("training")).unwrap();
+    let checkpoints = Checkpoints::of(folder.path());
+    let key = Key {
+        run: "brain".parse().unwrap(),
+        number: 1,
+        site: "mayo".parse().unwrap(),
+        plan: Digest::of(b"plan"),
+        base: Digest::of(b"base"),
+        data: Digest::of(b"scans"),
+        machine: "cpu".into(),
+        build: build(),
+    };
+    let losses = vec![0.5; 3];
+    let snapshot = Snapshot {
+        course: Course { losses, norms: vec![1.0; 3], ..Course::default() },
+        scale: LossScale::new(Precision::F32),
+        memory: Memory { steps: 3, tensors: vec![vec![1.0_f32; 100]], stock: None },
+    };
+    checkpoints.keep(&key, &snapshot);
+    for is_dropped in [false, true] {
+        let mut begun = Vec::new();
+        let ended: Result<(), String> = checkpoints.go_on(
+            &key,
+            |_| true,
+            |from| {
+                begun.push(from.is_some());
+                from.map_or(Ok(()), |_| Err("nothing goes on from this".to_owned()))
+            },
+        );
+        assert_eq!(ended, Ok(()));
+        assert_eq!(begun, [true, false], "it begins anew");
+        assert_eq!(checkpoints.find(&key).is_none(), is_dropped);
+    }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use fedpaint_proto::failpoint;
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_site_agent::model::checkpoint;
 use fedpaint_site_agent::model::spec::{ModelSpec, Preset};
@@ -76,6 +77,27 @@ pub(crate) fn setup(workspace: &Path) -> Setup {
 /// Runs the program with some arguments.
 pub(crate) fn program(args: &[&str]) -> Output {
     Command::new(PROGRAM).args(args).env("RUST_LOG", "error").output().unwrap()
+}
+
+/// Whether this process's disk fails by the one `rule`. A process obeys what it was started with, so that the test
+/// called `name` is run once more in one of its own, where it has to pass, and to come to the place.
+pub(crate) fn obeys(rule: &str, name: &str) -> bool {
+    if std::env::var_os(failpoint::VARIABLE).is_some() {
+        return true;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (rules, trace) = (folder.path().join("rules"), folder.path().join("trace"));
+    std::fs::write(&rules, format!("trace {}\n{rule}\n", trace.display())).unwrap();
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", name, "--nocapture"]).env(failpoint::VARIABLE, &rules);
+    let Output { status, stdout, stderr } = again.output().unwrap();
+    let said = [stdout, stderr].concat();
+    assert!(status.success(), "{}", String::from_utf8_lossy(&said));
+    let place = rule.split(' ').next().unwrap();
+    let trace = std::fs::read_to_string(&trace).unwrap_or_default();
+    let passed = trace.lines().any(|line| line.split(' ').next() == Some(place));
+    assert!(passed, "{name} does not come to {place}");
+    false
 }
 
 /// The trainers whose working folder is `workspace`.
