@@ -1,24 +1,34 @@
 //! Keeps the newest head of the coordinator's log that was believed on the disk, beside the heartbeats: none
-//! waits for the disk.
+//! waits for the disk, and no disk is kept busy by heads, of which a round brings several.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fedpaint_proto::log::SignedHead;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::workspace::Workspace;
 
-/// Writes one head after the other. Where several come while one is written, the newest is next.
+/// How long after a head was written the next one waits for newer ones. So much of what was believed a crash
+/// forgets: an older head does as well for a later start, and each that is written holds up what a round syncs.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Writes one head after the other. Where several come before the next is written, it is the newest.
 #[derive(Debug)]
 pub(super) struct Keeper {
     newest: watch::Sender<Option<SignedHead>>,
+    /// Fires when nothing more comes.
+    ends: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Keeper {
     pub(super) fn begin(workspace: Arc<Workspace>) -> Keeper {
         let (newest, mut heads) = watch::channel(None);
+        let ends = CancellationToken::new();
+        let ending = ends.clone();
         let task = tokio::spawn(async move {
             // The last one is still seen when nobody sends any more.
             while heads.changed().await.is_ok() {
@@ -31,9 +41,11 @@ impl Keeper {
                     Ok(Err(error)) => tracing::warn!("the head of the log is not kept: {error}"),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 }
+                // Whoever ends waits for the disk alone.
+                let _ = ending.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
             }
         });
-        Keeper { newest, task }
+        Keeper { newest, ends, task }
     }
 
     /// Has a head kept in place of the one before it.
@@ -44,6 +56,7 @@ impl Keeper {
     /// Waits until the newest one is kept.
     pub(super) async fn end(self) {
         drop(self.newest);
+        self.ends.cancel();
         // It ends early by its own panic alone, which has been told.
         let _ = self.task.await;
     }
