@@ -1,5 +1,5 @@
 //! A file whose bytes begin their way to the disk while more are written, so that the sync at its end has
-//! little left to wait for.
+//! little left to wait for; or a file that nobody syncs, with whose bytes the system is left alone.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -17,12 +17,20 @@ pub struct Writeback {
     length: u64,
     /// Up to where the system was told.
     begun: u64,
+    /// How far from there it is told again; none where it is not.
+    step: Option<u64>,
 }
 
 impl Writeback {
     /// A file of `length` bytes, positioned at its end.
     pub fn new(file: File, length: u64) -> Writeback {
-        Writeback { file, length, begun: length }
+        Writeback { file, length, begun: length, step: Some(STEP_BYTES) }
+    }
+
+    /// The same for a file that nobody syncs: the system is told nothing, and writes it when it likes, or never
+    /// where it is deleted before.
+    pub fn unhurried(file: File, length: u64) -> Writeback {
+        Writeback { step: None, ..Writeback::new(file, length) }
     }
 
     /// The file.
@@ -40,7 +48,9 @@ impl Write for Writeback {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
         self.length += written as u64;
-        if self.length - self.begun >= STEP_BYTES {
+        if let Some(step) = self.step
+            && self.length - self.begun >= step
+        {
             // Pages that are said to be of no more use are written out and, while that goes on, kept. It
             // is a hint: a file system that does not know it writes all of it at the sync.
             let span = NonZeroU64::new(self.length - self.begun);
@@ -63,13 +73,15 @@ mod tests {
     fn every_byte_is_in_the_file_in_its_order() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        let mut file = Writeback::new(File::create(&path).unwrap(), 0);
-        let bytes: Vec<u8> = (0..3 * STEP_BYTES + 7).map(|i| (i % 251) as u8).collect();
-        for part in bytes.chunks(1_000_003) {
-            file.write_all(part).unwrap();
+        let bytes: Vec<u8> = (0..4 * STEP_BYTES + 7).map(|i| (i % 251) as u8).collect();
+        for begin in [Writeback::new, Writeback::unhurried] {
+            let mut file = begin(File::create(&path).unwrap(), 0);
+            for part in bytes.chunks(1_000_003) {
+                file.write_all(part).unwrap();
+            }
+            file.file().sync_all().unwrap();
+            assert_eq!(file.length(), bytes.len() as u64);
+            assert!(std::fs::read(&path).unwrap() == bytes);
         }
-        file.file().sync_all().unwrap();
-        assert_eq!(file.length(), bytes.len() as u64);
-        assert!(std::fs::read(&path).unwrap() == bytes);
     }
 }

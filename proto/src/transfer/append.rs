@@ -37,6 +37,15 @@ impl Growing {
         Ok(Growing { file: Writeback::new(file, length), hasher: Box::default(), hashed: 0 })
     }
 
+    /// The same of a file that nobody syncs: when it reaches the disk is left to the system.
+    ///
+    /// # Errors
+    /// As [`Growing::of`].
+    pub fn unhurried(file: File) -> io::Result<Growing> {
+        let length = file.metadata()?.len();
+        Ok(Growing { file: Writeback::unhurried(file, length), hasher: Box::default(), hashed: 0 })
+    }
+
     /// How many bytes it has.
     pub fn length(&self) -> u64 {
         self.file.length()

@@ -60,7 +60,7 @@ pub(super) async fn receive(
     let part = part_of(path);
     // A part may be torn by a crash or be of other bytes, so one whole download more is worth it.
     for restarted in [false, true] {
-        let growing = open(&part, blob.size).await?;
+        let growing = open(&part, blob.size, keep).await?;
         let filled = fill(way, blob, &part, growing, progress, patience).await;
         if filled.is_err() {
             remove_if_empty(&part).await;
@@ -110,10 +110,10 @@ fn part_of(path: &Path) -> PathBuf {
 }
 
 /// Opens the part for appending; one that is longer than the blob cannot become it and is emptied.
-async fn open(part: &Path, size: u64) -> Result<Growing, Error> {
+async fn open(part: &Path, size: u64, keep: Keep) -> Result<Growing, Error> {
     for _ in 0..LOCK_TRIES_MAX {
         let path = part.to_owned();
-        let opened = blocking(move || open_locked(&path, size)).await;
+        let opened = blocking(move || open_locked(&path, size, keep)).await;
         if let Some(growing) = opened.map_err(file_error("open", part))? {
             return Ok(growing);
         }
@@ -125,7 +125,7 @@ async fn open(part: &Path, size: u64) -> Result<Growing, Error> {
 
 /// None while somebody else has the part open: a download that was dropped leaves its last write
 /// under way, and the part's length is not settled before it is done.
-fn open_locked(part: &Path, size: u64) -> std::io::Result<Option<Growing>> {
+fn open_locked(part: &Path, size: u64, keep: Keep) -> std::io::Result<Option<Growing>> {
     reach("workspace.part_open")?;
     let file = std::fs::File::options().create(true).append(true).read(true).open(part)?;
     // A file system that knows no locks gets along without.
@@ -136,7 +136,11 @@ fn open_locked(part: &Path, size: u64) -> std::io::Result<Option<Growing>> {
         reach("workspace.part_cut")?;
         file.set_len(0)?;
     }
-    Growing::of(file).map(Some)
+    let growing = match keep {
+        Keep::Durably => Growing::of(file),
+        Keep::ForNow => Growing::unhurried(file),
+    };
+    growing.map(Some)
 }
 
 /// A download that was refused leaves nothing; one that broke leaves what there is to resume.
