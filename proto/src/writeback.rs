@@ -7,8 +7,12 @@ use std::num::NonZeroU64;
 
 use rustix::fs::{Advice, fadvise};
 
-/// How many bytes are written before the system is told to begin with them.
-const STEP_BYTES: u64 = 4 << 20;
+/// How many bytes are written before the system is first told to begin with them: few, so that a small file too
+/// has little left for its sync. Telling takes a moment, so every further time is after twice as many.
+const STEP_BYTES_FIRST: u64 = 512 << 10;
+
+/// The most.
+const STEP_BYTES_MAX: u64 = 4 << 20;
 
 /// A file that is written from its end on.
 #[derive(Debug)]
@@ -24,7 +28,7 @@ pub struct Writeback {
 impl Writeback {
     /// A file of `length` bytes, positioned at its end.
     pub fn new(file: File, length: u64) -> Writeback {
-        Writeback { file, length, begun: length, step: Some(STEP_BYTES) }
+        Writeback { file, length, begun: length, step: Some(STEP_BYTES_FIRST) }
     }
 
     /// The same for a file that nobody syncs: the system is told nothing, and writes it when it likes, or never
@@ -56,6 +60,7 @@ impl Write for Writeback {
             let span = NonZeroU64::new(self.length - self.begun);
             let _ = fadvise(&self.file, self.begun, span, Advice::DontNeed);
             self.begun = self.length;
+            self.step = Some((2 * step).min(STEP_BYTES_MAX));
         }
         Ok(written)
     }
@@ -73,7 +78,7 @@ mod tests {
     fn every_byte_is_in_the_file_in_its_order() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        let bytes: Vec<u8> = (0..4 * STEP_BYTES + 7).map(|i| (i % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..4 * STEP_BYTES_MAX + 7).map(|i| (i % 251) as u8).collect();
         for begin in [Writeback::new, Writeback::unhurried] {
             let mut file = begin(File::create(&path).unwrap(), 0);
             for part in bytes.chunks(1_000_003) {
