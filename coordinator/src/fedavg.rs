@@ -114,7 +114,8 @@ impl Quarantine {
     }
 }
 
-/// A file that was written, whole and on the disk.
+/// A file that was written, whole and on the disk. Its name lasts once its folder is synced, or it was given
+/// another name that is to last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     /// Where it is.

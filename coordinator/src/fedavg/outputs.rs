@@ -72,14 +72,15 @@ impl Outputs {
         Ok(())
     }
 
-    /// Brings every file to the disk and under its name.
+    /// Brings every file to the disk and under its name. That it has this name is not: it is the driver that
+    /// gives each file the name which is to last.
     ///
     /// # Errors
     /// If the disk fails.
     pub(super) fn finish(self) -> Result<Aggregate<Written>, Error> {
         let finish = |output: Output| {
             let Output { path, writer, .. } = output;
-            Ok::<_, Error>(Written { path, blob: writer.finish()? })
+            Ok::<_, Error>(Written { path, blob: writer.finish_for_now()? })
         };
         Ok(Aggregate {
             model: finish(self.model)?,

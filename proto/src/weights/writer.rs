@@ -138,7 +138,24 @@ impl ModelWriter {
     ///
     /// # Errors
     /// If a tensor is still due or the disk fails.
-    pub fn finish(mut self) -> Result<Blob, Error> {
+    pub fn finish(self) -> Result<Blob, Error> {
+        let path = self.path.clone();
+        let blob = self.finish_for_now()?;
+        let synced = reach("model.folder").and_then(|()| sync_folder(&path));
+        if synced.is_err() {
+            // Its name might not last, so nobody is to find it.
+            let _ = std::fs::remove_file(&path);
+        }
+        synced.map_err(failed(SYNC, &path))?;
+        Ok(blob)
+    }
+
+    /// The same for a file that is given another name before anybody counts on it: that it has this one is
+    /// not brought to the disk.
+    ///
+    /// # Errors
+    /// As [`ModelWriter::finish`].
+    pub fn finish_for_now(mut self) -> Result<Blob, Error> {
         if self.due().is_some() {
             return Err(self.wrong_length(0));
         }
@@ -149,12 +166,6 @@ impl ModelWriter {
         reach("model.rename")
             .and_then(|()| std::fs::rename(&self.temporary, &self.path))
             .map_err(failed(WRITE, &self.path))?;
-        let synced = reach("model.folder").and_then(|()| sync_folder(&self.path));
-        if synced.is_err() {
-            // Its name might not last, so nobody is to find it.
-            let _ = std::fs::remove_file(&self.path);
-        }
-        synced.map_err(failed(SYNC, &self.path))?;
         self.finished = true;
         Ok(Blob { digest: Digest::from(self.hasher.finalize()), size: self.size })
     }
