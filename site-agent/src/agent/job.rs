@@ -174,7 +174,9 @@ async fn pause(cancel: &CancellationToken, wait: Duration) -> Result<(), Error> 
 async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
     let Task { round, base, cohort } = task;
     let plan = || async { client::run_plan(&bench.line.now(), &round.run).await };
-    let told = again(bench, "the plan", plan).await?;
+    // Neither answer depends on the other's; what is wrong with the plan goes before.
+    let (told, of_base) = tokio::join!(again(bench, "the plan", plan), signed::ask(bench, task));
+    let told = told?;
     let plan = told.read()?;
     // The plan that is followed is judged, whatever was shown before the round was joined.
     bench.gate.plan(&plan)?;
@@ -186,7 +188,7 @@ async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
     // A whole model is as large as its base model, which need not be here to see that it is too large.
     let bytes = if form.is_whole_model() { base.size } else { 0 };
     judge::all(judge::round(bench.gate.policy(), *cohort, bytes, []))?;
-    let last = signed::agree(bench, task, Digest::of(told.plan_toml.as_bytes())).await?;
+    let last = signed::agree(bench, task, of_base?, Digest::of(told.plan_toml.as_bytes())).await?;
     // Nobody trains a round by looking at it.
     let last = last.filter(|_| !bench.gate.is_for_dry_run());
     bench.workspace.keep_model(base.digest)?;

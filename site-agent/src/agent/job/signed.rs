@@ -1,5 +1,7 @@
 //! What is signed round a job: the base model's manifest before it, the update's envelope and receipt after.
 
+use std::sync::Arc;
+
 use fedpaint_proto::names::{Digest, RoundId, RunName};
 use fedpaint_proto::signing::{Signed, Statement};
 use fedpaint_proto::statement::{Envelope, Manifest};
@@ -16,16 +18,34 @@ use crate::workspace::Doubt;
 /// round is over before it has come to the end.
 const FOLLOWED_BEFORE_NOTED: u32 = 100;
 
-/// Has this site believe what it is asked to train, by the base model's manifest and what it trained
-/// before. What is to be noted before it is trained; nothing where this site does not sign.
-pub(super) async fn agree(bench: &Bench, task: &Task, plan: Digest) -> Result<Option<Last>, Error> {
+/// What a site was told that the base model of a task is made of, not yet believed, and by what it judges that.
+pub(super) struct Told {
+    trust: Arc<Trust>,
+    manifest: Signed<Manifest>,
+}
+
+/// Asks what the base model of a task is made of; nothing where this site does not sign.
+pub(super) async fn ask(bench: &Bench, task: &Task) -> Result<Option<Told>, Error> {
     let Some(trust) = bench.trust.now() else { return Ok(None) };
+    let version = (&task.round.run, task.round.number.saturating_sub(1));
+    let manifest = manifest(bench, &trust, version, "the base model's manifest").await?;
+    Ok(Some(Told { trust, manifest }))
+}
+
+/// Has this site believe what it is asked to train, by what it was told of the base model and what it trained
+/// before. What is to be noted before it is trained; nothing where this site does not sign.
+pub(super) async fn agree(
+    bench: &Bench,
+    task: &Task,
+    told: Option<Told>,
+    plan: Digest,
+) -> Result<Option<Last>, Error> {
+    let Some(Told { trust, manifest }) = told else { return Ok(None) };
     let Task { round, base, .. } = task;
-    let version = (&round.run, round.number.saturating_sub(1));
-    let told = manifest(bench, &trust, version, "the base model's manifest").await?;
     let asked = Asked { round, base: *base, plan };
-    let judged =
-        |last: Option<&Last>| lineage::judge(&trust.authority, last, &asked, &told, (trust.now)());
+    let judged = |last: Option<&Last>| {
+        lineage::judge(&trust.authority, last, &asked, &manifest, (trust.now)())
+    };
     let last = bench.workspace.history()?.remove(&round.run);
     judged(last.as_ref())?;
     if let Some(last) = last {
