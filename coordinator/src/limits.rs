@@ -31,7 +31,7 @@ pub const CALLS_PER_CONNECTION_MAX: usize = 8;
 pub const UPLOAD_SLOTS_MAX: usize = 32;
 
 /// Files that are open beside connections, transfers and averages: the database, listeners, the runtime's own,
-/// connections for which there is no place, and an allowance.
+/// connections for which there is no place, what is hashed beside an average, and an allowance.
 const FILES_BESIDE: usize = 200;
 
 /// The most files open at once, as far as the other limits say: every connection, a download of every site,

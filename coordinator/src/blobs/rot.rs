@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -48,14 +49,21 @@ impl Blobs {
     /// # Errors
     /// If there is no such blob, it has changed, or the disk fails.
     pub fn verify(&self, digest: &Digest) -> Result<(), Error> {
+        self.open_to_verify(digest)?.verify()
+    }
+
+    /// Opens a blob for [`Opened::verify`]. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If there is no such blob, or the disk fails.
+    pub(crate) fn open_to_verify(&self, digest: &Digest) -> Result<Opened<'_>, Error> {
         let path = self.path(digest);
         if length(&path)?.is_none() {
             return Err(self.absence(*digest));
         }
-        if digest_of(&path)? == *digest {
-            return Ok(());
-        }
-        Err(self.set_aside(*digest))
+        let file = reach("blob.hash").and_then(|()| File::open(&path));
+        let file = file.map_err(Error::io("read", &path))?;
+        Ok(Opened { blobs: self, digest: *digest, file })
     }
 
     /// Takes the name of its digest from a file that does not deserve it.
@@ -88,14 +96,38 @@ impl Blobs {
     }
 }
 
+/// A blob that is open to be compared with its digest, whatever becomes of its name meanwhile.
+#[derive(Debug)]
+pub(crate) struct Opened<'a> {
+    blobs: &'a Blobs,
+    digest: Digest,
+    file: File,
+}
+
+impl Opened<'_> {
+    /// Reads it from its first byte to its last, and sets it aside if it is not what its digest says. For once:
+    /// it is read from where it was read to. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If it has changed, or the disk fails.
+    pub(crate) fn verify(&self) -> Result<(), Error> {
+        let Opened { blobs, digest, file } = self;
+        let found = hash(file).map_err(Error::io("read", &blobs.path(digest)))?;
+        if found == *digest { Ok(()) } else { Err(blobs.set_aside(*digest)) }
+    }
+}
+
 /// The digest of a file's bytes as they are now. Blocks on the disk.
 ///
 /// # Errors
 /// If the file does not read.
 pub fn digest_of(path: &Path) -> Result<Digest, Error> {
-    let mut hasher = blake3::Hasher::new();
     let file = reach("blob.hash").and_then(|()| File::open(path));
-    let read = file.and_then(|file| hasher.update_reader(file).map(drop));
-    read.map_err(Error::io("read", path))?;
+    file.and_then(|file| hash(&file)).map_err(Error::io("read", path))
+}
+
+fn hash(file: &File) -> io::Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file)?;
     Ok(Digest::from(hasher.finalize()))
 }

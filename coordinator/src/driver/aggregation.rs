@@ -3,9 +3,12 @@
 //!
 //! What it makes follows from the round's own files and from what the run kept of its last round
 //! ([`Sealed`]), so beginning again after a crash makes the same bytes. Every file it reads is compared
-//! with its digest first, and every file it writes has its name among the blobs before a row names it.
+//! with its digest before anything that is made of it is used, and every file it writes has its name among the
+//! blobs before a row names it.
 
+use std::fs;
 use std::future::pending;
+use std::panic::resume_unwind;
 use std::thread;
 use std::time::Duration;
 
@@ -18,12 +21,16 @@ use tracing::{debug, info};
 
 use crate::aggregate::Made;
 use crate::blobs::{self, Blobs};
-use crate::fedavg;
+use crate::fedavg::{self, Written};
 use crate::run::Run;
 use crate::sealed::{Resent, Sealed};
 
 /// The most files that are hashed at once.
 const VERIFY_THREADS_MAX: usize = 8;
+
+/// The most files that are hashed beside the arithmetic, each of which is open twice then; more are hashed
+/// before it.
+const BESIDE_MAX: usize = 64;
 
 /// How long an average is waited for that nobody needs any more, as of a round that an operator gave up.
 const UNWANTED_MAX: Duration = Duration::from_secs(10 * 60);
@@ -111,12 +118,20 @@ impl Aggregation {
 
 fn aggregate(blobs: &Blobs, sealed: &Sealed, scratch: &str) -> Result<Made<Blob>, Failure> {
     let io = |what: &str, error: std::io::Error| Failure::Write(format!("cannot {what}: {error}"));
+    let inputs = sealed.inputs();
     reach("aggregate.verify").map_err(|error| io("verify", error))?;
-    verify(blobs, &sealed.inputs())?;
-    reach("aggregate.begin").map_err(|error| io("begin", error))?;
-    let job = sealed.job(|digest| blobs.path(digest));
-    let made = fedavg::aggregate(&job, &blobs.scratch(scratch));
-    let made = made.map_err(|error| not_made(blobs, sealed, error))?;
+    let average = || {
+        reach("aggregate.begin").map_err(|error| io("begin", error))?;
+        let job = sealed.job(|digest| blobs.path(digest));
+        let made = fedavg::aggregate(&job, &blobs.scratch(scratch));
+        made.map_err(|error| not_made(blobs, sealed, error))
+    };
+    let made = if inputs.len() <= BESIDE_MAX {
+        verified_beside(blobs, &inputs, average)?
+    } else {
+        verify(&inputs, |i| blobs.verify(&inputs[i].1.digest))?;
+        average()?
+    };
     for file in made.files.parts() {
         reach("aggregate.adopt").map_err(|error| io("adopt", error))?;
         let adopted = blobs.adopt(&file.path, &file.blob);
@@ -125,20 +140,52 @@ fn aggregate(blobs: &Blobs, sealed: &Sealed, scratch: &str) -> Result<Made<Blob>
     Ok(made.map(|file| file.blob))
 }
 
-/// Hashes every file that is read, several at a time; of what is wrong the first in their order is told.
-fn verify(blobs: &Blobs, inputs: &[(String, Blob)]) -> Result<(), Failure> {
+/// Hashes every file that is read while the average is made of them, so that neither waits for the other. What is
+/// made of a file that is wrong is deleted, and whatever the average says of it, what is wrong is told.
+fn verified_beside(
+    blobs: &Blobs,
+    inputs: &[(String, Blob)],
+    average: impl FnOnce() -> Result<Made<Written>, Failure>,
+) -> Result<Made<Written>, Failure> {
+    let open = |(whose, blob): &(String, Blob)| {
+        blobs.open_to_verify(&blob.digest).map_err(|error| unusable(whose, error))
+    };
+    // All of them first, so that what is hashed is what is there when the average begins.
+    let opened = inputs.iter().map(open).collect::<Result<Vec<_>, Failure>>()?;
+    let (verified, made) = thread::scope(|scope| {
+        let verifying = scope.spawn(|| verify(inputs, |i| opened[i].verify()));
+        let made = average();
+        match verifying.join() {
+            Ok(verified) => (verified, made),
+            Err(panic) => resume_unwind(panic),
+        }
+    });
+    if let (Err(_), Ok(made)) = (&verified, &made) {
+        for file in made.files.parts() {
+            // One that stays is written over by the next try, and gone with the next start.
+            let _ = fs::remove_file(&file.path);
+        }
+    }
+    verified.and(made)
+}
+
+/// Has every file that is read compared with its digest, several at a time; of what is wrong the first in their
+/// order is told.
+fn verify(
+    inputs: &[(String, Blob)],
+    compare: impl Fn(usize) -> Result<(), blobs::Error> + Sync,
+) -> Result<(), Failure> {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(VERIFY_THREADS_MAX);
     let each = |turn: usize| {
-        let own = inputs.iter().enumerate().skip(turn).step_by(threads);
-        let verified = own.map(|(i, (_, blob))| (i, blobs.verify(&blob.digest)));
-        verified.filter_map(|(i, verified)| Some((i, verified.err()?))).next()
+        let mut own = (turn..inputs.len()).step_by(threads);
+        own.find_map(|i| Some((i, compare(i).err()?)))
     };
     let wrong = thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|turn| scope.spawn(move || each(turn))).collect();
         // A thread that has panicked passes it on.
         let others = others.into_iter().filter_map(|other| match other.join() {
             Ok(wrong) => wrong,
-            Err(panic) => std::panic::resume_unwind(panic),
+            Err(panic) => resume_unwind(panic),
         });
         each(0).into_iter().chain(others).min_by_key(|(i, _)| *i)
     });

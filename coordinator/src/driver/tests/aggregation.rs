@@ -48,8 +48,11 @@ impl Silent {
 
 impl Drop for Silent {
     fn drop(&mut self) {
-        // Whoever reads hears of its end; without a reader there is nobody to tell.
-        drop(self.end());
+        // Whoever reads hears of its end; without a reader there is nobody to tell. Whoever comes after finds no
+        // file, and does not wait for another end.
+        let end = self.end();
+        let _ = fs::remove_file(&self.0);
+        drop(end);
     }
 }
 
