@@ -80,10 +80,10 @@ fn label<'a>(line: &'a str, name: &str, label: &str) -> Option<&'a str> {
     labels[at + begin.len()..].split('"').next()
 }
 
-/// Whether a value is one of the alternatives of a pattern, each of which is a text, or a beginning and `.*`.
+/// Whether a value is one of the alternatives of a pattern, each of which is a text, or a beginning, `.*` and an end.
 fn fits(pattern: &str, value: &str) -> bool {
-    pattern.split('|').any(|one| match one.strip_suffix(".*") {
-        Some(begin) => value.starts_with(begin),
+    pattern.split('|').any(|one| match one.split_once(".*") {
+        Some((begin, end)) => value.strip_prefix(begin).is_some_and(|rest| rest.ends_with(end)),
         None => value == one,
     })
 }

@@ -9,7 +9,8 @@ use fedpaint_coordinator::config;
 use fedpaint_coordinator::records::SiteRow;
 use fedpaint_coordinator::roster::KeyRow;
 use fedpaint_coordinator::store::Store;
-use fedpaint_proto::identity::{KeyId, Role};
+use fedpaint_proto::identity::{KeyId, Role, Validity};
+use fedpaint_proto::tls::certificates;
 use fedpaint_site_agent::config::Config;
 use fedpaint_tests::failpoints::Failpoints;
 use fedpaint_tests::lab::{FEDERATION, Lab, LabOptions};
@@ -142,6 +143,12 @@ fn a_site_is_let_in_by_the_words_that_its_people_read_out() {
         assert!(waits, "no heartbeat: {}", agent.log().unwrap());
     }
     println!("from the invitation to the first heartbeat {:.2} s", began.elapsed().as_secs_f64());
+    // What it signs with ends when it says, and not with what it connects by.
+    let signing = certificates("signing certificate", &out.join("mayo.signing.pem")).unwrap();
+    let end = Validity::of_certificate(&signing[0]).unwrap().not_after;
+    let site = lab.fedctl_json(&["status"]).unwrap()["sites"][0].clone();
+    assert_eq!(site["signing_until"], end.to_string(), "{site}");
+    assert_ne!(site["certificate_until"], site["signing_until"], "{site}");
     assert!(agent.stop().unwrap().success(), "{}", agent.log().unwrap());
 }
 

@@ -173,7 +173,7 @@ impl Files {
         expiries.extend(issuer.iter().map(|issuer| (ISSUING.to_owned(), issuer.until)));
         expiries.push((own.0.to_string(), own.2.not_after));
         let signs = seal.iter().map(|seal| seal.signer.validity().not_after);
-        expiries.extend(signs.map(|until| (format!("{}, signing", own.0), until)));
+        expiries.extend(signs.map(|until| (signing_of(&own.0), until)));
         expiries.sort_by_key(|(_, not_after)| *not_after);
         Ok(Credentials { server, strangers, issuer, seal, expiries, own, contents })
     }
@@ -244,6 +244,11 @@ impl Credentials {
         let (_, certificate, validity) = &self.own;
         validity.renewal() <= now || !issuer.issued(certificate)
     }
+}
+
+/// What people are told that the certificate is by which somebody signs, where they are told when it ends.
+pub(crate) fn signing_of(holder: &Role) -> String {
+    format!("{holder}, signing")
 }
 
 /// What was told last, so that it is not told every few seconds.

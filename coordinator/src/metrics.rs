@@ -43,7 +43,7 @@ pub(crate) struct SiteLabel {
 /// The label of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct HolderLabel {
-    /// `root`, `issuing authority`, `coordinator/main` or `site/mayo`.
+    /// `root`, `issuing authority`, `coordinator/main`, `site/mayo`, and what either signs with: `site/mayo, signing`.
     pub(crate) holder: String,
 }
 

@@ -9,6 +9,7 @@ use fedpaint_proto::identity::Role;
 use jiff::Timestamp;
 use tokio::sync::Mutex;
 
+use crate::credentials::signing_of;
 use crate::driver::{EVENTS_MAX, Error, Handle};
 use crate::metrics::{HolderLabel, Metrics, RoundLabels, RunLabel, RunLabels, SiteLabel};
 use crate::run::State;
@@ -88,9 +89,12 @@ fn show_state(driver: &Handle, metrics: &Metrics) {
             let label = SiteLabel { site: site.name.to_string() };
             metrics.site_seen.get_or_create(&label).set(seen_at.as_second());
         }
+        let holder = Role::Site(site.name.clone());
         if let Some(until) = site.certificate_until {
-            let holder = Role::Site(site.name.clone()).to_string();
-            show_end(metrics, holder, until);
+            show_end(metrics, holder.to_string(), until);
+        }
+        if let Some(until) = site.signing_until {
+            show_end(metrics, signing_of(&holder), until);
         }
     }
     metrics.sites_enrolled.set(enrolled);

@@ -19,6 +19,7 @@ use fedpaint_proto::v1::heartbeat_request::Activity as WireActivity;
 use fedpaint_proto::v1::heartbeat_response::Directive as WireDirective;
 use fedpaint_proto::wire::WIRE_VERSION;
 use fedpaint_proto::{v1, v1::WithdrawalReason};
+use jiff::Timestamp;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
@@ -101,6 +102,8 @@ pub struct LogAsked<'a> {
     pub size: u64,
     /// What the site does not believe of what it was last told of it.
     pub doubt: LogDoubt,
+    /// When the certificate ends that the site signs with, for the coordinator's people.
+    pub signing_until: Timestamp,
 }
 
 /// The longest version that a coordinator may tell.
@@ -131,6 +134,10 @@ pub async fn heartbeat(
         log_doubt: log.map_or(LogDoubt::Unspecified, |log| log.doubt).into(),
         // A span that the wire cannot hold is not asked for.
         hold: hold.try_into().ok(),
+        signing_until: log.map(|log| prost_types::Timestamp {
+            seconds: log.signing_until.as_second(),
+            nanos: log.signing_until.subsec_nanosecond(),
+        }),
     };
     let answer = service(channel).heartbeat(in_time(request)).await?.into_inner();
     let told = log.map(|log| told(log.federation, &answer)).transpose()?;

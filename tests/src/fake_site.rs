@@ -57,10 +57,13 @@ impl FakeSite {
     /// # Errors
     /// If the coordinator refuses the call.
     pub async fn beat(&mut self, activity: Activity) -> Result<Option<Directive>, Status> {
+        let until = self.signer.validity().not_after;
+        let (seconds, nanos) = (until.as_second(), until.subsec_nanosecond());
         let request = v1::HeartbeatRequest {
             agent_version: "0.0.0-fake".into(),
             activity: Some(activity),
             wire_version: WIRE_VERSION,
+            signing_until: Some(prost_types::Timestamp { seconds, nanos }),
             ..v1::HeartbeatRequest::default()
         };
         self.client.heartbeat(request).await.map(|reply| reply.into_inner().directive)

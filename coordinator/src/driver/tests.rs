@@ -409,6 +409,7 @@ fn idle(agent_version: String) -> Beat {
         declined: Vec::new(),
         doubt: None,
         shown_until: None,
+        signing_until: None,
     }
 }
 

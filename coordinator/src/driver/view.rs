@@ -316,6 +316,8 @@ pub struct SiteView {
     /// When the certificate ends that it showed last; not kept over a restart. Where it has shown none since it
     /// was let in, the newest that the coordinator issued to it.
     pub certificate_until: Option<Timestamp>,
+    /// When the certificate ends that it last said it signs with; not kept over a restart.
+    pub signing_until: Option<Timestamp>,
 }
 
 /// A global model: what a run started from, or what a round made.

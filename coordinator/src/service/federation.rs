@@ -49,6 +49,7 @@ impl FederationService for Service {
             log_size,
             declined,
             hold,
+            signing_until,
             ..
         } = request;
         let beat = Beat {
@@ -58,6 +59,7 @@ impl FederationService for Service {
             declined: parse::declined(&declined)?,
             doubt,
             shown_until: Some(until),
+            signing_until: signing_until.map(parse::time).transpose()?,
         };
         let activity = beat.activity.clone();
         let heard = self.parts.driver.heartbeat(&site, beat).await.map_err(status::of_driver)?;

@@ -202,6 +202,7 @@ pub(crate) fn site(site: &SiteView) -> v1::Site {
         joined_at: site.joined_at.map(timestamp),
         signing_key: site.signing_key.map(Vec::from).unwrap_or_default(),
         certificate_until: site.certificate_until.map(timestamp),
+        signing_until: site.signing_until.map(timestamp),
     }
 }
 

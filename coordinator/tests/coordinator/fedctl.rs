@@ -6,6 +6,9 @@ use std::process::{Output, Stdio};
 
 use fedpaint_proto::identity::Validity;
 use fedpaint_proto::tls::TlsFiles;
+use fedpaint_proto::v1::heartbeat_request::Activity;
+use fedpaint_proto::v1::{HeartbeatRequest, Idle};
+use jiff::Timestamp;
 use serde_json::Value;
 use time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -187,7 +190,43 @@ async fn of_a_site_that_was_let_in_by_name_the_end_of_the_certificate_that_it_sh
     }
     let table = String::from_utf8(desk.run("status").await.stdout).unwrap();
     let row = table.lines().find(|line| line.starts_with("a "));
-    assert!(row.is_some_and(|row| row.ends_with(" h, ENDS SOON")), "{table}");
+    let told = row.and_then(|row| row.strip_suffix('-')).map(str::trim_end);
+    assert!(told.is_some_and(|row| row.ends_with(" h, ENDS SOON")), "{table}");
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn the_end_of_what_a_site_signs_with_is_told_as_its_agent_says_it() {
+    let federation = Federation::start().await;
+    let desk = Desk::new(&federation, &federation.authority, &Leaf::client(OPERATOR));
+    desk.json("site enroll a").await;
+    let files =
+        federation.certificate(&federation.authority, &Leaf::client("spiffe://brain/site/a"));
+    let mut site = federation.connect(&files).await.unwrap();
+    let metric = "fedpaint_certificate_end_timestamp_seconds{holder=\"site/a, signing\"}";
+    // An agent that signs nothing, or is from before it was told.
+    site.beat().await.unwrap();
+    assert_eq!(desk.json("status").await["sites"][0]["signing_until"], Value::Null);
+    assert!(!metrics(&federation).await.contains(metric));
+    for second in [1_900_000_000, 1_800_000_000] {
+        let beat = HeartbeatRequest {
+            agent_version: "0.1.0".into(),
+            activity: Some(Activity::Idle(Idle {})),
+            signing_until: Some(prost_types::Timestamp { seconds: second, nanos: 0 }),
+            ..HeartbeatRequest::default()
+        };
+        site.federation.heartbeat(beat).await.unwrap();
+        let end = Timestamp::from_second(second).unwrap().to_string();
+        for page in ["status", "site list"] {
+            let reply = desk.json(page).await;
+            assert_eq!(reply["sites"][0]["signing_until"], end.as_str(), "{page}: {reply}");
+        }
+        let text = metrics(&federation).await;
+        assert!(text.contains(&format!("{metric} {second}")), "{text}");
+    }
+    desk.json("site revoke a").await;
+    assert_eq!(desk.json("status").await["sites"][0]["signing_until"], Value::Null);
+    assert!(!metrics(&federation).await.contains(metric), "nobody waits for one who is out");
     federation.stop().await;
 }
 

@@ -60,7 +60,9 @@ impl Trust {
 
     /// What the coordinator is asked of its log.
     pub(super) fn asks(&self, size: u64, doubt: LogDoubt) -> LogAsked<'_> {
-        LogAsked { federation: self.authority.federation(), size, doubt }
+        let (federation, signing_until) =
+            (self.authority.federation(), self.signer.validity().not_after);
+        LogAsked { federation, size, doubt, signing_until }
     }
 }
 

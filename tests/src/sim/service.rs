@@ -47,10 +47,15 @@ impl World {
 
     fn serve_beat(&mut self, site: usize, activity: &Activity) -> Result<Heard, Stopped> {
         let name = self.sites[site].name.clone();
-        let (agent_version, activity) = ("0.1.0".to_owned(), site::to_coordinator(activity));
-        let declined = Vec::new();
-        let (wire_version, doubt, shown_until) = (WIRE_VERSION, None, None);
-        let beat = Beat { agent_version, wire_version, activity, declined, doubt, shown_until };
+        let beat = Beat {
+            agent_version: "0.1.0".to_owned(),
+            wire_version: WIRE_VERSION,
+            activity: site::to_coordinator(activity),
+            declined: Vec::new(),
+            doubt: None,
+            shown_until: None,
+            signing_until: None,
+        };
         self.request(Request::Beat(name.clone(), beat))?;
         self.settle()?;
         let answer = self.process()?.core.answer(&name);

@@ -69,9 +69,10 @@ fn sites(sites: &[Site], now: Timestamp) -> String {
         let wire = site.wire_version.map_or(NONE.to_owned(), |version| version.to_string());
         let (seen, enrolled) = (ago(now, site.seen_at), ago(now, site.enrolled_at));
         let certificate = members::site_end(site.certificate_until, now);
-        vec![site.name.clone(), state, seen, version, wire, enrolled, certificate]
+        let signing = members::signing_end(site.signing_until, now);
+        vec![site.name.clone(), state, seen, version, wire, enrolled, certificate, signing]
     };
-    let header = ["SITE", "STATE", "SEEN", "AGENT", "WIRE ", "ENROLLED", "CERTIFICATE"];
+    let header = ["SITE", "STATE", "SEEN", "AGENT", "WIRE ", "ENROLLED", "CERTIFICATE", "SIGNING"];
     table(&header, sites.iter().map(row))
 }
 

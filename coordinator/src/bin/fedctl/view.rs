@@ -46,6 +46,8 @@ pub(crate) struct Site {
     pub(crate) joined_at: Option<Timestamp>,
     /// When the certificate ends that it showed last, or else the newest that the coordinator issued to it.
     pub(crate) certificate_until: Option<Timestamp>,
+    /// When the certificate ends that its agent last said it signs with; null where it has said none.
+    pub(crate) signing_until: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -307,6 +309,7 @@ impl From<v1::Site> for Site {
             wire_version: site.wire_version,
             joined_at: time(site.joined_at),
             certificate_until: time(site.certificate_until),
+            signing_until: time(site.signing_until),
         }
     }
 }

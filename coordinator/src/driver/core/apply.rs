@@ -76,7 +76,8 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
 impl Core {
     fn beat(&self, site: SiteName, beat: Beat, now: Timestamp) -> Result<Step, Error> {
         self.state.access(&site)?;
-        let Beat { agent_version, wire_version, activity, declined, doubt, shown_until } = beat;
+        let Beat { agent_version, wire_version, activity, declined, doubt, .. } = beat;
+        let (shown_until, signing_until) = (beat.shown_until, beat.signing_until);
         let doing = match &activity {
             Activity::Training(round, progress) => {
                 Some((round.clone(), Doing::Training(*progress)))
@@ -85,7 +86,15 @@ impl Core {
             _ => None,
         };
         let mut next = State::clone(&self.state);
-        let seen = Seen { at: now, agent_version, wire_version, doing, since: now, shown_until };
+        let seen = Seen {
+            at: now,
+            agent_version,
+            wire_version,
+            doing,
+            since: now,
+            shown_until,
+            signing_until,
+        };
         next.put_seen(site.clone(), seen);
         let mut told = next.put_declined(&site, declined, now);
         told.extend(next.put_doubt(&site, doubt));

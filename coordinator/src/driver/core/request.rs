@@ -108,6 +108,8 @@ pub struct Beat {
     pub doubt: Option<Doubt>,
     /// When the certificate ends that it showed, where there was one.
     pub shown_until: Option<Timestamp>,
+    /// When the one ends that it says it signs with, where it signs.
+    pub signing_until: Option<Timestamp>,
 }
 
 /// Why a site does not believe what it is told of the audit log.

@@ -67,6 +67,8 @@ pub(super) struct Seen {
     pub(super) since: Timestamp,
     /// When the certificate ends that it showed.
     pub(super) shown_until: Option<Timestamp>,
+    /// When the one ends that it says it signs with.
+    pub(super) signing_until: Option<Timestamp>,
 }
 
 /// What a site does for a round.

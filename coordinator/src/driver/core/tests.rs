@@ -29,8 +29,15 @@ fn ada() -> OperatorName {
 }
 
 fn beat(name: &str, activity: Activity, declined: Vec<(RoundId, Rule)>) -> Request {
-    let (agent_version, doubt, shown_until) = (String::new(), None, None);
-    let beat = Beat { agent_version, wire_version: 1, activity, declined, doubt, shown_until };
+    let beat = Beat {
+        agent_version: String::new(),
+        wire_version: 1,
+        activity,
+        declined,
+        doubt: None,
+        shown_until: None,
+        signing_until: None,
+    };
     Request::Beat(site(name), beat)
 }
 

@@ -4,7 +4,7 @@ use fedpaint_proto::identity::Role;
 use fedpaint_proto::names::SiteName;
 use jiff::Timestamp;
 
-use super::state::{Doing, State};
+use super::state::{Doing, Seen, State};
 use crate::driver::troubles::Troubles;
 use crate::driver::view::{RoundView, RunView, SiteView};
 use crate::records::SiteRow;
@@ -42,6 +42,7 @@ impl State {
                 joined_at: site.joined_at,
                 signing_key: site.signing_key,
                 certificate_until: self.certificate_until(site),
+                signing_until: self.seen_since_in(site).and_then(|seen| seen.signing_until),
             }
         };
         self.sites().map(view).collect()
@@ -53,9 +54,14 @@ impl State {
         if site.revoked_at.is_some() {
             return None;
         }
-        let seen = self.seen(&site.name).filter(|seen| seen.at >= site.enrolled_at);
         let issued = || self.roster().until(&Role::Site(site.name.clone()));
-        seen.and_then(|seen| seen.shown_until).or_else(issued)
+        self.seen_since_in(site).and_then(|seen| seen.shown_until).or_else(issued)
+    }
+
+    /// What a site that is in has last told since it was let in.
+    fn seen_since_in(&self, site: &SiteRow) -> Option<&Seen> {
+        let is_in = site.revoked_at.is_none();
+        self.seen(&site.name).filter(|seen| is_in && seen.at >= site.enrolled_at)
     }
 
     /// The sites that were enrolled when a run ended, and not revoked, and took part in none of its rounds

@@ -122,6 +122,26 @@ async fn of_a_certificate_that_was_not_issued_here_the_end_of_the_one_shown_last
 }
 
 #[tokio::test]
+async fn the_end_of_what_a_site_signs_with_is_the_one_that_it_said_last_while_it_is_in() {
+    let coordinator = Coordinator::start(1).await;
+    let told = |coordinator: &Coordinator| {
+        let mut sites = coordinator.handle.sites().into_iter();
+        sites.find(|view| view.name == site("mayo")).unwrap().signing_until
+    };
+    assert_eq!(told(&coordinator), None, "it has said none");
+    let ends = [200, 50].map(|second| Some(Timestamp::from_second(second).unwrap()));
+    for signing_until in ends.into_iter().chain([None]) {
+        let beat = Beat { signing_until, ..idle("0.1.0".to_owned()) };
+        coordinator.handle.heartbeat(&site("mayo"), beat).await.unwrap();
+        assert_eq!(told(&coordinator), signing_until);
+    }
+    let beat = Beat { signing_until: ends[0], ..idle("0.1.0".to_owned()) };
+    coordinator.handle.heartbeat(&site("mayo"), beat).await.unwrap();
+    coordinator.handle.revoke_site(&ada(), &site("mayo"), Sight::Unsaid).await.unwrap();
+    assert_eq!(told(&coordinator), None, "it uses none any more");
+}
+
+#[tokio::test]
 async fn a_shown_certificate_counts_before_an_issued_one_until_its_site_is_shut_out_or_let_in_anew()
 {
     let coordinator = Coordinator::start(1).await;

@@ -172,9 +172,15 @@ impl Life {
     }
 
     async fn beat(&mut self, name: &str, activity: Activity) {
-        let (agent_version, declined) = ("0.1.0".to_owned(), Vec::new());
-        let (wire_version, doubt, shown_until) = (1, None, None);
-        let beat = Beat { agent_version, wire_version, activity, declined, doubt, shown_until };
+        let beat = Beat {
+            agent_version: "0.1.0".to_owned(),
+            wire_version: 1,
+            activity,
+            declined: Vec::new(),
+            doubt: None,
+            shown_until: None,
+            signing_until: None,
+        };
         self.ask(Request::Beat(site(name), beat)).await;
     }
 

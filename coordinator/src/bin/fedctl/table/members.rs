@@ -131,8 +131,17 @@ fn alarm(end: Option<Timestamp>, now: Timestamp, soon_s: i64) -> Option<&'static
 
 /// When the certificate of a site ends.
 pub(super) fn site_end(end: Option<Timestamp>, now: Timestamp) -> String {
+    end_of(end, now, SOON_S[0])
+}
+
+/// When the certificate ends that a site signs with, which ends with the authority's.
+pub(super) fn signing_end(end: Option<Timestamp>, now: Timestamp) -> String {
+    end_of(end, now, SOON_S[1])
+}
+
+fn end_of(end: Option<Timestamp>, now: Timestamp, soon_s: i64) -> String {
     let ends = ago(now, end);
-    match alarm(end, now, SOON_S[0]) {
+    match alarm(end, now, soon_s) {
         Some(alarm) => format!("{ends}, {alarm}"),
         None => ends,
     }

@@ -127,6 +127,7 @@ fn sites() -> Sites {
         agent_version: "0.1.0".into(),
         wire_version: Some(1),
         certificate_until: at(5 * 86_400),
+        signing_until: at(20 * 86_400),
         ..v1::Site::default()
     };
     let evil = v1::Site {
@@ -141,9 +142,9 @@ fn sites() -> Sites {
 #[test]
 fn sites_are_a_table() {
     let expected = "\
-SITE  STATE              SEEN     AGENT  WIRE  ENROLLED  CERTIFICATE
-mayo  enrolled           3 s ago  0.1.0     1  24 h ago  in 5 d
-evil  revoked 3 min ago  -        -         -  24 h ago  -";
+SITE  STATE              SEEN     AGENT  WIRE  ENROLLED  CERTIFICATE  SIGNING
+mayo  enrolled           3 s ago  0.1.0     1  24 h ago  in 5 d       in 20 d, ENDS SOON
+evil  revoked 3 min ago  -        -         -  24 h ago  -            -";
     assert_eq!(sites().table(now()), expected);
 }
 
@@ -160,6 +161,17 @@ fn an_end_of_a_sites_certificate_that_is_near_or_past_is_told_in_capitals() {
         assert_eq!(members::site_end(Some(end), now()), told);
     }
     assert_eq!(members::site_end(None, now()), "-", "it has shown none");
+}
+
+#[test]
+fn an_end_of_what_a_site_signs_with_is_told_in_capitals_as_soon_as_that_of_the_authority() {
+    for (offset, told) in
+        [(30 * 86_400, "in 30 d"), (30 * 86_400 - 1, "in 29 d, ENDS SOON"), (0, "now, EXPIRED")]
+    {
+        let end = Timestamp::from_second(NOW + offset).unwrap();
+        assert_eq!(members::signing_end(Some(end), now()), told);
+    }
+    assert_eq!(members::signing_end(None, now()), "-", "it has said none");
 }
 
 #[test]
