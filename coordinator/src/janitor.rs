@@ -1,6 +1,7 @@
 //! Deletes what nobody needs any more: blobs that no row names, updates that retention lets go, parts
 //! of uploads that nobody goes on with. What the coordinator is about to name is never touched, and no blob is
-//! deleted that the audit log was not told of before. It looks at one share of all blobs after the other, so that
+//! deleted that the audit log was not told of before. What it finds set aside it has told, if no entry names it: whoever
+//! did that may have ended before it could tell. It looks at one share of all blobs after the other, so that
 //! its memory does not grow with their number.
 
 use std::collections::{BTreeMap, HashSet};
@@ -11,6 +12,7 @@ use fedpaint_proto::names::{Blob, Digest, RunName};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
+use crate::audit::rot;
 use crate::audit::sweep::{Spent, Sweep};
 use crate::blobs::{Blobs, Collection, Freed};
 use crate::clock::Clock;
@@ -70,12 +72,14 @@ pub(crate) async fn collect_daily(
 
 async fn collect(keeper: &Keeper, retention: &Retention, now: Timestamp) -> Result<Freed, Error> {
     let (collection, mut freed) = (keeper.blobs.collection(), Freed::default());
+    let mut aside = Vec::new();
     if let Some(rounds) = retention.updates_rounds {
         // Before anything is deleted: what is not there is let go or lost, and rows say which.
         keeper.driver.let_go(rounds).await?;
     }
     for share in Share::of(keeper.store.named_about().await?) {
-        let sweep = find(&keeper.store, &collection, (share, retention), now).await?;
+        let (sweep, found) = find(&keeper.store, &collection, (share, retention), now).await?;
+        aside.extend(found);
         if sweep.is_empty() {
             continue;
         }
@@ -87,16 +91,29 @@ async fn collect(keeper: &Keeper, retention: &Retention, now: Timestamp) -> Resu
         freed.bytes += bytes;
     }
     collection.end(now).await?;
+    tell_rot(keeper, aside).await?;
     Ok(freed)
 }
 
-/// What nobody needs of a share.
+/// Has the audit log told of what was set aside and neither is in it nor waits to be.
+async fn tell_rot(keeper: &Keeper, mut aside: Vec<Digest>) -> Result<(), Error> {
+    // Asked before the log is read: what waits no more by then is in it.
+    let waiting = keeper.blobs.untold();
+    aside.retain(|digest| !waiting.contains(digest));
+    if !aside.is_empty() {
+        let told = keeper.store.rot_told().await?;
+        keeper.blobs.tell(rot::untold(aside, &told));
+    }
+    Ok(())
+}
+
+/// What nobody needs of a share, and what of it was set aside.
 async fn find(
     store: &Store,
     collection: &Arc<Collection>,
     (share, retention): (Share, &Retention),
     now: Timestamp,
-) -> Result<Sweep, Error> {
+) -> Result<(Sweep, Vec<Digest>), Error> {
     let named = store.named_of(&share).await?;
     let spent = match retention.updates_rounds {
         Some(_) => store.spent(&named, None).await?,
@@ -110,7 +127,7 @@ async fn find(
         Some(Spent { run, round, blob })
     };
     let spent = found.spent.into_iter().filter_map(of_run).collect();
-    Ok(Sweep { orphans: found.orphans, spent })
+    Ok((Sweep { orphans: found.orphans, spent }, found.aside))
 }
 
 /// For which run each update was that is spent, and the newest round that it counted in.
@@ -272,6 +289,31 @@ mod tests {
         assert_eq!(waits.recv().await, clock.now().checked_add(COLLECTION_INTERVAL).ok());
         assert_eq!((freed.get(), orphan.exists()), (1, false));
         janitor.abort();
+    }
+
+    #[tokio::test]
+    async fn what_a_process_set_aside_and_did_not_live_to_tell_is_told_once_by_those_after_it() {
+        let house = house().await;
+        // Nobody listens to this one.
+        let dead = Blobs::attach(house.folder.path());
+        std::fs::write(dead.path(&house.update.digest), "rot").unwrap();
+        dead.verify(&house.update.digest).unwrap_err();
+        for _ in 0..2 {
+            let (keeper, stop, driving) = house.keeper().await;
+            for _ in 0..2 {
+                collect(&keeper, &Retention::default(), later()).await.unwrap();
+                // The driver tells what is owed before it hears what comes later.
+                keeper.driver.sweep(Sweep::default()).await.unwrap();
+                assert!(keeper.blobs.untold().is_empty());
+            }
+            stop.cancel();
+            driving.await.unwrap();
+        }
+        let mut told = house.store.events(0, 9).await.unwrap();
+        told.retain(|event| event.kind == "blob_rotten");
+        let named = format!("blob {}: changed on the disk, and set aside", house.update.digest);
+        let told: Vec<&str> = told.iter().map(|event| event.detail.as_str()).collect();
+        assert_eq!(told, [named]);
     }
 
     #[tokio::test]

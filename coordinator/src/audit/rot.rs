@@ -1,5 +1,7 @@
 //! Which blobs were found to have changed on the disk and are set aside, in words for the audit log.
 
+use std::collections::BTreeSet;
+
 use fedpaint_proto::names::Digest;
 
 use super::Entry;
@@ -17,6 +19,13 @@ pub fn found(digests: &[Digest]) -> Vec<Entry> {
     digests.chunks(NAMED_MAX).map(entry).collect()
 }
 
+/// Which of the blobs that were set aside are in none of these words, which [`found`] has made.
+pub fn untold(aside: Vec<Digest>, told: &[String]) -> Vec<Digest> {
+    let words = told.iter().flat_map(|detail| detail.split([' ', ':', ',']));
+    let named: BTreeSet<Digest> = words.filter_map(|word| word.parse().ok()).collect();
+    aside.into_iter().filter(|digest| !named.contains(digest)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,5 +41,13 @@ mod tests {
             assert_eq!(told.iter().filter(|entry| entry.detail.contains(&named)).count(), 1);
         }
         assert!(found(&[]).is_empty());
+    }
+
+    #[test]
+    fn what_no_entry_names_is_untold() {
+        let [rotten, lost, late] = ["a", "b", "c"].map(|text| blob(text).digest);
+        let told: Vec<String> = found(&[rotten, late]).into_iter().map(|e| e.detail).collect();
+        assert_eq!(untold(vec![rotten, lost, late], &told), [lost]);
+        assert_eq!(untold(vec![rotten, lost], &[]), [rotten, lost]);
     }
 }

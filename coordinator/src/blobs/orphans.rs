@@ -10,6 +10,7 @@ use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest};
 use jiff::{SignedDuration, Timestamp};
 
+use super::rot::ROTTEN;
 use super::{Blobs, Error, blocking, length, lock, staging};
 use crate::share::Share;
 
@@ -27,6 +28,8 @@ pub struct Unneeded {
     pub orphans: Vec<Blob>,
     /// What rows name and nothing needs any more.
     pub spent: Vec<Blob>,
+    /// What was found to have changed and was set aside, whenever that was. It is not deleted.
+    pub aside: Vec<Digest>,
 }
 
 /// What was deleted.
@@ -75,6 +78,7 @@ impl Collection {
             'looking: for folder in entries(&blobs.root.join("blobs"))?.iter().filter(is_of_share) {
                 for entry in entries(&folder.path())? {
                     // What is set aside keeps its other name, and is left to the operator.
+                    found.aside.extend(aside(&entry).filter(|digest| share.has(digest)));
                     let Some(digest) = digest(&entry).filter(|digest| share.has(digest)) else {
                         continue;
                     };
@@ -175,6 +179,12 @@ fn is_old(entry: &DirEntry, now: Timestamp) -> bool {
 
 fn digest(entry: &DirEntry) -> Option<Digest> {
     entry.file_name().to_str()?.parse().ok()
+}
+
+/// The blob that was set aside as this file, if one was.
+fn aside(entry: &DirEntry) -> Option<Digest> {
+    let name = entry.file_name();
+    name.to_str()?.strip_suffix(ROTTEN)?.strip_suffix('.')?.parse().ok()
 }
 
 fn entries(folder: &Path) -> Result<Vec<DirEntry>, Error> {

@@ -16,8 +16,11 @@ use tracing::error;
 
 use super::{Blobs, Error, length, lock};
 
-/// The blobs that this process has set aside and the audit log was not told of yet. Each was a file that had to
-/// be brought first, so that there are no more than there were files.
+/// What the name of a file ends with, behind a point, that was set aside.
+pub(super) const ROTTEN: &str = "rotten";
+
+/// The blobs that were set aside, by this process or one before it, and the audit log was not told of yet. Each was a
+/// file that had to be brought first, so that there are no more than there were files.
 #[derive(Debug, Default)]
 pub(super) struct Untold {
     found: Mutex<BTreeSet<Digest>>,
@@ -28,6 +31,14 @@ impl Blobs {
     /// The blobs that were set aside and the audit log was not told of yet.
     pub fn untold(&self) -> Vec<Digest> {
         lock(&self.untold.found).iter().copied().collect()
+    }
+
+    /// Has the audit log told of these too, which another process set aside and did not live to tell.
+    pub fn tell(&self, digests: Vec<Digest>) {
+        if !digests.is_empty() {
+            lock(&self.untold.found).extend(digests);
+            self.untold.news.notify_one();
+        }
     }
 
     /// Takes note that the audit log was told of these.
@@ -92,7 +103,7 @@ impl Blobs {
     }
 
     fn rotten(&self, digest: &Digest) -> PathBuf {
-        self.path(digest).with_extension("rotten")
+        self.path(digest).with_extension(ROTTEN)
     }
 }
 

@@ -220,6 +220,16 @@ impl Store {
         .bind(i64::from(limit));
         events.fetch_all(&self.reads).await?.iter().map(rows::event).collect()
     }
+
+    /// In the words of the audit log, which blobs were set aside. It reads every entry, and is for who has found
+    /// one that was.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn rot_told(&self) -> Result<Vec<String>, Error> {
+        let told = sqlx::query("SELECT detail FROM event WHERE kind = 'blob_rotten' ORDER BY seq");
+        told.fetch_all(&self.reads).await?.iter().map(|row| row.text("detail")).collect()
+    }
 }
 
 /// A round with its members, as [`Store::round`] finds it.

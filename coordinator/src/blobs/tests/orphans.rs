@@ -140,4 +140,7 @@ async fn what_was_set_aside_is_left_to_the_operator() {
     let blobs = open(folder.path()).await;
     assert_eq!(collect(&blobs, &[], &[], after(OLD)).await, Freed::default());
     assert!(path.with_extension("rotten").exists());
+    let (named, spent) = (HashSet::new(), HashSet::new());
+    let found = blobs.collection().find(Share::ALL, named, spent, real_now()).await.unwrap();
+    assert_eq!(found.aside, [blob("update").digest], "and told of");
 }
