@@ -1,6 +1,8 @@
 //! What a site asks of the rounds that it missed before it trains on: a job as the agent does it, against a
 //! coordinator that is made up and signs what each model is made of.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use fedpaint_proto::names::{Blob, Digest, RoundId, RunName};
 use fedpaint_proto::signing::{Signed, Signer};
 use fedpaint_proto::statement::{Manifest, manifest_to_wire};
@@ -13,7 +15,7 @@ use fedpaint_site_agent::lineage::Last;
 use fedpaint_site_agent::pipe::Setup;
 use fedpaint_site_agent::policy::Policy;
 use fedpaint_site_agent::settings::RehearsalSettings;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -86,6 +88,17 @@ impl Done {
 
 /// Has a site that has trained `last` do the round that begins from the last of these models.
 async fn job(pki: &Pki, last: Last, shown: Vec<ModelManifest>, is_dry: bool) -> Done {
+    job_by(|| NOW, pki, last, shown, is_dry).await
+}
+
+/// The same by the site's clock.
+async fn job_by(
+    now: fn() -> Timestamp,
+    pki: &Pki,
+    last: Last,
+    shown: Vec<ModelManifest>,
+    is_dry: bool,
+) -> Done {
     let (fake, channel) = Fake::start(&plan(), model()).await;
     let number = shown.len() as u32;
     fake.state().manifests = shown;
@@ -94,7 +107,7 @@ async fn job(pki: &Pki, last: Last, shown: Vec<ModelManifest>, is_dry: bool) -> 
     let gate = if is_dry { gate.for_dry_run() } else { gate };
     let rehearsal = RehearsalSettings { steps_ms: 0, checkpoint_steps: None, weights_max: None };
     let setup = Setup { rehearsal: Some(rehearsal), ..setup(workspace.path()) };
-    let trust = Trust { authority: pki.authority(), signer: pki.signer("site/mayo"), now: || NOW };
+    let trust = Trust { authority: pki.authority(), signer: pki.signer("site/mayo"), now };
     let trust = Trusted::new(Some(trust)).1;
     let bench = Bench { trust, ..bench(gate, &workspace, channel, setup) };
     bench.workspace.note(&run(), last).unwrap();
@@ -183,4 +196,34 @@ async fn how_far_a_run_was_followed_is_noted_so_that_the_next_job_goes_on_from_t
     done.result.unwrap();
     assert_eq!(done.asked[..2], [159, 101]);
     assert_eq!((done.asked.len(), done.last), (1 + 58, trained(&models, 160)));
+}
+
+/// A clock by which a minute is over each time that it is looked at.
+fn ticking() -> Timestamp {
+    static LOOKS: AtomicI64 = AtomicI64::new(0);
+    NOW + SignedDuration::from_mins(LOOKS.fetch_add(1, Ordering::Relaxed))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_not_followed_in_half_an_hour_is_followed_on_from_there_by_the_next_job() {
+    let (pki, models) = (Pki::new(), models(80));
+    let main = pki.signer("coordinator/main");
+    let shown: Vec<_> = manifests(&models).into_iter().map(|m| signed(&main, m)).collect();
+    let looked = job_by(ticking, &pki, trained(&models, 1), shown.clone(), true).await;
+    assert!(matches!(looked.result.unwrap_err(), Error::Far { reached: 31 }));
+    assert_eq!(looked.last, trained(&models, 1), "a dry run notes nothing");
+
+    let mut last = trained(&models, 1);
+    for far in [31, 61] {
+        let done = job_by(ticking, &pki, last, shown.clone(), false).await;
+        let error = done.result.unwrap_err();
+        assert!(matches!(error, Error::Far { reached } if reached == far), "{error}");
+        assert!(error.to_string().contains("1800 s (LINEAGE_TIMEOUT)"), "{error}");
+        assert_eq!((done.submitted, done.asked.len()), (0, 1 + 30));
+        assert_eq!(done.last, trained(&models, far));
+        last = done.last;
+    }
+    let done = job_by(ticking, &pki, last, shown, false).await;
+    done.result.unwrap();
+    assert_eq!((done.submitted, done.last), (1, trained(&models, 80)));
 }

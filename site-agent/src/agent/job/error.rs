@@ -8,6 +8,7 @@ use fedpaint_proto::v1::WithdrawalReason;
 use fedpaint_proto::weights;
 use tonic::Status;
 
+use super::signed::LINEAGE_TIMEOUT;
 use super::submission::SUBMISSION;
 use crate::agent::dry_run;
 use crate::lineage;
@@ -36,6 +37,16 @@ pub enum Error {
     /// What the coordinator has signed does not fit what this site knows.
     #[error("this site does not train that: {0}")]
     Disbelieved(#[from] lineage::Refusal),
+    /// More rounds were missed than can be followed in one go.
+    #[error(
+        "the missed rounds were followed as far as round {reached} in {} s (LINEAGE_TIMEOUT): the agent goes on \
+         from there in the next round",
+        LINEAGE_TIMEOUT.as_secs()
+    )]
+    Far {
+        /// As if this site had trained that round.
+        reached: u32,
+    },
     /// The base model does not arrive.
     #[error("cannot download the base model: {0}")]
     Download(transfer::Error),
@@ -80,9 +91,11 @@ impl Error {
             }
             Error::Refused(_) => WithdrawalReason::Policy,
             Error::DryRun(_) => WithdrawalReason::DryRun,
-            Error::Call { .. } | Error::Download(_) | Error::Upload(_) | Error::InDoubt(_) => {
-                WithdrawalReason::Internal
-            }
+            Error::Call { .. }
+            | Error::Far { .. }
+            | Error::Download(_)
+            | Error::Upload(_)
+            | Error::InDoubt(_) => WithdrawalReason::Internal,
             Error::Plan(_) => WithdrawalReason::Plan,
             Error::Disbelieved(_) => WithdrawalReason::Model,
             Error::Trainer(error) => trainer_withdrawal(error)?,

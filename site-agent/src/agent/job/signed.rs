@@ -6,6 +6,7 @@ use fedpaint_proto::names::{Digest, RoundId, RunName};
 use fedpaint_proto::signing::{Signed, Statement};
 use fedpaint_proto::statement::{Envelope, Manifest};
 use fedpaint_proto::v1;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Bench, Error, Task, again, on_workspace};
 use crate::agent::Trust;
@@ -17,6 +18,10 @@ use crate::workspace::Doubt;
 /// After how many missed rounds a site notes how far it has followed a run, so that it goes on from there if the
 /// round is over before it has come to the end.
 const FOLLOWED_BEFORE_NOTED: u32 = 100;
+
+/// For how long a site follows a run in one go, over however many rounds: a coordinator that takes its time with each
+/// answer does not keep it at that for ever. What was followed by then is noted, so that no run is too long.
+pub(super) const LINEAGE_TIMEOUT: SignedDuration = SignedDuration::from_mins(30);
 
 /// What a site was told that the base model of a task is made of, not yet believed, and by what it judges that.
 pub(super) struct Told {
@@ -55,7 +60,8 @@ pub(super) async fn agree(
 }
 
 /// Follows a run from what this site trained last, over the models of the rounds that it missed: as many as the
-/// run has, for each vouches for the one before it alone. How far that leads.
+/// run has, for each vouches for the one before it alone. How far that leads; an error where it does not lead there
+/// within [`LINEAGE_TIMEOUT`].
 async fn follow(bench: &Bench, trust: &Trust, last: Last, asked: Asked<'_>) -> Result<Last, Error> {
     let (run, trained) = (&asked.round.run, last.number);
     let mut descent = Descent::new(last, asked);
@@ -63,14 +69,20 @@ async fn follow(bench: &Bench, trust: &Trust, last: Last, asked: Asked<'_>) -> R
         let round = asked.round;
         tracing::info!(%round, trained, "rounds were missed; asking what their models are made of");
     }
+    let until = (trust.now)().checked_add(LINEAGE_TIMEOUT).unwrap_or(Timestamp::MAX);
     while let Some(version) = descent.version() {
         let told = manifest(bench, trust, (run, version), "a missed round's manifest").await?;
-        descent.step(&trust.authority, &told, (trust.now)())?;
-        let is_due = version.is_multiple_of(FOLLOWED_BEFORE_NOTED);
+        let now = (trust.now)();
+        descent.step(&trust.authority, &told, now)?;
+        let (reached, is_late) = (descent.reached(), until <= now && descent.version().is_some());
+        let is_due = is_late || version.is_multiple_of(FOLLOWED_BEFORE_NOTED);
         // Nobody follows a run by looking at it.
         if is_due && !bench.gate.is_for_dry_run() {
-            let (run, reached) = (run.clone(), descent.reached().clone());
+            let (run, reached) = (run.clone(), reached.clone());
             on_workspace(bench, move |w| w.note(&run, reached)).await?;
+        }
+        if is_late {
+            return Err(Error::Far { reached: reached.number });
         }
     }
     Ok(descent.reached().clone())
