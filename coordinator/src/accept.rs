@@ -17,6 +17,7 @@ use fedpaint_proto::farewell::Frames;
 use fedpaint_proto::identity::{Identity, KeyId, Validity};
 use fedpaint_proto::names::FederationName;
 use jiff::Timestamp;
+use rustls::AlertDescription;
 use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -34,6 +35,7 @@ use crate::connections::Connections;
 use crate::credentials::Credentials;
 use crate::driver::Handle;
 use crate::limits::{FAREWELLS_MAX, Limits};
+use crate::metrics::{Metrics, PEERS, PeerLabel};
 
 /// How long a stranger's connection lasts at most; whoever waits for an approval connects anew.
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(300);
@@ -114,6 +116,8 @@ pub(crate) struct Door {
     pub(crate) connections: Connections,
     /// How many there may be.
     pub(crate) limits: Limits,
+    /// Counts who does not believe the coordinator.
+    pub(crate) metrics: Metrics,
 }
 
 /// What bounds the number of a listener's connections.
@@ -251,6 +255,25 @@ async fn run(
     }
 }
 
+/// The alert by which the other end has said that a certificate does not please it, if that is what ended a handshake.
+fn distrust(error: &io::Error) -> Option<AlertDescription> {
+    use AlertDescription as A;
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    match error {
+        rustls::Error::AlertReceived(
+            alert @ (A::BadCertificate
+            | A::UnsupportedCertificate
+            | A::CertificateRevoked
+            | A::CertificateExpired
+            | A::CertificateUnknown
+            | A::UnknownCA
+            | A::AccessDenied
+            | A::DecryptError),
+        ) => Some(*alert),
+        _ => None,
+    }
+}
+
 impl Door {
     /// The handshake, and what it takes to be let in; an error says why not, for the log. The caller hears of it
     /// where a limit is the reason.
@@ -269,9 +292,13 @@ impl Door {
             .alpn()
             .is_some_and(|mut offered| offered.any(|protocol| protocol == enrolment::ALPN));
         let credentials = Arc::clone(&*self.credentials.borrow());
+        let [member, stranger] = &PEERS;
         let Some(strangers) = credentials.strangers.as_ref().filter(|_| joining) else {
             let stream = hello.into_stream(Arc::clone(&credentials.server));
-            let stream = stream.await.map_err(|e| e.to_string())?;
+            let stream = stream.await.map_err(|error| {
+                self.distrusts(member, &error);
+                error.to_string()
+            })?;
             return match room {
                 Room::Place(permit) => self.member(stream, address, permit).await,
                 Room::Full(refusal) => Err(refusal.tell(stream).await),
@@ -280,13 +307,38 @@ impl Door {
         let max = self.limits.strangers_max;
         let words =
             || format!("{max} strangers are connected, the most there may be (STRANGERS_MAX)");
-        let stranger = bounds.place(&bounds.strangers, words)?;
-        let stream = hello.into_stream(Arc::clone(strangers)).await.map_err(|e| e.to_string())?;
-        match (room, stranger) {
-            (Room::Place(permit), Room::Place(stranger)) => {
-                Ok(self.stranger(stream, address, (permit, Some(stranger))))
+        let place = bounds.place(&bounds.strangers, words)?;
+        let stream = match hello.into_stream(Arc::clone(strangers)).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                if let Some(alert) = self.distrusts(stranger, &error) {
+                    // Within the handshake's time and among so many of them: whoever floods waits with it.
+                    self.tell_distrust(alert).await;
+                }
+                return Err(error.to_string());
+            }
+        };
+        match (room, place) {
+            (Room::Place(permit), Room::Place(place)) => {
+                Ok(self.stranger(stream, address, (permit, Some(place))))
             }
             (Room::Full(refusal), _) | (_, Room::Full(refusal)) => Err(refusal.tell(stream).await),
+        }
+    }
+
+    /// By which alert the other end has ended a handshake, and is counted, where that is because it does not believe
+    /// the coordinator's certificate.
+    fn distrusts(&self, peer: &PeerLabel, error: &io::Error) -> Option<AlertDescription> {
+        let alert = distrust(error)?;
+        self.metrics.handshakes_distrusted.get_or_create(peer).inc();
+        Some(alert)
+    }
+
+    /// Has the audit log told that a stranger does not believe the coordinator: its token names another root, or
+    /// somebody shows it another coordinator's address.
+    async fn tell_distrust(&self, alert: AlertDescription) {
+        if let Err(error) = self.driver.distrusted(&format!("{alert:?}")).await {
+            warn!(%error, "the audit log is not told of a site that does not believe this coordinator");
         }
     }
 

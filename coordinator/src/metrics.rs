@@ -47,6 +47,17 @@ pub(crate) struct HolderLabel {
     pub(crate) holder: String,
 }
 
+/// The label of a handshake.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct PeerLabel {
+    /// Who the other end would have been: `member` or `stranger`.
+    pub(crate) peer: &'static str,
+}
+
+/// The other end of a handshake by which a member connects, and of one by which a site would join.
+pub(crate) const PEERS: [PeerLabel; 2] =
+    [PeerLabel { peer: "member" }, PeerLabel { peer: "stranger" }];
+
 /// The label of a refused update.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ReasonLabel {
@@ -97,6 +108,8 @@ pub(crate) struct Metrics {
     pub(crate) disk_size: Gauge,
     /// Things that sites have said they do not believe of the audit log.
     pub(crate) site_doubts: Counter,
+    /// Handshakes that the other end has ended because it does not believe the coordinator's certificate.
+    pub(crate) handshakes_distrusted: Family<PeerLabel, Counter>,
 }
 
 /// The metrics and the registry that prints them.
@@ -131,6 +144,7 @@ impl Metrics {
             disk_free: Gauge::default(),
             disk_size: Gauge::default(),
             site_doubts: Counter::default(),
+            handshakes_distrusted: Family::default(),
         }
     }
 
@@ -144,6 +158,8 @@ impl Book {
     /// Every metric at nought.
     pub(crate) fn new() -> Book {
         let metrics = Metrics::new();
+        // A rise from nought is seen only where nought was.
+        PEERS.iter().for_each(|peer| drop(metrics.handshakes_distrusted.get_or_create(peer)));
         let mut registry = Registry::with_prefix("fedpaint");
         let r = &mut registry;
         let m = metrics.clone();
@@ -205,6 +221,9 @@ fn register_alarms(r: &mut Registry, metrics: &Metrics) {
     r.register_with_unit("disk_size", "What there is, free or not", Unit::Bytes, m.disk_size);
     let what = "Things that sites do not believe of the audit log";
     r.register("site_doubts", what, m.site_doubts);
+    let what =
+        "Handshakes that the other end has ended because it does not believe the certificate";
+    r.register("handshakes_distrusted", what, m.handshakes_distrusted);
 }
 
 #[cfg(test)]

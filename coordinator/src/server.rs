@@ -242,7 +242,16 @@ impl Server {
         let connections = Connections::default();
         let guard = tokio::spawn(keep_out(connections.clone(), driver.clone()));
         let (own, time) = (driver.clone(), Arc::clone(&clock));
-        let door = Door { federation, credentials, clock: time, driver: own, connections, limits };
+        let metrics = book.metrics.clone();
+        let door = Door {
+            federation,
+            credentials,
+            clock: time,
+            driver: own,
+            connections,
+            limits,
+            metrics,
+        };
         let incoming = accept(listener, door);
         let grpc = tonic_server(&limits)
             .layer(BoundsLayer)

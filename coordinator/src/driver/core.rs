@@ -89,7 +89,7 @@ pub struct Step {
     noted: Option<Noted>,
     /// Whose export of which model it tells the audit log.
     exported: Option<(OperatorName, Digest)>,
-    /// Who came with a token of no invitation, from then on.
+    /// Who came with a token of no invitation, or did not come, from then on.
     strangers: Option<Strangers>,
     /// Why part of what was told no longer applies, which is no error to who told it.
     late: Option<Error>,

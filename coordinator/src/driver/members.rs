@@ -144,6 +144,14 @@ impl Handle {
         Ok(until.map_or(Joining::Waiting, Joining::Admitted))
     }
 
+    /// Takes note that a stranger did not believe the coordinator, and ended its handshake by this alert.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn distrusted(&self, alert: &str) -> Result<(), Error> {
+        self.change(Request::Distrusted(alert.to_owned())).await
+    }
+
     /// Takes note of a member's next key; until when its certificate is to hold.
     ///
     /// # Errors

@@ -8,16 +8,17 @@ use std::time::Duration;
 use fedpaint_coordinator::clock::SystemClock;
 use fedpaint_coordinator::limits::Limits;
 use fedpaint_proto::channel::{self, Address, Route};
-use fedpaint_proto::enrolment::JOIN_BYTES_MAX;
+use fedpaint_proto::enrolment::{JOIN_BYTES_MAX, Pin};
 use fedpaint_proto::tls;
 use fedpaint_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use fedpaint_proto::v1::identity_service_client::IdentityServiceClient;
-use fedpaint_proto::v1::{JoinRequest, RenewRequest};
+use fedpaint_proto::v1::{JoinRequest, ListEventsRequest, RenewRequest};
 use tonic::Code;
 
+use crate::access::metrics;
 use crate::bounds::{moved, start_clock};
 use crate::federation::Federation;
-use crate::pki::Leaf;
+use crate::pki::{Authority, Leaf};
 use crate::raw::{ACK, Frame, GOAWAY, PING, Raw, frame};
 
 /// How long a stranger's connection lasts, in `accept.rs`.
@@ -72,6 +73,55 @@ async fn strangers_beyond_their_number_are_refused_and_members_are_not() {
         raw.ping().await.unwrap();
     }
     drop(open);
+    federation.stop().await;
+}
+
+/// What of the audit log tells of sites that do not believe the coordinator.
+async fn distrusts(federation: &Federation) -> Vec<String> {
+    let request = ListEventsRequest { after_seq: 0, limit: 0 };
+    let events = federation.operator().await.admin.list_events(request).await.unwrap();
+    let mut events = events.into_inner().events;
+    events.retain(|event| event.kind == "coordinator_distrusted");
+    events.into_iter().map(|event| event.detail).collect()
+}
+
+#[tokio::test]
+async fn a_site_whose_token_names_another_root_sends_nothing_and_its_alert_is_told_and_counted() {
+    let federation = Federation::start_within(Limits::default(), Arc::new(SystemClock)).await;
+    let address: Address = format!("https://{}", federation.address).parse().unwrap();
+    let count = |peer: &str, n| format!("distrusted_total{{peer=\"{peer}\"}} {n}\n");
+    assert!(metrics(&federation).await.contains(&count("stranger", 0)), "it can rise from there");
+    stranger(&federation).await.unwrap();
+    let refused = channel::join_by(&Route::default(), &address, Pin([7; 32])).await.unwrap_err();
+    let channel::Error::Untrusted { reason, .. } = &refused else { panic!("{refused}") };
+    assert!(reason.contains("not the one that the token names"), "{reason}");
+    assert!(reason.contains("the token is as good as before"), "{reason}");
+    let waiting = async {
+        loop {
+            let told = distrusts(&federation).await;
+            if !told.is_empty() {
+                return told;
+            }
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it is told");
+    assert!(told.len() == 1 && told[0].contains("(CertificateUnknown)"), "{told:?}");
+    let text = metrics(&federation).await;
+    for line in [count("stranger", 1), count("member", 0)] {
+        assert!(text.contains(&line), "{line} is not in\n{text}");
+    }
+    // A member that is under another root counts as one, and is not told to the audit log.
+    let files =
+        federation.certificate(&federation.authority, &Leaf::client("spiffe://brain/site/a"));
+    std::fs::write(&files.ca, Authority::new().pem()).unwrap();
+    federation.connect(&files).await.unwrap_err();
+    let counted = async {
+        while !metrics(&federation).await.contains(&count("member", 1)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), counted).await.expect("it is counted");
+    assert_eq!(distrusts(&federation).await.len(), 1);
     federation.stop().await;
 }
 

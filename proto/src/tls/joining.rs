@@ -41,8 +41,8 @@ struct PinnedVerifier {
 /// None of the certificates at the other end is the root that the token names.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the root there is not the one that the token names: is the address right, or is there a proxy \
-     that opens TLS?"
+    "the root there is not the one that the token names, so that nothing was sent and the token is as good as \
+     before: is the address right, or is there a proxy that opens TLS?"
 )]
 struct AnotherRoot;
 

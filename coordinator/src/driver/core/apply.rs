@@ -45,6 +45,7 @@ pub(super) fn apply(core: &Core, request: Request, now: Timestamp) -> Result<Ste
         Request::Approve(actor, site, words, seen) => core.approve(actor, site, &words, seen, now),
         Request::Reject(actor, site, seen) => core.reject(actor, site, seen, now),
         Request::Join(asking) => core.join(asking, now),
+        Request::Distrusted(alert) => Ok(core.distrusted(&alert, now)),
         Request::Renew(renewal) => core.renew(renewal, now),
         Request::SetOperator(actor, name, roles, seen) => {
             core.set_operator(actor, name, roles, seen, now)

@@ -41,6 +41,8 @@ pub enum Request {
     Reject(OperatorName, SiteName, Sight),
     /// Whoever holds a token asks to join.
     Join(Asking),
+    /// Whoever would ask to join does not believe the coordinator, and says so by this alert: for the audit log only.
+    Distrusted(String),
     /// A member asks for a certificate for its next key.
     Renew(Renewal),
     /// An operator says what an operator may do, who may do since then what it may.

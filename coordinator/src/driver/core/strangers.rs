@@ -1,6 +1,6 @@
-//! Who shows a join token that belongs to no invitation. So many of them in an hour are told to the audit log by the
-//! name that they asked for, and the others by one entry when the hour is over, so that strangers, whom nothing else
-//! holds off, do not fill it. PURE, and not kept over a restart; the coordinator's own log has them all.
+//! Who shows a join token that belongs to no invitation, and who does not believe the coordinator whose token would say
+//! which. So many of them in an hour are told to the audit log, the former by the name that they asked for, and the
+//! others by one entry when the hour is over, so that strangers, whom nothing else holds off, do not fill it. PURE, and not kept over a restart; the coordinator's own log has them all.
 
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    /// One more at `now`: how many there are then, and what is told.
-    fn one_more(self, site: &SiteName, now: Timestamp) -> (Strangers, Vec<Entry>) {
+    /// One more at `now`, whom this entry would tell of: how many there are then, and what is told.
+    fn one_more(self, entry: Entry, now: Timestamp) -> (Strangers, Vec<Entry>) {
         let (mut strangers, mut entries) = (self, Vec::new());
         if self.until.is_none_or(|until| until <= now) {
             entries.extend(self.rest());
@@ -40,8 +40,7 @@ impl Strangers {
         }
         if strangers.told < STRANGERS_TOLD_MAX {
             strangers.told += 1;
-            let detail = format!("site {site}: {}", JoinRefusal::NotInvited);
-            entries.push(Entry::new("stranger_refused", detail));
+            entries.push(entry);
         } else {
             strangers.untold = strangers.untold.saturating_add(1);
         }
@@ -56,7 +55,8 @@ impl Strangers {
     /// Those who were not told, in one entry.
     fn rest(&self) -> Option<Entry> {
         let (until, untold) = (self.due()?, self.untold);
-        let detail = format!("{untold} more until {until}: {}", JoinRefusal::NotInvited);
+        let why = JoinRefusal::NotInvited;
+        let detail = format!("{untold} more until {until}: {why}, or no trust in this coordinator");
         Some(Entry::new("strangers_refused", detail))
     }
 }
@@ -64,13 +64,28 @@ impl Strangers {
 impl Core {
     /// Refuses who shows a token for `site`, which was not invited.
     pub(super) fn stranger(&self, site: &SiteName, now: Timestamp) -> Step {
-        let (strangers, entries) = self.strangers.one_more(site, now);
+        let detail = format!("site {site}: {}", JoinRefusal::NotInvited);
+        let step = self.one_stranger(Entry::new("stranger_refused", detail), now);
+        Step { refused: Some(Error::JoinRefused(JoinRefusal::NotInvited)), ..step }
+    }
+
+    /// Notes that a stranger ended its handshake by this alert. It has said nothing by then: not who it is, and
+    /// nothing of its token, which is as good as before.
+    pub(super) fn distrusted(&self, alert: &str, now: Timestamp) -> Step {
+        let detail = format!(
+            "a site that would join has ended its handshake ({alert}): its token names another root than this \
+             coordinator's, or it meant another address"
+        );
+        self.one_stranger(Entry::new("coordinator_distrusted", detail), now)
+    }
+
+    fn one_stranger(&self, entry: Entry, now: Timestamp) -> Step {
+        let (strangers, entries) = self.strangers.one_more(entry, now);
         let step = match entries.is_empty() {
             true => self.nothing(),
             false => self.step(State::clone(&self.state), COORDINATOR, now, entries),
         };
-        let refused = Some(Error::JoinRefused(JoinRefusal::NotInvited));
-        Step { strangers: Some(strangers), refused, ..step }
+        Step { strangers: Some(strangers), ..step }
     }
 
     /// The step that tells of strangers who were not told one by one, once their hour is over.
@@ -131,7 +146,10 @@ mod tests {
         }
         assert_eq!(core.deadline(), Some(at(3_600)));
         assert!(told(&mut core, false, at(3_599)).is_empty());
-        let rest = format!("1000 more until {}: there is no invitation", at(3_600));
+        let rest = at(3_600);
+        let rest = format!(
+            "1000 more until {rest}: there is no invitation, or no trust in this coordinator"
+        );
         let rest = ("strangers_refused".to_owned(), rest);
         assert_eq!(told(&mut core, false, at(3_600)), [rest]);
         assert_eq!(core.deadline(), None);
@@ -142,5 +160,25 @@ mod tests {
         }
         let kinds = told(&mut core, true, at(20_000)).into_iter().map(|(kind, _)| kind);
         assert_eq!(kinds.collect::<Vec<_>>(), ["strangers_refused", "stranger_refused"]);
+    }
+
+    #[test]
+    fn who_does_not_believe_the_coordinator_is_told_by_its_alert_and_within_the_same_bound() {
+        let mut core = Core::load(Loaded::default(), Duration::from_secs(5));
+        for n in 0..2 * STRANGERS_TOLD_MAX {
+            let distrusted = Request::Distrusted("UnknownCA".to_owned());
+            let mut step = core.apply(distrusted, at(n.into())).unwrap();
+            assert!(step.take_refused().is_none(), "nobody asked for anything");
+            let events = step.change().events;
+            assert_eq!(events.len(), usize::from(n < STRANGERS_TOLD_MAX));
+            for event in events {
+                let (actor, kind) = (event.actor.as_str(), event.kind.as_str());
+                assert_eq!((actor, kind), (COORDINATOR, "coordinator_distrusted"));
+                assert!(event.detail.contains("(UnknownCA)"), "{}", event.detail);
+            }
+            core.install(step);
+        }
+        let rest = told(&mut core, false, at(3_600));
+        assert!(rest[0].1.starts_with(&format!("{STRANGERS_TOLD_MAX} more until ")), "{rest:?}");
     }
 }
