@@ -146,10 +146,7 @@ impl Store {
             .max_connections(writers)
             .after_connect(|connection, _| Box::pin(prepare(connection, SQLITE_WRITER_CACHE_KIB)))
             .connect(&url);
-        // All of SQLite's are there from the beginning, so that descriptors and memory do not grow when
-        // one day two are wanted at once.
         let reads = options()
-            .min_connections(if sqlite { readers } else { 0 })
             .max_connections(readers)
             .after_connect(|connection, _| Box::pin(prepare_reader(connection)));
         let pool = pool.await.map_err(Error::Open)?;
@@ -157,9 +154,17 @@ impl Store {
         Ok(Store { pool, reads, epoch: None, vacant_since: None, halt: Halt::default() })
     }
 
-    /// Brings the schema up to date.
+    /// Brings the schema up to date, and opens all of SQLite's readers: descriptors and memory do not grow
+    /// when one day two are wanted at once. One that was opened before would know the old schema.
     async fn migrate(&self) -> Result<(), Error> {
-        migrate(&self.pool, MIGRATIONS).await
+        migrate(&self.pool, MIGRATIONS).await?;
+        let first = self.reads.acquire().await.map_err(Error::Open)?;
+        let more = if first.backend_name() == "SQLite" { SQLITE_READERS_MAX - 1 } else { 0 };
+        let mut opened = vec![first];
+        for _ in 0..more {
+            opened.push(self.reads.acquire().await.map_err(Error::Open)?);
+        }
+        Ok(())
     }
 
     /// The same store, which has the process end through `halt`.

@@ -245,7 +245,7 @@ async fn what_cannot_be_done_is_one_line_that_names_it_and_nothing_is_written() 
         ("round close t9", "t9"),
         ("site revoke nobody", "nobody"),
         ("model export t9 --out x.safetensors", "t9"),
-        ("model export t9 --out run.toml", "--force"),
+        ("model export t9 --out run.toml", "t9"),
         ("run create t1 --plan none.toml --model initial.safetensors", "none.toml"),
         ("run create t1 --plan bad.toml --model initial.safetensors", "rounds"),
         ("run create t1 --plan run.toml --model run.toml", "run.toml"),

@@ -174,12 +174,15 @@ fn refitted(logged: &Logged, change: impl FnOnce(&mut Vec<Entry>)) -> Broken {
     logged.check(&lines, &[]).unwrap_err()
 }
 
+/// What somebody does to a log at a place in it.
+type Change = fn(&mut Vec<Entry>, usize);
+
 #[test]
 fn where_each_entry_has_its_head_the_very_one_is_named_however_well_its_hash_fits() {
     // Four at a time, as entries of one transaction are.
     let logged =
         of_transactions(&[1; 20], |seq| Entry { at: later(seq.div_ceil(4)), ..entry(seq) });
-    let changes: [(&str, fn(&mut Vec<Entry>, usize)); 8] = [
+    let changes: [(&str, Change); 8] = [
         ("edited", |entries, at| entries[at].detail.push('!')),
         ("deleted", |entries, at| drop(entries.remove(at))),
         ("moved", |entries, at| entries.swap(at, at + 1)),
