@@ -13,6 +13,7 @@ mod federation;
 mod floods;
 mod idempotence;
 mod named;
+mod newcomer;
 mod pki;
 mod preview;
 mod quarantine;

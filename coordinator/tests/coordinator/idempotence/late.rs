@@ -7,13 +7,13 @@ use fedpaint_proto::v1::{
     RejectSiteRequest, RevokeSiteRequest, RunState,
 };
 
-use super::members::Newcomer;
 use super::operators::{RULES, agree, open, proposal, running};
 use super::{
     enroll, invite, is_active, is_in, is_stale, may, pause, resume, revoke, round, run, seen, set,
     told,
 };
 use crate::federation::{Client, Federation};
+use crate::newcomer::Newcomer;
 
 #[tokio::test]
 async fn an_operators_call_that_comes_after_it_was_given_up_undoes_nothing() {

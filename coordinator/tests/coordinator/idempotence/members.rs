@@ -5,81 +5,32 @@ use std::time::Duration;
 
 use fedpaint_coordinator::clock::{Clock, ManualClock, SystemClock};
 use fedpaint_coordinator::limits::Limits;
-use fedpaint_proto::channel::{self, Address, Route};
-use fedpaint_proto::enrolment::Keys;
 use fedpaint_proto::identity::{Identity, KeyId, Validity};
-use fedpaint_proto::names::{Blob, Digest, RoundId, SiteName};
+use fedpaint_proto::names::{Blob, Digest, RoundId};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::renewal::TlsKey;
 use fedpaint_proto::signing::{Signed, Signer};
 use fedpaint_proto::statement::Envelope;
-use fedpaint_proto::tls;
-use fedpaint_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_proto::v1::identity_service_client::IdentityServiceClient;
 use fedpaint_proto::v1::upload_request::Part;
 use fedpaint_proto::v1::{
-    ApproveSiteRequest, GetRunPlanRequest, HeartbeatRequest, JoinRequest, JoinResponse, Joining,
-    Receipt, RenewRequest, RoundRef, SubmitUpdateRequest, Training, TrainingProgress, UploadHeader,
+    ApproveSiteRequest, GetRunPlanRequest, HeartbeatRequest, JoinResponse, Joining, Receipt,
+    RenewRequest, RoundRef, SubmitUpdateRequest, Training, TrainingProgress, UploadHeader,
     UploadPurpose, UploadRequest, UploadResponse, WithdrawalReason, Withdrawing,
 };
 use fedpaint_proto::wire::WIRE_VERSION;
 use jiff::Timestamp;
-use rcgen::{KeyPair, SigningKey};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use tonic::transport::Channel;
 
 use super::{invite, round, told};
 use crate::blobs;
 use crate::federation::{Client, Federation};
+use crate::newcomer::Newcomer;
 use crate::rounds::{blob, create_run, initial, model, submission, update};
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// Whoever has the token of `mayo` and no certificate.
-pub(super) struct Newcomer {
-    tls: TlsKey,
-    signing: KeyPair,
-}
-
-impl Newcomer {
-    pub(super) fn new() -> Newcomer {
-        let signing = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-        Newcomer { tls: TlsKey::fresh().unwrap(), signing }
-    }
-
-    /// The way in for who has no certificate.
-    pub(super) async fn door(federation: &Federation) -> EnrolmentServiceClient<Channel> {
-        let pin = tls::pin(&federation.authority.der()).unwrap();
-        let address: Address = format!("https://{}", federation.address).parse().unwrap();
-        let channel = channel::join_by(&Route::default(), &address, pin).await.unwrap();
-        EnrolmentServiceClient::new(channel)
-    }
-
-    fn keys(&self) -> Keys {
-        let signing = self.signing.public_key_raw().try_into().unwrap();
-        Keys { tls: self.tls.id, signing }
-    }
-
-    /// The fingerprint of its keys.
-    pub(super) fn words(&self) -> String {
-        self.keys().words(&"mayo".parse().unwrap())
-    }
-
-    pub(super) fn asks(&self, secret: &[u8; 32]) -> JoinRequest {
-        let (site, keys) = ("mayo".parse::<SiteName>().unwrap(), self.keys());
-        let proof = keys.proof_message(&site, &Digest::of(secret));
-        JoinRequest {
-            name: site.to_string(),
-            secret: secret.to_vec(),
-            csr: self.tls.csr.clone(),
-            signing_key: keys.signing.to_vec(),
-            proof: self.signing.sign(&proof).unwrap(),
-            wire_version: WIRE_VERSION,
-        }
-    }
-}
 
 /// What a certificate says, but for its number, its signature and since when it holds: those are of the call
 /// that it answers.

@@ -11,10 +11,10 @@ use fedpaint_proto::v1::{
     ReadmitSiteRequest, RejectSiteRequest, RoundPhase, StopRunRequest,
 };
 
-use super::members::Newcomer;
 use super::{enroll, invite, pause, resume, revoke, round, run, seen, set, told};
 use crate::blobs::upload;
 use crate::federation::{Client, Federation};
+use crate::newcomer::Newcomer;
 use crate::rounds::{self, blob, initial, model};
 
 /// A token's secret.
