@@ -1,5 +1,6 @@
 //! How many may be connected, strangers among them, and for how long who says nothing any more. The limits are
-//! small ones that the server is given here; `limits.rs` has those that it is given otherwise.
+//! small ones that the server is given here; `limits.rs` has those that it is given otherwise. And what a stranger
+//! has to prove who has a token.
 
 use std::io;
 use std::sync::Arc;
@@ -9,15 +10,20 @@ use fedpaint_coordinator::clock::SystemClock;
 use fedpaint_coordinator::limits::Limits;
 use fedpaint_proto::channel::{self, Address, Route};
 use fedpaint_proto::enrolment::{JOIN_BYTES_MAX, Pin};
+use fedpaint_proto::names::Digest;
+use fedpaint_proto::reason::Reason;
 use fedpaint_proto::tls;
 use fedpaint_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use fedpaint_proto::v1::identity_service_client::IdentityServiceClient;
-use fedpaint_proto::v1::{JoinRequest, ListEventsRequest, RenewRequest};
+use fedpaint_proto::v1::{
+    Invite, InviteSiteRequest, JoinRequest, ListEventsRequest, ListSitesRequest, RenewRequest, Seen,
+};
 use tonic::Code;
 
 use crate::access::metrics;
 use crate::bounds::{moved, start_clock};
-use crate::federation::Federation;
+use crate::federation::{Client, Federation};
+use crate::newcomer::Newcomer;
 use crate::pki::{Authority, Leaf};
 use crate::raw::{ACK, Frame, GOAWAY, PING, Raw, frame};
 
@@ -143,6 +149,60 @@ async fn a_strangers_message_and_a_request_for_the_next_certificate_are_refused_
         let limit = format!("limit is: {JOIN_BYTES_MAX} bytes (JOIN_BYTES_MAX)");
         assert!(refused.message().contains(&limit), "{refused}");
     }
+    federation.stop().await;
+}
+
+/// A token's secret.
+const SECRET: [u8; 32] = [7; 32];
+
+/// Invites `mayo`, whom nobody has to approve.
+async fn invite(operator: &mut Client) -> Invite {
+    let request = InviteSiteRequest {
+        name: "mayo".into(),
+        secret_digest: Digest::of(&SECRET).as_bytes().to_vec(),
+        auto_approve: true,
+        seen: Some(Seen { at: None }),
+    };
+    operator.admin.invite_site(request).await.unwrap().into_inner().invite.unwrap()
+}
+
+#[tokio::test]
+async fn a_token_lets_in_who_proves_to_hold_both_keys_and_a_proof_of_less_is_no_try_at_it() {
+    let federation = Federation::start_within(Limits::default(), Arc::new(SystemClock)).await;
+    let mut ada = federation.operator().await;
+    let invited = invite(&mut ada).await;
+    let (newcomer, other) = (Newcomer::new(), Newcomer::new());
+    let mut door = Newcomer::door(&federation).await;
+    let (right, others) = (newcomer.asks(&SECRET), other.asks(&SECRET));
+    let proved = |proof: Vec<u8>| JoinRequest { proof, ..right.clone() };
+    let over = |site: &str, secret: &[u8; 32]| newcomer.sign(&newcomer.proof_message(site, secret));
+    // More of them than the wrong secrets that burn a token.
+    for (what, request) in [
+        ("none", proved(Vec::new())),
+        ("one that is cut short", proved(right.proof[..63].to_vec())),
+        ("by another key", proved(other.sign(&newcomer.proof_message("mayo", &SECRET)))),
+        ("another's, of its own keys", proved(others.proof)),
+        ("over another secret", proved(over("mayo", &[8; 32]))),
+        ("over another site", proved(over("oslo", &SECRET))),
+        (
+            "for another signing key",
+            JoinRequest { signing_key: others.signing_key, ..right.clone() },
+        ),
+        ("for another certificate's key", JoinRequest { csr: others.csr, ..right.clone() }),
+    ] {
+        let refused = door.join(request).await.unwrap_err();
+        assert_eq!(Reason::of(&refused), Some(Reason::InvalidRequest), "{what}: {refused}");
+        let told = "not signed by the signing key in it";
+        assert!(refused.message().contains(told), "{what}: {refused}");
+    }
+    let listed = ada.admin.list_sites(ListSitesRequest {}).await.unwrap().into_inner();
+    assert_eq!((listed.sites.len(), listed.invites), (0, vec![invited]));
+    let let_in = door.join(right).await.unwrap().into_inner();
+    assert!(!let_in.certificate_pem.is_empty() && !let_in.signing_certificate_pem.is_empty());
+    let request = ListEventsRequest { after_seq: 0, limit: 0 };
+    let events = ada.admin.list_events(request).await.unwrap().into_inner().events;
+    assert!(events.iter().all(|event| !event.kind.ends_with("_refused")), "{events:?}");
+    assert!(events.iter().any(|event| event.kind == "site_enrolled"), "{events:?}");
     federation.stop().await;
 }
 

@@ -43,16 +43,25 @@ impl Newcomer {
         self.keys().words(&"mayo".parse().unwrap())
     }
 
-    /// A request to join, with the proof that it holds the keys.
+    /// What is to be signed to prove that it holds its keys, for a token of `site` with this secret.
+    pub(crate) fn proof_message(&self, site: &str, secret: &[u8; 32]) -> Vec<u8> {
+        let site: SiteName = site.parse().unwrap();
+        self.keys().proof_message(&site, &Digest::of(secret))
+    }
+
+    /// Signs by its signing key.
+    pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.signing.sign(message).unwrap()
+    }
+
+    /// A request to join, with the proof that it holds its keys.
     pub(crate) fn asks(&self, secret: &[u8; 32]) -> JoinRequest {
-        let (site, keys) = ("mayo".parse::<SiteName>().unwrap(), self.keys());
-        let proof = keys.proof_message(&site, &Digest::of(secret));
         JoinRequest {
-            name: site.to_string(),
+            name: "mayo".into(),
             secret: secret.to_vec(),
             csr: self.tls.csr.clone(),
-            signing_key: keys.signing.to_vec(),
-            proof: self.signing.sign(&proof).unwrap(),
+            signing_key: self.keys().signing.to_vec(),
+            proof: self.sign(&self.proof_message("mayo", secret)),
             wire_version: WIRE_VERSION,
         }
     }
