@@ -105,6 +105,16 @@ impl Federation {
         Federation::launch(folder, authority, clock, (&config, Limits::default())).await
     }
 
+    /// The same, which strangers may ask to join.
+    pub(crate) async fn start_open_with(more: &str) -> Federation {
+        let folder = TempDir::new().unwrap();
+        let authority = Authority::new();
+        authority.issue(folder.path(), "own", &Leaf::server("spiffe://brain/coordinator/main"));
+        authority.hand_out(folder.path());
+        let (config, clock) = (format!("{CONFIG}{ISSUING}{more}"), Arc::new(SystemClock));
+        Federation::launch(folder, authority, clock, (&config, Limits::default())).await
+    }
+
     /// A new coordinator that signs what it says of its log.
     pub(crate) async fn start_signing() -> Federation {
         let folder = TempDir::new().unwrap();

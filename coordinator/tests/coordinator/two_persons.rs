@@ -1,11 +1,13 @@
 //! What takes two persons, as operators meet it: by `fedctl`, and over the wire.
 
+use fedpaint_proto::enrolment::Token;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::EnrollSiteRequest;
 use serde_json::Value;
 
 use crate::fedctl::{Desk, OPERATOR, write_run};
 use crate::federation::Federation;
+use crate::newcomer::Newcomer;
 use crate::pki::Leaf;
 
 /// All that may take two persons does.
@@ -50,5 +52,35 @@ async fn no_operator_alone_enrolls_a_site_by_name_or_creates_a_run_or_exports_a_
 
     agreed(&ada, &bob, "model export t1 --round 0 --out new.safetensors").await;
     assert_eq!(std::fs::read(folder.join("new.safetensors")).unwrap(), initial);
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn a_site_with_a_token_waits_until_two_operators_have_approved_its_keys() {
+    let federation = Federation::start_open_with(RULES).await;
+    let desk = |uri| Desk::new(&federation, &federation.authority, &Leaf::client(uri));
+    let (ada, bob) = (desk(OPERATOR), desk("spiffe://brain/operator/bob"));
+    let invited = ada.json("site invite mayo").await;
+    let token: Token = invited["token"].as_str().unwrap().parse().unwrap();
+    let (newcomer, mut door) = (Newcomer::new(), Newcomer::door(&federation).await);
+    let mut asks = async || door.join(newcomer.asks(&token.secret)).await.unwrap().into_inner();
+    assert_eq!(asks().await.words, newcomer.words());
+    let approve = format!("site approve mayo {}", newcomer.words());
+    // Once, and once more by the same person.
+    for _ in 0..2 {
+        let invite = ada.json(&approve).await;
+        assert_eq!((&invite["state"], &invite["approvals_needed"]), (&"asks".into(), &2.into()));
+        assert_eq!(invite["approved_by"], serde_json::json!(["ada"]));
+        let answer = asks().await;
+        assert!(answer.certificate_pem.is_empty() && answer.signing_certificate_pem.is_empty());
+        assert_eq!(ada.json("site list").await["sites"], serde_json::json!([]));
+    }
+    let invite = bob.json(&approve).await;
+    assert_eq!(invite["state"], "approved");
+    assert_eq!(invite["approved_by"], serde_json::json!(["ada", "bob"]));
+    let answer = asks().await;
+    assert!(!answer.certificate_pem.is_empty() && !answer.signing_certificate_pem.is_empty());
+    let sites = ada.json("site list").await["sites"].clone();
+    assert_eq!((&sites[0]["name"], &sites[0]["state"]), (&"mayo".into(), &"enrolled".into()));
     federation.stop().await;
 }
