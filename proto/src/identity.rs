@@ -223,4 +223,15 @@ mod tests {
         }
         assert_eq!(Identity::from_certificate(b"no"), Err(Error::Certificate));
     }
+
+    #[test]
+    fn a_certificate_is_to_be_renewed_when_two_thirds_of_its_life_are_over() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let week = 7 * 86_400;
+        for (from, until, renewal) in [(0, 90, 60), (1_000, 1_030, 1_020), (0, week, week / 3 * 2)]
+        {
+            let validity = Validity { not_before: at(from), not_after: at(until) };
+            assert_eq!(validity.renewal(), at(renewal), "{validity:?}");
+        }
+    }
 }
