@@ -306,6 +306,16 @@ mod tests {
     }
 
     #[test]
+    fn certificates_last_seven_days_where_nobody_says_otherwise() {
+        let files = "[issuing]\ncertificate = \"issuing.pem\"\nkey = \"issuing.key\"\n";
+        let issuing = parse(&format!("{SHORT}\n{files}")).unwrap().issuing.unwrap();
+        assert_eq!((issuing.leaf_s, issuing.operator_s), (604_800, 604_800));
+        let other = format!("{SHORT}\n{files}leaf_s = 60\noperator_s = 90\n");
+        let issuing = parse(&other).unwrap().issuing.unwrap();
+        assert_eq!((issuing.leaf_s, issuing.operator_s), (60, 90));
+    }
+
+    #[test]
     fn a_wrong_value_is_refused_by_its_name_in_one_line() {
         for (line, names) in [
             ("heartbeat = 5", "heartbeat"),

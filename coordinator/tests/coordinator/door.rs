@@ -6,10 +6,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fedpaint_coordinator::clock::SystemClock;
+use fedpaint_coordinator::clock::{Clock, SystemClock};
 use fedpaint_coordinator::limits::Limits;
 use fedpaint_proto::channel::{self, Address, Route};
 use fedpaint_proto::enrolment::{JOIN_BYTES_MAX, Pin};
+use fedpaint_proto::identity::Validity;
 use fedpaint_proto::names::Digest;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::tls;
@@ -18,6 +19,8 @@ use fedpaint_proto::v1::identity_service_client::IdentityServiceClient;
 use fedpaint_proto::v1::{
     Invite, InviteSiteRequest, JoinRequest, ListEventsRequest, ListSitesRequest, RenewRequest, Seen,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tonic::Code;
 
 use crate::access::metrics;
@@ -203,6 +206,19 @@ async fn a_token_lets_in_who_proves_to_hold_both_keys_and_a_proof_of_less_is_no_
     let events = ada.admin.list_events(request).await.unwrap().into_inner().events;
     assert!(events.iter().all(|event| !event.kind.ends_with("_refused")), "{events:?}");
     assert!(events.iter().any(|event| event.kind == "site_enrolled"), "{events:?}");
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn who_joins_has_a_certificate_of_seven_days_where_nobody_says_otherwise() {
+    let clock = start_clock();
+    let federation = Federation::start_within(Limits::default(), Arc::new(clock.clone())).await;
+    invite(&mut federation.operator().await).await;
+    let mut door = Newcomer::door(&federation).await;
+    let let_in = door.join(Newcomer::new().asks(&SECRET)).await.unwrap().into_inner();
+    let der = CertificateDer::from_pem_slice(let_in.certificate_pem.as_bytes()).unwrap();
+    let end = Validity::of_certificate(&der).unwrap().not_after;
+    assert_eq!(end.as_second() - clock.now().as_second(), 7 * 86_400);
     federation.stop().await;
 }
 

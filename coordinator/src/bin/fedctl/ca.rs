@@ -253,11 +253,14 @@ mod tests {
     use super::*;
     use crate::cli::{Arguments, Command};
 
+    /// When everything is made.
+    const NOW: Timestamp = Timestamp::constant(1_795_000_000, 0);
+
     fn fedctl(line: &str) -> anyhow::Result<()> {
         let arguments =
             Arguments::try_parse_from(std::iter::once("fedctl").chain(line.split(' '))).unwrap();
         let Command::Ca { verb } = arguments.command else { panic!("another command") };
-        make(verb, &arguments.connection, Timestamp::constant(1_795_000_000, 0)).map(drop)
+        make(verb, &arguments.connection, NOW).map(drop)
     }
 
     fn mode(path: &Path) -> u32 {
@@ -301,6 +304,39 @@ mod tests {
             key: out.join("mayo.key"),
         };
         tls.client().unwrap();
+    }
+
+    #[test]
+    fn a_certificate_lasts_seven_days_by_default_and_one_to_sign_with_as_long_as_its_authority() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ca, out) = (folder.path().join("ca"), folder.path().join("out"));
+        let (ca_text, out_text) = (ca.display(), out.display());
+        fedctl(&format!("ca init --federation brain --out {ca_text}")).unwrap();
+        for who in [
+            "site mayo",
+            "operator ada",
+            "coordinator main --host localhost",
+            "site oslo --days 9",
+            "operator bob --days 9",
+        ] {
+            fedctl(&format!("ca issue {who} --ca {ca_text} --out {out_text}")).unwrap();
+        }
+        let end = |path: PathBuf| {
+            let chain = tls::certificates("certificate", &path).unwrap();
+            let held = fedpaint_proto::identity::Validity::of_certificate(&chain[0]).unwrap();
+            held.not_after.as_second() - NOW.as_second()
+        };
+        let of = |name: &str| end(out.join(name));
+        let day = 86_400;
+        for name in ["mayo", "ada", "main"] {
+            assert_eq!(of(&format!("{name}.pem")), 7 * day, "{name}");
+        }
+        for name in ["oslo.pem", "bob.pem", "oslo.signing.pem"] {
+            assert_eq!(of(name), 9 * day, "{name}");
+        }
+        for name in ["mayo.signing.pem", "main.signing.pem"] {
+            assert_eq!(of(name), end(ca.join(ISSUING)), "{name}");
+        }
     }
 
     #[test]
