@@ -2,7 +2,8 @@
 
 use fedpaint_proto::log::Entry;
 use fedpaint_proto::merkle::verify_inclusion;
-use fedpaint_proto::signing::{Signed, Unbound};
+use fedpaint_proto::names::Digest;
+use fedpaint_proto::signing::{Signed, Signer, Unbound};
 use fedpaint_proto::statement::Envelope;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -35,19 +36,23 @@ impl Coordinator {
         said: (&str, u64),
         signer: &str,
     ) -> Submission {
-        let submission = self.submission(id.clone(), name, 2.0, 8);
-        let envelope = Envelope {
+        let submission = self.submission(id, name, 2.0, 8);
+        let envelope = self.envelope(&submission, said);
+        let signer = pki.signer(&format!("spiffe://brain/site/{signer}"));
+        Submission { signature: Some(signature(&signer, envelope)), ..submission }
+    }
+
+    /// What is signed of a submission, as one of `said` with `examples`.
+    fn envelope(&self, submission: &Submission, (name, examples): (&str, u64)) -> Envelope {
+        Envelope {
             federation: "brain".parse().unwrap(),
-            round: id,
-            site: site(said.0),
+            round: submission.round.clone(),
+            site: site(name),
             base: submission.base,
             plan: plan_digest(&self.handle.plan(&brain()).unwrap()),
             update: submission.weights,
-            examples: said.1,
-        };
-        let signed = Signed::by(&pki.signer(&format!("spiffe://brain/site/{signer}")), envelope);
-        let signature = Some(Unbound::from_wire(signed.signature_to_wire()).unwrap());
-        Submission { signature, ..submission }
+            examples,
+        }
     }
 
     async fn report_all(&self, pki: &Pki, number: u32) {
@@ -67,6 +72,11 @@ impl Coordinator {
         }
         lines
     }
+}
+
+/// A signature over an envelope, as it travels.
+fn signature(signer: &Signer, envelope: Envelope) -> Unbound {
+    Unbound::from_wire(Signed::by(signer, envelope).signature_to_wire()).unwrap()
 }
 
 fn entry_of(line: &Line) -> Option<&Entry> {
@@ -109,6 +119,38 @@ async fn an_update_counts_only_with_its_sites_own_signature_over_what_it_says() 
     assert!(handle.submit(&site("mayo"), good).await.unwrap().is_some());
 }
 
+#[tokio::test]
+async fn a_sites_own_signature_of_anything_else_does_not_count_for_the_update_that_it_is_sent_with()
+{
+    let (coordinator, pki) = signing(1).await;
+    coordinator.join(&["aachen", "kyoto", "mayo"]).await;
+    let update = coordinator.submission(round(1, 1), "mayo", 2.0, 8);
+    let right = coordinator.envelope(&update, ("mayo", 8));
+    let (mayo, other) = (pki.signer("spiffe://brain/site/mayo"), Digest::of(b"another"));
+    let another_run = RoundId { run: "heart".parse().unwrap(), ..round(1, 1) };
+    let resized = Blob { size: right.update.size + 1, ..right.update };
+    let renamed = Blob { digest: other, ..right.update };
+    let submit = async |envelope| {
+        let submission =
+            Submission { signature: Some(signature(&mayo, envelope)), ..update.clone() };
+        coordinator.handle.submit(&site("mayo"), submission).await
+    };
+    for (what, envelope) in [
+        ("attempt", Envelope { round: round(1, 2), ..right.clone() }),
+        ("round", Envelope { round: round(2, 1), ..right.clone() }),
+        ("run", Envelope { round: another_run, ..right.clone() }),
+        ("federation", Envelope { federation: "heart".parse().unwrap(), ..right.clone() }),
+        ("plan", Envelope { plan: other, ..right.clone() }),
+        ("base model", Envelope { base: other, ..right.clone() }),
+        ("payload", Envelope { update: renamed, ..right.clone() }),
+        ("payload's size", Envelope { update: resized, ..right.clone() }),
+    ] {
+        let error = submit(envelope).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::BadSignature, "another {what}: {error}");
+    }
+    assert!(submit(right).await.unwrap().is_some(), "the same key counts for what it has signed");
+}
+
 #[test]
 fn a_signature_counts_by_the_key_that_the_site_joined_with_and_by_no_other_of_its_name() {
     let pki = Pki::new();
@@ -129,8 +171,7 @@ fn a_signature_counts_by_the_key_that_the_site_joined_with_and_by_no_other_of_it
     for (signer, key, counts) in
         [(&own, Some(key), true), (&other, Some(key), false), (&other, None, true)]
     {
-        let signed = Signed::by(signer, envelope.clone());
-        let signature = Unbound::from_wire(signed.signature_to_wire()).unwrap();
+        let signature = signature(signer, envelope.clone());
         let judged = notary.judge((&site("mayo"), key), envelope.clone(), Some(&signature), LATER);
         assert_eq!(judged.is_ok(), counts);
         // A certificate that is renewed is for this key too.
