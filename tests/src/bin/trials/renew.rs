@@ -54,6 +54,7 @@ const FAILURES: &[&str] = &[
 /// What the coordinator logs where it refuses, breaks off or fails.
 const REFUSALS: &[&str] = &[
     "connection refused",
+    "is closed without a word",
     "call refused",
     "update refused",
     "a stranger is refused",
