@@ -1,11 +1,13 @@
 //! The same with real programs: a coordinator whose database was rewritten while it was stopped, and the
-//! agent of a site that had believed it before.
+//! agent of a site that had believed it before; and an export that was changed as a file.
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use fedpaint_coordinator::evidence::export::Line;
+use fedpaint_proto::log::Entry;
 use fedpaint_proto::tls::TlsFiles;
 use fedpaint_tests::lab::{AgentOptions, Lab, LabOptions};
 use fedpaint_tests::outcome::{Outcome, rounded};
@@ -24,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
 
 const SITE: &str = "mayo";
+
+/// The entry that is changed in an exported file; nothing was done to it before.
+const CHANGED: u64 = 7;
 
 /// Rewrites the log of a real coordinator in every way.
 ///
@@ -86,17 +91,42 @@ pub(crate) async fn real(work: &Path, book: &Book, outcome: &mut Outcome) -> any
     Ok(())
 }
 
-/// What `fedctl audit verify` says of the coordinator's log as it is now, by the head that the site kept.
+/// What `fedctl audit verify` says of the coordinator's log as it is now, by the head that the site kept. Without
+/// that head it believes the export, and no other than that.
 fn export_and_verify(lab: &Lab, head: &Path, name: &str) -> anyhow::Result<String> {
     let file = lab.path(&format!("log-{name}.jsonl"));
     lab.fedctl(&["audit", "export", "--out", &file])?;
+    let (listed, events) = (lab.fedctl(&["audit", "list"])?, lab.fedctl(&["events"])?);
+    ensure!(!listed.is_empty() && listed == events, "`audit list` is not `events`: {listed}");
     let TlsFiles { ca, .. } = lab.tls("ada");
     let (ca, head) = (ca.display().to_string(), head.display().to_string());
     let alone = output("fedctl", &["audit", "verify", &file, "--ca", &ca])?;
     let with = output("fedctl", &["audit", "verify", &file, "--ca", &ca, "--head", &head])?;
-    anyhow::ensure!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
-    anyhow::ensure!(with.status.code() == Some(1), "the log is believed: {with:?}");
+    ensure!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
+    ensure!(with.status.code() == Some(1), "the log is believed: {with:?}");
+    let other = lab.path(&format!("log-{name}-changed.jsonl"));
+    change_detail(&file, &other)?;
+    let changed = output("fedctl", &["audit", "verify", &other, "--ca", &ca])?;
+    let told = String::from_utf8_lossy(&changed.stderr);
+    let is_named = told.contains(&format!("entry {CHANGED} was changed"));
+    ensure!(changed.status.code() == Some(1) && is_named, "a changed file: {changed:?}");
     Ok(String::from_utf8_lossy(&with.stderr).into_owned())
+}
+
+/// Writes an exported log once more, in which one entry has another detail and all else is as it was.
+fn change_detail(from: &str, to: &str) -> anyhow::Result<()> {
+    let (exported, mut lines) = (fs::read_to_string(from)?, Vec::new());
+    for text in exported.lines() {
+        lines.push(match serde_json::from_str(text)? {
+            Line::Entry { entry, leaf } if entry.seq == CHANGED => {
+                let detail = format!("{}, on second thoughts not", entry.detail);
+                Line::Entry { entry: Entry { detail, ..entry }, leaf }.to_text()
+            }
+            _ => format!("{text}\n"),
+        });
+    }
+    fs::write(to, lines.concat())?;
+    Ok(())
 }
 
 async fn wait(
@@ -105,7 +135,7 @@ async fn wait(
 ) -> anyhow::Result<()> {
     let started = Instant::now();
     while !done(agent)? {
-        anyhow::ensure!(started.elapsed() < PATIENCE, "nothing happens: {}", agent.log()?);
+        ensure!(started.elapsed() < PATIENCE, "nothing happens: {}", agent.log()?);
         tokio::time::sleep(LOOK).await;
     }
     Ok(())
