@@ -7,10 +7,11 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fedpaint_proto::enrolment::Token;
 use fedpaint_proto::v1;
 use fedpaint_tests::canary::Canary;
 use fedpaint_tests::lab::{AgentOptions, Lab};
-use fedpaint_tests::process::{Process, children, pid, run};
+use fedpaint_tests::process::{Process, children, output, pid, run};
 use fedpaint_tests::syscalls::{self, inet};
 use fedpaint_tests::tap::Tap;
 use flate2::Compression;
@@ -18,6 +19,7 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 
 use crate::agents::{cohort, initial_model};
+use crate::joining::{command, federation, invited};
 use crate::plan;
 
 /// Few steps, with everything that a training says.
@@ -136,20 +138,8 @@ fn outside(lab: &Lab, tap: &Tap, metrics: &str) -> Vec<(String, Vec<u8>)> {
     for (n, bytes) in tap.wire().into_iter().enumerate() {
         found.push((format!("the wire, way {n}"), bytes));
     }
-    // The database with its journal, blobs, parts of uploads: their names are looked at too.
-    let mut folders = vec![PathBuf::from(lab.path("coordinator"))];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap().flatten() {
-            found.push(("a file's name".into(), entry.file_name().into_encoded_bytes()));
-            match entry.path().is_dir() {
-                true => folders.push(entry.path()),
-                false => {
-                    let bytes = std::fs::read(entry.path()).unwrap();
-                    found.push((entry.path().display().to_string(), bytes));
-                }
-            }
-        }
-    }
+    // The database with its journal, blobs, parts of uploads.
+    found.extend(files(PathBuf::from(lab.path("coordinator"))));
     for log in ["coordinator.log", "mayo.log"] {
         found.push((log.into(), std::fs::read(lab.path(log)).unwrap()));
     }
@@ -172,6 +162,24 @@ fn outside(lab: &Lab, tap: &Tap, metrics: &str) -> Vec<(String, Vec<u8>)> {
         for output in ["table", "json"] {
             let all = [&["--output", output], args].concat();
             found.push((format!("fedctl {all:?}"), lab.fedctl(&all).unwrap().into_bytes()));
+        }
+    }
+    found
+}
+
+/// Every file below a folder by its path, and the names of all that is there.
+fn files(folder: PathBuf) -> Vec<(String, Vec<u8>)> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            found.push(("a file's name".into(), entry.file_name().into_encoded_bytes()));
+            match entry.path().is_dir() {
+                true => folders.push(entry.path()),
+                false => {
+                    let bytes = std::fs::read(entry.path()).unwrap();
+                    found.push((entry.path().display().to_string(), bytes));
+                }
+            }
         }
     }
     found
@@ -392,5 +400,72 @@ async fn no_path_and_no_case_of_a_split_or_a_cache_is_in_a_log_whatever_is_wrong
         ["line 1 column", "the cache, `data.cache`", "is made again", "the split, `data.split`"];
     for words in told {
         assert!(log.contains(words), "{words}: {log}");
+    }
+}
+
+/// The secret of a token as it may be written: as in the token, in hexadecimal digits, as numbers.
+fn written(token: &Token) -> [Canary; 3] {
+    let text = token.to_string();
+    let hex: String = token.secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let numbers = token.secret.map(|byte| byte.to_string()).join(", ");
+    [
+        Canary::new("a token's secret", text.rsplit_once('.').unwrap().1),
+        Canary::new("a token's secret in hexadecimal", &hex),
+        Canary::new("a token's secret as numbers", &numbers),
+    ]
+}
+
+#[test]
+fn the_secret_of_a_token_is_in_no_file_and_no_answer_whether_it_lets_somebody_in_or_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let lab = federation(folder);
+    let text = invited(&lab, "mayo");
+    let token: Token = text.parse().unwrap();
+    let swapped = Token { site: "oslo".parse().unwrap(), ..token.clone() }.to_string();
+    let mut found = Vec::new();
+    // It lets the site in; then it comes with other keys, and for a site that nobody has invited.
+    for (token, out, lets_in) in
+        [(&text, "mayo", true), (&text, "two", false), (&swapped, "oslo", false)]
+    {
+        let join = command(&lab, token, &folder.join(out));
+        let ended = output("fedpaint-site-agent", &join).unwrap();
+        assert_eq!(ended.status.success(), lets_in, "{out}, {}", ended.status);
+        found.push((format!("what join says, {out}"), [ended.stdout, ended.stderr].concat()));
+    }
+    lab.fedctl(&["audit", "export", "--out", &lab.path("log.jsonl")]).unwrap();
+    for args in [&["events"][..], &["site", "list"], &["status"]] {
+        for output in ["table", "json"] {
+            let all = [&["--output", output], args].concat();
+            found.push((format!("fedctl {all:?}"), lab.fedctl(&all).unwrap().into_bytes()));
+        }
+    }
+    for page in ["/metrics", "/healthz"] {
+        found.push((page.into(), get(lab.status_address(), page)));
+    }
+    // The coordinator's files and logs, and the site's.
+    found.extend(files(folder.into()));
+    for (place, bytes) in &found {
+        for canary in written(&token) {
+            let form = canary.found_in(bytes);
+            assert!(form.is_none(), "{} is in {place} as {form:?}", canary.what);
+        }
+        let is_raw = bytes.windows(token.secret.len()).any(|some| some == token.secret);
+        assert!(!is_raw, "a token's secret is in {place}");
+    }
+    // What was looked at is what there is to look at: the same eyes find what is kept of it, and what is told.
+    let digest = token.secret_digest().to_string();
+    for (text, there) in [
+        (digest.as_str(), "coordinator.db"),
+        ("join_refused", "fedctl"),
+        ("stranger_refused", "log.jsonl"),
+        ("a stranger is refused", "coordinator.log"),
+        ("mayo", "site-agent.toml"),
+        ("joined; next", "what join says"),
+    ] {
+        let places = found.iter().filter(|(place, _)| place.contains(there));
+        let known = Canary::new("what may be known", text);
+        let seen = places.filter(|(_, bytes)| known.found_in(bytes).is_some()).count();
+        assert!(seen > 0, "{text} is nowhere in {there}");
     }
 }
