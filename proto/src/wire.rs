@@ -16,6 +16,8 @@ pub const WIRE_VERSIONS_SERVED: RangeInclusive<u32> = 0..=99;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use prost::Message;
 
     use super::*;
@@ -24,6 +26,12 @@ mod tests {
     use crate::v1::{
         HeartbeatRequest, HeartbeatResponse, Idle, Rest, RoundRef, Training, TrainingProgress,
     };
+
+    /// What the protocol has had so far.
+    const LISTED: &str = include_str!("../wire.txt");
+
+    /// And what it has.
+    const TODAY: &str = include_str!(concat!(env!("OUT_DIR"), "/wire.txt"));
 
     /// What an agent from before versions sends when it is idle: its version and an empty message.
     const OLD_IDLE: &[u8] = b"\x0a\x050.1.0\x12\x00";
@@ -79,5 +87,17 @@ mod tests {
             ..HeartbeatResponse::decode(OLD_REST).unwrap()
         };
         assert_eq!(today.encode_to_vec(), [OLD_REST, b"\x28\x01"].concat());
+    }
+
+    #[test]
+    fn no_call_field_or_value_that_there_was_is_gone_or_another_and_what_is_new_is_listed() {
+        let lines = |text: &'static str| -> BTreeSet<&'static str> {
+            text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
+        };
+        let (listed, today) = (lines(LISTED), lines(TODAY));
+        let gone: Vec<_> = listed.difference(&today).collect();
+        assert!(gone.is_empty(), "an older program still has these, as they were: {gone:#?}");
+        let new: Vec<_> = today.difference(&listed).collect();
+        assert!(new.is_empty(), "these go into proto/wire.txt, and stay for good: {new:#?}");
     }
 }
