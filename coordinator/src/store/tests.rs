@@ -4,6 +4,7 @@ mod checksum;
 mod copies;
 mod lease;
 mod migration;
+mod readers;
 mod resent;
 mod roster;
 mod told;
