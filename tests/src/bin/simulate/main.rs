@@ -16,6 +16,12 @@ use fedpaint_tests::sim::op::{Op, of_seed};
 use fedpaint_tests::sim::shrink::{self, shrink};
 use fedpaint_tests::sim::world::Bug;
 
+/// The fewest rounds a second of wall time, of a release build.
+const ROUNDS_PER_S_MIN: f64 = 200.0;
+
+/// From how many seeds on that is asked: fewer are over before the machine has got going.
+const SEEDS_FOR_RATE: u64 = 1_000;
+
 /// Simulates federations on virtual time, with faults drawn from seeds.
 #[derive(Debug, Parser)]
 #[command(name = "simulate", version)]
@@ -42,7 +48,8 @@ struct Args {
 struct Summary {
     seeds: u64,
     first: u64,
-    /// Histories that broke an invariant, or that were not the same a second time.
+    /// Histories that broke an invariant, or that were not the same a second time; and one more where all was
+    /// well but took too long.
     broken: u64,
     /// Rounds committed, each seed counted once although it is played twice.
     rounds: u64,
@@ -102,6 +109,11 @@ fn simulate(args: &Args) -> anyhow::Result<bool> {
     summary.wall_s = begun.elapsed().as_secs_f64();
     summary.cpu_s = cpu_s();
     summary.rounds_per_s = summary.rounds as f64 / summary.wall_s;
+    if is_too_slow(&summary) {
+        let rate = summary.rounds_per_s;
+        summary.broken += 1;
+        say(&format!("{rate:.0} rounds per second, there must be {ROUNDS_PER_S_MIN:.0}"))?;
+    }
     summary.virtual_hours = seconds as f64 / 3600.0;
     summary.digest = digest.finalize().to_hex().to_string();
     if args.json {
@@ -114,6 +126,12 @@ fn simulate(args: &Args) -> anyhow::Result<bool> {
         ))?;
     }
     Ok(summary.broken == 0)
+}
+
+/// Whether so many seeds took too long. Where something is broken the time went into making it short.
+fn is_too_slow(summary: &Summary) -> bool {
+    let Summary { seeds, broken, rounds_per_s, .. } = *summary;
+    seeds >= SEEDS_FOR_RATE && broken == 0 && rounds_per_s < ROUNDS_PER_S_MIN
 }
 
 /// Tells what a seed broke; the first time with the shortest history that does.
@@ -163,4 +181,23 @@ fn cpu_s() -> Option<f64> {
 
 fn say(line: &str) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_seeds_that_took_too_long_are_too_slow_and_few_or_broken_ones_are_not() {
+        let one = |seeds, broken, rounds_per_s| Summary {
+            seeds,
+            broken,
+            rounds_per_s,
+            ..Summary::default()
+        };
+        assert!(is_too_slow(&one(SEEDS_FOR_RATE, 0, 199.0)));
+        assert!(!is_too_slow(&one(SEEDS_FOR_RATE, 0, 200.0)));
+        assert!(!is_too_slow(&one(SEEDS_FOR_RATE - 1, 0, 1.0)));
+        assert!(!is_too_slow(&one(SEEDS_FOR_RATE, 1, 1.0)));
+    }
 }
