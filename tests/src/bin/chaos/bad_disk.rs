@@ -107,12 +107,14 @@ async fn one(
         tokio::time::sleep(LOOK).await;
     }
     tally.went_on(case, well.elapsed());
-    // The round in hand is to end before the next disk turns bad.
+    // That it is passed does not say that what follows it goes well: the round in hand is to be committed, before
+    // the next disk turns bad.
     while watch.seen().committed <= committed {
         tally.look(case, federation.revive()?);
         anyhow::ensure!(well.elapsed() < STUCK, "no round is committed");
         tokio::time::sleep(LOOK).await;
     }
+    tally.committed(case, well.elapsed());
     Ok(true)
 }
 

@@ -10,6 +10,10 @@ use fedpaint_tests::outcome::{Outcome, quantile, rounded};
 /// How soon the work must go on once the disk is well again.
 pub(crate) const RESUME_S_MAX: f64 = 10.0;
 
+/// How soon a round must be committed then: what comes after the place, a training too, is part of it, on a machine
+/// on which other federations do the same.
+const COMMIT_S_MAX: f64 = 30.0;
+
 /// From how many seconds on it is told how long that took.
 const RESUME_S_TOLD: f64 = 2.0;
 
@@ -22,6 +26,8 @@ pub(crate) struct Tally {
     stopped: BTreeSet<String>,
     missed: BTreeSet<String>,
     resume_s: Vec<f64>,
+    /// Where the run goes on for more rounds, how soon one was committed.
+    commit_s: Vec<f64>,
     told: Vec<String>,
 }
 
@@ -44,6 +50,15 @@ impl Tally {
         }
     }
 
+    /// Notes how soon a round was committed once the disk was well.
+    pub(crate) fn committed(&mut self, case: &Case, took: Duration) {
+        let took = took.as_secs_f64();
+        self.commit_s.push(took);
+        if took > RESUME_S_MAX {
+            self.told.push(format!("{case}: {took:.1} s until a round was committed"));
+        }
+    }
+
     /// Notes that a place was never reached.
     pub(crate) fn missed(&mut self, case: &Case) {
         self.missed.insert(case.place.clone());
@@ -56,23 +71,25 @@ impl Tally {
 
     /// Adds those of other cases.
     pub(crate) fn add(&mut self, other: Tally) {
-        let Tally { sites, resumed, stopped, missed, resume_s, told } = other;
+        let Tally { sites, resumed, stopped, missed, resume_s, commit_s, told } = other;
         self.sites += sites;
         self.resumed += resumed;
         self.stopped.extend(stopped);
         self.missed.extend(missed);
         self.resume_s.extend(resume_s);
+        self.commit_s.extend(commit_s);
         self.told.extend(told);
     }
 
     /// Tells the figures, and requires that all went well.
     pub(crate) fn outcome(self, outcome: &mut Outcome) {
-        let Tally { sites, resumed, stopped, missed, resume_s, .. } = self;
-        let slowest = quantile(&resume_s, 1.0);
+        let Tally { sites, resumed, stopped, missed, resume_s, commit_s, .. } = self;
+        let (slowest, latest) = (quantile(&resume_s, 1.0), quantile(&commit_s, 1.0));
         outcome.set("sites", sites);
         outcome.set("resumed", resumed);
         outcome.set("resume_max_s", rounded(slowest, 2));
         outcome.set("resume_p50_s", rounded(quantile(&resume_s, 0.5), 2));
+        outcome.set("commit_max_s", rounded(latest, 2));
         let unasked: Vec<&String> = stopped.iter().filter(|place| !is_of_a_sync(place)).collect();
         outcome.require(unasked.is_empty(), || {
             format!("a program stopped where no sync failed, at {unasked:?}")
@@ -80,6 +97,9 @@ impl Tally {
         outcome.require(missed.is_empty(), || format!("no disk was bad at {missed:?}"));
         outcome.require(resumed == sites, || {
             format!("{} of {sites} did not go on in time", sites - resumed)
+        });
+        outcome.require(latest <= COMMIT_S_MAX, || {
+            format!("no round was committed for {latest:.1} s after a disk was well")
         });
         outcome.require(sites > 0, || "no disk was bad".into());
         outcome.set("stopped_at", stopped.into_iter().collect::<Vec<_>>());
