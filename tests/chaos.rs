@@ -103,7 +103,8 @@ fn work_goes_on_within_ten_seconds_of_a_bad_or_a_full_disk_being_well_again() {
 fn a_slow_site_and_one_that_comes_and_goes_keep_no_round_beyond_its_time_and_late_work_counts() {
     let found = chaos(&["stragglers", "--sites", "4", "--rounds", "4"]);
     assert_eq!(found["rounds"], 4, "{found}");
-    assert!(found["ratio"].as_f64().unwrap() <= 1.1, "{found}");
+    let ratio = found["ratio"].as_f64().unwrap();
+    assert!((0.8..=1.1).contains(&ratio), "{found}");
     for some in ["slow_site_counted", "restarts"] {
         assert!(found[some].as_u64().unwrap() > 0, "{some}: {found}");
     }

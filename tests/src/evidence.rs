@@ -15,6 +15,12 @@ const DELIVERED: &str = "the update is delivered";
 /// The kind of the audit log's entry for an update that was taken.
 const ACCEPTED: &str = "update_accepted";
 
+/// The kinds of those after which a member that had not reported when its round was sealed trains no more.
+const LATE_ENDS: [&str; 2] = ["late_update_accepted", "late_update_dropped"];
+
+/// The kind of the one for a site that joined a round.
+const JOINED: &str = "site_joined";
+
 /// Everything the coordinator says of one run.
 #[derive(Clone, Debug)]
 pub struct Evidence {
@@ -106,6 +112,37 @@ impl Evidence {
         self.rounds.iter().filter(|round| round.phase() == RoundPhase::Abandoned).count()
     }
 
+    /// How many sites still trained late, for one of the first `rounds` rounds, at a time in seconds since 1970.
+    pub fn train_late(&self, rounds: usize, time: f64) -> usize {
+        let ended = |round: &v1::Round, site: &str| {
+            let times = self.times_of(round, &LATE_ENDS, Some(site));
+            times.into_iter().any(|ended| ended <= time)
+        };
+        // Where a round was abandoned, nobody trains on for it.
+        let sealed = self.rounds.iter().take(rounds).filter(|r| r.phase() == RoundPhase::Committed);
+        let late = |round: &v1::Round| {
+            let missing = round.members.iter().filter(|m| m.state() == MemberState::Joined);
+            missing.filter(|member| !ended(round, &member.site)).count()
+        };
+        sealed.map(late).sum()
+    }
+
+    /// When the first site joined a round, in seconds since 1970.
+    pub fn first_joined(&self, round: &v1::Round) -> Option<f64> {
+        self.times_of(round, &[JOINED], None).into_iter().reduce(f64::min)
+    }
+
+    /// When something of these kinds befell a site, or any site, in a round.
+    fn times_of(&self, round: &v1::Round, kinds: &[&str], site: Option<&str>) -> Vec<f64> {
+        let Some(round) = id(round) else { return vec![] };
+        let events = self.events.iter().filter(|event| kinds.contains(&event.kind.as_str()));
+        let events = events.filter(|event| {
+            let of = round_and_site(&event.detail);
+            of.is_some_and(|(of, who)| of == round && site.is_none_or(|site| site == who))
+        });
+        events.filter_map(|event| event.at.as_ref()).map(seconds).collect()
+    }
+
     /// Checks the run against `delivered`: what agents say was acknowledged, by site and round.
     pub fn findings(&self, delivered: &[(String, String)]) -> Findings {
         let mut found = Findings::default();
@@ -169,6 +206,11 @@ pub fn delivered(site: &str, log: &str) -> Vec<(String, String)> {
         after.split_whitespace().next()
     });
     rounds.map(|round| (site.to_owned(), round.to_owned())).collect()
+}
+
+/// A time, in seconds since 1970.
+pub fn seconds(at: &prost_types::Timestamp) -> f64 {
+    at.seconds as f64 + f64::from(at.nanos) / 1e9
 }
 
 fn reported(round: &v1::Round) -> impl Iterator<Item = &v1::Member> {
@@ -257,5 +299,24 @@ mod tests {
         let mut abandoned = evidence();
         abandoned.rounds[0].phase = RoundPhase::Abandoned.into();
         assert_eq!(abandoned.findings(&[]).lost, [""; 0]);
+    }
+
+    #[test]
+    fn a_member_trains_late_from_its_round_on_until_its_update_has_come() {
+        let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 500_000_000 });
+        let mut evidence = evidence();
+        evidence.rounds[0].members[0].state = MemberState::Joined.into();
+        let joined = |site, seconds| v1::Event {
+            at: at(seconds),
+            ..event(1, JOINED, &format!("round brain/1.2: site {site}"))
+        };
+        evidence.events = vec![joined("oslo", 4), joined("mayo", 3), joined("mayo", 9)];
+        assert_eq!(evidence.first_joined(&evidence.rounds[0]), Some(3.5));
+        assert_eq!((evidence.train_late(0, 20.0), evidence.train_late(1, 20.0)), (0, 1));
+        let came = "round brain/1.2: site mayo, 8 examples, model abc";
+        evidence.events.push(v1::Event { at: at(20), ..event(2, LATE_ENDS[0], came) });
+        assert_eq!((evidence.train_late(1, 20.0), evidence.train_late(1, 21.0)), (1, 0));
+        evidence.rounds[0].phase = RoundPhase::Abandoned.into();
+        assert_eq!(evidence.train_late(1, 20.0), 0);
     }
 }
