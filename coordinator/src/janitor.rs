@@ -1,7 +1,7 @@
 //! Deletes what nobody needs any more: blobs that no row names, updates that retention lets go, parts
 //! of uploads that nobody goes on with. What the coordinator is about to name is never touched, and no blob is
-//! deleted that the audit log was not told of before. What it finds set aside it has told, if no entry names it: whoever
-//! did that may have ended before it could tell. It looks at one share of all blobs after the other, so that
+//! deleted that the audit log was not told of before. What it finds set aside it has told, if no entry names it:
+//! whoever did that may have ended before it could tell. It looks at one share of all blobs after the other, so that
 //! its memory does not grow with their number.
 
 use std::collections::{BTreeMap, HashSet};

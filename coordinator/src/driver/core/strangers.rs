@@ -1,6 +1,7 @@
 //! Who shows a join token that belongs to no invitation, and who does not believe the coordinator whose token would say
 //! which. So many of them in an hour are told to the audit log, the former by the name that they asked for, and the
-//! others by one entry when the hour is over, so that strangers, whom nothing else holds off, do not fill it. PURE, and not kept over a restart; the coordinator's own log has them all.
+//! others by one entry when the hour is over, so that strangers, whom nothing else holds off, do not fill it. PURE, and
+//! not kept over a restart; the coordinator's own log has them all.
 
 use std::time::Duration;
 
