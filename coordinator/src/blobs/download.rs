@@ -136,7 +136,7 @@ impl Reader {
 fn check(blobs: &Blobs, digest: Digest, reader: &Reader) -> Result<(), Error> {
     match Digest::from(reader.hasher.finalize()) == digest {
         true => Ok(()),
-        false => Err(blobs.set_aside(digest)),
+        false => Err(blobs.set_aside(digest, &reader.file)),
     }
 }
 

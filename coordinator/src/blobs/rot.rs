@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -77,9 +78,18 @@ impl Blobs {
         Ok(Opened { blobs: self, digest: *digest, file })
     }
 
-    /// Takes the name of its digest from a file that does not deserve it.
-    pub fn set_aside(&self, digest: Digest) -> Error {
+    /// Takes the name of its digest from a file that was read and does not deserve it, if it has it still.
+    pub(super) fn set_aside(&self, digest: Digest, read: &File) -> Error {
         let (path, rotten) = (self.path(&digest), self.rotten(&digest));
+        match has_name(read, &path) {
+            // Who took it has told, and what has the name by now may be the right bytes, brought meanwhile.
+            Ok(false) => return Error::Rotten(digest),
+            Ok(true) => {}
+            Err(error) => {
+                error!(%error, blob = %digest, "a blob that has changed cannot be looked at");
+                return Error::Rotten(digest);
+            }
+        }
         error!(blob = %digest, to = %rotten.display(), "a blob has changed on the disk and is set aside");
         match reach("blob.rot").and_then(|()| fs::rename(&path, &rotten)) {
             Ok(()) => {
@@ -124,7 +134,7 @@ impl Opened<'_> {
     pub(crate) fn verify(&self) -> Result<(), Error> {
         let Opened { blobs, digest, file } = self;
         let found = hash(file).map_err(Error::io("read", &blobs.path(digest)))?;
-        if found == *digest { Ok(()) } else { Err(blobs.set_aside(*digest)) }
+        if found == *digest { Ok(()) } else { Err(blobs.set_aside(*digest, file)) }
     }
 }
 
@@ -135,6 +145,16 @@ impl Opened<'_> {
 pub fn digest_of(path: &Path) -> Result<Digest, Error> {
     let file = reach("blob.hash").and_then(|()| File::open(path));
     file.and_then(|file| hash(&file)).map_err(Error::io("read", path))
+}
+
+/// Whether a file that was opened by this name is what one would open by it now.
+fn has_name(opened: &File, path: &Path) -> io::Result<bool> {
+    let opened = opened.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (opened.dev(), opened.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn hash(file: &File) -> io::Result<Digest> {

@@ -93,3 +93,28 @@ async fn a_file_that_lost_its_end_is_found() {
     let (_, end) = read(&blobs, &blob, 0).await;
     assert!(matches!(end, Err(Error::Rotten(_))), "{end:?}");
 }
+
+#[tokio::test]
+async fn what_has_the_name_once_the_file_that_was_read_is_found_changed_keeps_it_and_is_not_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = open(folder.path()).await;
+    let mut dice = Dice(11);
+    let bytes = content(&mut dice);
+    for is_back in [false, true] {
+        let blob = put(&blobs, &bytes);
+        let path = blobs.path(&blob.digest);
+        flip(&path, &mut dice);
+        let opened = blobs.open_to_verify(&blob.digest).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        if is_back {
+            put(&blobs, &bytes);
+        }
+        let error = opened.verify().unwrap_err();
+        assert!(matches!(error, Error::Rotten(_)), "{error}");
+        assert_eq!((path.exists(), path.with_extension("rotten").exists()), (is_back, false));
+        assert!(blobs.untold().is_empty());
+        if is_back {
+            blobs.verify(&blob.digest).unwrap();
+        }
+    }
+}
