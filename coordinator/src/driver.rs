@@ -27,6 +27,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::aggregation::BESIDE_MAX;
 pub use self::core::{
     Activity, Answer, Asking, Beat, Doubt, Open, RUNS_MAX, Renewal, SITES_MAX, Sight, Stage,
     Standing, Submission, UPDATE_SLACK_BYTES,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fedpaint_proto::limits::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 
-use crate::driver::SITES_MAX;
+use crate::driver::{BESIDE_MAX, SITES_MAX};
 use crate::fedavg::OPEN_FILES_MAX;
 
 /// The most handshakes under way at once.
@@ -30,9 +30,9 @@ pub const CALLS_PER_CONNECTION_MAX: usize = 8;
 /// With a window each, what is under way comes to 64 MiB at most, however many sites there are.
 pub const UPLOAD_SLOTS_MAX: usize = 32;
 
-/// Files that are open beside connections, transfers and averages: the database, listeners, the runtime's own,
-/// connections for which there is no place, what is hashed beside an average, and an allowance.
-const FILES_BESIDE: usize = 200;
+/// Files that are open beside connections, transfers and averages: what is hashed beside an average, the
+/// database, listeners, the runtime's own, connections for which there is no place, and an allowance.
+const FILES_BESIDE: usize = BESIDE_MAX + 200;
 
 /// The most files open at once, as far as the other limits say: every connection, a download of every site,
 /// uploads, and what an average reads.
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(too_few_files(FILES_MAX as u64), None);
         assert_eq!(too_few_files(u64::MAX), None);
         let told = too_few_files(1024).unwrap();
-        for part in ["1024 files", "178 sites", &format!("hard limit to {FILES_MAX}")] {
+        for part in ["1024 files", "157 sites", &format!("hard limit to {FILES_MAX}")] {
             assert!(told.contains(part), "{part:?} is not in {told}");
         }
         assert!(too_few_files(0).unwrap().contains("enough for 0 sites"));

@@ -30,7 +30,7 @@ const VERIFY_THREADS_MAX: usize = 8;
 
 /// The most files that are hashed beside the arithmetic, each of which is open twice then; more are hashed
 /// before it.
-const BESIDE_MAX: usize = 64;
+pub(crate) const BESIDE_MAX: usize = 64;
 
 /// How long an average is waited for that nobody needs any more, as of a round that an operator gave up.
 const UNWANTED_MAX: Duration = Duration::from_secs(10 * 60);
@@ -132,12 +132,24 @@ fn aggregate(blobs: &Blobs, sealed: &Sealed, scratch: &str) -> Result<Made<Blob>
         verify(&inputs, |i| blobs.verify(&inputs[i].1.digest))?;
         average()?
     };
-    for file in made.files.parts() {
+    let adopted = made.files.parts().try_for_each(|file| {
         reach("aggregate.adopt").map_err(|error| io("adopt", error))?;
         let adopted = blobs.adopt(&file.path, &file.blob);
-        adopted.map_err(|error| Failure::Write(error.to_string()))?;
+        adopted.map_err(|error| Failure::Write(error.to_string()))
+    });
+    if let Err(failure) = adopted {
+        delete(&made);
+        return Err(failure);
     }
     Ok(made.map(|file| file.blob))
+}
+
+/// Deletes what was made and is given no name.
+fn delete(made: &Made<Written>) {
+    for file in made.files.parts() {
+        // One that has its name is not here any more, and one that stays is gone with the next start.
+        let _ = fs::remove_file(&file.path);
+    }
 }
 
 /// Hashes every file that is read while the average is made of them, so that neither waits for the other. What is
@@ -161,10 +173,7 @@ fn verified_beside(
         }
     });
     if let (Err(_), Ok(made)) = (&verified, &made) {
-        for file in made.files.parts() {
-            // One that stays is written over by the next try, and gone with the next start.
-            let _ = fs::remove_file(&file.path);
-        }
+        delete(made);
     }
     verified.and(made)
 }
@@ -235,7 +244,7 @@ mod tests {
     use super::*;
     use crate::aggregate::Aggregate;
     use crate::sealed::SealedUpdate;
-    use crate::testing::{START, blob, plan};
+    use crate::testing::{START, blob, plan, write_model};
 
     #[tokio::test]
     async fn a_file_that_does_not_read_while_it_is_averaged_is_read_again_and_says_whose_it_is() {
@@ -261,5 +270,68 @@ mod tests {
             assert!(told.starts_with(begins), "{told}");
         }
         assert!(matches!(not_made("write", Path::new("x").into()), Failure::Write(_)));
+    }
+
+    #[tokio::test]
+    async fn a_rotten_update_is_named_however_many_there_are_and_nothing_stays_of_the_average() {
+        for updates in [3, BESIDE_MAX] {
+            let folder = tempfile::tempdir().unwrap();
+            let blobs = Blobs::open(folder.path(), START).await.unwrap();
+            let put = |name: &str, value: f32| {
+                let scratch = blobs.scratch(name);
+                let model = write_model(&scratch, &[("w", &[value, -value])]);
+                blobs.adopt(&scratch, &model).unwrap();
+                model
+            };
+            let update = |at: usize| {
+                let site = format!("site-{at:02}").parse().unwrap();
+                let weights = put("update", at as f32 + 2.0);
+                SealedUpdate { site, weights, examples: 1, stale: None, resent: false }
+            };
+            let updates: Vec<SealedUpdate> = (0..updates).map(update).collect();
+            let (plan, previous) = (plan(1, 1).aggregation, Aggregate::of(put("base", 1.0)));
+            let sealed = Sealed { plan, committed: 0, previous, updates, quarantine: None };
+            // With the base model there is one too many to be hashed beside the average, or there is not.
+            assert_eq!(sealed.inputs().len() > BESIDE_MAX, sealed.updates.len() == BESIDE_MAX);
+            let scratch = || fs::read_dir(blobs.scratch("")).unwrap().count();
+            aggregate(&blobs, &sealed, "brain-1-1.safetensors").unwrap();
+            assert_eq!(scratch(), 0);
+
+            let rotten = &sealed.updates[1];
+            let path = blobs.path(&rotten.weights.digest);
+            let mut bytes = fs::read(&path).unwrap();
+            // Of its last number, so that there is an average.
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(&path, bytes).unwrap();
+            let failure = aggregate(&blobs, &sealed, "brain-1-2.safetensors").unwrap_err();
+            let begins = format!("the update of site {} cannot be used: ", rotten.site);
+            let Failure::Round(told) = &failure else { panic!("{failure:?}") };
+            assert!(told.starts_with(&begins), "{told}");
+            assert_eq!(scratch(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_stays_in_scratch_of_an_average_that_cannot_be_given_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path(), START).await.unwrap();
+        let scratch = blobs.scratch("made");
+        let base = write_model(&scratch, &[("w", &[1.0])]);
+        blobs.adopt(&scratch, &base).unwrap();
+        let weights = write_model(&scratch, &[("w", &[2.0])]);
+        blobs.adopt(&scratch, &weights).unwrap();
+        let (site, stale, resent) = ("mayo".parse().unwrap(), None, false);
+        let update = SealedUpdate { site, weights, examples: 1, stale, resent };
+        let (plan, previous) = (plan(1, 1).aggregation, Aggregate::of(base));
+        let (updates, quarantine) = (vec![update], None);
+        let sealed = Sealed { plan, committed: 0, previous, updates, quarantine };
+        let made = aggregate(&blobs, &sealed, "first").unwrap().files.model;
+        // A folder has the name that it would have.
+        let path = blobs.path(&made.digest);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let failure = aggregate(&blobs, &sealed, "second").unwrap_err();
+        assert!(matches!(failure, Failure::Write(_)), "{failure:?}");
+        assert_eq!(fs::read_dir(blobs.scratch("")).unwrap().count(), 0);
     }
 }
