@@ -332,6 +332,102 @@ async fn a_model_whose_export_finds_the_disk_full_is_exported_by_the_same_comman
     }
 }
 
+/// Has a command find the disk full where a rule says, which it tells with a file below `folder`.
+fn is_full(folder: &Path, points: &Failpoints, rule: &str, (program, words): (&str, &[String])) {
+    points.arm(rule).unwrap();
+    let full = output_with(program, words, &[points.variable()]).unwrap();
+    let said = String::from_utf8(full.stderr).unwrap();
+    assert!(!full.status.success() && said.contains("No space left on device"), "{rule}: {said}");
+    assert!(said.contains(&*folder.to_string_lossy()), "{rule}: {said}");
+    points.disarm().unwrap();
+}
+
+/// The names of the files in a folder and below it, in their order.
+fn names(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        match entry.path().is_dir() {
+            true => found.extend(names(&entry.path())),
+            false => found.push(entry.file_name().into_string().unwrap()),
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_saved_to_a_full_disk_leaves_no_part_of_it_and_is_saved_by_the_same_command_again()
+{
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (lab, mut members) = training(folder).await;
+    for site in &mut members {
+        report_patiently(folder, site).await;
+    }
+    finished(&lab).await;
+    let points = Failpoints::new(folder, "full").unwrap();
+    let operator = |words: &[&str]| {
+        let words = words.iter().map(|word| (*word).to_owned());
+        lab.operator_flags().into_iter().chain(words).collect::<Vec<String>>()
+    };
+    for (place, verb) in [
+        ("audit.export_write", "export"),
+        ("audit.export_sync", "export"),
+        ("audit.head_write", "head"),
+    ] {
+        let out = folder.join(place);
+        std::fs::create_dir(&out).unwrap();
+        let command = operator(&["audit", verb, "--out", &out.join("log").to_string_lossy()]);
+        is_full(folder, &points, &format!("{place} enospc@1"), ("fedctl", &command));
+        assert_eq!(names(&out), [""; 0], "{place}");
+        run("fedctl", &command).unwrap();
+        assert_eq!(names(&out), ["log"], "{place}");
+        // What is there already is nobody's to replace.
+        let refused = output_with("fedctl", &command, &[]).unwrap();
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && said.contains("is there already"), "{said}");
+    }
+
+    let out = folder.join("exported");
+    std::fs::create_dir(&out).unwrap();
+    let file = out.join("model").display().to_string();
+    let export = operator(&["model", "export", "brain", "--out", &file]);
+    let all = ["model", "model.json", "model.manifest.json"];
+    // The note goes before the manifest; what is there is gone on with.
+    is_full(folder, &points, "export.beside enospc@1", ("fedctl", &export));
+    assert_eq!(names(&out), all[..1]);
+    is_full(folder, &points, "export.beside enospc@2", ("fedctl", &export));
+    assert_eq!(names(&out), all[..2]);
+    run("fedctl", &export).unwrap();
+    assert_eq!(names(&out), all);
+
+    let config = lab.path("coordinator.toml");
+    let save = |verb: &str, config: &str, with: &[&str]| {
+        let words = [&[verb, "--config", config], with].concat();
+        words.into_iter().map(str::to_owned).collect::<Vec<String>>()
+    };
+    let out = lab.path("backup");
+    let backup = save("backup", &config, &["--out", &out, "--copy"]);
+    // The second blob, so that there is one before it.
+    for rule in ["backup.database enospc@1", "backup.blob enospc@2", "backup.manifest enospc@1"] {
+        is_full(folder, &points, rule, ("fedpaint-coordinator", &backup));
+        assert_eq!(names(Path::new(&out)), [""; 0], "{rule}");
+    }
+    run("fedpaint-coordinator", &backup).unwrap();
+
+    let text = std::fs::read_to_string(&config).unwrap();
+    let config = lab.path("elsewhere.toml");
+    std::fs::write(&config, text.replace("\"coordinator\"", "\"elsewhere\"")).unwrap();
+    let restore = save("restore", &config, &["--from", &out]);
+    for rule in ["restore.blob enospc@2", "restore.folder enospc@1", "restore.database enospc@1"] {
+        is_full(folder, &points, rule, ("fedpaint-coordinator", &restore));
+        assert_eq!(names(&folder.join("elsewhere/blobs")), [""; 0], "{rule}");
+    }
+    run("fedpaint-coordinator", &restore).unwrap();
+    assert_eq!(told(coordinator(&lab, "fsck", "elsewhere.toml", &[]), 0)["clean"], true);
+}
+
 /// Waits until the coordinator has ended by itself because of `why`.
 fn stopped(lab: &mut Lab, why: &str) {
     // Its output ends when it does.

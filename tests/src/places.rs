@@ -163,7 +163,13 @@ pub const PASSED: [&str; 150] = [
 /// What none passes, and the file with the test that does, on a disk that fails there. Three only make room, and go on
 /// where they cannot, to the same bytes: `cache.drop`, `checkpoint.drop_unfit` and `workspace.forget`, each of which is
 /// tried again with what comes next.
-pub const ELSEWHERE: [(&str, &str); 34] = [
+pub const ELSEWHERE: [(&str, &str); 44] = [
+    ("audit.export_sync", "tests/disk.rs"),
+    ("audit.export_write", "tests/disk.rs"),
+    ("audit.head_write", "tests/disk.rs"),
+    ("backup.blob", "tests/disk.rs"),
+    ("backup.database", "tests/disk.rs"),
+    ("backup.manifest", "tests/disk.rs"),
     ("blob.part_sync", "tests/disk.rs"),
     ("blob.rot", "tests/disk.rs"),
     ("blob.wrong", "tests/disk.rs"),
@@ -172,6 +178,7 @@ pub const ELSEWHERE: [(&str, &str); 34] = [
     ("checkpoint.drop_unfit", "site-agent/tests/it/resume.rs"),
     ("download.folder", "tests/disk.rs"),
     ("download.sync", "tests/disk.rs"),
+    ("export.beside", "tests/disk.rs"),
     ("join.certificate", "tests/joining.rs"),
     ("join.config_create", "tests/joining.rs"),
     ("join.config_folder", "tests/joining.rs"),
@@ -183,6 +190,9 @@ pub const ELSEWHERE: [(&str, &str); 34] = [
     ("join.signing", "tests/joining.rs"),
     ("join.signing_key", "tests/joining.rs"),
     ("join.tls_key", "tests/joining.rs"),
+    ("restore.blob", "tests/disk.rs"),
+    ("restore.database", "tests/disk.rs"),
+    ("restore.folder", "tests/disk.rs"),
     ("workspace.approval_create", "tests/people.rs"),
     ("workspace.approval_drop", "tests/people.rs"),
     ("workspace.approval_folder", "tests/people.rs"),

@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest, FederationName};
 use fedpaint_proto::weights::sync_folder;
 use jiff::Timestamp;
@@ -25,6 +26,9 @@ use crate::store::{self, Named, Store};
 
 /// The file that says what is in a backup.
 pub const MANIFEST: &str = "manifest.json";
+
+/// What it is called before it is whole.
+const MANIFEST_WRITING: &str = "manifest.json.writing";
 
 /// The database's file in a backup.
 pub(super) const DATABASE: &str = "coordinator.db";
@@ -61,7 +65,7 @@ pub struct Backup {
 }
 
 /// Saves the state that `config` names to the new folder `out`. With `copy`, no blob is a link to the
-/// coordinator's own file.
+/// coordinator's own file. Where that fails the folder is left empty, so that the same call may be made again.
 ///
 /// # Errors
 /// If there is something in `out`, a blob is missing or has changed, or a disk fails.
@@ -72,7 +76,29 @@ pub async fn backup(
     now: Timestamp,
 ) -> Result<Backup, Error> {
     new_folder(out)?;
+    let saved = save(config, out, copy, now).await;
+    if saved.is_err() {
+        delete(out);
+    }
+    saved
+}
+
+/// Deletes what a backup that failed has written. On a disk that does not let it, the next one says that the folder
+/// is not empty.
+fn delete(out: &Path) {
+    let _ = fs::remove_dir_all(out.join("blobs"));
+    for end in ["", "-wal", "-shm", "-journal"] {
+        let _ = fs::remove_file(out.join(format!("{DATABASE}{end}")));
+    }
+    for name in [MANIFEST, MANIFEST_WRITING] {
+        let _ = fs::remove_file(out.join(name));
+    }
+}
+
+/// Saves it to a folder that is empty.
+async fn save(config: &Config, out: &Path, copy: bool, now: Timestamp) -> Result<Backup, Error> {
     let database = out.join(DATABASE);
+    reach("backup.database").map_err(Error::io("write", &database))?;
     store::snapshot(&config.database(), &database).await?;
     let moment = Store::open(&store::sqlite_url(&database)).await?;
     let named = moment.named().await?;
@@ -115,7 +141,7 @@ fn save_blobs(blobs: &Blobs, named: &[Named], out: &Path, copy: bool) -> Result<
         fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
         if !copy && fs::hard_link(&from, &path).is_ok() {
             saved.linked += 1;
-        } else if let Err(error) = copy_file(&from, &path) {
+        } else if let Err(error) = copy_file("backup.blob", &from, &path) {
             if from.exists() {
                 return Err(error);
             }
@@ -136,10 +162,11 @@ fn save_blobs(blobs: &Blobs, named: &[Named], out: &Path, copy: bool) -> Result<
 
 /// Writes the manifest and reads it back: one that `restore` would refuse is no manifest.
 fn write_manifest(out: &Path, manifest: &Manifest) -> Result<(), Error> {
-    let (path, temporary) = (out.join(MANIFEST), out.join("manifest.json.writing"));
+    let (path, temporary) = (out.join(MANIFEST), out.join(MANIFEST_WRITING));
     let text = serde_json::to_string_pretty(manifest).map_err(std::io::Error::from);
     let text = text.map_err(Error::io("write", &path))?;
     let written = File::create(&temporary).and_then(|mut file| {
+        reach("backup.manifest")?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
@@ -180,8 +207,8 @@ pub(super) fn sync_name(blob: &Path) -> Result<(), Error> {
 }
 
 /// Copies a file to a name that is not taken, and to the disk.
-pub(super) fn copy_file(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::copy(from, to).map_err(Error::io("copy", from))?;
+pub(super) fn copy_file(place: &'static str, from: &Path, to: &Path) -> Result<(), Error> {
+    reach(place).and_then(|()| fs::copy(from, to)).map_err(Error::io("copy", from))?;
     sync(to)
 }
 

@@ -1,10 +1,11 @@
 //! A backup back into an empty data folder and an empty database. Everything is compared with its
-//! digest before anything is written, the rows are written last and at once, and a second try after a
-//! failed one needs an empty folder again.
+//! digest before anything is written, and the rows are written last and at once. Where that fails the blobs that
+//! were written before are deleted, so that the same call may be made again.
 
 use std::fs;
 use std::path::Path;
 
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::weights::sync_folder;
 use serde::Serialize;
 
@@ -48,17 +49,35 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Restored, Error> {
     if target.exists() && !blobs.list()?.is_empty() {
         return Err(Error::NotEmpty(target));
     }
-    restore_blobs(&Blobs::attach(from), &blobs, &manifest)?;
-    sync_folder(&target).map_err(Error::io("sync the folder of", &target))?;
+    if let Err(error) = bring_back(config, &manifest, &Blobs::attach(from), &blobs).await {
+        for digest in manifest.blobs.keys() {
+            // On a disk that does not let it, the next try says that the folder is not empty.
+            let _ = fs::remove_file(blobs.path(digest));
+        }
+        return Err(error);
+    }
+    let bytes = manifest.blobs.values().sum();
+    let fsck = fsck(config).await?;
+    Ok(Restored { blobs: manifest.blobs.len(), bytes, fsck })
+}
+
+/// The blobs first, then the rows.
+async fn bring_back(
+    config: &Config,
+    manifest: &Manifest,
+    from: &Blobs,
+    to: &Blobs,
+) -> Result<(), Error> {
+    restore_blobs(from, to, manifest)?;
+    let target = config.data.join("blobs");
+    let synced = reach("restore.folder").and_then(|()| sync_folder(&target));
+    synced.map_err(Error::io("sync the folder of", &target))?;
     let scratch =
         tempfile::tempdir().map_err(Error::io("make a folder in", std::env::temp_dir()))?;
     // Opening a database changes its file, and a backup stays as it is.
     let copy = scratch.path().join(DATABASE);
-    copy_file(&database, &copy)?;
-    store::restore(&copy, &config.database()).await?;
-    let bytes = manifest.blobs.values().sum();
-    let fsck = fsck(config).await?;
-    Ok(Restored { blobs: manifest.blobs.len(), bytes, fsck })
+    copy_file("restore.database", &from.root().join(DATABASE), &copy)?;
+    Ok(store::restore(&copy, &config.database()).await?)
 }
 
 fn restore_blobs(from: &Blobs, to: &Blobs, manifest: &Manifest) -> Result<(), Error> {
@@ -67,7 +86,7 @@ fn restore_blobs(from: &Blobs, to: &Blobs, manifest: &Manifest) -> Result<(), Er
         let (source, target) = (from.path(digest), to.path(digest));
         let folder = target.parent().unwrap_or(&target);
         fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
-        copy_file(&source, &target)?;
+        copy_file("restore.blob", &source, &target)?;
         if digest_of(&target)? != *digest {
             return Err(crate::blobs::Error::Rotten(*digest).into());
         }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use fedpaint_coordinator::evidence::export::{LINE_BYTES_MAX, Line};
 use fedpaint_coordinator::evidence::verify::{Check, Verified};
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::identity::Validity;
 use fedpaint_proto::log::{self, SignedHead, TreeHead};
 use fedpaint_proto::names::Digest;
@@ -68,31 +69,41 @@ async fn export(
     let mut file = file.with_context(failed)?;
     let (mut bytes, mut last) = (0, String::new());
     while let Some(message) = stream.message().await.map_err(|s| of_status(&s))? {
-        file.write_all(message.lines.as_bytes()).with_context(failed)?;
+        let written = reach("audit.export_write");
+        let written = written.and_then(|()| file.write_all(message.lines.as_bytes()));
+        written.with_context(failed)?;
         bytes += message.lines.len() as u64;
         last = message.lines.lines().next_back().unwrap_or_default().to_owned();
     }
     let Ok(Line::End { head }) = serde_json::from_str(&last) else {
         bail!("the coordinator's export has no end; ask again")
     };
-    file.as_file().sync_all().with_context(failed)?;
+    reach("audit.export_sync").and_then(|()| file.as_file().sync_all()).with_context(failed)?;
     file.persist(out).with_context(failed)?;
     sync_folder(out).with_context(failed)?;
     let entries = head.statement.size;
     output.show(&LogExported { file: out.display().to_string(), entries, bytes })
 }
 
-/// Writes the head over the log as it is now.
+/// Writes the head over the log as it is now to a new file, which appears whole or not.
 async fn head(out: &Path, settings: &Connection, output: &Output) -> anyhow::Result<()> {
+    if out.exists() {
+        bail!("{} is there already; a head that is kept is not replaced", out.display());
+    }
     let mut session = connect(settings, output.now()).await?;
     let reply = session.admin.get_log_head(ask(v1::GetLogHeadRequest {})).await;
     let head = reply.map_err(|s| of_status(&s))?.into_inner().head;
     let head = head.context("the coordinator gave no head")?;
     let head = log::from_wire(&session.federation, head)?;
     let failed = || format!("cannot write {}", out.display());
-    let mut file = File::create_new(out).with_context(failed)?;
-    file.write_all(&serde_json::to_vec_pretty(&head)?).with_context(failed)?;
-    file.sync_all().with_context(failed)?;
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")));
+    let mut file = file.with_context(failed)?;
+    let text = serde_json::to_vec_pretty(&head)?;
+    reach("audit.head_write").and_then(|()| file.write_all(&text)).with_context(failed)?;
+    file.as_file().sync_all().with_context(failed)?;
+    file.persist_noclobber(out).with_context(failed)?;
+    sync_folder(out).with_context(failed)?;
     let (file, TreeHead { size, root, at, .. }) = (out.display().to_string(), head.statement);
     output.show(&LogHead { file, size, root: root.to_string(), at })
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use fedpaint_proto::budget::Budget;
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::limits::MESSAGE_BYTES_MAX;
 use fedpaint_proto::names::{Blob, RunName};
 use fedpaint_proto::note::{ModelKind, ModelNote};
@@ -123,12 +124,13 @@ fn write_beside(path: &Path, text: &[u8]) -> anyhow::Result<()> {
     let written = || -> std::io::Result<()> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+        reach("export.beside")?;
         file.write_all(text)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         sync_folder(path)
     };
-    written().with_context(|| path.display().to_string())
+    written().with_context(|| format!("cannot write {}", path.display()))
 }
 
 async fn list(session: &mut Session, run: &RunName) -> anyhow::Result<Vec<v1::Model>> {
