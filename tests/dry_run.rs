@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::v1;
 use fedpaint_proto::v1::heartbeat_request::Activity;
+use fedpaint_tests::failpoints::Failpoints;
 use fedpaint_tests::fake_site::FakeSite;
 use fedpaint_tests::lab::{AgentOptions, Lab, LabOptions};
 
@@ -91,5 +92,47 @@ async fn a_dry_run_leaves_no_trace_and_its_bytes_are_those_that_a_round_then_sen
     let log = lab.log();
     for said in ["FederationService/Heartbeat", "FederationService/SubmitUpdate"] {
         assert!(calls(&log[logged..]).contains(said), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_that_finds_the_disk_full_leaves_whole_files_alone_and_is_done_by_the_same_command()
+ {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let lab = Lab::start(&folder.join("lab")).unwrap();
+    cohort(folder, "patients", 3, "A");
+    let base = initial_model(folder);
+    drop(FakeSite::enroll(&lab, "mayo").await.unwrap());
+    let (plan, model) = (plan(1, 1, 1, TRAINING), folder.join("initial.safetensors"));
+    lab.create_run("brain", &plan, &model, base).await.unwrap();
+
+    let points = Failpoints::new(folder, "dry-run").unwrap();
+    let (patients, out) = (folder.join("patients"), folder.join("what-would-leave"));
+    let options = AgentOptions {
+        arguments: vec!["--dry-run".to_owned(), out.display().to_string()],
+        environment: vec![points.variable()],
+        ..AgentOptions::default()
+    };
+    let all = ["report.json", "report.txt", "update.safetensors"];
+    for (rule, left) in [
+        ("dry_run.update enospc@1", vec![]),
+        ("dry_run.report enospc@1", vec![all[2]]),
+        ("dry_run.report enospc@2", vec![all[0], all[2]]),
+        ("", all.to_vec()),
+    ] {
+        points.arm(rule).unwrap();
+        let mut dry = lab.start_agent("mayo", &patients, &options).unwrap();
+        let (ended, log) = (dry.wait().unwrap(), dry.log().unwrap());
+        assert_eq!(ended.success(), rule.is_empty(), "{log}");
+        if !rule.is_empty() {
+            let is_told = log.contains("No space left on device");
+            assert!(is_told && log.contains("cannot write the dry run's"), "{log}");
+        }
+        let entries = std::fs::read_dir(&out).unwrap().flatten();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(names, left, "{rule}");
     }
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::names::{Blob, Digest, RoundId};
 use fedpaint_proto::weights::{self, ModelFile, TensorSpec, Update};
 use serde::Serialize;
@@ -36,7 +37,7 @@ const SENT: [&str; 5] = [
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The folder cannot be written.
-    #[error("the dry run's {}: {source}", path.display())]
+    #[error("cannot write the dry run's {}: {source}", path.display())]
     Io {
         /// Which file or folder.
         path: PathBuf,
@@ -102,7 +103,8 @@ struct Tensor {
     change_norm: f64,
 }
 
-/// Writes update and report into `folder`, which is made where it is not there; the report for people.
+/// Writes update and report into `folder`, which is made where it is not there; the report for people. Each file
+/// appears whole or not, in place of one that an earlier dry run has left.
 ///
 /// # Errors
 /// If a file does not read or write.
@@ -113,16 +115,35 @@ pub fn write(folder: &Path, policy: &Policy, round: &Round<'_>) -> Result<String
     };
     fs::create_dir_all(folder).map_err(io(folder))?;
     let update = folder.join(UPDATE);
-    fs::copy(round.update, &update).map_err(io(&update))?;
+    let copy = |to: &Path| {
+        reach("dry_run.update")?;
+        fs::copy(round.update, to).map(drop)
+    };
+    replace(&update, copy).map_err(io(&update))?;
     let told = tell(policy, round)?;
     let json = serde_json::to_vec_pretty(&told)
         .map_err(|error| Error::Io { path: folder.join(REPORT), source: error.into() })?;
     let text = in_words(&told);
     for (name, bytes) in [(REPORT, json.as_slice()), (TEXT, text.as_bytes())] {
         let path = folder.join(name);
-        fs::write(&path, bytes).map_err(io(&path))?;
+        let write = |to: &Path| {
+            reach("dry_run.report")?;
+            fs::write(to, bytes)
+        };
+        replace(&path, write).map_err(io(&path))?;
     }
     Ok(text)
+}
+
+/// Has a file written beside `path`, and given this name once it is whole.
+fn replace(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let temporary = path.with_added_extension("writing");
+    let replaced = write(&temporary).and_then(|()| fs::rename(&temporary, path));
+    if replaced.is_err() {
+        // It may never have been there.
+        let _ = fs::remove_file(&temporary);
+    }
+    replaced
 }
 
 fn tell<'a>(policy: &Policy, round: &Round<'a>) -> Result<Told<'a>, Error> {
