@@ -13,6 +13,7 @@ mod signed;
 mod submission;
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,6 +163,19 @@ async fn until<T>(
     cancel.run_until_cancelled(work).await.unwrap_or(Err(Error::Cancelled))
 }
 
+/// Does two things at once. What is wrong with the first goes before, and then the other is not waited for.
+async fn beside<T, U>(
+    first: impl Future<Output = Result<T, Error>>,
+    other: impl Future<Output = U>,
+) -> Result<(T, U), Error> {
+    let (mut first, mut other) = (pin!(first), pin!(other));
+    tokio::select! {
+        biased;
+        done = &mut first => Ok((done?, other.await)),
+        done = &mut other => Ok((first.await?, done)),
+    }
+}
+
 async fn pause(cancel: &CancellationToken, wait: Duration) -> Result<(), Error> {
     until(cancel, async {
         tokio::time::sleep(wait).await;
@@ -174,12 +188,15 @@ async fn pause(cancel: &CancellationToken, wait: Duration) -> Result<(), Error> 
 async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
     let Task { round, base, cohort } = task;
     let plan = || async { client::run_plan(&bench.line.now(), &round.run).await };
-    // Neither answer depends on the other's; what is wrong with the plan goes before.
-    let (told, of_base) = tokio::join!(again(bench, "the plan", plan), signed::ask(bench, task));
-    let told = told?;
-    let plan = told.read()?;
-    // The plan that is followed is judged, whatever was shown before the round was joined.
-    bench.gate.plan(&plan)?;
+    let judging = async {
+        let told = again(bench, "the plan", plan).await?;
+        let plan = told.read()?;
+        // The plan that is followed is judged, whatever was shown before the round was joined.
+        bench.gate.plan(&plan)?;
+        Ok((told, plan))
+    };
+    // Neither answer depends on the other's.
+    let ((told, plan), of_base) = beside(judging, signed::ask(bench, task)).await?;
     match bench.gate.is_for_dry_run() {
         true => submission::no_doubt(bench).await?,
         false => submission::settle(bench, round).await?,

@@ -72,6 +72,8 @@ pub(crate) struct State {
     pub(crate) answered: u32,
     /// What the model of each version is made of; without any the coordinator signs nothing.
     pub(crate) manifests: Vec<ModelManifest>,
+    /// Whether who asks for one is left waiting.
+    pub(crate) manifests_stall: bool,
     /// The versions that were asked for.
     pub(crate) manifests_asked: Vec<u32>,
     blobs: HashMap<Vec<u8>, Vec<u8>>,
@@ -320,9 +322,14 @@ impl BlobService for Fake {
         request: Request<GetManifestRequest>,
     ) -> Result<Response<GetManifestResponse>, Status> {
         let version = request.into_inner().version;
-        let mut state = self.state();
-        state.manifests_asked.push(version);
-        let manifest = state.manifests.get(version as usize).cloned();
+        let (stalls, manifest) = {
+            let mut state = self.state();
+            state.manifests_asked.push(version);
+            (state.manifests_stall, state.manifests.get(version as usize).cloned())
+        };
+        if stalls {
+            std::future::pending::<()>().await;
+        }
         let unsigned = || Status::unimplemented("the made-up coordinator signs nothing");
         let manifest = Some(manifest.ok_or_else(unsigned)?);
         Ok(Response::new(GetManifestResponse { manifest }))

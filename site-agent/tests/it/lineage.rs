@@ -2,6 +2,7 @@
 //! coordinator that is made up and signs what each model is made of.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use fedpaint_proto::names::{Blob, Digest, RoundId, RunName};
 use fedpaint_proto::signing::{Signed, Signer};
@@ -226,4 +227,25 @@ async fn a_run_that_is_not_followed_in_half_an_hour_is_followed_on_from_there_by
     let done = job_by(ticking, &pki, last, shown, false).await;
     done.result.unwrap();
     assert_eq!((done.submitted, done.last), (1, trained(&models, 80)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_is_not_followed_ends_a_job_before_what_the_base_model_is_made_of_is_told() {
+    let pki = Pki::new();
+    let (fake, channel) = Fake::start("version = 1\nrounds = 0", model()).await;
+    fake.state().manifests_stall = true;
+    let workspace = tempfile::tempdir().unwrap();
+    let gate = Gate::new(Policy::open(), workspace.path(), || NOW);
+    let trust = Trust { authority: pki.authority(), signer: pki.signer("site/mayo"), now: || NOW };
+    let trust = Trusted::new(Some(trust)).1;
+    let bench = Bench { trust, ..bench(gate, &workspace, channel, setup(workspace.path())) };
+    let round = RoundId { run: run(), number: 1, attempt: 1 };
+    let task = Task { round, base: blob(&model()), cohort: 1 };
+    let (cancel, activity) = (CancellationToken::new(), watch::Sender::new(Activity::Idle));
+    // Less than one call may take.
+    let limit = Duration::from_secs(20);
+    let done = tokio::time::timeout(limit, job::run(&bench, &task, &cancel, &activity)).await;
+    let error = done.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Plan(_)), "{error}");
+    bench.supervisor.lock().await.stop().await;
 }
