@@ -211,7 +211,9 @@ async fn a_run_that_is_not_followed_in_half_an_hour_is_followed_on_from_there_by
     let main = pki.signer("coordinator/main");
     let shown: Vec<_> = manifests(&models).into_iter().map(|m| signed(&main, m)).collect();
     let looked = job_by(ticking, &pki, trained(&models, 1), shown.clone(), true).await;
-    assert!(matches!(looked.result.unwrap_err(), Error::Far { reached: 31 }));
+    let error = looked.result.unwrap_err();
+    assert!(matches!(error, Error::TooFar { reached: 31 }), "{error}");
+    assert!(error.to_string().contains("a dry run notes nothing of that"), "{error}");
     assert_eq!(looked.last, trained(&models, 1), "a dry run notes nothing");
 
     let mut last = trained(&models, 1);

@@ -47,6 +47,16 @@ pub enum Error {
         /// As if this site had trained that round.
         reached: u32,
     },
+    /// Nor does a dry run follow more of them in another go.
+    #[error(
+        "the missed rounds were followed as far as round {reached} in {} s (LINEAGE_TIMEOUT), and a dry run notes \
+         nothing of that: let the agent run until it has trained a round, then try again",
+        LINEAGE_TIMEOUT.as_secs()
+    )]
+    TooFar {
+        /// As if this site had trained that round.
+        reached: u32,
+    },
     /// The base model does not arrive.
     #[error("cannot download the base model: {0}")]
     Download(transfer::Error),
@@ -93,6 +103,7 @@ impl Error {
             Error::DryRun(_) => WithdrawalReason::DryRun,
             Error::Call { .. }
             | Error::Far { .. }
+            | Error::TooFar { .. }
             | Error::Download(_)
             | Error::Upload(_)
             | Error::InDoubt(_) => WithdrawalReason::Internal,

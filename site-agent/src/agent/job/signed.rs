@@ -82,7 +82,11 @@ async fn follow(bench: &Bench, trust: &Trust, last: Last, asked: Asked<'_>) -> R
             on_workspace(bench, move |w| w.note(&run, reached)).await?;
         }
         if is_late {
-            return Err(Error::Far { reached: reached.number });
+            let reached = reached.number;
+            return Err(match bench.gate.is_for_dry_run() {
+                true => Error::TooFar { reached },
+                false => Error::Far { reached },
+            });
         }
     }
     Ok(descent.reached().clone())
