@@ -168,7 +168,8 @@ async fn beside<T, U>(
     first: impl Future<Output = Result<T, Error>>,
     other: impl Future<Output = U>,
 ) -> Result<(T, U), Error> {
-    let (mut first, mut other) = (pin!(first), pin!(other));
+    let mut first = pin!(first);
+    let mut other = pin!(other);
     tokio::select! {
         biased;
         done = &mut first => Ok((done?, other.await)),
@@ -193,7 +194,7 @@ async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
         let plan = told.read()?;
         // The plan that is followed is judged, whatever was shown before the round was joined.
         bench.gate.plan(&plan)?;
-        Ok((told, plan))
+        Ok::<_, Error>((told, plan))
     };
     // Neither answer depends on the other's.
     let ((told, plan), of_base) = beside(judging, signed::ask(bench, task)).await?;
