@@ -64,6 +64,10 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use tokio::time::Instant;
+
     use super::*;
 
     /// Nobody has signed it, and nobody asks here.
@@ -92,5 +96,24 @@ mod tests {
         }
         keeper.end().await;
         assert_eq!(workspace.head().unwrap(), Some(head(100)));
+    }
+
+    #[tokio::test]
+    async fn of_heads_that_come_in_a_row_few_are_written_and_the_last_one_is_among_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Arc::new(Workspace::open(folder.path()).unwrap());
+        let keeper = Keeper::begin(Arc::clone(&workspace));
+        let (begun, mut last, mut seen) = (Instant::now(), 0, BTreeSet::new());
+        while begun.elapsed() < 4 * PAUSE {
+            last += 1;
+            keeper.keep(head(last));
+            tokio::task::yield_now().await;
+            seen.extend(workspace.head().unwrap().map(|head| head.statement.size));
+        }
+        // On a slow machine there are fewer.
+        let written_max = begun.elapsed().as_millis() / PAUSE.as_millis() + 1;
+        assert!(seen.len() as u128 <= written_max, "{seen:?} of {last}");
+        keeper.end().await;
+        assert_eq!(workspace.head().unwrap(), Some(head(last)));
     }
 }
