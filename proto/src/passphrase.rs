@@ -104,7 +104,9 @@ impl Passphrase {
         if label != OPEN {
             return Err(Error::Malformed);
         }
-        let (random, mut salt, mut iv) = (SystemRandom::new(), [0; 16], [0; 16]);
+        #[expect(clippy::disallowed_methods, reason = "no two keys may share a salt")]
+        let random = SystemRandom::new();
+        let (mut salt, mut iv) = ([0; 16], [0; 16]);
         random.fill(&mut salt).and_then(|()| random.fill(&mut iv)).map_err(|_| Error::Cipher)?;
         let parameters = pbes2::Parameters::scrypt_aes256cbc(Params::recommended(), &salt, &iv);
         let parameters = parameters.map_err(|_| Error::Cipher)?;

@@ -195,6 +195,7 @@ mod tests {
     use super::*;
 
     fn signer() -> PlanSigner {
+        #[expect(clippy::disallowed_methods, reason = "each signer has a key of its own")]
         let random = aws_lc_rs::rand::SystemRandom::new();
         let der = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
         PlanSigner::new(&PrivatePkcs8KeyDer::from(der.as_ref())).unwrap()
