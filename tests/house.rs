@@ -123,3 +123,17 @@ fn the_tree_names_no_path_of_the_machine_it_was_written_on() {
         assert!(!text.contains(&home) && !text.contains(&work), "{}", path.display());
     }
 }
+
+#[test]
+fn the_systems_randomness_is_drawn_by_one_command_and_by_what_says_so() {
+    // What AWS-LC draws is banned by clippy.toml, beside the generators of rand; a type cannot be banned so.
+    for folder in ["coordinator/src", "site-agent/src", "proto/src"] {
+        for path in sources(&root().join(folder)) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let draws = ["SysRng", "OsRng", "getrandom"].iter().any(|name| text.contains(name));
+            // The salt of names that an import makes up, which nobody may foresee.
+            let is_import = path.ends_with("commands/data/import.rs");
+            assert_eq!(draws, is_import, "{}", path.display());
+        }
+    }
+}
