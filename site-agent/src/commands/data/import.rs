@@ -4,17 +4,17 @@
 //! id, UID, date, description or file name. It registers nothing and strips no skull.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use comfy_table::{Table, presets};
+use fedpaint_proto::weights::sync_folder;
 use rand::TryRng;
 use rand::rngs::SysRng;
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 use crate::commands::output::{self, Format};
 use crate::data::dicom::cases;
@@ -135,14 +135,20 @@ fn salt(path: &Path) -> Result<[u8; 32]> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let mut salt = [0; 32];
             SysRng.try_fill_bytes(&mut salt).context("no randomness from the system")?;
-            let mut options = OpenOptions::new();
-            let options = options.write(true).create_new(true).mode(0o600);
-            let mut file = options.open(path).with_context(named)?;
-            file.write_all(&salt).and_then(|()| file.sync_all()).with_context(named)?;
+            keep(path, &salt).with_context(named)?;
             Ok(salt)
         }
         Err(error) => Err(error).with_context(named),
     }
+}
+
+/// Writes the salt, whole or not at all: patients have other keys by another one.
+fn keep(path: &Path, salt: &[u8]) -> std::io::Result<()> {
+    let mut file = NamedTempFile::new_in(path.parent().unwrap_or(path))?;
+    file.write_all(salt)?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path)?;
+    sync_folder(path)
 }
 
 /// Whether a series is imported, or would be if a human said what it is.
