@@ -30,8 +30,9 @@ pub fn share_one_arena() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn share_one_arena() {}
 
-/// How long it is between two times.
-const INTERVAL: Duration = Duration::from_secs(60);
+/// How long it is between two times: short, so that what is free for a moment is not built around by what lives
+/// long. It takes less than a millisecond.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Gives back what is free again and again, for as long as it is let.
 pub(crate) async fn give_back_often(clock: Arc<dyn Clock>) {

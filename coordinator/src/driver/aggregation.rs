@@ -318,12 +318,16 @@ mod tests {
         let scratch = blobs.scratch("made");
         let base = write_model(&scratch, &[("w", &[1.0])]);
         blobs.adopt(&scratch, &base).unwrap();
-        let weights = write_model(&scratch, &[("w", &[2.0])]);
-        blobs.adopt(&scratch, &weights).unwrap();
-        let (site, stale, resent) = ("mayo".parse().unwrap(), None, false);
-        let update = SealedUpdate { site, weights, examples: 1, stale, resent };
-        let (plan, previous) = (plan(1, 1).aggregation, Aggregate::of(base));
-        let (updates, quarantine) = (vec![update], None);
+        let update = |(site, value): (&str, f32)| {
+            let weights = write_model(&scratch, &[("w", &[value])]);
+            blobs.adopt(&scratch, &weights).unwrap();
+            let (site, stale, resent) = (site.parse().unwrap(), None, false);
+            SealedUpdate { site, weights, examples: 1, stale, resent }
+        };
+        // Two, whose mean is neither of them.
+        let updates = [("mayo", 2.0), ("ucsf", 4.0)].map(update).to_vec();
+        let (plan, previous) = (plan(1, 2).aggregation, Aggregate::of(base));
+        let quarantine = None;
         let sealed = Sealed { plan, committed: 0, previous, updates, quarantine };
         let made = aggregate(&blobs, &sealed, "first").unwrap().files.model;
         // A folder has the name that it would have.
