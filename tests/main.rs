@@ -18,6 +18,7 @@ mod durability;
 mod hostile;
 mod house;
 mod joining;
+mod memory;
 mod old_database;
 mod passphrase;
 mod people;

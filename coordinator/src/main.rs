@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use fedpaint_coordinator::clock::{Clock, SystemClock};
 use fedpaint_coordinator::config::{self, Config, LogFormat};
+use fedpaint_coordinator::heap;
 use fedpaint_coordinator::limits;
 use fedpaint_coordinator::maintenance;
 use fedpaint_coordinator::server::Server;
@@ -154,8 +155,12 @@ enum Output {
 }
 
 fn main() -> ExitCode {
-    fedpaint_coordinator::heap::share_one_arena();
-    match run(Arguments::parse()) {
+    heap::share_one_arena();
+    let arguments = Arguments::parse();
+    if matches!(arguments.command, Command::Serve { .. }) {
+        heap::begin_with_small_caches();
+    }
+    match run(arguments) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", one_line(&error));
