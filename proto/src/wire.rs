@@ -1,10 +1,12 @@
-//! The protocol's version, told in every heartbeat and its answer.
+//! The protocol's version, told in every heartbeat and its answer, and a time as it travels.
 //!
 //! Within a generation a version only adds: fields, calls, values of an enum. So either side may be the
 //! older one, and what it does not know it does not miss. It never says what a program can do; that is
 //! seen from what it says.
 
 use std::ops::RangeInclusive;
+
+use jiff::Timestamp;
 
 /// The version that this program speaks. 1 is the first that says so: it added versions themselves,
 /// late updates and who is missing. A program from before says 0.
@@ -13,6 +15,19 @@ pub const WIRE_VERSION: u32 = 1;
 /// The versions that this program can serve: its generation, from before versions were told to the last
 /// number that may only add. A change that breaks older programs begins the next generation at 100.
 pub const WIRE_VERSIONS_SERVED: RangeInclusive<u32> = 0..=99;
+
+/// Nanoseconds of a second.
+const NANOS_PER_SECOND: i128 = 1_000_000_000;
+
+/// A time, as a message has it.
+pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    let nanos = time.as_nanosecond();
+    prost_types::Timestamp {
+        // A timestamp's seconds fit i64 by far, and the rest is below 10^9.
+        seconds: nanos.div_euclid(NANOS_PER_SECOND) as i64,
+        nanos: nanos.rem_euclid(NANOS_PER_SECOND) as i32,
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -99,5 +114,15 @@ mod tests {
         assert!(gone.is_empty(), "an older program still has these, as they were: {gone:#?}");
         let new: Vec<_> = today.difference(&listed).collect();
         assert!(new.is_empty(), "these go into proto/wire.txt, and stay for good: {new:#?}");
+    }
+
+    #[test]
+    fn a_time_on_the_wire_has_nanoseconds_that_count_forward() {
+        for (microseconds, seconds, nanos) in
+            [(0, 0, 0), (1_500_000, 1, 500_000_000), (-500_000, -1, 500_000_000)]
+        {
+            let time = Timestamp::from_microsecond(microseconds).unwrap();
+            assert_eq!(timestamp(time), prost_types::Timestamp { seconds, nanos });
+        }
     }
 }

@@ -17,7 +17,7 @@ use fedpaint_proto::v1::blob_service_client::BlobServiceClient;
 use fedpaint_proto::v1::federation_service_client::FederationServiceClient;
 use fedpaint_proto::v1::heartbeat_request::Activity as WireActivity;
 use fedpaint_proto::v1::heartbeat_response::Directive as WireDirective;
-use fedpaint_proto::wire::WIRE_VERSION;
+use fedpaint_proto::wire::{WIRE_VERSION, timestamp};
 use fedpaint_proto::{v1, v1::WithdrawalReason};
 use jiff::Timestamp;
 use tonic::transport::Channel;
@@ -134,10 +134,7 @@ pub async fn heartbeat(
         log_doubt: log.map_or(LogDoubt::Unspecified, |log| log.doubt).into(),
         // A span that the wire cannot hold is not asked for.
         hold: hold.try_into().ok(),
-        signing_until: log.map(|log| prost_types::Timestamp {
-            seconds: log.signing_until.as_second(),
-            nanos: log.signing_until.subsec_nanosecond(),
-        }),
+        signing_until: log.map(|log| timestamp(log.signing_until)),
     };
     let answer = service(channel).heartbeat(in_time(request)).await?.into_inner();
     let told = log.map(|log| told(log.federation, &answer)).transpose()?;

@@ -17,7 +17,7 @@ use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_proto::v1::heartbeat_response::Directive;
 use fedpaint_proto::v1::upload_request::Part;
 use fedpaint_proto::v1::{self, upload_purpose};
-use fedpaint_proto::wire::WIRE_VERSION;
+use fedpaint_proto::wire::{WIRE_VERSION, timestamp};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -57,13 +57,11 @@ impl FakeSite {
     /// # Errors
     /// If the coordinator refuses the call.
     pub async fn beat(&mut self, activity: Activity) -> Result<Option<Directive>, Status> {
-        let until = self.signer.validity().not_after;
-        let (seconds, nanos) = (until.as_second(), until.subsec_nanosecond());
         let request = v1::HeartbeatRequest {
             agent_version: "0.0.0-fake".into(),
             activity: Some(activity),
             wire_version: WIRE_VERSION,
-            signing_until: Some(prost_types::Timestamp { seconds, nanos }),
+            signing_until: Some(timestamp(self.signer.validity().not_after)),
             ..v1::HeartbeatRequest::default()
         };
         self.client.heartbeat(request).await.map(|reply| reply.into_inner().directive)

@@ -16,7 +16,7 @@ use fedpaint_proto::v1::{
     OpenRound, PreviewWorkRequest, PreviewWorkResponse, Rest, SubmitUpdateRequest,
     SubmitUpdateResponse, Train, TrainingProgress, WithdrawalReason,
 };
-use fedpaint_proto::wire::WIRE_VERSION;
+use fedpaint_proto::wire::{WIRE_VERSION, timestamp};
 use tonic::{Request, Response, Status};
 use tracing::info;
 
@@ -24,7 +24,6 @@ use crate::driver::{Activity, Beat, Doubt, Open, Progress, Submission};
 use crate::round::{Report, Withdrawal};
 use crate::run::Directive;
 use crate::service::access::{Caller, Member};
-use crate::service::wire::timestamp;
 use crate::service::{Parts, hold, parse, status, wire};
 
 /// The federation, as a site sees it.

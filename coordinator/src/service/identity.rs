@@ -2,6 +2,7 @@
 
 use fedpaint_proto::v1::identity_service_server::IdentityService;
 use fedpaint_proto::v1::{RenewRequest, RenewResponse};
+use fedpaint_proto::wire::timestamp;
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
@@ -9,7 +10,6 @@ use crate::ca::PublicKey;
 use crate::driver::Renewal;
 use crate::service::access::Caller;
 use crate::service::enrolment::no_issuer;
-use crate::service::wire::timestamp;
 use crate::service::{Parts, parse, status};
 
 /// Certificates, as a member sees them.

@@ -4,8 +4,8 @@ use fedpaint_proto::log;
 use fedpaint_proto::names::{Digest, OperatorName, SiteName};
 use fedpaint_proto::plan::PlanSignature;
 use fedpaint_proto::v1;
+use fedpaint_proto::wire::timestamp;
 use jiff::Timestamp;
-use prost_types::Timestamp as WireTimestamp;
 
 use crate::driver::{
     LateView, MemberView, MissingView, ModelView, Progress, RoundView, RunView, SiteView, Taken,
@@ -17,18 +17,6 @@ use crate::run::{Absence, Late, State};
 use crate::service::federation::bytes_of;
 use crate::standing::{Outlier, Standing};
 use crate::store::EventRow;
-
-const NANOS_PER_SECOND: i128 = 1_000_000_000;
-
-/// A time.
-pub(crate) fn timestamp(time: Timestamp) -> WireTimestamp {
-    let nanos = time.as_nanosecond();
-    WireTimestamp {
-        // A timestamp's seconds fit i64 by far, and the rest is below 10^9.
-        seconds: nanos.div_euclid(NANOS_PER_SECOND) as i64,
-        nanos: nanos.rem_euclid(NANOS_PER_SECOND) as i32,
-    }
-}
 
 /// A run.
 pub(crate) fn run(run: &RunView) -> v1::Run {
@@ -289,20 +277,5 @@ pub(crate) fn receipt(taken: Taken) -> v1::Receipt {
         event: Some(event(entry)),
         head: Some(log::to_wire(&head)),
         inclusion: bytes_of(&inclusion),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_on_the_wire_has_nanoseconds_that_count_forward() {
-        for (microseconds, seconds, nanos) in
-            [(0, 0, 0), (1_500_000, 1, 500_000_000), (-500_000, -1, 500_000_000)]
-        {
-            let time = Timestamp::from_microsecond(microseconds).unwrap();
-            assert_eq!(timestamp(time), WireTimestamp { seconds, nanos });
-        }
     }
 }
