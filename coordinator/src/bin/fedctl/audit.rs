@@ -23,6 +23,7 @@ use crate::connect::{ask, connect};
 use crate::event;
 use crate::output::Output;
 use crate::problem::{Usage, of_status};
+use crate::save;
 use crate::view::{LogExported, LogHead};
 
 /// The longest file with a head that is read.
@@ -64,9 +65,7 @@ async fn export(
     let reply = session.admin.export_log(ask(v1::ExportLogRequest {})).await;
     let mut stream = reply.map_err(|s| of_status(&s))?.into_inner();
     let failed = || format!("cannot write {}", out.display());
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")));
-    let mut file = file.with_context(failed)?;
+    let mut file = save::beside(out).with_context(failed)?;
     let (mut bytes, mut last) = (0, String::new());
     while let Some(message) = stream.message().await.map_err(|s| of_status(&s))? {
         let written = reach("audit.export_write");
@@ -95,15 +94,8 @@ async fn head(out: &Path, settings: &Connection, output: &Output) -> anyhow::Res
     let head = reply.map_err(|s| of_status(&s))?.into_inner().head;
     let head = head.context("the coordinator gave no head")?;
     let head = log::from_wire(&session.federation, head)?;
-    let failed = || format!("cannot write {}", out.display());
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")));
-    let mut file = file.with_context(failed)?;
-    let text = serde_json::to_vec_pretty(&head)?;
-    reach("audit.head_write").and_then(|()| file.write_all(&text)).with_context(failed)?;
-    file.as_file().sync_all().with_context(failed)?;
-    file.persist_noclobber(out).with_context(failed)?;
-    sync_folder(out).with_context(failed)?;
+    save::whole("audit.head_write", out, &serde_json::to_vec_pretty(&head)?, false)
+        .with_context(|| format!("cannot write {}", out.display()))?;
     let (file, TreeHead { size, root, at, .. }) = (out.display().to_string(), head.statement);
     output.show(&LogHead { file, size, root: root.to_string(), at })
 }

@@ -25,6 +25,7 @@ mod proposal;
 mod renewal;
 mod round;
 mod run;
+mod save;
 mod site;
 mod status;
 mod table;

@@ -1,11 +1,9 @@
 //! `fedctl model`: the global models of a run, and bringing one home with a note of where it is from.
 
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use fedpaint_proto::budget::Budget;
-use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::limits::MESSAGE_BYTES_MAX;
 use fedpaint_proto::names::{Blob, RunName};
 use fedpaint_proto::note::{ModelKind, ModelNote};
@@ -13,7 +11,6 @@ use fedpaint_proto::reason::Reason;
 use fedpaint_proto::signing::Signed;
 use fedpaint_proto::statement::{Manifest, manifest_from_wire};
 use fedpaint_proto::v1::blob_service_client::BlobServiceClient;
-use fedpaint_proto::weights::sync_folder;
 use fedpaint_proto::{text, transfer, v1};
 use tonic::{Code, Status};
 
@@ -22,6 +19,7 @@ use crate::connect::{Session, ask, connect};
 use crate::output::{Output, transfer_bar};
 use crate::pages;
 use crate::problem::of_status;
+use crate::save;
 use crate::view::{self, Exported, Model, Models};
 
 /// Carries out a verb.
@@ -121,16 +119,8 @@ fn write_note(model: &Path, note: &ModelNote) -> anyhow::Result<()> {
 }
 
 fn write_beside(path: &Path, text: &[u8]) -> anyhow::Result<()> {
-    let written = || -> std::io::Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
-        reach("export.beside")?;
-        file.write_all(text)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        sync_folder(path)
-    };
-    written().with_context(|| format!("cannot write {}", path.display()))
+    let written = save::whole("export.beside", path, text, true);
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 async fn list(session: &mut Session, run: &RunName) -> anyhow::Result<Vec<v1::Model>> {
