@@ -50,7 +50,9 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Restored, Error> {
         return Err(Error::NotEmpty(target));
     }
     if let Err(error) = bring_back(config, &manifest, &Blobs::attach(from), &blobs).await {
-        for digest in manifest.blobs.keys() {
+        // Rows that may be there name these blobs.
+        let rows_may_be_there = matches!(error, Error::Store(store::Error::Uncertain(_)));
+        for digest in manifest.blobs.keys().filter(|_| !rows_may_be_there) {
             // On a disk that does not let it, the next try says that the folder is not empty.
             let _ = fs::remove_file(blobs.path(digest));
         }

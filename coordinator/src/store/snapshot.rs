@@ -73,7 +73,8 @@ pub async fn snapshot(url: &str, to: &Path) -> Result<(), Error> {
 /// file `from` is brought up to date where an older version wrote it.
 ///
 /// # Errors
-/// If it is not empty, which is then left as it is, or either database fails.
+/// If it is not empty, which is then left as it is, or either database fails; [`Error::Uncertain`] where it may have
+/// been filled all the same.
 pub async fn restore(from: &Path, url: &str) -> Result<(), Error> {
     let into = Store::connect(url).await?;
     let held =
@@ -92,7 +93,7 @@ pub async fn restore(from: &Path, url: &str) -> Result<(), Error> {
     let mut rows = from.pool.acquire().await?;
     let mut transaction = into.pool.begin().await?;
     copy_rows(&mut rows, &mut transaction).await?;
-    transaction.commit().await?;
+    transaction.commit().await.map_err(Error::Uncertain)?;
     drop(rows);
     from.close().await;
     into.close().await;
