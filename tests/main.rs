@@ -18,6 +18,7 @@ mod durability;
 mod hostile;
 mod house;
 mod joining;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod memory;
 mod old_database;
 mod passphrase;

@@ -1,12 +1,11 @@
-//! How a coordinator keeps its memory; how much it is, a soak tells.
+//! What a coordinator tells its allocator; what that comes to, a soak tells.
 
 use std::fs;
 
 use fedpaint_tests::lab::Lab;
 
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn a_coordinator_serves_with_threads_that_keep_little_memory_for_themselves() {
+fn a_coordinator_begins_itself_anew_as_the_same_process_with_small_caches_of_freed_memory() {
     let folder = tempfile::tempdir().unwrap();
     let lab = Lab::start(folder.path()).unwrap();
     let id = lab.coordinator_id().unwrap();

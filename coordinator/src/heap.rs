@@ -3,9 +3,10 @@
 //! glibc's allocator has an arena for each thread, up to eight for each core, and keeps what is free below
 //! something that is not. What lives long comes to lie in every arena, and what a moment took in which more
 //! happened at once than ever before would stay, a little more every time, for as long as the process runs. In
-//! one arena what one thread has freed is the next one's room. Its lock is no bottleneck here: each thread has
-//! small pieces of its own, and large ones come from the system, each by itself, and go back to it: glibc would
-//! take ever larger ones from the arena once one of them was freed.
+//! one arena what one thread has freed is the next one's room. Its lock is no bottleneck here: large pieces come from
+//! the system, each by itself, and go back to it; glibc would take ever larger ones from the arena once one of them
+//! was freed. Of small ones each thread keeps one of a size for itself, and not the seven that glibc would let it:
+//! `tests/README.md` has what those came to.
 
 use std::sync::Arc;
 use std::time::Duration;

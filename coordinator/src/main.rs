@@ -36,8 +36,8 @@ const CONFIG_FILE: &str = "coordinator.toml";
 const CONFIG_VARIABLE: &str = "FEDPAINT_CONFIG";
 
 /// Threads for work on files: an aggregation, two checks, and the rest for transfers, which wait for the
-/// same disk anyway. Every thread costs an allocator's arena, which is never given back: without a bound
-/// memory creeps up for hours, whenever more sites than ever send a piece at the same moment.
+/// same disk anyway. Every thread keeps memory for itself, which is never given back: without a bound it
+/// creeps up for hours, whenever more sites than ever send a piece at the same moment.
 const FILE_THREADS: usize = 8;
 
 /// Coordinates a federation: opens rounds, averages the sites' updates, publishes models.

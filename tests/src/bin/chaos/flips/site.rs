@@ -223,8 +223,8 @@ impl Site {
         }))
     }
 
-    /// Whether it holds what an update left out which the last round neither is made with nor leaves out: a site that
-    /// was late for a round may have such a file yet.
+    /// Whether it holds what an update left out that neither is the last round's own nor what that is made with: a
+    /// trainer that is asked for the last round does not read it.
     fn is_of_another_round(&self, file: &Path) -> bool {
         let of_this = [self.assignment.remainder, self.trained.remainder];
         file.starts_with("remainders")
