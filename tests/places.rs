@@ -12,7 +12,8 @@ const SOURCES: [&str; 3] = ["coordinator/src", "site-agent/src", "proto/src"];
 
 /// What stands before a place's name where it is passed, or goes to whoever passes it: by this a first word is known
 /// to be one of places.
-const BEFORE: [&str; 6] = ["reach(", "create: ", "write: ", "sync: ", "rename: ", "folder: "];
+const BEFORE: [&str; 7] =
+    ["reach(", "create: ", "write: ", "sync: ", "rename: ", "folder: ", "save::whole("];
 
 /// The first word of those that only a test of the sources passes.
 const OF_A_TEST: &str = "a";
