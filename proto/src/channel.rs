@@ -211,6 +211,8 @@ fn endpoint(route: &Route, address: &Address) -> Result<Endpoint, Error> {
     Ok(endpoint
         // As large as the path needs: a window that is not full on its way is memory here.
         .http2_adaptive_window(true)
+        // A piece of a model comes as one frame, not as four and a rest.
+        .max_frame_size(limits::HTTP2_FRAME_BYTES_MAX)
         .http2_max_header_list_size(limits::HTTP2_HEADER_LIST_BYTES_MAX)
         .http2_keep_alive_interval(route.keepalive_interval)
         .keep_alive_timeout(route.keepalive_timeout)
