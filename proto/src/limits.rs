@@ -5,9 +5,16 @@ use std::time::Duration;
 /// The longest piece of a blob in one message.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
 
+/// The most that one record of TLS holds (RFC 8446, 5.1).
+pub const TLS_RECORD_BYTES_MAX: usize = 16 << 10;
+
+/// What stands before a piece on its way: the head of an HTTP/2 frame, of a gRPC message, of a protobuf field.
+pub const PIECE_HEAD_BYTES: usize = 9 + 5 + 4;
+
 /// How much of a blob is put into one message. A message that is cut is lost whole, so this is what a
-/// cut may cost; smaller ones cost more time.
-pub const PIECE_BYTES: usize = 64 << 10;
+/// cut may cost; smaller ones cost more time. With its head it fills records of TLS: a byte more would be a
+/// record and a write of its own.
+pub const PIECE_BYTES: usize = 4 * TLS_RECORD_BYTES_MAX - PIECE_HEAD_BYTES;
 
 /// The longest message either side decodes; a chunk and its framing, with room for a long plan.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -114,3 +121,24 @@ pub const TRANSFER_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often a transfer is resumed without having moved a byte before it fails.
 pub const TRANSFER_RETRIES_MAX: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use prost::Message;
+
+    use super::*;
+    use crate::v1::{DownloadResponse, UploadRequest, upload_request};
+
+    #[test]
+    fn a_piece_and_all_that_stands_before_it_fill_whole_records_of_tls() {
+        let data = Bytes::from(vec![7_u8; PIECE_BYTES]);
+        let down = DownloadResponse { data: data.clone() };
+        let up = UploadRequest { part: Some(upload_request::Part::Data(data)) };
+        // The heads of a frame (RFC 9113, 4.1) and of a message of gRPC.
+        let heads = 9 + 5;
+        for message in [down.encoded_len(), up.encoded_len()] {
+            assert!((heads + message).is_multiple_of(TLS_RECORD_BYTES_MAX), "{message}");
+        }
+    }
+}

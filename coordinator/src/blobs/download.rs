@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 
 use bytes::{Bytes, BytesMut};
 use fedpaint_proto::failpoint::reach;
+use fedpaint_proto::limits::PIECE_BYTES;
 use fedpaint_proto::names::Digest;
 use fedpaint_proto::weights::BUFFER_BYTES;
 
@@ -20,7 +21,7 @@ use super::{Blobs, Error, blocking, length};
 const CATCH_UP_BYTES: u64 = 8 << 20;
 
 /// How much is read at a time: several pieces, because each read is a way to another thread.
-const BLOCK_BYTES: usize = 512 << 10;
+const BLOCK_BYTES: usize = 8 * PIECE_BYTES;
 
 /// A download that may be read from.
 #[derive(Debug)]

@@ -105,7 +105,7 @@ mod tests {
             pace.moved(1);
         }
         let words = TooSlow.to_string();
-        assert!(words.contains("65536 bytes in 60 s"), "{words}");
+        assert!(words.contains("65518 bytes in 60 s"), "{words}");
     }
 
     #[tokio::test]
