@@ -26,6 +26,7 @@ use crate::v1::blob_service_client::BlobServiceClient;
 
 pub mod append;
 mod receive;
+pub mod room;
 mod send;
 
 /// The wait before the first retry; every further one waits twice as long.

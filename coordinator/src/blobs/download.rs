@@ -9,10 +9,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fedpaint_proto::failpoint::reach;
 use fedpaint_proto::limits::PIECE_BYTES;
 use fedpaint_proto::names::Digest;
+use fedpaint_proto::transfer::room::Room;
 use fedpaint_proto::weights::BUFFER_BYTES;
 
 use super::{Blobs, Error, blocking, length};
@@ -43,6 +44,7 @@ struct Reader {
     /// How many bytes are hashed, from the first one on; at most up to the position.
     hashed: u64,
     position: u64,
+    room: Room,
 }
 
 pub(super) async fn begin(blobs: Blobs, digest: Digest, offset: u64) -> Result<Download, Error> {
@@ -55,7 +57,7 @@ pub(super) async fn begin(blobs: Blobs, digest: Digest, offset: u64) -> Result<D
         let file = reach("blob.open").and_then(|()| File::open(&path));
         let file = file.map_err(Error::io("open", &path))?;
         let hasher = Box::new(blake3::Hasher::new());
-        let reader = Reader { file, hasher, hashed: 0, position: offset };
+        let reader = Reader { file, hasher, hashed: 0, position: offset, room: Room::default() };
         Ok(Download { blobs, digest, size, ahead: Bytes::new(), reader: Some(reader) })
     })
     .await
@@ -104,8 +106,8 @@ impl Reader {
         self.hash(CATCH_UP_BYTES.min(self.position - self.hashed))?;
         let steps = (self.position - self.hashed).div_ceil(CATCH_UP_BYTES);
         let share = (size - self.position).div_ceil(steps + 1);
-        let mut piece =
-            BytesMut::zeroed(usize::try_from(share).map_or(bytes_max, |s| s.min(bytes_max)));
+        let bytes = usize::try_from(share).map_or(bytes_max, |share| share.min(bytes_max));
+        let mut piece = self.room.take(bytes);
         self.file.read_exact_at(&mut piece, self.position)?;
         if self.hashed == self.position {
             self.hasher.update(&piece);
@@ -115,7 +117,7 @@ impl Reader {
         if self.position >= size {
             self.hash(self.position - self.hashed)?;
         }
-        Ok(piece.freeze())
+        Ok(self.room.give(piece))
     }
 
     /// Hashes the next `bytes` of the file.

@@ -7,11 +7,12 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::room::Room;
 use super::{
     Client, Error, Patience, Progress, Retries, Way, blocking, client, file_error, short, stalled,
 };
@@ -146,7 +147,7 @@ async fn feed(
     patience: &Patience,
 ) -> Result<(), Break> {
     let mut done = header.offset;
-    let mut ahead = Bytes::new();
+    let (mut ahead, mut room) = (Bytes::new(), Room::default());
     let mut part = v1::upload_request::Part::Header(header);
     loop {
         let message = v1::UploadRequest { part: Some(part) };
@@ -162,8 +163,8 @@ async fn feed(
         if ahead.is_empty() {
             let (file, from) = (Arc::clone(file), done);
             let wanted = usize::try_from(size - done).unwrap_or(usize::MAX).min(BLOCK_BYTES);
-            let block = blocking(move || read(&file, from, wanted)).await;
-            ahead = block.map_err(|e| Break::File(file_error("read", path)(e)))?;
+            let read = blocking(move || Ok((read(&file, from, wanted, &mut room)?, room)));
+            (ahead, room) = read.await.map_err(|e| Break::File(file_error("read", path)(e)))?;
         }
         let piece = ahead.split_to(ahead.len().min(PIECE_BYTES));
         done += piece.len() as u64;
@@ -172,9 +173,9 @@ async fn feed(
 }
 
 /// So many bytes of the file.
-fn read(file: &File, from: u64, bytes: usize) -> io::Result<Bytes> {
+fn read(file: &File, from: u64, bytes: usize, room: &mut Room) -> io::Result<Bytes> {
     reach("upload.read")?;
-    let mut block = BytesMut::zeroed(bytes);
+    let mut block = room.take(bytes);
     file.read_exact_at(&mut block, from)?;
-    Ok(block.freeze())
+    Ok(room.give(block))
 }
