@@ -18,6 +18,13 @@ use crate::writeback::Writeback;
 /// How many pieces wait to be written.
 const PIECES_BEHIND: usize = 8;
 
+/// From how many pieces on they are worth the way to a thread that may wait for the disk.
+const PIECES_AT_ONCE: usize = 4;
+
+/// How often others are let go first where fewer have gathered: a piece that has come is with the connection's
+/// task, then with the call's, then here.
+const TURNS_MAX: u32 = 3;
+
 /// The file, and what is known of its bytes.
 #[derive(Debug)]
 pub struct Growing {
@@ -110,6 +117,7 @@ impl<K: Send + 'static> Appender<K> {
         let writer = tokio::spawn(async move {
             let mut gathered = Vec::with_capacity(PIECES_BEHIND);
             while queue.recv_many(&mut gathered, PIECES_BEHIND).await > 0 {
+                gather(&mut queue, &mut gathered).await;
                 let pieces = std::mem::take(&mut gathered);
                 let write = move || {
                     for piece in &pieces {
@@ -140,6 +148,21 @@ impl<K: Send + 'static> Appender<K> {
     pub async fn end(self) -> io::Result<(Growing, K)> {
         drop(self.pieces);
         self.writer.await.map_err(io::Error::other)?
+    }
+}
+
+/// Lets pieces be handed over that have come already. Nobody waits for one that has not.
+async fn gather(queue: &mut mpsc::Receiver<Bytes>, gathered: &mut Vec<Bytes>) {
+    for _ in 0..TURNS_MAX {
+        if gathered.len() >= PIECES_AT_ONCE || queue.is_closed() {
+            return;
+        }
+        tokio::task::yield_now().await;
+        while gathered.len() < PIECES_BEHIND
+            && let Ok(piece) = queue.try_recv()
+        {
+            gathered.push(piece);
+        }
     }
 }
 
@@ -184,6 +207,18 @@ mod tests {
         // The right is dropped with the writer.
         free.await.unwrap_err();
         assert_eq!(std::fs::read(&path).unwrap(), [7; 1_000 * PIECES_BEHIND]);
+    }
+
+    #[tokio::test]
+    async fn a_piece_about_to_come_is_written_with_those_before_it_and_none_is_waited_for() {
+        let (pieces, mut queue) = mpsc::channel(PIECES_BEHIND);
+        let mut gathered = vec![Bytes::from_static(b"a")];
+        gather(&mut queue, &mut gathered).await;
+        assert_eq!(gathered, ["a"]);
+        let bringing = tokio::spawn(async move { pieces.send(Bytes::from_static(b"b")).await });
+        gather(&mut queue, &mut gathered).await;
+        assert_eq!(gathered, ["a", "b"]);
+        bringing.await.unwrap().unwrap();
     }
 
     #[tokio::test]
