@@ -11,6 +11,7 @@ use fedpaint_proto::signing::{Signature, Signed};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AnyPool, Row};
 
+use super::cell::Bound;
 use super::checksum::insert;
 use super::rows::{self, Columns, micros};
 use super::{Document, DocumentKind, Error, EventRow, Log, Store, lease};
@@ -75,14 +76,18 @@ impl Store {
         Frontier::restore(size, peaks).ok_or_else(behind)
     }
 
-    /// A proof over the log's tree, by its parts: a few reads each, however long the log is.
+    /// A proof over the log's tree, by its parts: a read or two in all, however long the log is.
     ///
     /// # Errors
     /// If the database fails or a node is missing.
     pub async fn proof(&self, parts: &[Part]) -> Result<Vec<Hash>, Error> {
-        let mut proof = Vec::with_capacity(parts.len());
-        for part in parts {
-            proof.push(Part::hash(&hashes(&self.reads, &part.nodes()).await?));
+        let nodes: Vec<Vec<Node>> = parts.iter().map(Part::nodes).collect();
+        let found = hashes(&self.reads, &nodes.concat()).await?;
+        let (mut left, mut proof) = (&found[..], Vec::with_capacity(parts.len()));
+        for of_part in &nodes {
+            let (own, others) = left.split_at(of_part.len());
+            proof.push(Part::hash(own));
+            left = others;
         }
         Ok(proof)
     }
@@ -169,17 +174,40 @@ impl Store {
     }
 }
 
-/// The hashes of full subtrees.
+/// How many nodes are read at a time: each read is a way to the database and back.
+const NODES_AT_ONCE: usize = 16;
+
+/// As many nodes, by their places.
+pub(super) const NODES: &str = "SELECT level, idx, hash FROM log_node WHERE \
+     (level = $1 AND idx = $2) OR (level = $3 AND idx = $4) OR \
+     (level = $5 AND idx = $6) OR (level = $7 AND idx = $8) OR \
+     (level = $9 AND idx = $10) OR (level = $11 AND idx = $12) OR \
+     (level = $13 AND idx = $14) OR (level = $15 AND idx = $16) OR \
+     (level = $17 AND idx = $18) OR (level = $19 AND idx = $20) OR \
+     (level = $21 AND idx = $22) OR (level = $23 AND idx = $24) OR \
+     (level = $25 AND idx = $26) OR (level = $27 AND idx = $28) OR \
+     (level = $29 AND idx = $30) OR (level = $31 AND idx = $32)";
+
+/// The hashes of full subtrees, in the order in which these are asked for.
 async fn hashes(pool: &AnyPool, nodes: &[Node]) -> Result<Vec<Hash>, Error> {
-    let mut hashes = Vec::with_capacity(nodes.len());
-    for node in nodes {
-        let row = sqlx::query("SELECT hash FROM log_node WHERE level = $1 AND idx = $2");
-        let row = row.bind(i64::from(node.level)).bind(rows::bigint("a node", node.index)?);
-        let row = row.fetch_optional(pool).await?;
-        let missing = || Error::Row { column: "level", value: node.level.to_string() };
-        hashes.push(row.ok_or_else(missing)?.parsed("hash")?);
+    let mut found: BTreeMap<Node, Hash> = BTreeMap::new();
+    for some in nodes.chunks(NODES_AT_ONCE) {
+        let mut query: Bound = sqlx::query(NODES);
+        // Where there are fewer than the statement has places for, they are named again.
+        for node in some.iter().cycle().take(NODES_AT_ONCE) {
+            let index = rows::bigint("a node", node.index)?;
+            query = query.bind(i64::from(node.level)).bind(index);
+        }
+        for row in query.fetch_all(pool).await? {
+            let node = Node { level: row.number("level")?, index: row.number("idx")? };
+            found.insert(node, row.parsed("hash")?);
+        }
     }
-    Ok(hashes)
+    let hash = |node: &Node| {
+        let missing = || Error::Row { column: "level", value: node.level.to_string() };
+        found.get(node).copied().ok_or_else(missing)
+    };
+    nodes.iter().map(hash).collect()
 }
 
 /// The document in a row, if there is one in it.

@@ -249,6 +249,21 @@ async fn what_is_part_of_a_round_is_found_without_a_look_at_every_straggler_of_i
 }
 
 #[tokio::test]
+async fn the_nodes_of_a_proof_are_found_without_a_look_at_every_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = sqlite(&folder).await;
+    let plan = format!("EXPLAIN QUERY PLAN {}", log::NODES);
+    let mut plan = sqlx::query(sqlx::AssertSqlSafe(plan));
+    for place in 0..32_i64 {
+        plan = plan.bind(place);
+    }
+    let steps = plan.fetch_all(&store.pool).await.unwrap();
+    let steps: Vec<String> = steps.iter().map(|step| step.text("detail").unwrap()).collect();
+    assert_eq!(steps.iter().filter(|step| step.contains("(level=? AND idx=?)")).count(), 16);
+    assert!(!steps.iter().any(|step| step.contains("SCAN")), "{steps:?}");
+}
+
+#[tokio::test]
 async fn a_commit_on_sqlite_is_on_the_disk() {
     let folder = tempfile::tempdir().unwrap();
     let store = sqlite(&folder).await;
