@@ -6,6 +6,7 @@
 
 mod authority;
 pub mod bytes;
+mod known;
 
 use std::fmt;
 use std::io;

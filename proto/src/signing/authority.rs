@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,6 +11,7 @@ use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::known::Known;
 use super::{CERTIFICATE_BYTES_MAX, Error, PURPOSE_DER, Signature};
 use crate::identity::{Identity, Role, Validity};
 use crate::names::FederationName;
@@ -22,6 +24,8 @@ const CHAIN_MAX: usize = 3;
 pub struct Authority {
     federation: FederationName,
     anchors: Vec<TrustAnchor<'static>>,
+    /// Whom these roots vouch for is the same for every clone.
+    known: Arc<Known>,
 }
 
 impl Authority {
@@ -48,7 +52,7 @@ impl Authority {
         let anchor = |root| webpki::anchor_from_trusted_cert(root).map(|anchor| anchor.to_owned());
         let anchors: Result<Vec<_>, _> = roots.iter().map(anchor).collect();
         let anchors = anchors.ok().filter(|anchors| !anchors.is_empty()).ok_or(Error::Root)?;
-        Ok(Authority { federation, anchors })
+        Ok(Authority { federation, anchors, known: Arc::default() })
     }
 
     /// The federation.
@@ -64,6 +68,9 @@ impl Authority {
         let wrong = |what: &dyn fmt::Display| Error::Certificate(what.to_string());
         if certificate.len() > CERTIFICATE_BYTES_MAX {
             return Err(wrong(&"it is too long"));
+        }
+        if let Some(holder) = self.known.holder(certificate, at) {
+            return Ok(holder);
         }
         let chain = split(certificate);
         let [own, between @ ..] = &chain[..] else { return Err(wrong(&"there is none")) };
@@ -85,7 +92,9 @@ impl Authority {
                 end.verify_for_usage(algorithms, anchors, between, at, usage, None, None).map(drop)
             })
             .map_err(|error| wrong(&error))?;
-        Holder::of(identity.role, own)
+        let holder = Holder::of(identity.role, own)?;
+        self.known.add(certificate, &chain, &holder);
+        Ok(holder)
     }
 }
 
