@@ -129,7 +129,7 @@ pub(super) fn signature(bench: &Bench, envelope: Option<&Envelope>) -> Option<v1
 
 /// Keeps the receipt for an update. The update is taken with or without one, so what is wrong with it is
 /// told to the site's people and changes nothing.
-pub(super) fn keep_receipt(
+pub(super) async fn keep_receipt(
     bench: &Bench,
     round: &RoundId,
     envelope: Option<&Envelope>,
@@ -140,7 +140,9 @@ pub(super) fn keep_receipt(
     match receipt::judge(&trust.authority, digest, told, (trust.now)()) {
         Err(refusal) => tracing::warn!(%round, "the update has no receipt: {refusal}"),
         Ok(kept) => {
-            if let Err(error) = bench.workspace.keep_receipt(round, &kept) {
+            let of = round.clone();
+            let keeping = on_workspace(bench, move |w| w.keep_receipt(&of, &kept));
+            if let Err(error) = keeping.await {
                 tracing::warn!(%round, "the receipt is not kept: {error}");
             }
         }

@@ -33,7 +33,7 @@ pub(super) async fn submit(bench: &Bench, update: &Doubt) -> Result<(), Error> {
         submitted
     };
     let receipt = again(bench, SUBMISSION, submit).await?;
-    signed::keep_receipt(bench, round, envelope.as_ref(), receipt);
+    signed::keep_receipt(bench, round, envelope.as_ref(), receipt).await;
     if trained.remainder.is_some() {
         on_workspace(bench, |workspace| workspace.settle(true)).await?;
     }
