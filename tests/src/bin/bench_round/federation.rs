@@ -39,6 +39,10 @@ pub(crate) struct Federation {
     folder: PathBuf,
 }
 
+/// What `phases` reads of the coordinator's log; all else that it could say would cost the rounds time.
+const LOGGED: &str =
+    "fedpaint_coordinator::service::blob=debug,fedpaint_coordinator::driver::aggregation=debug";
+
 /// What the programs took in all rounds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Processes {
@@ -61,7 +65,7 @@ impl Federation {
     /// If a program is missing or fails.
     pub(crate) async fn found(folder: &Path, shape: &Shape) -> anyhow::Result<Federation> {
         let options = LabOptions {
-            environment: vec![log_filter("fedpaint_coordinator=debug")],
+            environment: vec![log_filter(LOGGED)],
             ..LabOptions::default()
         };
         let mut lab = Lab::prepare(folder, options)?;
