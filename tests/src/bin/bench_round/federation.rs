@@ -64,10 +64,7 @@ impl Federation {
     /// # Errors
     /// If a program is missing or fails.
     pub(crate) async fn found(folder: &Path, shape: &Shape) -> anyhow::Result<Federation> {
-        let options = LabOptions {
-            environment: vec![log_filter(LOGGED)],
-            ..LabOptions::default()
-        };
+        let options = LabOptions { environment: vec![log_filter(LOGGED)], ..LabOptions::default() };
         let mut lab = Lab::prepare(folder, options)?;
         lab.start_coordinator()?;
         for site in shape.names() {
