@@ -23,8 +23,12 @@ const BLOCK_MAX: usize = 1 << 13;
 /// The fewest: what is read at once should not be less than a page.
 const BLOCK_MIN: usize = 1 << 10;
 
-/// How many blocks a thread may be ahead of who takes them.
-const AHEAD: usize = 2;
+/// How many blocks a thread hands over at a time: with more threads than processors each handing over may wake
+/// one of them and put another to sleep.
+const BLOCKS_AT_ONCE: usize = 8;
+
+/// How often a thread may have handed some over that are not taken yet.
+const AHEAD: usize = 1;
 
 /// A run of values of one tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,9 @@ pub(super) fn cut(specs: &[TensorSpec], len: usize) -> impl Iterator<Item = Bloc
     })
 }
 
+/// What comes of blocks that follow each other; of them all but the last have not failed.
+type Batch<T> = Vec<Result<T, Error>>;
+
 /// Has `threads` threads do `work` on every block, each with room of its own, and `take` what comes of it in
 /// the blocks' order.
 ///
@@ -70,17 +77,19 @@ pub(super) fn in_order<R, T: Send>(
 ) -> Result<(), Error> {
     let (room, work) = (&room, &work);
     thread::scope(|scope| {
-        let mut made: Vec<Receiver<Result<T, Error>>> = Vec::with_capacity(threads);
+        let mut made: Vec<Receiver<Batch<T>>> = Vec::with_capacity(threads);
         for turn in 0..threads {
             let (send, receive) = sync_channel(AHEAD);
-            let own = blocks.clone().skip(turn).step_by(threads);
+            let own = blocks.clone().enumerate();
+            let own = own.filter(move |(at, _)| at / BLOCKS_AT_ONCE % threads == turn);
             let labour = move || {
                 let mut room = room();
-                for block in own {
-                    let outcome = work(block, &mut room);
-                    let failed = outcome.is_err();
+                let mut outcomes = own.map(|(_, block)| work(block, &mut room));
+                loop {
+                    let batch = next(&mut outcomes);
+                    let is_last = batch.last().is_none_or(Result::is_err);
                     // Nobody takes it any more where another block has failed.
-                    if send.send(outcome).is_err() || failed {
+                    if batch.is_empty() || send.send(batch).is_err() || is_last {
                         return;
                     }
                 }
@@ -88,13 +97,25 @@ pub(super) fn in_order<R, T: Send>(
             thread::Builder::new().spawn_scoped(scope, labour).map_err(Error::Thread)?;
             made.push(receive);
         }
-        for (block, receive) in blocks.zip(made.iter().cycle()) {
-            // A thread that ends without a word has panicked, and the scope passes it on.
-            let Ok(outcome) = receive.recv() else { break };
+        // A thread that ends without a word has panicked, and the scope passes it on.
+        let batches = made.iter().cycle().map_while(|receive| receive.recv().ok());
+        for (block, outcome) in blocks.zip(batches.flatten()) {
             take(block, outcome?)?;
         }
         Ok(())
     })
+}
+
+/// What comes of the next blocks, up to the first that fails.
+fn next<T>(outcomes: &mut impl Iterator<Item = Result<T, Error>>) -> Batch<T> {
+    let mut batch = Vec::with_capacity(BLOCKS_AT_ONCE);
+    while batch.len() < BLOCKS_AT_ONCE
+        && batch.last().is_none_or(Result::is_ok)
+        && let Some(outcome) = outcomes.next()
+    {
+        batch.push(outcome);
+    }
+    batch
 }
 
 #[cfg(test)]
@@ -136,7 +157,7 @@ mod tests {
     #[test]
     fn what_comes_of_blocks_is_taken_in_their_order_whatever_the_threads() {
         let specs = specs(&[1000, 3, 77]);
-        for threads in [1, 2, 3, 8] {
+        for threads in [1, 2, 3, 8, 40] {
             let mut taken = Vec::new();
             let work = |block: Block, _: &mut ()| Ok(block.first * 10 + block.tensor);
             let take = |block: Block, made: usize| {
