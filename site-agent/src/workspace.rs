@@ -122,6 +122,9 @@ pub struct Workspace {
     /// Held while the record or the book of remainders is changed: what a job that was given up has begun on the
     /// disk goes on beside the next one's.
     changing: Mutex<()>,
+    /// The base model of the newest job, held while others are dropped: one that was given up may still be at
+    /// that when the next one's model comes.
+    wanted: Mutex<Option<Digest>>,
     /// The lock ends with the file.
     _lock: File,
 }
@@ -177,8 +180,9 @@ impl Workspace {
         let lock = lock.map_err(|source| Error::Io { path: path.clone(), source })?;
         match lock.try_lock() {
             Ok(()) => {
-                let (noting, changing) = Default::default();
-                Ok(Workspace { folder: folder.to_owned(), noting, changing, _lock: lock })
+                let (noting, changing, wanted) = Default::default();
+                let folder = folder.to_owned();
+                Ok(Workspace { folder, noting, changing, wanted, _lock: lock })
             }
             Err(TryLockError::WouldBlock) => Err(Error::InUse { path: folder.to_owned() }),
             Err(TryLockError::Error(source)) => Err(Error::Io { path, source }),
@@ -235,12 +239,18 @@ impl Workspace {
         }
     }
 
-    /// Drops every base model, whole or in part, but this one.
+    /// Has a base model stay, whatever is dropped from now on.
+    pub fn want_model(&self, digest: Digest) {
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
+    }
+
+    /// Drops every base model, whole or in part, but the one that was wanted last.
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn keep_model(&self, digest: Digest) -> Result<(), Error> {
-        self.keep_only("models", "workspace.drop_models", &[digest])
+    pub fn drop_models(&self) -> Result<(), Error> {
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        self.keep_only("models", "workspace.drop_models", wanted.as_slice())
     }
 
     fn keep_only(&self, sub: &str, place: &'static str, kept: &[Digest]) -> Result<(), Error> {
@@ -442,7 +452,9 @@ mod tests {
         for name in [kept.to_string(), Digest::of(b"old").to_string(), "x.part".into()] {
             fs::write(folder.path().join("models").join(name), b"").unwrap();
         }
-        workspace.keep_model(kept).unwrap();
+        workspace.want_model(Digest::of(b"old"));
+        workspace.want_model(kept);
+        workspace.drop_models().unwrap();
         assert_eq!(names("models"), [kept.to_string()]);
     }
 

@@ -209,11 +209,14 @@ async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
     let last = signed::agree(bench, task, of_base?, Digest::of(told.plan_toml.as_bytes())).await?;
     // Nobody trains a round by looking at it.
     let last = last.filter(|_| !bench.gate.is_for_dry_run());
-    bench.workspace.keep_model(base.digest)?;
+    bench.workspace.want_model(base.digest);
     let path = model_path(bench.workspace.folder(), base.digest);
-    // What is to be trained is noted while the model comes.
+    // Other models go, and what is to be trained is noted, while the model comes.
     let run = round.run.clone();
-    let noting = on_workspace(bench, move |w| last.map_or(Ok(()), |last| w.note(&run, last)));
+    let noting = on_workspace(bench, move |w| {
+        w.drop_models()?;
+        last.map_or(Ok(()), |last| w.note(&run, last))
+    });
     let mut quiet = |_, _| {};
     let fetching = transfer::fetch(&bench.line, *base, &path, &bench.budget, &mut quiet);
     let (noted, fetched) = tokio::join!(noting, fetching);
