@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use fedpaint_proto::ahead::Ahead;
 use fedpaint_proto::enrolment;
 use fedpaint_proto::farewell::Frames;
 use fedpaint_proto::identity::{Identity, KeyId, Validity};
@@ -23,12 +24,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 pub(crate) use self::connection::Connection;
+use self::connection::TlsStream;
 use crate::calls::Calls;
 use crate::clock::{Clock, within};
 use crate::connections::Connections;
@@ -148,14 +149,14 @@ struct Refusal {
 
 impl Refusal {
     /// Ends a connection by these words, and gives them to the log.
-    async fn tell(self, stream: TlsStream<TcpStream>) -> String {
+    async fn tell(self, stream: TlsStream) -> String {
         let Refusal { words, _turn } = self;
         tell(stream, words).await
     }
 }
 
 /// Ends a connection of which nobody has said anything by these words, and gives them to the log.
-async fn tell(mut stream: TlsStream<TcpStream>, words: String) -> String {
+async fn tell(mut stream: TlsStream, words: String) -> String {
     if let Some(bytes) = Frames::default().last_word(&words) {
         // Whoever has gone does not hear it.
         let _ = stream.write_all(&bytes).await;
@@ -285,7 +286,7 @@ impl Door {
         bounds: &Bounds,
     ) -> Result<Connection, String> {
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-        let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp);
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), Ahead::new(tcp));
         let hello = hello.await.map_err(|e| e.to_string())?;
         let joining = hello
             .client_hello()
@@ -345,7 +346,7 @@ impl Door {
     /// The connection of whoever has shown a certificate, if it is one of the federation's.
     async fn member(
         &self,
-        stream: TlsStream<TcpStream>,
+        stream: TlsStream,
         address: SocketAddr,
         permit: OwnedSemaphorePermit,
     ) -> Result<Connection, String> {
@@ -375,12 +376,7 @@ impl Door {
     }
 
     /// A connection that ends soon, whatever happens on it.
-    fn stranger(
-        &self,
-        stream: TlsStream<TcpStream>,
-        address: SocketAddr,
-        permits: Permits,
-    ) -> Connection {
+    fn stranger(&self, stream: TlsStream, address: SocketAddr, permits: Permits) -> Connection {
         debug!(%address, "a stranger is connected");
         let peer = Peer { who: Who::Stranger, address, line: Line::default() };
         Connection::new(stream, peer, self.clock.sleep(STRANGER_TIMEOUT), permits, None)

@@ -18,6 +18,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
+use crate::ahead::Ahead;
 use crate::enrolment::Pin;
 use crate::farewell::{Frames, Heard};
 use crate::identity::{Identity, Role};
@@ -219,7 +220,7 @@ fn endpoint(route: &Route, address: &Address) -> Result<Endpoint, Error> {
         .keep_alive_while_idle(true))
 }
 
-type Stream = TokioIo<Heard<TlsStream<TcpStream>>>;
+type Stream = TokioIo<Heard<TlsStream<Ahead<TcpStream>>>>;
 
 async fn dial(
     proxy: Option<Proxy>,
@@ -230,7 +231,7 @@ async fn dial(
     let name = ServerName::try_from(address.host.clone()).map_err(std::io::Error::other)?;
     let tcp = reach(proxy.as_ref(), &address).await?;
     tcp.set_nodelay(true)?;
-    let connect = TlsConnector::from(tls).connect(name, tcp);
+    let connect = TlsConnector::from(tls).connect(name, Ahead::new(tcp));
     let mut stream = in_time("no TLS handshake", connect).await.map_err(turned_away)?;
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(|chain| chain.first());

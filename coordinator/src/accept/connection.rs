@@ -7,10 +7,11 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use fedpaint_proto::ahead::Ahead;
 use fedpaint_proto::farewell::Frames;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::server;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 use tracing::info;
@@ -19,10 +20,13 @@ use super::{Peer, Permits, STRANGER_TIMEOUT, Who};
 use crate::clock::BoxFuture;
 use crate::connections::Place;
 
+/// Bytes over TLS.
+pub(super) type TlsStream = server::TlsStream<Ahead<TcpStream>>;
+
 /// A connection whose holder is known. It ends when the holder's certificate does, or when the holder
 /// is shut out.
 pub(crate) struct Connection {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream,
     peer: Peer,
     expired: BoxFuture,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -61,7 +65,7 @@ impl End {
 impl Connection {
     /// A connection that lasts until `expired` at most.
     pub(super) fn new(
-        stream: TlsStream<TcpStream>,
+        stream: TlsStream,
         peer: Peer,
         expired: BoxFuture,
         permits: Permits,
