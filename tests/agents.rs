@@ -4,7 +4,8 @@ use std::path::Path;
 
 use fedpaint_proto::names::{Blob, Digest};
 use fedpaint_proto::v1;
-use fedpaint_tests::lab::{AgentOptions, Lab};
+use fedpaint_tests::evidence::Evidence;
+use fedpaint_tests::lab::{AgentOptions, Lab, LabOptions};
 use fedpaint_tests::process::{children, run};
 
 use crate::plan;
@@ -65,6 +66,51 @@ async fn one_federated_site_makes_the_same_bytes_as_the_same_steps_alone() {
     let alone = Digest::of(&std::fs::read(folder.join("alone.safetensors")).unwrap());
     assert_ne!(alone, base.digest, "training changed the model");
     assert_eq!(Blob::try_from(&run_done.model.unwrap()).unwrap().digest, alone);
+}
+
+/// Milliseconds from each moment at which `from` happened to the next at which `to` did.
+fn spans_ms(events: &[v1::Event], from: &str, to: &str) -> Vec<i64> {
+    let ms = |event: &v1::Event| {
+        let at = event.at.unwrap();
+        at.seconds * 1_000 + i64::from(at.nanos / 1_000_000)
+    };
+    let mut since = None;
+    let mut spans = Vec::new();
+    for event in events {
+        if event.kind == to
+            && let Some(since) = since.take()
+        {
+            spans.push(ms(event) - since);
+        }
+        if event.kind == from {
+            since = Some(ms(event));
+        }
+    }
+    spans
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_sites_are_in_the_next_round_at_once_though_they_ask_once_a_minute() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let options = LabOptions { heartbeat_ms: 60_000, ..LabOptions::default() };
+    let mut lab = Lab::prepare(&folder.join("lab"), options).unwrap();
+    lab.start_coordinator().unwrap();
+    cohort(folder, "patients", 2, "A");
+    let base = initial_model(folder);
+    let agents = ["mayo", "ucsf"].map(|site| {
+        lab.enroll(site).unwrap();
+        lab.start_agent(site, &folder.join("patients"), &AgentOptions::default()).unwrap()
+    });
+    let plan = plan(4, 2, 2, TRAINING);
+    lab.create_run("brain", &plan, &folder.join("initial.safetensors"), base).await.unwrap();
+    lab.watch("brain", |run, _| run.state() == v1::RunState::Finished).await.unwrap();
+    drop(agents);
+    let evidence = Evidence::gather(&mut lab.operator().await.unwrap(), "brain").await.unwrap();
+    // From the moment at which the last site's update was accepted to that at which both are in the next round.
+    let spans = spans_ms(&evidence.events, "round_aggregating", "round_reporting");
+    assert_eq!(spans.len(), 3, "{spans:?}");
+    assert!(spans.iter().all(|span| (0..5_000).contains(span)), "{spans:?}");
 }
 
 /// Where a process waits for others to connect, of the sockets among its open files.
