@@ -111,6 +111,10 @@ async fn idle_sites_are_in_the_next_round_at_once_though_they_ask_once_a_minute(
     let spans = spans_ms(&evidence.events, "round_aggregating", "round_reporting");
     assert_eq!(spans.len(), 3, "{spans:?}");
     assert!(spans.iter().all(|span| (0..5_000).contains(span)), "{spans:?}");
+    // From there to the next such moment they have heard that they are to train, and have trained.
+    let spans = spans_ms(&evidence.events, "round_reporting", "round_aggregating");
+    assert_eq!(spans.len(), 4, "{spans:?}");
+    assert!(spans.iter().all(|span| (0..30_000).contains(span)), "{spans:?}");
 }
 
 /// Where a process waits for others to connect, of the sockets among its open files.

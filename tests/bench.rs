@@ -62,7 +62,7 @@ fn the_same_steps_are_taken_whatever_the_threads() {
 
 #[test]
 fn the_benchmark_of_rounds_says_what_they_and_the_machine_took() {
-    let args = ["--sites", "2", "--params", "100000", "--rounds", "3", "--json"];
+    let args = ["--sites", "2", "--params", "100000", "--rounds", "2", "--json"];
     let text = run("bench-round", &args).unwrap();
     let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     let number = |key: &str| {
@@ -71,24 +71,27 @@ fn the_benchmark_of_rounds_says_what_they_and_the_machine_took() {
         assert!(value >= 0.0, "{key}: {report}");
         value
     };
-    assert_eq!((number("sites"), number("rounds")), (2.0, 3.0));
+    assert_eq!((number("sites"), number("rounds")), (2.0, 2.0));
     let model = number("model_bytes");
     assert!((4e5..4.1e5).contains(&model), "{report}");
-    // The base model to both and an update of each back, thrice.
-    assert!(number("wire_bytes") >= 3.0 * 4.0 * model, "{report}");
+    // The base model to both and an update of each back, twice.
+    assert!(number("wire_bytes") >= 2.0 * 4.0 * model, "{report}");
     let (warm, floor) = (number("warm_round_s"), number("floor_s"));
-    assert!((number("ratio_to_floor") - warm / floor).abs() < 0.02 * warm / floor, "{report}");
+    assert!(warm > 0.0 && floor > 0.0, "{report}");
+    let ratio = number("ratio_to_floor");
+    // They are told to the tenth of a millisecond and to the thousandth.
+    assert!((ratio * floor - warm).abs() < 1e-4 * (ratio + 1.0) + 1e-3 * floor, "{report}");
     let part = |of: &str| number(&format!("floor.{of}_s"));
     let parts = part("download") + part("upload") + part("files");
     assert!((parts - floor).abs() < 1e-3, "{report}");
-    // Each is a median of its own.
+    // Of the one round that is warm.
     let split = ["join", "download", "train", "upload", "verify", "aggregate", "publish"];
     let sum: f64 = split.iter().map(|of| number(&format!("split.{of}_s"))).sum();
-    assert!((0.3..3.0).contains(&(sum / warm)), "{report}");
+    assert!((sum - warm).abs() < 1e-3, "{report}");
     for of in ["rustls", "write_sync", "memory_copy", "blake3"] {
         assert!(number(&format!("machine.{of}_mb_s")) > 0.0, "{report}");
     }
-    for of in ["coordinator", "agent"] {
+    for of in ["coordinator", "agent", "trainer"] {
         assert!(number(&format!("{of}_peak_rss_bytes")) > 1e6, "{report}");
     }
 }

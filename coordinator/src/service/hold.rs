@@ -16,9 +16,17 @@ pub(super) fn asked(hold: Option<prost_types::Duration>) -> Duration {
     hold.and_then(|hold| Duration::try_from(hold).ok()).unwrap_or_default().min(HOLD_MAX)
 }
 
+/// How long a site is held that lets itself be held for `hold`, and how long it then waits before it asks again. It
+/// is held no longer than it would have waited, so that it is heard of as often; whoever was held for as long as
+/// anybody may be asks again at once, so that news find it held whenever they come.
+fn spans(hold: Duration, next_after: Duration) -> (Duration, Duration) {
+    let hold = hold.min(next_after);
+    let wait = if hold == HOLD_MAX { Duration::ZERO } else { next_after - hold };
+    (hold, wait)
+}
+
 /// The answer for a site that does `activity`: what it was told first where that is news or becomes none
-/// in time, and otherwise what has changed. A site is held no longer than it would have waited to ask
-/// again, so that it is heard of as often.
+/// in time, and otherwise what has changed.
 ///
 /// # Errors
 /// If the database fails.
@@ -29,7 +37,7 @@ pub(super) async fn answer(
     heard: Answer,
     hold: Duration,
 ) -> Result<Answer, Status> {
-    let hold = hold.min(heard.next_after);
+    let (hold, wait) = spans(hold, heard.next_after);
     if hold.is_zero() {
         return Ok(heard);
     }
@@ -39,7 +47,6 @@ pub(super) async fn answer(
         let next_after = if rests { Duration::ZERO } else { heard.next_after };
         return Ok(Answer { next_after, ..heard });
     }
-    let wait = heard.next_after - hold;
     tokio::select! {
         biased;
         news = parts.driver.news(site, &heard.directive) => news.map_err(status::of_driver),
@@ -101,6 +108,24 @@ mod tests {
         ] {
             assert_eq!(is_news(&activity, &directive), expected, "{activity:?}, {directive:?}");
         }
+    }
+
+    #[test]
+    fn a_site_is_held_at_every_moment_or_as_long_as_it_lets_itself_be_and_no_longer_than_it_would_wait()
+     {
+        let span = Duration::from_secs;
+        for (hold, next_after, expected) in [
+            (20, 5, (5, 0)),
+            (2, 5, (2, 3)),
+            (0, 5, (0, 5)),
+            (20, 20, (20, 0)),
+            (20, 600, (20, 0)),
+            (19, 600, (19, 581)),
+        ] {
+            let expected = (span(expected.0), span(expected.1));
+            assert_eq!(spans(span(hold), span(next_after)), expected, "{hold}, {next_after}");
+        }
+        assert_eq!(HOLD_MAX, span(20));
     }
 
     #[test]

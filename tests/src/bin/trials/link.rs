@@ -4,7 +4,7 @@
 //! answers take is measured.
 //!
 //! The line is `tests/link`: the kernel's TCP at both ends, packets that really are late and lost. It takes
-//! root and Linux, so this is the one trial that the test command leaves out.
+//! root and Linux, so the test command leaves it out, as it does `floods`, which takes minutes.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
