@@ -15,6 +15,7 @@ use fedpaint_tests::models;
 use fedpaint_tests::process::Process;
 use fedpaint_tests::proxy::{Counted, Proxy, faithful};
 
+use crate::disk::LOOK;
 use crate::due::grow_old;
 use crate::leftovers::{Leftovers, leave};
 use crate::material::Material;
@@ -40,6 +41,9 @@ const LEAF_S: u32 = 7 * 86_400;
 
 /// How long a run that nobody disturbs may go without a round being committed.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
+
+/// How long a coordinator whose disk is well may take to serve.
+const SERVING_MAX: Duration = Duration::from_secs(10);
 
 /// What a federation is like.
 #[derive(Clone, Debug)]
@@ -261,12 +265,19 @@ impl Federation {
         Ok(stopped)
     }
 
-    /// Follows the run from now on.
+    /// Follows the run from now on, by a coordinator that may be coming up.
     ///
     /// # Errors
-    /// If the coordinator is not there.
+    /// If it does not come up.
     pub(crate) async fn watch(&self) -> anyhow::Result<Watch> {
-        Ok(Watch::start(self.lab.operator().await?))
+        let since = Instant::now();
+        loop {
+            match self.lab.operator().await {
+                Ok(admin) => return Ok(Watch::start(admin)),
+                Err(error) if since.elapsed() > SERVING_MAX => return Err(error),
+                Err(_) => tokio::time::sleep(LOOK).await,
+            }
+        }
     }
 
     /// Waits until the run is finished, while nobody disturbs it.
