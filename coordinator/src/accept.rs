@@ -35,6 +35,7 @@ use crate::clock::{Clock, within};
 use crate::connections::Connections;
 use crate::credentials::Credentials;
 use crate::driver::Handle;
+use crate::intake::Intake;
 use crate::limits::{FAREWELLS_MAX, Limits};
 use crate::metrics::{Metrics, PEERS, PeerLabel};
 
@@ -64,6 +65,8 @@ pub(crate) struct Peer {
 pub(crate) struct Line {
     /// The calls that are under way.
     pub(crate) calls: Calls,
+    /// What came by it and waits for them.
+    pub(crate) intake: Intake,
     ended: CancellationToken,
     /// Why it is ended, which is known by then.
     why: Arc<OnceLock<String>>,

@@ -13,8 +13,9 @@
 //!   failed sync asks for.
 //! - [`driver`]: the one task that changes runs, a shell around the pure [`driver::core`], and the
 //!   handle that everybody else calls.
-//! - `accept`, `connections`, `calls`, `service`: who is at the door, who is open to be cut, how many calls a
-//!   connection has, what they may call, and the wire in and out; [`limits`]: how many may be there.
+//! - `accept`, `connections`, `calls`, `intake`, `service`: who is at the door, who is open to be cut, how many
+//!   calls a connection has, how much of it waits for them, what they may call, and the wire in and out;
+//!   [`limits`]: how many may be there.
 //! - `http`, `observe`, `metrics`: `/healthz` and `/metrics`.
 //! - `janitor`: deletes what nobody needs any more, one [`share`] of all blobs after the other.
 //! - [`heap`]: one arena for all threads, and its free memory given back to the system.
@@ -40,6 +41,7 @@ pub mod folder;
 pub mod halt;
 pub mod heap;
 mod http;
+mod intake;
 mod issuer;
 mod janitor;
 pub mod limits;

@@ -27,7 +27,7 @@ pub const FAREWELLS_MAX: usize = 32;
 pub const CALLS_PER_CONNECTION_MAX: usize = 8;
 
 /// The most uploads at once: twice the sites of a usual federation, so that those are never in each other's way.
-/// With a window each, what is under way comes to 64 MiB at most, however many sites there are.
+/// With [`WAITING_BYTES_MAX`] each, what waits comes to 64 MiB at most, however many sites there are.
 pub const UPLOAD_SLOTS_MAX: usize = 32;
 
 /// Files that are open beside connections, transfers and averages: what is hashed beside an average, the
@@ -54,12 +54,16 @@ pub fn too_few_files(files: u64) -> Option<String> {
     ))
 }
 
-/// How much of an upload may be under way before it is taken. What is under way and not taken is memory, so it
-/// is half of what a site may cost; and windows that follow the path stay far too small on a line that loses.
-pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// How much of an upload may be under way before it is taken: what goes by 1 Gbit/s in the 100 ms of a long way there
+/// and back, and a third more. Windows that follow the path stay far too small on a line that loses.
+pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 16 << 20;
 
 /// How much of a whole connection may be.
-pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = HTTP2_STREAM_WINDOW_BYTES + (2 << 20);
+
+/// How much that has come by a connection may wait for its calls to take it until no more is read of it. What waits is
+/// memory, so it is half of what a site may cost.
+pub const WAITING_BYTES_MAX: u64 = 2 << 20;
 
 /// What bounds the connections and uploads of a server.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 //!
 //! A slot bounds what uploads cost the coordinator together, which is memory for what is under way and a disk
 //! that all of them share, and a sender's share of them keeps it from taking all. Nobody waits here: an upload
-//! that waits would hold its window's worth of memory, which is what there is too little of.
+//! that waits would hold what it has sent in memory, which is what there is too little of.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

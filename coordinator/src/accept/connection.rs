@@ -150,7 +150,13 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.poll_alive(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        if !self.peer.line.intake.has_room(context) {
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        self.peer.line.intake.came(buffer.filled().len() - before);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -21,6 +21,7 @@ use tower::{Layer, Service};
 use tracing::info;
 
 use crate::accept::Peer;
+use crate::intake::Taking;
 
 /// What HTTP/2 counts for each header beside its bytes (RFC 9113, 6.5.2).
 const HEADER_BYTES: usize = 32;
@@ -78,9 +79,10 @@ where
                 }
             };
             // Given back with the head of the answer; the place, with its end.
+            let taking = peer.line.intake.call();
             let _turn = peer.line.calls.turn().await;
             let longest = Longest::of(request.uri().path());
-            let request = request.map(|body| Body::new(Measured::new(body, longest)));
+            let request = request.map(|body| Body::new(Measured::new(body, longest, taking)));
             let response = inner.call(request).await?;
             Ok(response.map(|body| Body::new(Placed { body, place: Some(place) })))
         })
@@ -164,11 +166,26 @@ struct Measured {
     have: usize,
     /// Bytes of the message that are still to come.
     left: usize,
+    /// None once the request has ended.
+    taking: Option<Taking>,
 }
 
 impl Measured {
-    fn new(body: Body, longest: Longest) -> Measured {
-        Measured { body, longest, prefix: [0; PREFIX_BYTES], have: 0, left: 0 }
+    fn new(body: Body, longest: Longest, taking: Taking) -> Measured {
+        let (prefix, taking) = ([0; PREFIX_BYTES], Some(taking));
+        Measured { body, longest, prefix, have: 0, left: 0, taking }
+    }
+
+    /// Takes note of what the call takes of its connection.
+    fn takes(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, Status>>>) {
+        let Some(taking) = &self.taking else { return };
+        match frame {
+            Poll::Pending => taking.is_dry(),
+            Poll::Ready(Some(Ok(frame))) if !http_body::Body::is_end_stream(&self.body) => {
+                taking.took(frame.data_ref().map_or(0, Bytes::len));
+            }
+            Poll::Ready(_) => self.taking = None,
+        }
     }
 
     /// Takes note of the next bytes; whether every message in them may be so long.
@@ -207,7 +224,9 @@ impl http_body::Body for Measured {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let me = self.get_mut();
-        let frame = ready!(Pin::new(&mut me.body).poll_frame(context));
+        let frame = Pin::new(&mut me.body).poll_frame(context);
+        me.takes(&frame);
+        let frame = ready!(frame);
         let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
         if data.is_some_and(|data| !me.pass(data)) {
             return Poll::Ready(Some(Err(me.longest.refuses())));
@@ -259,6 +278,7 @@ impl http_body::Body for Placed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::intake::Intake;
 
     /// A message of so many bytes behind its prefix.
     fn message(bytes: usize) -> Vec<u8> {
@@ -267,7 +287,7 @@ mod tests {
     }
 
     fn pass(bytes: &[u8], piece: usize) -> bool {
-        let mut measured = Measured::new(Body::empty(), Longest::JOINING);
+        let mut measured = Measured::new(Body::empty(), Longest::JOINING, Intake::default().call());
         bytes.chunks(piece).all(|piece| measured.pass(piece))
     }
 

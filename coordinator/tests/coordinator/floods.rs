@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use fedpaint_coordinator::limits::{CALLS_PER_CONNECTION_MAX, HTTP2_STREAM_WINDOW_BYTES};
+use fedpaint_coordinator::limits::{
+    CALLS_PER_CONNECTION_MAX, HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAM_WINDOW_BYTES,
+};
 use fedpaint_proto::limits::{self, HTTP2_HEADER_LIST_BYTES_HARD_MAX, HTTP2_STREAMS_HARD_MAX};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::tls::TlsFiles;
@@ -15,7 +17,7 @@ use crate::pki::Leaf;
 use crate::raw::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frame, GOAWAY, HEADERS,
     INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE,
-    REFUSED_STREAM, RST_STREAM, Raw, SETTINGS, call, frame, header, next, reset,
+    REFUSED_STREAM, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, call, frame, header, next, reset,
 };
 
 const HEARTBEAT: &str = "/fedpaint.v1.FederationService/Heartbeat";
@@ -26,6 +28,9 @@ const GROWTH_BYTES_MAX: u64 = 24 << 20;
 
 /// Resets that are sent in all.
 const RESETS: u32 = 100_000;
+
+/// How much of a connection may be under way before anybody says how much (RFC 9113, 6.9.2).
+const HTTP2_WINDOW_BYTES_FIRST: u32 = 65_535;
 
 /// Streams of one blow: of as many as a connection may have open at once, none is refused for that.
 const BLOW: u32 = 1_000;
@@ -157,6 +162,10 @@ async fn every_limit_of_a_connection_is_told_in_its_settings() {
     ] {
         assert_eq!(settings.get(&name), Some(&limit), "{name}");
     }
+    let said = raw.wait(WINDOW_UPDATE, 0).await.unwrap();
+    assert_eq!(said.number(0) + HTTP2_WINDOW_BYTES_FIRST, HTTP2_CONNECTION_WINDOW_BYTES);
+    // What is under way by 1 Gbit/s in 100 ms.
+    const { assert!(HTTP2_STREAM_WINDOW_BYTES > 12_500_000) }
     drop(raw);
     federation.stop().await;
 }
