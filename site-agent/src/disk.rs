@@ -62,13 +62,12 @@ fn written(
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
     reach(places.create)?;
-    let file = Writeback::new(File::create(temporary)?, 0);
-    let mut file = BufWriter::with_capacity(BUFFER_BYTES, file);
+    let mut file = Writeback::new(File::create(temporary)?, 0);
     reach(places.write)?;
     fill(&mut file)?;
     file.flush()?;
     reach(places.sync)?;
-    file.get_ref().file().sync_all()?;
+    file.whole()?.sync_all()?;
     reach(places.rename)?;
     fs::rename(temporary, path)?;
     // The rename is durable once the folder is.

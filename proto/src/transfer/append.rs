@@ -1,14 +1,17 @@
 //! A file that grows by the pieces that come: written and hashed a few pieces behind whoever brings them, so
-//! that neither the network waits for each write nor the bytes are read again. What has gathered is written at
-//! once, and nobody has a thread while nothing comes: however many files grow slowly, others are served.
+//! that neither the network waits for each write nor the bytes are read again. What has gathered is taken at once,
+//! and is in the file when its block is full or nothing comes for a moment. Nobody has a thread meanwhile: however many
+//! files grow slowly, others are served.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::failpoint::reach;
 use crate::names::Digest;
@@ -20,6 +23,9 @@ const PIECES_BEHIND: usize = 8;
 
 /// From how many pieces on they are worth the way to a thread that may wait for the disk.
 const PIECES_AT_ONCE: usize = 4;
+
+/// How long nothing may come until what has come is written, though it fills no block.
+const QUIET: Duration = Duration::from_millis(50);
 
 /// How often others are let go first where fewer have gathered: a piece that has come is with the connection's
 /// task, then with the call's, then here.
@@ -62,8 +68,8 @@ impl Growing {
     ///
     /// # Errors
     /// If the disk does not say that it holds it.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.file().sync_all()
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.file.whole()?.sync_all()
     }
 
     /// The digest of all its bytes. What it had before it grew here is read, and with it the rest.
@@ -76,10 +82,11 @@ impl Growing {
             self.hasher.reset();
             self.hashed = 0;
             let mut buffer = vec![0; BUFFER_BYTES];
+            let file = self.file.whole()?;
             while self.hashed < length {
                 let left = usize::try_from(length - self.hashed).unwrap_or(usize::MAX);
                 let part = &mut buffer[..left.min(BUFFER_BYTES)];
-                self.file.file().read_exact_at(part, self.hashed)?;
+                file.read_exact_at(part, self.hashed)?;
                 self.hasher.update(part);
                 self.hashed += part.len() as u64;
             }
@@ -116,19 +123,20 @@ impl<K: Send + 'static> Appender<K> {
         let (pieces, mut queue) = mpsc::channel::<Bytes>(PIECES_BEHIND);
         let writer = tokio::spawn(async move {
             let mut gathered = Vec::with_capacity(PIECES_BEHIND);
-            while queue.recv_many(&mut gathered, PIECES_BEHIND).await > 0 {
-                gather(&mut queue, &mut gathered).await;
-                let pieces = std::mem::take(&mut gathered);
-                let write = move || {
-                    for piece in &pieces {
-                        reach(place)?;
-                        growing.append(piece)?;
-                    }
-                    Ok::<_, io::Error>(growing)
+            loop {
+                let coming = queue.recv_many(&mut gathered, PIECES_BEHIND);
+                let came = match growing.file.is_waiting() {
+                    true => timeout(QUIET, coming).await.ok(),
+                    false => Some(coming.await),
                 };
-                growing = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)??;
+                if !gathered.is_empty() {
+                    gather(&mut queue, &mut gathered).await;
+                }
+                growing = write(growing, std::mem::take(&mut gathered), place).await?;
+                if came == Some(0) {
+                    return Ok((growing, right));
+                }
             }
-            Ok((growing, right))
         });
         Appender { pieces, writer }
     }
@@ -149,6 +157,30 @@ impl<K: Send + 'static> Appender<K> {
         drop(self.pieces);
         self.writer.await.map_err(io::Error::other)?
     }
+}
+
+/// Writes pieces; without any, what waits of those before them.
+async fn write(
+    mut growing: Growing,
+    pieces: Vec<Bytes>,
+    place: &'static str,
+) -> io::Result<Growing> {
+    if pieces.is_empty() && !growing.file.is_waiting() {
+        return Ok(growing);
+    }
+    let writing = tokio::task::spawn_blocking(move || {
+        let written = pieces.iter().try_for_each(|piece| {
+            reach(place)?;
+            growing.append(piece)
+        });
+        if written.is_ok() && !pieces.is_empty() {
+            return Ok(growing);
+        }
+        // After a failure too: what came before may go on from there.
+        let whole = growing.file.whole().map(drop);
+        written.and(whole).map(|()| growing)
+    });
+    writing.await.map_err(io::Error::other)?
 }
 
 /// Lets pieces be handed over that have come already. Nobody waits for one that has not.
@@ -195,6 +227,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_has_come_is_in_the_file_soon_though_no_more_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("part");
+        let appender = Appender::begin(open(&path), (), "workspace.part_write");
+        appender.push(Bytes::from_static(b"abc")).await.unwrap();
+        while std::fs::read(&path).unwrap() != b"abc" {
+            tokio::task::yield_now().await;
+        }
+        appender.end().await.unwrap();
+    }
+
+    #[tokio::test]
     async fn who_drops_it_finds_every_piece_in_the_file_once_the_right_to_write_is_free() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("part");
@@ -229,7 +273,7 @@ mod tests {
         // Open for reading alone: the first write fails.
         let growing = Growing::of(File::open(&path).unwrap()).unwrap();
         let appender = Appender::begin(growing, (), "workspace.part_write");
-        while appender.push(Bytes::from_static(b"y")).await.is_ok() {}
+        while appender.push(Bytes::from_static(&[7; 60_000])).await.is_ok() {}
         assert_eq!(appender.end().await.unwrap_err().raw_os_error(), Some(9));
     }
 }

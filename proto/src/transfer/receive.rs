@@ -88,7 +88,7 @@ async fn digest(growing: Growing, part: &Path, keep: Keep) -> Result<Digest, Err
     blocking(move || growing.digest()).await.map_err(file_error("read", part))
 }
 
-async fn on_the_disk(growing: Growing, part: &Path) -> Result<Growing, Error> {
+async fn on_the_disk(mut growing: Growing, part: &Path) -> Result<Growing, Error> {
     let synced = blocking(move || {
         reach("download.sync")?;
         growing.sync()?;

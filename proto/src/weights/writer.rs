@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::{BUFFER_BYTES, Error, PREFIX_BYTES, SYNC, TensorSpec, WRITE, bounded, sync_folder};
+use super::{Error, PREFIX_BYTES, SYNC, TensorSpec, WRITE, bounded, sync_folder};
 use crate::failpoint::reach;
 use crate::limits::TENSORS_MAX;
 use crate::names::{Blob, Digest};
@@ -21,7 +21,7 @@ use crate::writeback::Writeback;
 pub struct ModelWriter {
     path: PathBuf,
     temporary: PathBuf,
-    file: BufWriter<Writeback>,
+    file: Writeback,
     hasher: blake3::Hasher,
     size: u64,
     tensors: std::vec::IntoIter<TensorSpec>,
@@ -61,7 +61,7 @@ impl ModelWriter {
         let mut writer = ModelWriter {
             path: path.to_owned(),
             temporary,
-            file: BufWriter::with_capacity(BUFFER_BYTES, Writeback::new(file, 0)),
+            file: Writeback::new(file, 0),
             hasher: blake3::Hasher::new(),
             size: 0,
             tensors: tensors.into_iter(),
@@ -161,7 +161,7 @@ impl ModelWriter {
         }
         reach("model.flush").and_then(|()| self.file.flush()).map_err(failed(WRITE, &self.path))?;
         reach("model.sync")
-            .and_then(|()| self.file.get_ref().file().sync_all())
+            .and_then(|()| self.file.whole()?.sync_all())
             .map_err(failed(SYNC, &self.path))?;
         reach("model.rename")
             .and_then(|()| std::fs::rename(&self.temporary, &self.path))
