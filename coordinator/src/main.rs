@@ -267,7 +267,8 @@ async fn serve(config: Config, files: u64) -> anyhow::Result<()> {
         }
         server = Server::start(config, Arc::new(SystemClock)) => server?,
     };
-    info!(version = env!("CARGO_PKG_VERSION"), cryptography = tls::cryptography(), "started");
+    let (version, sending) = (env!("CARGO_PKG_VERSION"), server.sends_by());
+    info!(version, cryptography = tls::cryptography(), sending, "started");
     if let Some(told) = limits::too_few_files(files) {
         warn!("{told}");
     }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fedpaint_proto::congestion;
 use fedpaint_proto::identity::{Identity, KeyId};
 use fedpaint_proto::limits;
 use fedpaint_proto::names::FederationName;
@@ -199,6 +200,11 @@ impl Server {
     /// Where sites and operators reach the server; the port is a real one even if 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// By what its connections send, where the system says that.
+    pub fn sends_by(&self) -> Option<String> {
+        congestion::ask(&self.listener)
     }
 
     /// Where `/healthz` and `/metrics` are.

@@ -19,6 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use crate::ahead::Ahead;
+use crate::congestion;
 use crate::enrolment::Pin;
 use crate::farewell::{Frames, Heard};
 use crate::identity::{Identity, Role};
@@ -231,6 +232,7 @@ async fn dial(
     let name = ServerName::try_from(address.host.clone()).map_err(std::io::Error::other)?;
     let tcp = reach(proxy.as_ref(), &address).await?;
     tcp.set_nodelay(true)?;
+    congestion::ask(&tcp);
     let connect = TlsConnector::from(tls).connect(name, Ahead::new(tcp));
     let mut stream = in_time("no TLS handshake", connect).await.map_err(turned_away)?;
     let (_, session) = stream.get_ref();

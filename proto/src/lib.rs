@@ -7,7 +7,8 @@
 //!   [`credential`]: a certificate and its key on the disk, replaced together; [`passphrase`]: what the key
 //!   may be encrypted with; [`renewal`]: the next certificate, with a fresh key.
 //! - [`tls`], [`channel`]: TLS 1.3 with a certificate on both ends, and the gRPC channel over it;
-//!   [`farewell`]: why a connection was closed; [`ahead`]: more of it read at once than is asked for.
+//!   [`farewell`]: why a connection was closed; [`ahead`]: more of it read at once than is asked for;
+//!   [`congestion`]: how fast it sends.
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
 //! - [`transfer`]: uploads and downloads that resume; [`given_up`]: when a call comes too late to be done.
 //! - [`signing`]: Ed25519 signatures by keys that the federation's root has certified.
@@ -26,6 +27,7 @@
 pub mod ahead;
 pub mod budget;
 pub mod channel;
+pub mod congestion;
 pub mod credential;
 pub mod disk;
 pub mod enrolment;

@@ -6,12 +6,14 @@
 use std::path::{Path, PathBuf};
 
 use fedpaint_proto::channel;
+use fedpaint_proto::congestion;
 use fedpaint_proto::identity::Validity;
 use fedpaint_proto::names::RunName;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::tls;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use tokio::net::TcpSocket;
 use tonic::Status;
 
 use crate::client;
@@ -75,6 +77,7 @@ pub async fn examine(config: &Config, now: Timestamp, program: PathBuf) -> Vec<C
         }
     }
     checks.push(check("cryptography", Verdict::Ok, tls::cryptography()));
+    checks.push(sending());
     checks.extend(trainer(config, program.clone()).await);
     checks.push(devices(program).await);
     checks.push(disk(&config.workspace));
@@ -251,6 +254,20 @@ async fn trainer(config: &Config, program: PathBuf) -> [Check; 2] {
         }
         Err(error) => [check("device", Verdict::Fail, error.to_string()), not_tried("data")],
     }
+}
+
+/// By what connections send: the line may lose packets.
+fn sending() -> Check {
+    const NAME: &str = "sending";
+    let todo = "has a line that loses packets be used in part alone: have the system offer BBR (`modprobe tcp_bbr`, \
+                and `bbr` in net.ipv4.tcp_allowed_congestion_control), at the coordinator too";
+    let by = TcpSocket::new_v4().ok().and_then(|socket| congestion::ask(&socket));
+    let detail = match by.as_deref() {
+        Some(congestion::WANTED) => "by BBR, as much as arrives".to_owned(),
+        Some(other) => format!("by `{other}`, which {todo}"),
+        None => "by what this system chooses".to_owned(),
+    };
+    check(NAME, Verdict::Ok, detail)
 }
 
 /// Asks a process of its own, because looking at a GPU opens it.
