@@ -41,7 +41,8 @@ struct Args {
     /// How much may wait at either end, in kB; by default what is under way in a round trip.
     #[arg(long)]
     queue_kb: Option<f64>,
-    /// How the kernel at either end finds out how fast it may send; the system's own choice if not given.
+    /// How the kernel at either end finds out how fast it may send, whatever a program asks for; what the program and
+    /// the system choose if not given.
     #[arg(long)]
     congestion: Option<String>,
     /// The namespace of the far end.
@@ -105,7 +106,7 @@ fn connect(args: &Args) -> anyhow::Result<[Arc<Device>; 2]> {
         run(&["link", "set", device, "up"])?;
         let route = ["route", "replace", other, "dev", device];
         match &args.congestion {
-            Some(name) => run(&[&route[..], &["congctl", name]].concat())?,
+            Some(name) => run(&[&route[..], &["congctl", "lock", name]].concat())?,
             None => run(&route)?,
         }
     }

@@ -1,7 +1,7 @@
 //! A model over a hospital's line: 30 Mbit/s, 100 ms there and back, one packet in a hundred lost. A real agent
-//! moves it both ways, and how much of the line it uses is seen in the files that grow. Then a site of our own
-//! does the same and asks as an agent does meanwhile, on the same connection and on another, and how long the
-//! answers take is measured.
+//! moves it both ways. How much of the line it uses is seen in the packets that arrive, with their headers, while the
+//! files grow; and how much of that is model, in the files. Then a site of our own does the same and asks as an agent
+//! does meanwhile, on the same connection and on another, and how long the answers take is measured.
 //!
 //! The line is `tests/link`: the kernel's TCP at both ends, packets that really are late and lost. It takes
 //! root and Linux, so the test command leaves it out, as it does `floods`, which takes minutes.
@@ -28,13 +28,19 @@ use tonic::transport::Channel;
 
 use crate::{Args, say};
 
-/// The line.
+/// The line, if nobody says otherwise.
 const MBIT_S: f64 = 30.0;
-const DELAY_MS: f64 = 50.0;
 const LOSS: f64 = 0.01;
+
+/// How long a way takes, in ms.
+const DELAY_MS: f64 = 50.0;
 
 /// The namespace of its far end, where the sites are.
 const NAMESPACE: &str = "fedpaint-link";
+
+/// Where packets arrive that go to the sites, and that come from them.
+const SITES_END: &[&str] = &["-n", NAMESPACE, "-j", "-s", "link", "show", "fplink1"];
+const COORDINATORS_END: &[&str] = &["-j", "-s", "link", "show", "fplink0"];
 
 /// The least part of the line that a transfer must use.
 const SHARE_MIN: f64 = 0.9;
@@ -78,7 +84,8 @@ fn start_line(args: &Args, work: &Path) -> anyhow::Result<Process> {
         "{} is not built: run `cargo build --release --manifest-path tests/link/Cargo.toml`",
         program.display()
     );
-    let (mbit_s, delay_ms, loss) = (MBIT_S.to_string(), DELAY_MS.to_string(), LOSS.to_string());
+    let (mbit_s, loss) = (mbit_s(args).to_string(), args.loss.unwrap_or(LOSS).to_string());
+    let delay_ms = DELAY_MS.to_string();
     let seed = args.seed.to_string();
     let mut words = vec!["--mbit-s", &mbit_s, "--delay-ms", &delay_ms, "--loss", &loss];
     words.extend(["--namespace", NAMESPACE, "--seed", &seed]);
@@ -87,6 +94,11 @@ fn start_line(args: &Args, work: &Path) -> anyhow::Result<Process> {
     }
     std::fs::create_dir_all(work)?;
     Process::start_with(&program, &words, &work.join("line.log"), &[])
+}
+
+/// How much goes through the line.
+fn mbit_s(args: &Args) -> f64 {
+    args.mbit_s.unwrap_or(MBIT_S)
 }
 
 fn run_ip(args: &[&str]) -> anyhow::Result<()> {
@@ -109,7 +121,7 @@ async fn measure(
     let file = work.join("initial.safetensors");
     let model = models::write(&file, vec![spec()], |_, i| ((i * 7_919) % 10_007) as f32)?;
     outcome.set("model_mb", rounded(model.size as f64 / 1e6, 1));
-    outcome.set("congestion", args.congestion.as_deref().unwrap_or("the system's own"));
+    outcome.set("congestion", args.congestion.as_deref().unwrap_or("what the programs ask for"));
 
     say("a real agent");
     let plan = "version = 1\nrounds = 1\n[round]\nsites_min = 1\nsites_goal = 1\n\
@@ -125,11 +137,20 @@ async fn measure(
     let (site, own) = (folder.join("workspace-mayo"), folder.join("coordinator"));
     let at_coordinator = bytes_in(&own);
     let mut agent = lab.start_agent("mayo", &work.join("no-scans"), &options)?;
-    let down = growth(&site, 0, model.size, "the download").await;
-    let down = down.with_context(|| agent.log().unwrap_or_default())?;
-    share(outcome, "agent_download", down);
-    let up = growth(&own, at_coordinator, model.size, "the upload").await;
-    share(outcome, "agent_upload", up.with_context(|| agent.log().unwrap_or_default())?);
+    let down = growth(&site, 0, model.size, SITES_END).await;
+    share(
+        outcome,
+        mbit_s(args),
+        "agent_download",
+        down.with_context(|| agent.log().unwrap_or_default())?,
+    );
+    let up = growth(&own, at_coordinator, model.size, COORDINATORS_END).await;
+    share(
+        outcome,
+        mbit_s(args),
+        "agent_upload",
+        up.with_context(|| agent.log().unwrap_or_default())?,
+    );
     lab.watch("agent", |run, _| run.state() == v1::RunState::Finished).await?;
     ensure!(agent.stop()?.success(), "the agent does not end well: {}", agent.log()?);
 
@@ -162,7 +183,7 @@ async fn measure(
         for (way, seconds, beats) in
             [("download", download_s, download_ms), ("upload", upload_s, upload_ms)]
         {
-            let used = model.size as f64 * 8.0 / 1e6 / seconds / MBIT_S;
+            let used = model.size as f64 * 8.0 / 1e6 / seconds / mbit_s(args);
             outcome.set(&format!("{way}_share_{name}"), rounded(used, 3));
             outcome.set(&format!("beats_{way}_{name}"), beats.len());
             let (p99, max) = (quantile(&beats, 0.99), quantile(&beats, 1.0));
@@ -184,34 +205,47 @@ async fn measure(
 }
 
 /// Notes which part of the line a transfer has used.
-fn share(outcome: &mut Outcome, what: &str, grown: Growth) {
-    let used = grown.bytes as f64 * 8.0 / 1e6 / grown.seconds / MBIT_S;
+fn share(outcome: &mut Outcome, mbit_s: f64, what: &str, grown: Growth) {
+    let of_line = |bytes: u64| bytes as f64 * 8.0 / 1e6 / grown.seconds / mbit_s;
+    let used = of_line(grown.arrived);
     outcome.set(&format!("{what}_s"), rounded(grown.seconds, 2));
     outcome.set(&format!("{what}_share"), rounded(used, 3));
+    outcome.set(&format!("{what}_model_share"), rounded(of_line(grown.bytes), 3));
     outcome.require(used >= SHARE_MIN, || format!("{what} used {used:.3} of the line"));
 }
 
-/// Bytes that came, and how long they took.
+/// Bytes that came, those of the packets that brought them, and how long that took.
 struct Growth {
     bytes: u64,
+    arrived: u64,
     seconds: f64,
 }
 
-/// Waits until the files in a folder have grown by so many bytes from `before` on.
-async fn growth(folder: &Path, before: u64, bytes: u64, what: &str) -> anyhow::Result<Growth> {
+/// Waits until the files in a folder have grown by so many bytes from `before` on, whose packets arrive at `end`.
+async fn growth(folder: &Path, before: u64, bytes: u64, end: &[&str]) -> anyhow::Result<Growth> {
     let (start, mut begun) = (Instant::now(), None);
     while start.elapsed() < PATIENCE {
         let grown = bytes_in(folder).saturating_sub(before);
         if begun.is_none() && grown >= BEGUN_BYTES {
-            begun = Some((Instant::now(), grown));
+            begun = Some((Instant::now(), grown, arrived(end)?));
         }
-        let (begun_at, had) = begun.unwrap_or((start, 0));
-        if grown >= bytes {
-            return Ok(Growth { bytes: bytes - had, seconds: begun_at.elapsed().as_secs_f64() });
+        if let Some((at, had, had_arrived)) = begun
+            && grown >= bytes
+        {
+            let arrived = arrived(end)?.saturating_sub(had_arrived);
+            let seconds = at.elapsed().as_secs_f64();
+            return Ok(Growth { bytes: bytes - had, arrived, seconds });
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    anyhow::bail!("{what} was not over after {} s", PATIENCE.as_secs())
+    anyhow::bail!("a transfer was not over after {} s", PATIENCE.as_secs())
+}
+
+/// Bytes of all packets that have arrived at an end of the line.
+fn arrived(end: &[&str]) -> anyhow::Result<u64> {
+    let output = std::process::Command::new("ip").args(end).output()?;
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    told[0]["stats64"]["rx"]["bytes"].as_u64().context("`ip -s link` counts no bytes")
 }
 
 /// The length of all files in a folder; those that vanish meanwhile are left out.

@@ -41,10 +41,16 @@ struct Args {
     /// `poison`: these attacks alone, by every rule; all of them if not given.
     #[arg(long)]
     only: Vec<poison::Attack>,
-    /// `link`: how both kernels find out how fast they may send, such as `cubic`; the system's own choice if
-    /// not given.
+    /// `link`: how both kernels find out how fast they may send, such as `cubic`, whatever a program asks for; what
+    /// the programs ask for if not given.
     #[arg(long)]
     congestion: Option<String>,
+    /// `link`: how much goes through the line each way, in Mbit/s; 30 unless given.
+    #[arg(long, id = "mbit-s")]
+    mbit_s: Option<f64>,
+    /// `link`: the part of the packets that is lost; 0.01 unless given.
+    #[arg(long)]
+    loss: Option<f64>,
     /// A part of a trial, by the file that says which: how `link` and `floods` start themselves again.
     #[arg(long, hide = true)]
     part: Option<PathBuf>,
@@ -81,7 +87,7 @@ enum Mode {
 }
 
 /// The options that not every trial heeds.
-const OPTIONS: [&str; 5] = ["count", "seed", "only", "congestion", "part"];
+const OPTIONS: [&str; 7] = ["count", "seed", "only", "congestion", "mbit-s", "loss", "part"];
 
 impl Mode {
     /// Which of them this one does.
@@ -91,7 +97,7 @@ impl Mode {
             Mode::Floods => &["count", "part"],
             Mode::Csr | Mode::Log | Mode::Revoke | Mode::Plans => &["count", "seed"],
             Mode::Poison => &["count", "seed", "only"],
-            Mode::Link => &["count", "seed", "congestion", "part"],
+            Mode::Link => &["count", "seed", "congestion", "mbit-s", "loss", "part"],
         }
     }
 }
