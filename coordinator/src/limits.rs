@@ -27,7 +27,7 @@ pub const FAREWELLS_MAX: usize = 32;
 pub const CALLS_PER_CONNECTION_MAX: usize = 8;
 
 /// The most uploads at once: twice the sites of a usual federation, so that those are never in each other's way.
-/// With [`WAITING_BYTES_MAX`] each, what waits comes to 64 MiB at most, however many sites there are.
+/// With [`WAITING_BYTES_MAX`] each, what waits is bounded, however many sites there are.
 pub const UPLOAD_SLOTS_MAX: usize = 32;
 
 /// Files that are open beside connections, transfers and averages: what is hashed beside an average, the
@@ -62,8 +62,8 @@ pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 16 << 20;
 pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = HTTP2_STREAM_WINDOW_BYTES + (2 << 20);
 
 /// How much that has come by a connection may wait for its calls to take it until no more is read of it. What waits is
-/// memory, so it is half of what a site may cost.
-pub const WAITING_BYTES_MAX: u64 = 2 << 20;
+/// memory, so it is a quarter of what a site may cost: a connection is read a few MiB further before its call has its turn.
+pub const WAITING_BYTES_MAX: u64 = 1 << 20;
 
 /// What bounds the connections and uploads of a server.
 #[derive(Clone, Copy, Debug)]
