@@ -62,7 +62,8 @@ pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 16 << 20;
 pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = HTTP2_STREAM_WINDOW_BYTES + (2 << 20);
 
 /// How much that has come by a connection may wait for its calls to take it until no more is read of it. What waits is
-/// memory, so it is a quarter of what a site may cost: a connection is read a few MiB further before its call has its turn.
+/// memory, so it is a quarter of what a site may cost: a connection may be read a little further before its call has
+/// its turn.
 pub const WAITING_BYTES_MAX: u64 = 1 << 20;
 
 /// What bounds the connections and uploads of a server.
