@@ -2,9 +2,11 @@
 //! and nobody else notices.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use fedpaint_coordinator::limits::{
     CALLS_PER_CONNECTION_MAX, HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAM_WINDOW_BYTES,
+    WAITING_BYTES_MAX,
 };
 use fedpaint_proto::limits::{self, HTTP2_HEADER_LIST_BYTES_HARD_MAX, HTTP2_STREAMS_HARD_MAX};
 use fedpaint_proto::reason::Reason;
@@ -15,7 +17,7 @@ use tonic::{Code, Request};
 use crate::federation::{Client, Federation};
 use crate::pki::Leaf;
 use crate::raw::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frame, GOAWAY, HEADERS,
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frame, GOAWAY, HEADERS,
     INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE,
     REFUSED_STREAM, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, call, frame, header, next, reset,
 };
@@ -28,6 +30,9 @@ const GROWTH_BYTES_MAX: u64 = 24 << 20;
 
 /// Resets that are sent in all.
 const RESETS: u32 = 100_000;
+
+/// How long nothing is answered of which nothing is read.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// How much of a connection may be under way before anybody says how much (RFC 9113, 6.9.2).
 const HTTP2_WINDOW_BYTES_FIRST: u32 = 65_535;
@@ -166,6 +171,43 @@ async fn every_limit_of_a_connection_is_told_in_its_settings() {
     assert_eq!(said.number(0) + HTTP2_WINDOW_BYTES_FIRST, HTTP2_CONNECTION_WINDOW_BYTES);
     // What is under way by 1 Gbit/s in 100 ms.
     const { assert!(HTTP2_STREAM_WINDOW_BYTES > 12_500_000) }
+    drop(raw);
+    federation.stop().await;
+}
+
+#[tokio::test]
+async fn of_what_no_call_takes_so_much_waits_and_no_more_is_read() {
+    let federation = Federation::start().await;
+    let (files, mut honest) = sites(&federation).await;
+    let mut raw = Raw::connect(federation.address, &files, &[]).await;
+    // Its windows hold from then on.
+    raw.wait(SETTINGS, 0).await.unwrap();
+    raw.send(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
+    let headers = call(UPLOAD, &[]);
+    // One more than are worked on at once: nothing of the last is taken.
+    let last = 2 * CALLS_PER_CONNECTION_MAX as u32 + 1;
+    for stream in (1..last).step_by(2) {
+        raw.send(&frame(HEADERS, END_HEADERS, stream, &headers)).await.unwrap();
+    }
+    // They have begun to wait for their requests by then.
+    raw.ping().await.unwrap();
+    raw.send(&frame(HEADERS, END_HEADERS, last, &headers)).await.unwrap();
+    raw.ping().await.unwrap();
+    let data = frame(DATA, 0, last, &[0; 32 << 10]);
+    for _ in 0..WAITING_BYTES_MAX as usize / data.len() {
+        raw.send(&data).await.unwrap();
+    }
+    let came = raw.ping().await.unwrap();
+    assert!(
+        came.iter().all(|frame| frame.stream == 0),
+        "it is neither answered nor reset: {came:?}"
+    );
+    for _ in 0..10 {
+        raw.send(&data).await.unwrap();
+    }
+    let answered = tokio::time::timeout(SILENCE, raw.ping()).await;
+    assert!(answered.is_err(), "{answered:?}");
+    honest.beat().await.unwrap();
     drop(raw);
     federation.stop().await;
 }
