@@ -13,7 +13,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fedpaint_proto::ahead::Ahead;
-use fedpaint_proto::congestion;
 use fedpaint_proto::enrolment;
 use fedpaint_proto::farewell::Frames;
 use fedpaint_proto::identity::{Identity, KeyId, Validity};
@@ -290,7 +289,6 @@ impl Door {
         bounds: &Bounds,
     ) -> Result<Connection, String> {
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-        congestion::ask(&tcp);
         let hello = LazyConfigAcceptor::new(Acceptor::default(), Ahead::new(tcp));
         let hello = hello.await.map_err(|e| e.to_string())?;
         let joining = hello

@@ -267,7 +267,7 @@ async fn serve(config: Config, files: u64) -> anyhow::Result<()> {
         }
         server = Server::start(config, Arc::new(SystemClock)) => server?,
     };
-    let (version, sending) = (env!("CARGO_PKG_VERSION"), server.sends_by());
+    let (version, sending) = (env!("CARGO_PKG_VERSION"), server.sending());
     info!(version, cryptography = tls::cryptography(), sending, "started");
     if let Some(told) = limits::too_few_files(files) {
         warn!("{told}");

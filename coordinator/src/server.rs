@@ -105,6 +105,7 @@ pub struct Server {
     clock: Arc<dyn Clock>,
     listener: TcpListener,
     address: SocketAddr,
+    sending: Option<String>,
     status_listener: TcpListener,
     status_address: SocketAddr,
     blobs: Blobs,
@@ -144,6 +145,7 @@ impl Server {
             Err(error) => return Err(Folder::taken(&config.data).map_or(error, Error::Folder)),
         };
         let ((listener, address), (status_listener, status_address)) = (at, status_at);
+        let sending = congestion::ask(&listener);
         let mut folder =
             patiently(&*clock, async || take_folder(&config.data, &*clock).await).await?;
         let (heartbeat, rules) = (config.heartbeat(), config.two_persons);
@@ -177,6 +179,7 @@ impl Server {
             clock,
             listener,
             address,
+            sending,
             status_listener,
             status_address,
             blobs,
@@ -203,8 +206,8 @@ impl Server {
     }
 
     /// By what its connections send, where the system says that.
-    pub fn sends_by(&self) -> Option<String> {
-        congestion::ask(&self.listener)
+    pub fn sending(&self) -> Option<&str> {
+        self.sending.as_deref()
     }
 
     /// Where `/healthz` and `/metrics` are.

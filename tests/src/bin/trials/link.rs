@@ -138,19 +138,11 @@ async fn measure(
     let at_coordinator = bytes_in(&own);
     let mut agent = lab.start_agent("mayo", &work.join("no-scans"), &options)?;
     let down = growth(&site, 0, model.size, SITES_END).await;
-    share(
-        outcome,
-        mbit_s(args),
-        "agent_download",
-        down.with_context(|| agent.log().unwrap_or_default())?,
-    );
+    let down = down.with_context(|| agent.log().unwrap_or_default())?;
+    share(outcome, mbit_s(args), "agent_download", down);
     let up = growth(&own, at_coordinator, model.size, COORDINATORS_END).await;
-    share(
-        outcome,
-        mbit_s(args),
-        "agent_upload",
-        up.with_context(|| agent.log().unwrap_or_default())?,
-    );
+    let up = up.with_context(|| agent.log().unwrap_or_default())?;
+    share(outcome, mbit_s(args), "agent_upload", up);
     lab.watch("agent", |run, _| run.state() == v1::RunState::Finished).await?;
     ensure!(agent.stop()?.success(), "the agent does not end well: {}", agent.log()?);
 
@@ -184,7 +176,7 @@ async fn measure(
             [("download", download_s, download_ms), ("upload", upload_s, upload_ms)]
         {
             let used = model.size as f64 * 8.0 / 1e6 / seconds / mbit_s(args);
-            outcome.set(&format!("{way}_share_{name}"), rounded(used, 3));
+            outcome.set(&format!("{way}_model_share_{name}"), rounded(used, 3));
             outcome.set(&format!("beats_{way}_{name}"), beats.len());
             let (p99, max) = (quantile(&beats, 0.99), quantile(&beats, 1.0));
             for (p, value) in [("p50", quantile(&beats, 0.5)), ("p99", p99), ("max", max)] {
@@ -244,7 +236,10 @@ async fn growth(folder: &Path, before: u64, bytes: u64, end: &[&str]) -> anyhow:
 /// Bytes of all packets that have arrived at an end of the line.
 fn arrived(end: &[&str]) -> anyhow::Result<u64> {
     let output = std::process::Command::new("ip").args(end).output()?;
-    let told: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let (said, words) = (String::from_utf8_lossy(&output.stderr), end.join(" "));
+    ensure!(output.status.success(), "ip {words}: {}", said.trim_end());
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("ip {words}: not JSON, it takes a newer iproute2"))?;
     told[0]["stats64"]["rx"]["bytes"].as_u64().context("`ip -s link` counts no bytes")
 }
 
