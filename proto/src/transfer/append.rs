@@ -232,9 +232,12 @@ mod tests {
         let path = folder.path().join("part");
         let appender = Appender::begin(open(&path), (), "workspace.part_write");
         appender.push(Bytes::from_static(b"abc")).await.unwrap();
-        while std::fs::read(&path).unwrap() != b"abc" {
-            tokio::task::yield_now().await;
-        }
+        let written = async {
+            while std::fs::read(&path).unwrap() != b"abc" {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(100 * QUIET, written).await.unwrap();
         appender.end().await.unwrap();
     }
 

@@ -194,9 +194,14 @@ fn overflowing_model() -> Vec<u8> {
     checkpoint::to_bytes(&weights.with_values(values).unwrap()).unwrap()
 }
 
+/// A plan of so many steps that a heartbeat sees one of them, however busy the machine is.
+fn seen_training() -> String {
+    PLAN.replace("steps = 3", "steps = 40")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_update_is_told_and_trained_again() {
-    let (fake, channel) = Fake::start(PLAN, model()).await;
+    let (fake, channel) = Fake::start(&seen_training(), model()).await;
     fake.state().refusal = Some(Reason::NotFinite);
     let site = Site::start(channel);
     assert_eq!(fake.withdrawal(round(1, 1)).await, WithdrawalReason::UpdateRefused);
@@ -212,7 +217,7 @@ async fn a_refused_update_that_the_disk_keeps_is_refused_again_and_then_trained_
     if !obeys("workspace.forget eio@1", name) {
         return;
     }
-    let (fake, channel) = Fake::start(PLAN, model()).await;
+    let (fake, channel) = Fake::start(&seen_training(), model()).await;
     {
         let mut state = fake.state();
         (state.refusal, state.refusals_more) = (Some(Reason::NotFinite), 1);
