@@ -147,4 +147,16 @@ mod tests {
         file.whole().unwrap();
         assert_eq!(length(), BLOCK_BYTES as u64 + 2);
     }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn nothing_waits_any_more_after_a_write_that_failed() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut file = Writeback::new(full, 0);
+        file.write_all(b"abc").unwrap();
+        assert!(file.is_waiting());
+        assert_eq!(file.whole().unwrap_err().kind(), io::ErrorKind::StorageFull);
+        // It would come behind a gap.
+        assert!(!file.is_waiting());
+    }
 }
