@@ -8,7 +8,7 @@
 //!   may be encrypted with; [`renewal`]: the next certificate, with a fresh key.
 //! - [`tls`], [`channel`]: TLS 1.3 with a certificate on both ends, and the gRPC channel over it;
 //!   [`farewell`]: why a connection was closed; [`ahead`]: more of it read at once than is asked for;
-//!   [`congestion`]: how fast it sends.
+//!   [`congestion`]: how fast it sends; [`framing`]: where messages begin and end.
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
 //! - [`transfer`]: uploads and downloads that resume; [`given_up`]: when a call comes too late to be done.
 //! - [`signing`]: Ed25519 signatures by keys that the federation's root has certified.
@@ -33,6 +33,7 @@ pub mod disk;
 pub mod enrolment;
 pub mod failpoint;
 pub mod farewell;
+pub mod framing;
 pub mod given_up;
 pub mod identity;
 pub mod limits;

@@ -10,11 +10,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::Response;
+use tonic::body::Body;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
+use tower::util::MapResponse;
 
 use crate::budget::Budget;
 use crate::channel::told;
+use crate::framing::{Apart, apart};
 use crate::limits::{
     CALL_TIMEOUT, MESSAGE_BYTES_MAX, TRANSFER_RETRIES_MAX, TRANSFER_STALL_TIMEOUT,
 };
@@ -193,11 +197,12 @@ pub async fn blob_of(file: &Path) -> Result<Blob, Error> {
     receive::hash(file).await
 }
 
-type Client = BlobServiceClient<Channel>;
+type Client = BlobServiceClient<MapResponse<Channel, fn(Response<Body>) -> Response<Apart>>>;
 
-/// A client for one attempt.
+/// A client for one attempt, which copies what it is given as seldom as may be.
 fn client(way: &impl Way) -> Client {
-    BlobServiceClient::new(way.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    let channel = MapResponse::new(way.channel(), apart as _);
+    BlobServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// How long a transfer waits, and how often.

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use fedpaint_proto::enrolment::JOIN_BYTES_MAX;
+use fedpaint_proto::framing::Framing;
 use fedpaint_proto::limits::{HTTP2_HEADER_LIST_BYTES_MAX, HTTP2_STREAMS_MAX, MESSAGE_BYTES_MAX};
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::enrolment_service_server::SERVICE_NAME as ENROLMENT;
@@ -25,9 +26,6 @@ use crate::intake::Taking;
 
 /// What HTTP/2 counts for each header beside its bytes (RFC 9113, 6.5.2).
 const HEADER_BYTES: usize = 32;
-
-/// What gRPC writes before a message: whether it is compressed, and its length.
-const PREFIX_BYTES: usize = 5;
 
 /// Lets those calls through that keep to the limits.
 #[derive(Clone, Copy, Debug)]
@@ -157,23 +155,22 @@ pub(super) fn too_long() -> Status {
     Longest::USUAL.refuses()
 }
 
-/// The body of a request, up to a message that says that it is too long.
+/// The body of a request, run by run (see [`framing`](fedpaint_proto::framing)), up to a message that says that it
+/// is too long.
 struct Measured {
     body: Body,
     longest: Longest,
-    prefix: [u8; PREFIX_BYTES],
-    /// How many bytes of the prefix have come: all of them while the message comes.
-    have: usize,
-    /// Bytes of the message that are still to come.
-    left: usize,
+    framing: Framing,
+    /// What has come and was not given yet.
+    rest: Bytes,
     /// None once the request has ended.
     taking: Option<Taking>,
 }
 
 impl Measured {
     fn new(body: Body, longest: Longest, taking: Taking) -> Measured {
-        let (prefix, taking) = ([0; PREFIX_BYTES], Some(taking));
-        Measured { body, longest, prefix, have: 0, left: 0, taking }
+        let (framing, rest) = Default::default();
+        Measured { body, longest, framing, rest, taking: Some(taking) }
     }
 
     /// Takes note of what the call takes of its connection.
@@ -188,30 +185,16 @@ impl Measured {
         }
     }
 
-    /// Takes note of the next bytes; whether every message in them may be so long.
-    fn pass(&mut self, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() {
-            if self.have < PREFIX_BYTES {
-                let (more, rest) = bytes.split_at(bytes.len().min(PREFIX_BYTES - self.have));
-                self.prefix[self.have..self.have + more.len()].copy_from_slice(more);
-                self.have += more.len();
-                bytes = rest;
-                if self.have < PREFIX_BYTES {
-                    break;
-                }
-                let [_, a, b, c, d] = self.prefix;
-                self.left = u32::from_be_bytes([a, b, c, d]) as usize;
-                if self.left > self.longest.bytes {
-                    return false;
-                }
-            }
-            let taken = bytes.len().min(self.left);
-            (bytes, self.left) = (&bytes[taken..], self.left - taken);
-            if self.left == 0 {
-                self.have = 0;
-            }
+    /// The next run of what has come.
+    ///
+    /// # Errors
+    /// If a message begins that is too long.
+    fn run(&mut self) -> Result<Bytes, Status> {
+        let run = self.framing.run(&self.rest);
+        match run.message_bytes.is_some_and(|bytes| bytes > self.longest.bytes) {
+            true => Err(self.longest.refuses()),
+            false => Ok(self.rest.split_to(run.bytes)),
         }
-        true
     }
 }
 
@@ -224,22 +207,25 @@ impl http_body::Body for Measured {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let me = self.get_mut();
-        let frame = Pin::new(&mut me.body).poll_frame(context);
-        me.takes(&frame);
-        let frame = ready!(frame);
-        let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-        if data.is_some_and(|data| !me.pass(data)) {
-            return Poll::Ready(Some(Err(me.longest.refuses())));
+        if me.rest.is_empty() {
+            let frame = Pin::new(&mut me.body).poll_frame(context);
+            me.takes(&frame);
+            match ready!(frame) {
+                Some(Ok(frame)) if frame.is_data() => {
+                    me.rest = frame.into_data().unwrap_or_default();
+                }
+                other => return Poll::Ready(other),
+            }
         }
-        Poll::Ready(frame)
+        Poll::Ready(Some(me.run().map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        SizeHint::default()
     }
 }
 
@@ -277,6 +263,8 @@ impl http_body::Body for Placed {
 
 #[cfg(test)]
 mod tests {
+    use fedpaint_proto::framing::PREFIX_BYTES;
+
     use super::*;
     use crate::intake::Intake;
 
@@ -288,7 +276,15 @@ mod tests {
 
     fn pass(bytes: &[u8], piece: usize) -> bool {
         let mut measured = Measured::new(Body::empty(), Longest::JOINING, Intake::default().call());
-        bytes.chunks(piece).all(|piece| measured.pass(piece))
+        bytes.chunks(piece).all(|piece| {
+            measured.rest = Bytes::copy_from_slice(piece);
+            while !measured.rest.is_empty() {
+                if measured.run().is_err() {
+                    return false;
+                }
+            }
+            true
+        })
     }
 
     #[test]

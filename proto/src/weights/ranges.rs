@@ -84,6 +84,11 @@ impl Ranges {
         self.read(|file| read_values(file, at, values))
     }
 
+    /// Whether the values of the `index`th tensor are all there, and those of a base model have no part in them.
+    pub(super) fn stands_alone(&self, index: usize) -> bool {
+        self.starts[index] != ABSENT && self.changes.is_none()
+    }
+
     /// [`Ranges::read_part`] of an update: trained values, of which `base` are the base model's. Where they
     /// travel as changes it takes as much memory again as `values`, and some blocks.
     ///

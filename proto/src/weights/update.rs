@@ -111,7 +111,9 @@ impl Update {
             for first in (0..tensor.len()).step_by(PIECE) {
                 let piece = PIECE.min(tensor.len() - first);
                 let (before, values) = (&mut before[..piece], &mut values[..piece]);
-                base.read_part(at, first, before)?;
+                if !trained.stands_alone(at) {
+                    base.read_part(at, first, before)?;
+                }
                 match trained.read_beside(at, first, before, values) {
                     Err(Error::Blocks { .. }) => return Ok(Some(tensor.name.clone())),
                     read => read?,
