@@ -13,20 +13,19 @@ use std::time::Duration;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 use std::{env, os::unix::process::CommandExt, process::Command};
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+use fedpaint_proto::heap::keep_room;
+
 use crate::clock::Clock;
 
-/// From how many bytes on a piece comes from the system by itself: glibc's own first choice.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-const LARGE_BYTES: libc::c_int = 128 << 10;
-
-/// Has all threads share one arena, and large pieces stay out of it. To be called before there is a second thread.
+/// Has all threads share one arena, in which there is room for what is moved and no large piece. To be called before
+/// there is a second thread.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "glibc's allocator can be told in no other way")]
 pub fn share_one_arena() {
-    for (what, value) in [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_THRESHOLD, LARGE_BYTES)] {
-        // SAFETY: mallopt(3) takes two numbers and sets a limit; no memory is touched.
-        unsafe { libc::mallopt(what, value) };
-    }
+    keep_room();
+    // SAFETY: mallopt(3) takes two numbers and sets a limit; no memory is touched.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// Other allocators have other ways.

@@ -10,7 +10,8 @@
 //!   [`farewell`]: why a connection was closed; [`ahead`]: more of it read at once than is asked for;
 //!   [`congestion`]: how fast it sends; [`framing`]: where messages begin and end.
 //! - [`weights`]: a model as named tensors in a safetensors file; no crate here knows burn.
-//! - [`transfer`]: uploads and downloads that resume; [`given_up`]: when a call comes too late to be done.
+//! - [`transfer`]: uploads and downloads that resume; [`given_up`]: when a call comes too late to be done;
+//!   [`heap`]: what is kept of memory meanwhile.
 //! - [`signing`]: Ed25519 signatures by keys that the federation's root has certified.
 //! - [`statement`]: what is signed: updates, receipts, manifests of models; [`submission`]: an update as it is
 //!   submitted.
@@ -35,6 +36,7 @@ pub mod failpoint;
 pub mod farewell;
 pub mod framing;
 pub mod given_up;
+pub mod heap;
 pub mod identity;
 pub mod limits;
 pub mod log;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use fedpaint_proto::heap::keep_room;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -45,6 +46,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         ensure!(!path.exists(), "{} is of another dry run: name a new folder", path.display());
     }
     let program = std::env::current_exe().context("cannot find this program on the disk")?;
+    keep_room();
     runtime()?.block_on(async {
         let stop = stop_on_signal()?;
         // What a crash has left of the replacement of a certificate waits for its disk like all of a start.
