@@ -7,9 +7,11 @@
 //! them.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
+use std::mem::take;
 use std::num::NonZeroU64;
 
+use bytes::Bytes;
 use rustix::fs::{Advice, fadvise};
 
 /// How much is written at once, from a multiple of it on.
@@ -28,7 +30,7 @@ const STEP_BYTES_MAX: u64 = 4 << 20;
 pub struct Writeback {
     file: File,
     /// The end of what was written, which is not in the file yet.
-    waiting: Vec<u8>,
+    waiting: Vec<Bytes>,
     /// With what waits.
     length: u64,
     /// Up to where the system was told.
@@ -60,6 +62,29 @@ impl Writeback {
         !self.waiting.is_empty()
     }
 
+    /// Writes a piece, of which no byte is copied before the system does.
+    ///
+    /// # Errors
+    /// If the disk does not take it.
+    pub fn append(&mut self, mut piece: Bytes) -> io::Result<()> {
+        while !piece.is_empty() {
+            let room = self.room();
+            let taken = piece.split_to(piece.len().min(room));
+            self.length += taken.len() as u64;
+            let is_full = taken.len() == room;
+            self.waiting.push(taken);
+            if is_full {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bytes the block has room for that is being filled.
+    fn room(&self) -> usize {
+        BLOCK_BYTES - (self.length % BLOCK_BYTES as u64) as usize
+    }
+
     /// The file, with every byte in it.
     ///
     /// # Errors
@@ -86,28 +111,38 @@ impl Writeback {
 
 impl Write for Writeback {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = BLOCK_BYTES - (self.length % BLOCK_BYTES as u64) as usize;
-        let taken = &bytes[..bytes.len().min(room)];
+        let taken = &bytes[..bytes.len().min(self.room())];
         if taken.len() == BLOCK_BYTES {
             self.file.write_all(taken)?;
+            self.length += taken.len() as u64;
+            self.hurry();
         } else {
-            self.waiting.reserve_exact(room);
-            self.waiting.extend_from_slice(taken);
-        }
-        self.length += taken.len() as u64;
-        if taken.len() == room {
-            self.flush()?;
+            self.append(Bytes::copy_from_slice(taken))?;
         }
         Ok(taken.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let written = self.file.write_all(&self.waiting);
         // How much of it a write that failed has written nobody knows, and nothing is to come behind a gap.
-        self.waiting.clear();
+        let written = write_all(&self.file, &take(&mut self.waiting));
         self.hurry();
         written
     }
+}
+
+/// Writes pieces, as many at once as the system takes.
+fn write_all(mut file: &File, pieces: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut left = &mut slices[..];
+    while !left.is_empty() {
+        match file.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut left, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -122,8 +157,12 @@ mod tests {
         for begin in [Writeback::new, Writeback::unhurried] {
             for piece in [1_003, BLOCK_BYTES, 1_000_003] {
                 let mut file = begin(File::create(&path).unwrap(), 0);
-                for part in bytes.chunks(piece) {
-                    file.write_all(part).unwrap();
+                // What is copied and what is not, one after the other.
+                for (at, part) in bytes.chunks(piece).enumerate() {
+                    match at % 3 {
+                        0 => file.write_all(part).unwrap(),
+                        _ => file.append(Bytes::copy_from_slice(part)).unwrap(),
+                    }
                 }
                 assert_eq!(file.length(), bytes.len() as u64);
                 file.whole().unwrap().sync_all().unwrap();
@@ -146,6 +185,18 @@ mod tests {
         assert_eq!(length(), BLOCK_BYTES as u64);
         file.whole().unwrap();
         assert_eq!(length(), BLOCK_BYTES as u64 + 2);
+    }
+
+    #[test]
+    fn more_pieces_than_the_system_takes_at_once_are_all_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let mut file = Writeback::new(File::create(&path).unwrap(), 0);
+        // Linux takes 1,024.
+        let bytes: Vec<u8> = (0..5_000).map(|i| (i % 251) as u8).collect();
+        bytes.iter().for_each(|byte| file.write_all(&[*byte]).unwrap());
+        file.whole().unwrap();
+        assert!(std::fs::read(&path).unwrap() == bytes);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! files grow slowly, others are served.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
@@ -94,14 +94,12 @@ impl Growing {
         Ok(Digest::from(self.hasher.finalize()))
     }
 
-    fn append(&mut self, piece: &[u8]) -> io::Result<()> {
-        let is_all_hashed = self.hashed == self.length();
-        self.file.write_all(piece)?;
-        if is_all_hashed {
-            self.hasher.update(piece);
+    fn append(&mut self, piece: Bytes) -> io::Result<()> {
+        if self.hashed == self.length() {
+            self.hasher.update(&piece);
             self.hashed += piece.len() as u64;
         }
-        Ok(())
+        self.file.append(piece)
     }
 }
 
@@ -169,11 +167,12 @@ async fn write(
         return Ok(growing);
     }
     let writing = tokio::task::spawn_blocking(move || {
-        let written = pieces.iter().try_for_each(|piece| {
+        let has_pieces = !pieces.is_empty();
+        let written = pieces.into_iter().try_for_each(|piece| {
             reach(place)?;
             growing.append(piece)
         });
-        if written.is_ok() && !pieces.is_empty() {
+        if written.is_ok() && has_pieces {
             return Ok(growing);
         }
         // After a failure too: what came before may go on from there.
