@@ -266,11 +266,11 @@ impl Store {
         }
         for (whole, after) in &change.runs {
             reach("db.run")?;
-            write::run(&mut transaction, after).await?;
+            write::run(&mut transaction, *whole, after).await?;
             let id = after.round().id();
             let before = whole.map(Run::round).filter(|round| round.id() == id);
             reach("db.round")?;
-            write::round(&mut transaction, after.round()).await?;
+            write::round(&mut transaction, before, after.round()).await?;
             reach("db.members")?;
             write::members(&mut transaction, before, after.round()).await?;
             reach("db.stragglers")?;
@@ -280,11 +280,9 @@ impl Store {
             reach("db.let_go")?;
             let_go::write(&mut transaction, run, *number).await?;
         }
-        for event in &change.events {
-            reach("db.event")?;
-            write::event(&mut transaction, event).await?;
-        }
         if !change.events.is_empty() {
+            reach("db.event")?;
+            write::events(&mut transaction, &change.events).await?;
             reach("db.log")?;
             log::write_nodes(&mut transaction, &change.nodes).await?;
         }

@@ -121,6 +121,19 @@ impl Insert {
         self
     }
 
+    /// Writes the row unless it is as it was `before`, which the database holds.
+    pub(super) async fn execute_after(
+        self,
+        before: Option<Insert>,
+        connection: &mut AnyConnection,
+    ) -> Result<(), Error> {
+        let is_there = |before: &Insert| before.table == self.table && before.cells == self.cells;
+        if before.as_ref().is_some_and(is_there) {
+            return Ok(());
+        }
+        self.execute(connection).await
+    }
+
     pub(super) async fn execute(self, connection: &mut AnyConnection) -> Result<(), Error> {
         debug_assert_eq!(self.columns.len(), self.cells.len() + 1, "{}", self.table);
         debug_assert_eq!(self.columns.last(), Some(&COLUMN), "{}", self.table);

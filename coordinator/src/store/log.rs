@@ -14,6 +14,7 @@ use sqlx::{AnyConnection, AnyPool, Row};
 use super::cell::Bound;
 use super::checksum::insert;
 use super::rows::{self, Columns, micros};
+use super::write::{ROWS_AT_ONCE, insert_rows};
 use super::{Document, DocumentKind, Error, EventRow, Log, Store, lease};
 
 /// How many entries are hashed in one transaction, where the tree is behind them.
@@ -243,13 +244,14 @@ pub(super) async fn write_nodes(
     connection: &mut AnyConnection,
     nodes: &[(Node, Hash)],
 ) -> Result<(), Error> {
-    for (Node { level, index }, hash) in nodes {
-        sqlx::query("INSERT INTO log_node (level, idx, hash) VALUES ($1, $2, $3)")
-            .bind(i64::from(*level))
-            .bind(rows::bigint("a node", *index)?)
-            .bind(hash.to_string())
-            .execute(&mut *connection)
-            .await?;
+    for some in nodes.chunks(ROWS_AT_ONCE) {
+        let head = "INSERT INTO log_node (level, idx, hash)";
+        let mut statement = insert_rows(head, some.len(), 3);
+        for (Node { level, index }, hash) in some {
+            let index = rows::bigint("a node", *index)?;
+            statement = statement.bind(i64::from(*level)).bind(index).bind(hash.to_string());
+        }
+        statement.execute(&mut *connection).await?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ mod told;
 
 use fedpaint_proto::names::{Blob, SiteName};
 use fedpaint_proto::plan::SignedPlan;
+use sqlx::AssertSqlSafe;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::rows::Columns;
@@ -305,4 +306,58 @@ async fn a_database_that_does_not_open_or_is_another_is_an_error_with_a_reason()
     assert!(error.to_string().contains("not a database"), "{error}");
     let error = Store::open("mongo://localhost/x").await.unwrap_err();
     assert!(matches!(error, Error::Open(_)), "{error}");
+}
+
+/// A checksum that is none.
+const MARK: &str = "as it was.......................................................";
+
+/// A run, and the same after a site has joined its round.
+fn joined() -> (Run, Run) {
+    let before = Run::create("brain".parse().unwrap(), plan(2, 1), blob("base"), START);
+    let mut after = before.clone();
+    after.apply(Event::Joined(site("mayo")), START).unwrap();
+    (before, after)
+}
+
+#[tokio::test]
+async fn a_row_that_has_not_changed_is_not_written_again_and_one_that_has_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = sqlite(&folder).await;
+    let (before, after) = joined();
+    store.save(&Change { sites: vec![&row("mayo")], ..Change::default() }).await.unwrap();
+    save(&store, None, before.clone()).await;
+    for table in ["run", "round"] {
+        let mark = AssertSqlSafe(format!("UPDATE {table} SET checksum = $1"));
+        sqlx::query(mark).bind(MARK).execute(&store.pool).await.unwrap();
+    }
+    let marked = async |table: &str| -> i64 {
+        let count = format!("SELECT COUNT(*) AS n FROM {table} WHERE checksum = $1");
+        let count = sqlx::query(AssertSqlSafe(count)).bind(MARK);
+        let row = count.fetch_one(&store.pool).await.unwrap();
+        row.get("n")
+    };
+    // A member is a row of its own.
+    let after = save(&store, Some(&before), after).await;
+    assert_eq!((marked("run").await, marked("round").await), (1, 1));
+    let mut closed = after.clone();
+    closed.apply(Event::Closed, START).unwrap();
+    let closed = save(&store, Some(&after), closed).await;
+    assert_eq!((marked("run").await, marked("round").await), (1, 0));
+    let mut paused = closed.clone();
+    paused.pause(START).unwrap();
+    save(&store, Some(&closed), paused).await;
+    assert_eq!((marked("run").await, marked("round").await), (0, 0));
+}
+
+#[tokio::test]
+async fn more_entries_and_nodes_than_one_statement_takes_are_all_written_in_their_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = sqlite(&folder).await;
+    let events: Vec<EventRow> = (1..=3 * write::ROWS_AT_ONCE as u64 + 1).map(event).collect();
+    let mut log = Log::default();
+    let nodes: Vec<_> = events.iter().flat_map(|event| log.push(event)).collect();
+    assert!(nodes.len() > events.len());
+    store.save(&Change { events: events.clone(), nodes, ..Change::default() }).await.unwrap();
+    assert_eq!(store.events(0, 99).await.unwrap(), events);
+    assert_eq!(store.load().await.unwrap().log, log);
 }

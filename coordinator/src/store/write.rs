@@ -2,9 +2,10 @@
 //! only an audit entry is never written twice.
 
 use fedpaint_proto::names::SiteName;
-use sqlx::AnyConnection;
+use sqlx::{AnyConnection, AssertSqlSafe};
 
-use super::checksum::insert;
+use super::cell::Bound;
+use super::checksum::{Insert, insert};
 use super::rows::{self, micros};
 use super::{Error, EventRow, SiteRow, roster};
 use crate::round::Round;
@@ -25,11 +26,20 @@ pub(super) async fn site(connection: &mut AnyConnection, site: &SiteRow) -> Resu
     .await
 }
 
-pub(super) async fn run(connection: &mut AnyConnection, run: &Run) -> Result<(), Error> {
+/// Writes a run's own row, if it differs from that of `before`.
+pub(super) async fn run(
+    connection: &mut AnyConnection,
+    before: Option<&Run>,
+    after: &Run,
+) -> Result<(), Error> {
+    run_row(after)?.execute_after(before.map(run_row).transpose()?, connection).await
+}
+
+fn run_row(run: &Run) -> Result<Insert, Error> {
     let (state, reason) = rows::run_state(run.state())?;
     let (signature, readmitted) = (&run.signed_plan().signature, run.readmitted());
     let resumed_from = run.resumed_from();
-    insert(
+    let row = insert(
         "INSERT INTO run (name, plan, initial_digest, initial_size, model_digest, model_size, \
          state, reason, committed, failures, created_at, plan_signature, readmitted, \
          resumed_from, checksum) \
@@ -52,16 +62,24 @@ pub(super) async fn run(connection: &mut AnyConnection, run: &Run) -> Result<(),
     .bind(micros(run.created_at()))
     .bind(signature.as_ref().map(|it| rows::json("plan_signature", it)).transpose()?)
     .bind((!readmitted.is_empty()).then(|| rows::json("readmitted", readmitted)).transpose()?)
-    .bind(resumed_from.map(|round| rows::json("resumed_from", &round)).transpose()?)
-    .execute(connection)
-    .await
+    .bind(resumed_from.map(|round| rows::json("resumed_from", &round)).transpose()?);
+    Ok(row)
 }
 
-pub(super) async fn round(connection: &mut AnyConnection, round: &Round) -> Result<(), Error> {
+/// Writes a round's own row, if it differs from that of `before`.
+pub(super) async fn round(
+    connection: &mut AnyConnection,
+    before: Option<&Round>,
+    after: &Round,
+) -> Result<(), Error> {
+    round_row(after)?.execute_after(before.map(round_row).transpose()?, connection).await
+}
+
+fn round_row(round: &Round) -> Result<Insert, Error> {
     let phase = rows::phase(round.phase())?;
     let (due_at, arriving) = rows::stretch_columns(round)?;
     let standings = round.standings();
-    insert(
+    let row = insert(
         "INSERT INTO round (run, number, attempt, phase, until_at, base_digest, base_size, \
          model_digest, model_size, reason, opened_at, closed_at, ema_digest, ema_size, \
          momentum_digest, momentum_size, second_moment_digest, second_moment_size, due_at, \
@@ -96,9 +114,8 @@ pub(super) async fn round(connection: &mut AnyConnection, round: &Round) -> Resu
     .bind(due_at)
     .bind(arriving)
     .bind((!standings.is_empty()).then(|| rows::json("standings", &standings)).transpose()?)
-    .bind(round.sealed_at().map(micros))
-    .execute(connection)
-    .await
+    .bind(round.sealed_at().map(micros));
+    Ok(row)
 }
 
 /// Writes the members that differ from `before`, and deletes those that are gone.
@@ -154,18 +171,38 @@ pub(super) async fn members(
     Ok(())
 }
 
-pub(super) async fn event(connection: &mut AnyConnection, event: &EventRow) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO event (seq, at, actor, kind, detail, document) \
-         VALUES ($1, $2, $3, $4, $5, $6)",
-    )
-    .bind(rows::bigint("the count of audit entries", event.seq)?)
-    .bind(micros(event.at))
-    .bind(event.actor.as_str())
-    .bind(event.kind.as_str())
-    .bind(event.detail.as_str())
-    .bind(event.document.map(|digest| digest.to_string()))
-    .execute(connection)
-    .await?;
+/// Writes audit entries, several by one statement: each is a way to the database and back.
+pub(super) async fn events(
+    connection: &mut AnyConnection,
+    events: &[EventRow],
+) -> Result<(), Error> {
+    for some in events.chunks(ROWS_AT_ONCE) {
+        let head = "INSERT INTO event (seq, at, actor, kind, detail, document)";
+        let mut statement = insert_rows(head, some.len(), 6);
+        for EventRow { seq, at, actor, kind, detail, document } in some {
+            statement = statement
+                .bind(rows::bigint("the count of audit entries", *seq)?)
+                .bind(micros(*at))
+                .bind(actor.clone())
+                .bind(kind.clone())
+                .bind(detail.clone())
+                .bind(document.map(|digest| digest.to_string()));
+        }
+        statement.execute(&mut *connection).await?;
+    }
     Ok(())
+}
+
+/// How many rows are written by one statement.
+pub(super) const ROWS_AT_ONCE: usize = 16;
+
+/// A statement that writes so many rows, of so many columns each, behind its `head`.
+pub(super) fn insert_rows(head: &'static str, rows: usize, columns: usize) -> Bound {
+    let row = |first: usize| {
+        let places: Vec<String> = (first..first + columns).map(|at| format!("${at}")).collect();
+        format!("({})", places.join(", "))
+    };
+    let all: Vec<String> = (0..rows).map(|at| row(at * columns + 1)).collect();
+    // It is made of numbers and of a text of the program.
+    sqlx::query(AssertSqlSafe(format!("{head} VALUES {}", all.join(", "))))
 }
