@@ -79,6 +79,8 @@ pub enum Directive {
     Join {
         /// In this round.
         round: RoundId,
+        /// Which begins from this model.
+        base: Blob,
         /// Before this time.
         until: Timestamp,
     },
@@ -442,7 +444,8 @@ pub fn directive<'a>(
                 return Directive::Train { round: round.id().clone(), base, until, cohort };
             }
             round::Directive::Join { until } if join.is_none() && !declines(round.id()) => {
-                join = Some(Directive::Join { round: round.id().clone(), until });
+                let (round, base) = (round.id().clone(), round.base());
+                join = Some(Directive::Join { round, base, until });
             }
             round::Directive::Join { .. } => {}
             round::Directive::Rest => {

@@ -54,8 +54,8 @@ pub enum Activity {
 pub enum Directive {
     /// Nothing; whatever it was doing is no longer wanted.
     Rest,
-    /// Join this round.
-    Join(RoundId),
+    /// Join this round, which begins from this model; a coordinator of before does not say.
+    Join(RoundId, Option<Blob>),
     /// Train this round from this model, as one of so many sites; 0 is not said.
     Train(RoundId, Blob, u32),
 }
@@ -293,7 +293,10 @@ fn from_wire(answer: &v1::HeartbeatResponse) -> Result<Answer, Status> {
     let next_after = answer.next_after.and_then(|d| Duration::try_from(d).ok());
     let directive = match &answer.directive {
         None | Some(WireDirective::Rest(v1::Rest {})) => Directive::Rest,
-        Some(WireDirective::Join(join)) => Directive::Join(round_of(&join.round)?),
+        Some(WireDirective::Join(join)) => {
+            let base = join.base_model.is_some().then(|| base_of(&join.base_model)).transpose()?;
+            Directive::Join(round_of(&join.round)?, base)
+        }
         Some(WireDirective::Train(train)) => {
             let base = base_of(&train.base_model)?;
             Directive::Train(round_of(&train.round)?, base, train.cohort)

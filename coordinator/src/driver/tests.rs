@@ -423,7 +423,7 @@ async fn a_heartbeat_about_a_round_that_is_over_is_answered_with_what_to_do_now(
         Activity::Withdrawing(gone, Withdrawal::Disk),
     ] {
         let told = coordinator.beat("mayo", activity).await;
-        let Directive::Join { round: id, until } = told else { panic!("{told:?}") };
+        let Directive::Join { round: id, until, .. } = told else { panic!("{told:?}") };
         assert_eq!((id, until), (round(1, 1), Timestamp::from_second(100).unwrap()));
     }
     let long = idle("x".repeat(65));

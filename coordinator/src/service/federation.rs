@@ -207,9 +207,10 @@ fn withdrawal(reason: WithdrawalReason, rule: Rule) -> Withdrawal {
 fn directive(directive: Directive) -> WireDirective {
     match directive {
         Directive::Rest => WireDirective::Rest(Rest {}),
-        Directive::Join { round, until } => WireDirective::Join(Join {
+        Directive::Join { round, base, until } => WireDirective::Join(Join {
             round: Some((&round).into()),
             until: Some(timestamp(until)),
+            base_model: Some(base.into()),
         }),
         Directive::Train { round, base, until, cohort } => WireDirective::Train(Train {
             round: Some((&round).into()),

@@ -82,14 +82,21 @@ mod tests {
         RoundId { run: "brain".parse().unwrap(), number, attempt: 1 }
     }
 
+    fn base() -> Blob {
+        Blob { digest: Digest::of(b"base"), size: 4 }
+    }
+
+    fn join(number: u32) -> Directive {
+        Directive::Join { round: round(number), base: base(), until: Timestamp::UNIX_EPOCH }
+    }
+
     fn train(number: u32) -> Directive {
-        let base = Blob { digest: Digest::of(b"base"), size: 4 };
-        Directive::Train { round: round(number), base, until: Timestamp::UNIX_EPOCH, cohort: 2 }
+        let (round, until) = (round(number), Timestamp::UNIX_EPOCH);
+        Directive::Train { round, base: base(), until, cohort: 2 }
     }
 
     #[test]
     fn what_a_site_does_already_is_no_news_and_anything_else_is() {
-        let join = |number| Directive::Join { round: round(number), until: Timestamp::UNIX_EPOCH };
         let progress = Progress { step: 1, steps: 2, loss: None };
         let training = |number| Activity::Training(round(number), progress);
         for (activity, directive, expected) in [

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fedpaint_proto::limits::DECLINED_MAX;
-use fedpaint_proto::names::{RoundId, RunName};
+use fedpaint_proto::names::{Blob, RoundId, RunName};
 use fedpaint_proto::plan::SignedPlan;
 use fedpaint_proto::rule::Rule;
 
 use crate::gate::Gate;
-use crate::policy::Refusal;
+use crate::policy::{Refusal, judge};
 
 /// What becomes of a round that could be joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +59,14 @@ impl Consent {
             }
             Err(refusal) => Considered::Declined(self.decline(round, &refusal)),
         }
+    }
+
+    /// Whether an update of a whole model as large as `base` could leave, where the run's updates are whole
+    /// models; how many sites there will be nobody knows yet.
+    pub fn may_fetch(&self, run: &RunName, base: Blob) -> bool {
+        let Some(Some(signed)) = self.plans.get(run) else { return false };
+        let bytes = if signed.plan.exchange.is_whole_model() { base.size } else { 0 };
+        judge::all(judge::round(self.gate.policy(), u32::MAX, bytes, [])).is_ok()
     }
 
     /// Declines a round, and says so in the site's log where it is news; whether it is.
@@ -122,6 +130,7 @@ impl Consent {
 
 #[cfg(test)]
 mod tests {
+    use fedpaint_proto::names::Digest;
     use fedpaint_proto::plan::RunPlan;
     use jiff::Timestamp;
 
@@ -190,6 +199,24 @@ mod tests {
         }
         assert_eq!(consent.declined().len(), DECLINED_MAX);
         assert!(consent.declined().iter().all(|(_, rule)| *rule == Rule::Plan));
+    }
+
+    #[test]
+    fn a_base_model_is_fetched_before_its_round_is_trained_only_where_its_update_may_leave() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut policy = Policy::open();
+        policy.egress.bytes_per_round_max = 4;
+        let mut consent = consent(policy, folder.path());
+        let run: RunName = "brain".parse().unwrap();
+        let base = |size| Blob { digest: Digest::of(b"base"), size };
+        assert!(!consent.may_fetch(&run, base(4)), "nothing is known of the run");
+        consent.learn(run.clone(), Some(plan()));
+        assert!(consent.may_fetch(&run, base(4)));
+        assert!(!consent.may_fetch(&run, base(5)));
+        // Of what a form makes smaller the base model's size says nothing.
+        let plan = "version = 1\nrounds = 1\n[exchange]\nencoding = \"int8\"";
+        consent.learn(run.clone(), Some(RunPlan::from_toml(plan).unwrap().into()));
+        assert!(consent.may_fetch(&run, base(5)));
     }
 
     #[test]

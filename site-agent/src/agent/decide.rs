@@ -14,8 +14,8 @@ pub enum Next {
     GoOn,
     /// Give up whatever is in hand and be idle.
     Rest,
-    /// Give up whatever is in hand and say that this round would be joined.
-    Join(RoundId),
+    /// Give up whatever is in hand and say that this round would be joined, which begins from this model.
+    Join(RoundId, Option<Blob>),
     /// Give up whatever is in hand and train this round, as one of so many sites.
     Train(RoundId, Blob, u32),
 }
@@ -33,9 +33,9 @@ pub fn next(activity: &Activity, directive: &Directive) -> Next {
     match directive {
         Directive::Rest if *activity == Activity::Idle => Next::GoOn,
         Directive::Rest => Next::Rest,
-        Directive::Join(round) if *activity == Activity::Joining(round.clone()) => Next::GoOn,
-        Directive::Join(round) if in_hand == Some(round) => Next::GoOn,
-        Directive::Join(round) => Next::Join(round.clone()),
+        Directive::Join(round, _) if *activity == Activity::Joining(round.clone()) => Next::GoOn,
+        Directive::Join(round, _) if in_hand == Some(round) => Next::GoOn,
+        Directive::Join(round, base) => Next::Join(round.clone(), *base),
         Directive::Train(round, ..) if in_hand == Some(round) => Next::GoOn,
         Directive::Train(round, base, cohort) => Next::Train(round.clone(), *base, *cohort),
     }
@@ -83,10 +83,11 @@ mod tests {
         for activity in &activities(&id)[2..] {
             let train = Directive::Train(id.clone(), base(), 2);
             assert_eq!(next(activity, &train), Next::GoOn, "{activity:?}");
-            assert_eq!(next(activity, &Directive::Join(id.clone())), Next::GoOn, "{activity:?}");
+            let join = Directive::Join(id.clone(), Some(base()));
+            assert_eq!(next(activity, &join), Next::GoOn, "{activity:?}");
         }
         let joining = Activity::Joining(id.clone());
-        assert_eq!(next(&joining, &Directive::Join(id)), Next::GoOn);
+        assert_eq!(next(&joining, &Directive::Join(id, Some(base()))), Next::GoOn);
     }
 
     #[test]
@@ -95,8 +96,8 @@ mod tests {
             for activity in activities(&round(1, 1)) {
                 let train = Directive::Train(other.clone(), base(), 2);
                 assert_eq!(next(&activity, &train), Next::Train(other.clone(), base(), 2));
-                let join = Directive::Join(other.clone());
-                assert_eq!(next(&activity, &join), Next::Join(other.clone()));
+                let join = Directive::Join(other.clone(), Some(base()));
+                assert_eq!(next(&activity, &join), Next::Join(other.clone(), Some(base())));
             }
         }
     }

@@ -31,9 +31,11 @@ pub use self::error::Error;
 use self::leaving::{leaving, rehearsed};
 use self::patience::Patience;
 use super::Trusted;
+use super::early::{self, Early};
 use super::line::Line;
 use crate::client::{self, Activity};
 use crate::gate::Gate;
+use crate::lineage::Last;
 use crate::pipe::{Assignment, Progress, Trained};
 use crate::policy::judge;
 use crate::supervisor::Supervisor;
@@ -88,17 +90,19 @@ pub struct Task {
     pub cohort: u32,
 }
 
-/// Does one round, telling `activity` how far it is, until it is submitted or `cancel` fires.
+/// Does one round, telling `activity` how far it is, until it is submitted or `cancel` fires. Of its base model
+/// what has come `early` is there.
 ///
 /// # Errors
 /// [`Error`]; the round is then to be withdrawn from, unless it was given up.
 pub async fn run(
     bench: &Bench,
     task: &Task,
+    early: Option<Early>,
     cancel: &CancellationToken,
     activity: &watch::Sender<Activity>,
 ) -> Result<(), Error> {
-    let (prepared, trained) = patiently(bench, task, cancel, activity).await?;
+    let (prepared, trained) = patiently(bench, task, early, cancel, activity).await?;
     tell(activity, cancel, Activity::Uploading(task.round.clone()));
     let delivered = deliver(bench, task, &prepared, trained, cancel).await;
     // What is refused, not why it cannot be forgotten, is what the coordinator and the log are told.
@@ -123,7 +127,7 @@ pub async fn rehearse(
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
     let unheard = watch::Sender::new(Activity::Idle);
-    let (prepared, trained) = patiently(bench, task, cancel, &unheard).await?;
+    let (prepared, trained) = patiently(bench, task, None, cancel, &unheard).await?;
     remember(bench, &prepared.assignment, &trained, cancel).await?;
     rehearsed(bench, task, &prepared, trained.update, folder).await
 }
@@ -132,12 +136,13 @@ pub async fn rehearse(
 async fn patiently(
     bench: &Bench,
     task: &Task,
+    mut early: Option<Early>,
     cancel: &CancellationToken,
     activity: &watch::Sender<Activity>,
 ) -> Result<(Prepared, Fresh), Error> {
     let mut patience = Patience::default();
     loop {
-        match prepare_and_train(bench, task, cancel, activity).await {
+        match prepare_and_train(bench, task, early.take(), cancel, activity).await {
             Ok(done) => return Ok(done),
             Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
             Err(error) => pause(cancel, patience.bear(error)?).await?,
@@ -148,12 +153,21 @@ async fn patiently(
 async fn prepare_and_train(
     bench: &Bench,
     task: &Task,
+    early: Option<Early>,
     cancel: &CancellationToken,
     activity: &watch::Sender<Activity>,
 ) -> Result<(Prepared, Fresh), Error> {
-    let prepared = until(cancel, prepare(bench, task)).await?;
-    let trained = train(bench, &task.round, &prepared.assignment, cancel, activity).await?;
-    Ok((prepared, trained))
+    let (prepared, last) = until(cancel, prepare(bench, task, early)).await?;
+    let (run, stop) = (task.round.run.clone(), cancel.child_token());
+    // It is on the disk before anything leaves, and need not be before that.
+    let noting = async {
+        let noted = on_workspace(bench, move |w| last.map_or(Ok(()), |last| w.note(&run, last)));
+        noted.await.inspect_err(|_| stop.cancel())
+    };
+    let training = train(bench, &task.round, &prepared.assignment, &stop, activity);
+    let (noted, trained) = tokio::join!(noting, training);
+    noted?;
+    Ok((prepared, trained?))
 }
 
 async fn until<T>(
@@ -185,8 +199,13 @@ async fn pause(cancel: &CancellationToken, wait: Duration) -> Result<(), Error> 
     .await
 }
 
-/// Fetches what the round needs, its plan and its base model, as far as the policy lets it be trained.
-async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
+/// Fetches what the round needs, its plan and its base model, as far as the policy lets it be trained. And what is to
+/// be noted of it before anything leaves.
+async fn prepare(
+    bench: &Bench,
+    task: &Task,
+    early: Option<Early>,
+) -> Result<(Prepared, Option<Last>), Error> {
     let Task { round, base, cohort } = task;
     let plan = || async { client::run_plan(&bench.line.now(), &round.run).await };
     let judging = async {
@@ -211,16 +230,10 @@ async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
     let last = last.filter(|_| !bench.gate.is_for_dry_run());
     bench.workspace.want_model(base.digest);
     let path = model_path(bench.workspace.folder(), base.digest);
-    // Other models go, and what is to be trained is noted, while the model comes.
-    let run = round.run.clone();
-    let noting = on_workspace(bench, move |w| {
-        w.drop_models()?;
-        last.map_or(Ok(()), |last| w.note(&run, last))
-    });
-    let mut quiet = |_, _| {};
-    let fetching = transfer::fetch(&bench.line, *base, &path, &bench.budget, &mut quiet);
-    let (noted, fetched) = tokio::join!(noting, fetching);
-    noted?;
+    // Other models go while this one comes.
+    let dropping = on_workspace(bench, Workspace::drop_models);
+    let (dropped, fetched) = tokio::join!(dropping, early::fetch(bench, *base, early));
+    dropped?;
     fetched.map_err(Error::Download)?;
     judge::all(bench.gate.round(*cohort, form, &path)?)?;
     let remainder = match form.encoding.is_lossless() {
@@ -239,7 +252,7 @@ async fn prepare(bench: &Bench, task: &Task) -> Result<Prepared, Error> {
         base: *base,
         remainder,
     };
-    Ok(Prepared { plan, assignment })
+    Ok((Prepared { plan, assignment }, last))
 }
 
 /// Runs file work beside the runtime.

@@ -8,6 +8,7 @@ mod beat;
 pub mod consent;
 pub mod decide;
 pub mod dry_run;
+pub mod early;
 mod failures;
 pub mod job;
 mod keeper;
@@ -35,6 +36,7 @@ use tonic::Status;
 
 use self::consent::Consent;
 use self::decide::Next;
+use self::early::Early;
 use self::failures::Failures;
 use self::job::{Bench, Task};
 use self::keeper::Keeper;
@@ -298,6 +300,8 @@ struct Agent {
     /// What it takes part in, by its own policy.
     consent: Consent,
     inquiry: Option<Inquiry>,
+    /// The base model of the round that was joined.
+    early: Option<Early>,
     failures: Failures,
     /// Which coordinator last answered, if one ever has.
     known: Option<Coordinator>,
@@ -322,6 +326,7 @@ impl Agent {
             hurry: Arc::new(Notify::new()),
             job: None,
             inquiry: None,
+            early: None,
             known: None,
         }
     }
@@ -378,7 +383,7 @@ impl Agent {
             Next::Rest => {
                 self.activity.send_replace(Activity::Idle);
             }
-            Next::Join(round) => self.consider(round),
+            Next::Join(round, base) => self.consider(round, base),
             Next::Train(round, base, cohort) => self.begin(Task { round, base, cohort }),
         }
         next_after
@@ -419,9 +424,10 @@ impl Agent {
         self.activity.send_replace(Activity::Training(round.clone(), Progress::default()));
         let (bench, activity) = (self.bench.clone(), self.activity.clone());
         let cancel = CancellationToken::new();
+        let early = self.early.take().filter(|early| early.is_of(base));
         let task = tokio::spawn({
             let cancel = cancel.clone();
-            async move { job::run(&bench, &task, &cancel, &activity).await }
+            async move { job::run(&bench, &task, early, &cancel, &activity).await }
         });
         self.job = Some(Job { round, cancel, task });
     }

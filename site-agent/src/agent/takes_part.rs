@@ -4,13 +4,14 @@ use std::future::pending;
 use std::time::Duration;
 
 use fedpaint_proto::channel;
-use fedpaint_proto::names::RoundId;
+use fedpaint_proto::names::{Blob, RoundId};
 use fedpaint_proto::v1::{LogDoubt, WithdrawalReason};
 use tokio::task::JoinHandle;
 use tonic::Status;
 
 use super::Agent;
 use super::consent::Considered;
+use super::early::Early;
 use crate::client::{self, Activity, PlanTold};
 
 /// How long the coordinator may take to hear that this site stops.
@@ -21,10 +22,11 @@ pub(super) type Inquiry = (RoundId, JoinHandle<Result<PlanTold, Status>>);
 
 impl Agent {
     /// Joins a round, if this site's policy lets it.
-    pub(super) fn consider(&mut self, round: RoundId) {
+    pub(super) fn consider(&mut self, round: RoundId, base: Option<Blob>) {
         let (activity, is_news) = match self.consent.consider(&round) {
             Considered::Join => {
                 tracing::info!(%round, "joining");
+                self.fetch_early(&round, base);
                 (Activity::Joining(round), true)
             }
             Considered::Declined(is_news) => (Activity::Idle, is_news),
@@ -40,6 +42,16 @@ impl Agent {
         self.activity.send_replace(activity);
         if is_news {
             self.hurry.notify_one();
+        }
+    }
+
+    /// Begins to fetch the base model of a round that is joined, unless that is under way or its update could not
+    /// leave.
+    fn fetch_early(&mut self, round: &RoundId, base: Option<Blob>) {
+        let is_new = |base: &Blob| !self.early.as_ref().is_some_and(|early| early.is_of(*base));
+        let base = base.filter(is_new).filter(|base| self.consent.may_fetch(&round.run, *base));
+        if let Some(base) = base {
+            self.early = Some(Early::begin(&self.bench, base));
         }
     }
 
@@ -67,6 +79,7 @@ impl Agent {
     /// Gives the round in hand up where the policy no longer lets anything be done.
     pub(super) fn keep_to_the_policy(&mut self) {
         let Err(refusal) = self.bench.gate.now() else { return };
+        self.early = None;
         let activity = self.activity.borrow().clone();
         if let Activity::Joining(round)
         | Activity::Training(round, _)

@@ -50,7 +50,7 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    fn start(channel: Channel) -> Site {
+    pub(crate) fn start(channel: Channel) -> Site {
         Site::start_in(tempfile::tempdir().unwrap(), channel)
     }
 

@@ -47,6 +47,12 @@ pub(crate) struct State {
     pub(crate) beats: u64,
     /// How many more heartbeats are answered as by a full database.
     pub(crate) beats_put_off: u32,
+    /// Whether other sites are waited for.
+    pub(crate) selects: bool,
+    /// How many more downloads break at once.
+    pub(crate) downloads_broken: u32,
+    /// Downloads begun.
+    pub(crate) downloads: u64,
     /// Uploads begun.
     pub(crate) uploads: u64,
     /// Whether uploads are left hanging.
@@ -179,8 +185,10 @@ impl Fake {
         let directive = match (&state.round, activity) {
             (None, _) => Directive::Rest(Rest {}),
             (Some(_), Activity::Idle(_)) if is_declined => Directive::Rest(Rest {}),
+            (Some(_), Activity::Joining(_)) if state.selects => Directive::Rest(Rest {}),
             (Some(round), Activity::Idle(_) | Activity::Withdrawing(_)) => {
-                Directive::Join(Join { round: Some(round.clone()), until: None })
+                let (round, base_model) = (Some(round.clone()), Some(blob(&state.base).into()));
+                Directive::Join(Join { round, until: None, base_model })
             }
             (Some(round), _) => Directive::Train(Train {
                 round: Some(round.clone()),
@@ -378,7 +386,15 @@ impl BlobService for Fake {
         &self,
         request: Request<DownloadRequest>,
     ) -> Result<Response<Self::DownloadStream>, Status> {
-        let rest = self.state().base[request.into_inner().offset as usize..].to_vec();
+        let rest = {
+            let mut state = self.state();
+            state.downloads += 1;
+            if state.downloads_broken > 0 {
+                state.downloads_broken -= 1;
+                return Err(Reason::BlobUnknown.status("made up"));
+            }
+            state.base[request.into_inner().offset as usize..].to_vec()
+        };
         let part = DownloadResponse { data: rest.into() };
         Ok(Response::new(Box::pin(tokio_stream::iter([Ok(part)]))))
     }

@@ -118,7 +118,7 @@ async fn job_by(
     let (cancel, activity) = (CancellationToken::new(), watch::Sender::new(Activity::Idle));
     let result = match is_dry {
         true => job::rehearse(&bench, &task, &workspace.path().join("dry"), &cancel).await,
-        false => job::run(&bench, &task, &cancel, &activity).await,
+        false => job::run(&bench, &task, None, &cancel, &activity).await,
     };
     bench.supervisor.lock().await.stop().await;
     let last = bench.workspace.history().unwrap().remove(&run()).unwrap();
@@ -246,7 +246,7 @@ async fn a_plan_that_is_not_followed_ends_a_job_before_what_the_base_model_is_ma
     let (cancel, activity) = (CancellationToken::new(), watch::Sender::new(Activity::Idle));
     // Less than one call may take.
     let limit = Duration::from_secs(20);
-    let done = tokio::time::timeout(limit, job::run(&bench, &task, &cancel, &activity)).await;
+    let done = tokio::time::timeout(limit, job::run(&bench, &task, None, &cancel, &activity)).await;
     let error = done.unwrap().unwrap_err();
     assert!(matches!(error, Error::Plan(_)), "{error}");
     bench.supervisor.lock().await.stop().await;

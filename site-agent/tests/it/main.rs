@@ -10,6 +10,7 @@ mod cli;
 mod data_check;
 mod dicom;
 mod dry_run;
+mod early;
 mod evaluate;
 mod exchange;
 mod fake;

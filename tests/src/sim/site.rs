@@ -170,7 +170,7 @@ impl World {
         match next {
             Next::GoOn => {}
             Next::Rest => agent.activity = Activity::Idle,
-            Next::Join(round) => {
+            Next::Join(round, _) => {
                 agent.activity = Activity::Joining(round);
                 agent.hurry = true;
             }
@@ -209,7 +209,7 @@ pub(super) fn to_coordinator(activity: &Activity) -> core::Activity {
 pub(super) fn from_coordinator(directive: run::Directive) -> Directive {
     match directive {
         run::Directive::Rest => Directive::Rest,
-        run::Directive::Join { round, .. } => Directive::Join(round),
+        run::Directive::Join { round, base, .. } => Directive::Join(round, Some(base)),
         run::Directive::Train { round, base, cohort, .. } => Directive::Train(round, base, cohort),
     }
 }

@@ -38,7 +38,7 @@ pub(super) async fn ask(bench: &Bench, task: &Task) -> Result<Option<Told>, Erro
 }
 
 /// Has this site believe what it is asked to train, by what it was told of the base model and what it trained
-/// before. What is to be noted before it is trained; nothing where this site does not sign.
+/// before. What is to be noted before anything leaves; nothing where this site does not sign.
 pub(super) async fn agree(
     bench: &Bench,
     task: &Task,

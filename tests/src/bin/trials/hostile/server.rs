@@ -242,7 +242,9 @@ impl State {
         }
         match activity {
             _ if self.withdrawn || self.round > 3 => Directive::Rest(Rest {}),
-            Activity::Idle(_) => Directive::Join(Join { round: Some(round), until: None }),
+            Activity::Idle(_) => {
+                Directive::Join(Join { round: Some(round), until: None, base_model: None })
+            }
             _ => {
                 let base_model = Some(base.into());
                 Directive::Train(Train { round: Some(round), base_model, until: None, cohort: 2 })

@@ -1,0 +1,49 @@
+//! A base model that comes before its round is trained.
+
+use fedpaint_proto::v1::heartbeat_request::Activity;
+use fedpaint_site_agent::workspace::model_path;
+
+use crate::agent::Site;
+use crate::fake::{Fake, State};
+use crate::site::{PLAN, blob, model};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_model_comes_while_other_sites_are_waited_for_and_is_not_fetched_again() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    fake.state().selects = true;
+    let site = Site::start(channel);
+    let path = model_path(site.workspace.path(), blob(&model()).digest);
+    // Each heartbeat has it looked for again.
+    fake.until(|_| path.exists()).await;
+    assert!(!trained(&fake.state()));
+    fake.state().selects = false;
+    fake.until(|state| !state.submitted.is_empty()).await;
+    site.stop().await;
+    assert_eq!(fake.state().downloads, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_model_that_could_not_be_had_early_is_fetched_by_the_round() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    {
+        let mut state = fake.state();
+        (state.selects, state.downloads_broken) = (true, 1);
+    }
+    let site = Site::start(channel);
+    fake.until(|state| state.downloads == 1).await;
+    fake.state().selects = false;
+    fake.until(|state| !state.submitted.is_empty()).await;
+    site.stop().await;
+    assert_eq!(fake.state().downloads, 2);
+    assert!(withdrawals(&fake.state()).is_empty());
+}
+
+/// Whether the agent has told that it trains.
+fn trained(state: &State) -> bool {
+    state.said.iter().any(|said| matches!(said, Activity::Training(_)))
+}
+
+/// The rounds that the agent has withdrawn from.
+fn withdrawals(state: &State) -> Vec<&Activity> {
+    state.said.iter().filter(|said| matches!(said, Activity::Withdrawing(_))).collect()
+}
