@@ -79,8 +79,8 @@ pub enum Directive {
     Join {
         /// In this round.
         round: RoundId,
-        /// Which begins from this model.
-        base: Blob,
+        /// Which begins from this model, where whoever joins will train it.
+        base: Option<Blob>,
         /// Before this time.
         until: Timestamp,
     },
@@ -444,7 +444,7 @@ pub fn directive<'a>(
                 return Directive::Train { round: round.id().clone(), base, until, cohort };
             }
             round::Directive::Join { until } if join.is_none() && !declines(round.id()) => {
-                let (round, base) = (round.id().clone(), round.base());
+                let (round, base) = (round.id().clone(), Some(round.base()));
                 join = Some(Directive::Join { round, base, until });
             }
             round::Directive::Join { .. } => {}

@@ -210,7 +210,7 @@ fn directive(directive: Directive) -> WireDirective {
         Directive::Join { round, base, until } => WireDirective::Join(Join {
             round: Some((&round).into()),
             until: Some(timestamp(until)),
-            base_model: Some(base.into()),
+            base_model: base.map(Into::into),
         }),
         Directive::Train { round, base, until, cohort } => WireDirective::Train(Train {
             round: Some((&round).into()),

@@ -87,7 +87,7 @@ mod tests {
     }
 
     fn join(number: u32) -> Directive {
-        Directive::Join { round: round(number), base: base(), until: Timestamp::UNIX_EPOCH }
+        Directive::Join { round: round(number), base: None, until: Timestamp::UNIX_EPOCH }
     }
 
     fn train(number: u32) -> Directive {

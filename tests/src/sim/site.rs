@@ -209,7 +209,7 @@ pub(super) fn to_coordinator(activity: &Activity) -> core::Activity {
 pub(super) fn from_coordinator(directive: run::Directive) -> Directive {
     match directive {
         run::Directive::Rest => Directive::Rest,
-        run::Directive::Join { round, base, .. } => Directive::Join(round, Some(base)),
+        run::Directive::Join { round, base, .. } => Directive::Join(round, base),
         run::Directive::Train { round, base, cohort, .. } => Directive::Train(round, base, cohort),
     }
 }

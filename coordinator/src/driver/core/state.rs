@@ -275,11 +275,23 @@ impl State {
         Ok(outcome)
     }
 
-    /// What a site should be doing.
+    /// What a site should be doing. Where there are more sites than a round has room for, none is told what it begins
+    /// from before it is in: those that come too late would have fetched it for nothing.
     pub fn directive(&self, site: &SiteName) -> Directive {
         let stays_out =
             |round: &RoundId| self.declines(site, round).is_some() || self.keeps_out(site, round);
-        run::directive(self.runs(), site, stays_out)
+        match run::directive(self.runs(), site, stays_out) {
+            Directive::Join { round, until, .. } if !self.has_room_for_all(&round.run) => {
+                Directive::Join { round, base: None, until }
+            }
+            told => told,
+        }
+    }
+
+    /// Whether each round of a run has room for every site that may take part.
+    fn has_room_for_all(&self, run: &RunName) -> bool {
+        let sites = self.sites.values().filter(|site| site.revoked_at.is_none()).count();
+        self.find_run(run).is_some_and(|run| run.plan().round.sites_goal as usize >= sites)
     }
 
     /// How large an update the site may upload for a round.

@@ -199,6 +199,20 @@ fn a_site_that_joins_and_leaves_without_end_is_told_each_time_until_the_attempt_
 }
 
 #[test]
+fn a_site_is_told_what_a_round_begins_from_before_it_is_in_only_where_there_is_room_for_all() {
+    let told = |shell: &Shell| match shell.core.answer(&site("mayo")).directive {
+        Directive::Join { base, .. } => base,
+        other => panic!("{other:?}"),
+    };
+    // The plan's rounds are of one site.
+    assert_eq!(told(&Shell::new(&["mayo"])), Some(blob("base")));
+    let mut shell = Shell::new(&["mayo", "oslo"]);
+    assert_eq!(told(&shell), None);
+    shell.ask(Request::Revoke(ada(), site("oslo"), Sight::Unsaid));
+    assert_eq!(told(&shell), Some(blob("base")));
+}
+
+#[test]
 fn rules_that_come_and_go_are_told_once_for_each_round() {
     let mut shell = Shell::new(&["mayo"]);
     let mut entries = 0;
