@@ -204,9 +204,9 @@ fn a_site_is_told_what_a_round_begins_from_before_it_is_in_only_where_there_is_r
         Directive::Join { base, .. } => base,
         other => panic!("{other:?}"),
     };
-    // The plan's rounds are of one site.
-    assert_eq!(told(&Shell::new(&["mayo"])), Some(blob("base")));
-    let mut shell = Shell::new(&["mayo", "oslo"]);
+    // The plan's rounds have room for three.
+    assert_eq!(told(&Shell::new(&["mayo", "oslo", "turin"])), Some(blob("base")));
+    let mut shell = Shell::new(&["mayo", "oslo", "turin", "kyoto"]);
     assert_eq!(told(&shell), None);
     shell.ask(Request::Revoke(ada(), site("oslo"), Sight::Unsaid));
     assert_eq!(told(&shell), Some(blob("base")));
