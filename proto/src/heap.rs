@@ -2,8 +2,7 @@
 //!
 //! A transfer takes and frees pieces of 64 KiB without end. glibc gives memory back to the system as soon as 128 KiB
 //! at the end of an arena are free, and asks for it again with the next piece: every page of it is then made anew,
-//! for each piece that moves. Twenty to a hundred times as much room costs a process nothing that it does not
-//! take in the next moment anyway.
+//! for each piece that moves. What is kept instead was in use a moment before, and is so again in the next.
 
 /// How much that is free at the end of an arena is kept.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

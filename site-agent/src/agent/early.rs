@@ -9,8 +9,8 @@ use fedpaint_proto::names::Blob;
 use fedpaint_proto::transfer;
 use tokio::task::JoinHandle;
 
-use super::job::Bench;
-use crate::workspace::model_path;
+use super::job::{Bench, on_workspace};
+use crate::workspace::{Workspace, model_path};
 
 /// A model on its way. Dropping it ends that, and leaves what has come.
 #[derive(Debug)]
@@ -26,10 +26,9 @@ impl Early {
         bench.workspace.want_model(base.digest);
         let bench = bench.clone();
         let task = tokio::spawn(async move {
-            let workspace = bench.workspace.clone();
-            let dropping = tokio::task::spawn_blocking(move || workspace.drop_models());
+            let dropping = on_workspace(&bench, Workspace::drop_models);
             let (dropped, fetched) = tokio::join!(dropping, fetch(&bench, base, None));
-            if let Ok(Err(error)) = dropped {
+            if let Err(error) = dropped {
                 tracing::debug!("older base models stay for now: {error}");
             }
             if let Err(error) = &fetched {

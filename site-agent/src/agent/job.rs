@@ -265,7 +265,7 @@ async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
 }
 
 /// Works on the workspace beside the runtime.
-async fn on_workspace<T: Send + 'static>(
+pub(super) async fn on_workspace<T: Send + 'static>(
     bench: &Bench,
     work: impl FnOnce(&Workspace) -> Result<T, workspace::Error> + Send + 'static,
 ) -> Result<T, Error> {

@@ -251,3 +251,28 @@ async fn a_plan_that_is_not_followed_ends_a_job_before_what_the_base_model_is_ma
     assert!(matches!(error, Error::Plan(_)), "{error}");
     bench.supervisor.lock().await.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_leaves_of_a_round_that_cannot_be_noted_as_trained() {
+    let pki = Pki::new();
+    let main = pki.signer("coordinator/main");
+    let (fake, channel) = Fake::start(&plan(), model()).await;
+    let shown = manifests(&models(1)).into_iter().map(|manifest| signed(&main, manifest));
+    fake.state().manifests = shown.collect();
+    let workspace = tempfile::tempdir().unwrap();
+    let gate = Gate::new(Policy::open(), workspace.path(), || NOW);
+    let trust = Trust { authority: pki.authority(), signer: pki.signer("site/mayo"), now: || NOW };
+    let trust = Trusted::new(Some(trust)).1;
+    let bench = Bench { trust, ..bench(gate, &workspace, channel, setup(workspace.path())) };
+    // Where it is written before it has its name.
+    std::fs::create_dir(workspace.path().join("history.json.writing")).unwrap();
+    let round = RoundId { run: run(), number: 1, attempt: 1 };
+    let task = Task { round, base: blob(&model()), cohort: 1 };
+    let (cancel, activity) = (CancellationToken::new(), watch::Sender::new(Activity::Idle));
+    let error = job::run(&bench, &task, None, &cancel, &activity).await.unwrap_err();
+    assert!(matches!(error, Error::Workspace(_)), "{error}");
+    let state = fake.state();
+    assert_eq!((state.downloads, state.uploads, state.submitted.len()), (1, 0, 0));
+    drop(state);
+    bench.supervisor.lock().await.stop().await;
+}
