@@ -271,8 +271,10 @@ async fn nothing_leaves_of_a_round_that_cannot_be_noted_as_trained() {
     let (cancel, activity) = (CancellationToken::new(), watch::Sender::new(Activity::Idle));
     let error = job::run(&bench, &task, None, &cancel, &activity).await.unwrap_err();
     assert!(matches!(error, Error::Workspace(_)), "{error}");
-    let state = fake.state();
-    assert_eq!((state.downloads, state.uploads, state.submitted.len()), (1, 0, 0));
-    drop(state);
+    let done = {
+        let state = fake.state();
+        (state.downloads, state.uploads, state.submitted.len())
+    };
+    assert_eq!(done, (1, 0, 0));
     bench.supervisor.lock().await.stop().await;
 }
