@@ -36,6 +36,7 @@ pub mod failpoint;
 pub mod farewell;
 pub mod framing;
 pub mod given_up;
+pub mod hashed;
 pub mod heap;
 pub mod identity;
 pub mod limits;

@@ -4,13 +4,14 @@
 //! removed, and the caller writes it anew.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fedpaint_proto::failpoint::reach;
-use fedpaint_proto::names::{Blob, Digest};
-use fedpaint_proto::weights::{BUFFER_BYTES, sync_folder};
+use fedpaint_proto::hashed::Hashed;
+use fedpaint_proto::names::Blob;
+use fedpaint_proto::weights::sync_folder;
 use fedpaint_proto::writeback::Writeback;
 
 /// How long to wait before a disk that failed is tried again: room may have been made.
@@ -89,37 +90,15 @@ pub fn write_by_digest(
     let temporary = folder.join(making);
     let written = || {
         reach(create)?;
-        let file = Writeback::new(File::create(&temporary)?, 0);
-        let hashing = Hashing { file, hasher: blake3::Hasher::new() };
-        let mut file = BufWriter::with_capacity(BUFFER_BYTES, hashing);
+        let mut file = Hashed::new(File::create(&temporary)?);
         reach(write)?;
         fill(&mut file)?;
-        file.flush()?;
-        let Hashing { file, hasher } = file.get_ref();
-        let blob = Blob { digest: Digest::from(hasher.finalize()), size: file.length() };
+        let (_, blob) = file.whole()?;
         reach(rename)?;
         fs::rename(&temporary, folder.join(blob.digest.to_string()))?;
         Ok(blob)
     };
     written().inspect_err(|_| drop(fs::remove_file(&temporary)))
-}
-
-/// A file whose bytes are hashed as they are written.
-struct Hashing {
-    file: Writeback,
-    hasher: blake3::Hasher,
-}
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
 }
 
 /// Where a file is while it is not whole.
@@ -132,6 +111,8 @@ fn temporary_of(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use fedpaint_proto::disk::may_pass;
+    use fedpaint_proto::names::Digest;
+    use fedpaint_proto::weights::BUFFER_BYTES;
     use rustix::io::Errno;
 
     use super::*;

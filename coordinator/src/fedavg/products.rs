@@ -98,59 +98,19 @@ impl WithSimd for SumProducts<'_> {
 
 #[inline(always)]
 fn sum_along(rows: &Rows, sums: &mut Along) {
-    let mut whole = [0.0; TILE];
-    for (tile, base) in rows.base.chunks(TILE).enumerate() {
-        let range = tile * TILE..tile * TILE + base.len();
-        whole.fill(0.0);
+    let mut own = [0.0; TILE];
+    for first in (0..rows.base.len()).step_by(TILE) {
+        let mut whole = [0.0; TILE];
         for row in rows.iter() {
-            match row {
-                Row::Fresh(values) => add(&mut whole, &values[range.clone()], base),
-                Row::Late(values) => add(&mut whole, &values[range.clone()], base),
-            }
+            differences(row, &rows.base, first, &mut own);
+            whole.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
         }
         for ((row, square), along) in rows.iter().zip(&mut sums.squares).zip(&mut sums.along) {
-            let (own, with_all) = match row {
-                Row::Fresh(values) => lies(&values[range.clone()], base, &whole),
-                Row::Late(values) => lies(&values[range.clone()], base, &whole),
-            };
-            *square += own;
-            *along += with_all;
+            differences(row, &rows.base, first, &mut own);
+            *square += product(&own, &own);
+            *along += product(&own, &whole);
         }
     }
-}
-
-/// Adds w - base.
-#[inline(always)]
-fn add<V: Copy + Into<f64>>(whole: &mut [f64; TILE], values: &[V], base: &[f32]) {
-    for ((whole, value), base) in whole.iter_mut().zip(values).zip(base) {
-        *whole += (*value).into() - f64::from(*base);
-    }
-}
-
-/// <d, d> and <d, whole> of d = w - base.
-#[inline(always)]
-fn lies<V: Copy + Into<f64>>(values: &[V], base: &[f32], whole: &[f64; TILE]) -> (f64, f64) {
-    let (mut own, mut with_all) = ([0.0; LANES], [0.0; LANES]);
-    let (values, base, whole) = (lanes(values), lanes(base), lanes(whole));
-    for ((values, base), whole) in values.0.iter().zip(base.0).zip(whole.0) {
-        for at in 0..LANES {
-            let difference = values[at].into() - f64::from(base[at]);
-            own[at] += difference * difference;
-            with_all[at] += difference * whole[at];
-        }
-    }
-    let wholes_left = whole.0.get(values.0.len()).map_or(&[][..], |chunk| &chunk[..]);
-    for (at, ((value, base), whole)) in values.1.iter().zip(base.1).zip(wholes_left).enumerate() {
-        let difference = (*value).into() - f64::from(*base);
-        own[at] += difference * difference;
-        with_all[at] += difference * whole;
-    }
-    (added(own), added(with_all))
-}
-
-#[inline(always)]
-fn lanes<V>(values: &[V]) -> (&[[V; LANES]], &[V]) {
-    values.as_chunks()
 }
 
 #[inline(always)]

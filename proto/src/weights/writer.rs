@@ -10,9 +10,9 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::{Error, PREFIX_BYTES, SYNC, TensorSpec, WRITE, bounded, sync_folder};
 use crate::failpoint::reach;
+use crate::hashed::Hashed;
 use crate::limits::TENSORS_MAX;
-use crate::names::{Blob, Digest};
-use crate::writeback::Writeback;
+use crate::names::Blob;
 
 /// Writes a model file part by part, hashing as it goes.
 ///
@@ -21,9 +21,7 @@ use crate::writeback::Writeback;
 pub struct ModelWriter {
     path: PathBuf,
     temporary: PathBuf,
-    file: Writeback,
-    hasher: blake3::Hasher,
-    size: u64,
+    file: Hashed,
     tensors: std::vec::IntoIter<TensorSpec>,
     /// How many values of the tensor that is due have been written.
     written: usize,
@@ -61,9 +59,7 @@ impl ModelWriter {
         let mut writer = ModelWriter {
             path: path.to_owned(),
             temporary,
-            file: Writeback::new(file, 0),
-            hasher: blake3::Hasher::new(),
-            size: 0,
+            file: Hashed::new(file),
             tensors: tensors.into_iter(),
             written: 0,
             finished: false,
@@ -159,20 +155,18 @@ impl ModelWriter {
         if self.due().is_some() {
             return Err(self.wrong_length(0));
         }
-        reach("model.flush").and_then(|()| self.file.flush()).map_err(failed(WRITE, &self.path))?;
-        reach("model.sync")
-            .and_then(|()| self.file.whole()?.sync_all())
-            .map_err(failed(SYNC, &self.path))?;
+        let whole = reach("model.flush").and_then(|()| self.file.whole());
+        let (file, blob) = whole.map_err(failed(WRITE, &self.path))?;
+        let synced = reach("model.sync").and_then(|()| file.sync_all());
+        synced.map_err(failed(SYNC, &self.path))?;
         reach("model.rename")
             .and_then(|()| std::fs::rename(&self.temporary, &self.path))
             .map_err(failed(WRITE, &self.path))?;
         self.finished = true;
-        Ok(Blob { digest: Digest::from(self.hasher.finalize()), size: self.size })
+        Ok(blob)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.hasher.update(bytes);
-        self.size += bytes.len() as u64;
         let written = reach("model.write").and_then(|()| self.file.write_all(bytes));
         written.map_err(|source| Error::Io { what: WRITE, path: self.temporary.clone(), source })
     }
