@@ -14,6 +14,7 @@
 //! kernel forgets what it could not write, so what was written is deleted, and the process stops
 //! ([`Blobs::halt`]).
 
+mod came;
 mod download;
 mod orphans;
 mod pages;
@@ -35,6 +36,7 @@ use fedpaint_proto::reason::Reason;
 use fedpaint_proto::weights::sync_folder;
 use jiff::Timestamp;
 
+use self::came::Came;
 pub use self::download::Download;
 pub use self::orphans::{Collection, Freed, ORPHAN_AGE_MAX, Unneeded};
 use self::rot::Untold;
@@ -51,6 +53,8 @@ pub struct Blobs {
     busy: Arc<Mutex<HashSet<PathBuf>>>,
     /// The blobs that this process has told somebody it holds. Whoever deletes a blob holds this lock.
     claims: Arc<Mutex<Claims>>,
+    /// Those that were seen to hold finite numbers.
+    came: Arc<Came>,
     /// The blobs set aside that the audit log is to be told of.
     untold: Arc<Untold>,
     halt: Halt,
@@ -208,8 +212,8 @@ impl Blobs {
 
     /// The directory as another process may be using it: nothing is made, emptied or forgotten.
     pub fn attach(root: &Path) -> Blobs {
-        let (busy, claims, untold, halt) = Default::default();
-        Blobs { root: root.to_owned(), busy, claims, untold, halt }
+        let (busy, claims, came, untold, halt) = Default::default();
+        Blobs { root: root.to_owned(), busy, claims, came, untold, halt }
     }
 
     /// The directory.

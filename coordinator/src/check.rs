@@ -88,11 +88,29 @@ impl From<weights::Error> for Rejection {
 /// # Errors
 /// The first thing that is wrong, by the name of its tensor.
 pub fn check_update(update: &Path, base: &Path, form: ExchangePlan) -> Result<(), Rejection> {
+    let (update, base) = of_form(update, base, form)?;
+    finite(update.first_not_finite(&base)?)
+}
+
+/// The same of an update whose weights are known to be finite: of each file the header alone is read.
+///
+/// # Errors
+/// As [`check_update`].
+pub fn check_form(update: &Path, base: &Path, form: ExchangePlan) -> Result<(), Rejection> {
+    of_form(update, base, form).map(drop)
+}
+
+/// An update of the form that the plan asks for, and its base model.
+fn of_form(
+    update: &Path,
+    base: &Path,
+    form: ExchangePlan,
+) -> Result<(Update, ModelFile), Rejection> {
     let update = Update::open(update)?;
     // What is wrong with the base is never the update's fault.
     let base = ModelFile::open(base).map_err(Rejection::Disk)?;
     update.matches(&base, form)?;
-    finite(update.first_not_finite(&base)?)
+    Ok((update, base))
 }
 
 /// Checks an initial model: tensors of F32, at least one and one of those that travel, every weight finite,

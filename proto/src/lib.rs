@@ -26,6 +26,7 @@
 //! No type in this crate can hold a voxel, a path of a scan, or a patient.
 
 pub mod ahead;
+pub mod at_once;
 pub mod budget;
 pub mod channel;
 pub mod congestion;

@@ -7,6 +7,7 @@
 pub mod blocks;
 mod encode;
 mod mismatch;
+pub mod passing;
 mod ranges;
 mod update;
 mod writer;

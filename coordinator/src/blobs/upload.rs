@@ -107,7 +107,7 @@ fn open(
     let options = options.create(true).append(true).read(true);
     let file = reach("blob.part_open").and_then(|()| options.open(&path));
     let growing = file.and_then(Growing::of).map_err(Error::io("write", &path))?;
-    Ok((growing, Part { path, _claim: claim }))
+    Ok((growing.looked_at(), Part { path, _claim: claim }))
 }
 
 impl Upload {
@@ -182,6 +182,9 @@ impl Upload {
                 blobs.failed_sync(path, source)
             })?;
             blobs.adopt(path, &blob)?;
+            if growing.are_finite() {
+                blobs.note_finite(blob.digest);
+            }
             Ok(committed)
         })
         .await

@@ -4,6 +4,7 @@
 
 use fedpaint_proto::limits::DETAIL_BYTES_MAX;
 use fedpaint_proto::names::{Digest, RoundId, SiteName};
+use fedpaint_proto::plan::Encoding;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::statement::Envelope;
 use fedpaint_proto::text;
@@ -12,7 +13,7 @@ use super::core::{Request, Review, Submission, is_kept, review};
 use super::error::Error;
 use super::handle::Handle;
 use crate::blobs;
-use crate::check::check_update;
+use crate::check::{check_form, check_update};
 use crate::evidence::plan_digest;
 use crate::records::Document;
 use crate::round::{Member, Phase, Refusal, Round, Update};
@@ -167,7 +168,10 @@ async fn check(
     }
     let paths = (handle.blobs.path(&weights.digest), handle.blobs.path(&base));
     let form = handle.plan(&round.run)?.exchange;
-    let checked = handle.in_background(move || check_update(&paths.0, &paths.1, form));
+    // Its numbers were looked at as they came, unless they came in several goes or this process has begun since.
+    let is_seen = form.encoding == Encoding::F32 && handle.blobs.came_finite(&weights.digest);
+    let check = if is_seen { check_form } else { check_update };
+    let checked = handle.in_background(move || check(&paths.0, &paths.1, form));
     let checked = handle.while_arriving(site, &round, checked).await?;
     let Err(rejection) = checked else { return Ok(Some(update)) };
     // What is wrong may have come to a file since it was written: to the update, which the site then sends

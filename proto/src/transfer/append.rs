@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::failpoint::reach;
 use crate::names::Digest;
 use crate::weights::BUFFER_BYTES;
+use crate::weights::passing::Passing;
 use crate::writeback::Writeback;
 
 /// How many pieces wait to be written.
@@ -38,6 +39,8 @@ pub struct Growing {
     hasher: Box<blake3::Hasher>,
     /// How many bytes the hasher has seen, from the first one on.
     hashed: u64,
+    /// What its numbers are like, where that is looked at, and all of them have come since it grows here.
+    passing: Option<Passing>,
 }
 
 impl Growing {
@@ -47,7 +50,7 @@ impl Growing {
     /// If the system does not say how long it is.
     pub fn of(file: File) -> io::Result<Growing> {
         let length = file.metadata()?.len();
-        Ok(Growing { file: Writeback::new(file, length), hasher: Box::default(), hashed: 0 })
+        Ok(Growing::written(Writeback::new(file, length)))
     }
 
     /// The same of a file that nobody syncs: when it reaches the disk is left to the system.
@@ -56,7 +59,22 @@ impl Growing {
     /// As [`Growing::of`].
     pub fn unhurried(file: File) -> io::Result<Growing> {
         let length = file.metadata()?.len();
-        Ok(Growing { file: Writeback::unhurried(file, length), hasher: Box::default(), hashed: 0 })
+        Ok(Growing::written(Writeback::unhurried(file, length)))
+    }
+
+    fn written(file: Writeback) -> Growing {
+        Growing { file, hasher: Box::default(), hashed: 0, passing: None }
+    }
+
+    /// The same, where the numbers of a model are looked at as they come.
+    #[must_use]
+    pub fn looked_at(self) -> Growing {
+        Growing { passing: Some(Passing::default()), ..self }
+    }
+
+    /// Whether every byte has been seen, and they are finite numbers behind a header if they are f32 numbers at all.
+    pub fn are_finite(&self) -> bool {
+        self.hashed == self.length() && self.passing.as_ref().is_some_and(Passing::are_finite)
     }
 
     /// How many bytes it has.
@@ -81,6 +99,7 @@ impl Growing {
         if self.hashed != length {
             self.hasher.reset();
             self.hashed = 0;
+            self.passing = None;
             let mut buffer = vec![0; BUFFER_BYTES];
             let file = self.file.whole()?;
             while self.hashed < length {
@@ -98,6 +117,9 @@ impl Growing {
         if self.hashed == self.length() {
             self.hasher.update(&piece);
             self.hashed += piece.len() as u64;
+            if let Some(passing) = &mut self.passing {
+                passing.see(&piece);
+            }
         }
         self.file.append(piece)
     }

@@ -16,6 +16,7 @@ use super::room::Room;
 use super::{
     Client, Error, Patience, Progress, Retries, Way, blocking, client, file_error, short, stalled,
 };
+use crate::at_once::{self, AT_ONCE_BYTES};
 use crate::failpoint::reach;
 use crate::limits::PIECE_BYTES;
 use crate::names::Blob;
@@ -25,7 +26,8 @@ use crate::v1;
 /// How many pieces are read ahead of the network.
 const PIECES_AHEAD: usize = 8;
 
-/// How much is read from the file at a time: several pieces, because each read is a way to another thread.
+/// How much is read at a time of a file that is not in memory: several pieces, because each read is a way to another
+/// thread.
 const BLOCK_BYTES: usize = 8 * PIECE_BYTES;
 
 /// How an attempt ended that did not bring the blob over.
@@ -161,10 +163,8 @@ async fn feed(
             return Ok(());
         }
         if ahead.is_empty() {
-            let (file, from) = (Arc::clone(file), done);
-            let wanted = usize::try_from(size - done).unwrap_or(usize::MAX).min(BLOCK_BYTES);
-            let read = blocking(move || Ok((read(&file, from, wanted, &mut room)?, room)));
-            (ahead, room) = read.await.map_err(|e| Break::File(file_error("read", path)(e)))?;
+            let read = read(file, done, size - done, room).await;
+            (ahead, room) = read.map_err(|e| Break::File(file_error("read", path)(e)))?;
         }
         let piece = ahead.split_to(ahead.len().min(PIECE_BYTES));
         done += piece.len() as u64;
@@ -172,10 +172,19 @@ async fn feed(
     }
 }
 
-/// So many bytes of the file.
-fn read(file: &File, from: u64, bytes: usize, room: &mut Room) -> io::Result<Bytes> {
+/// The next of the bytes that are left of the file.
+async fn read(file: &Arc<File>, from: u64, left: u64, mut room: Room) -> io::Result<(Bytes, Room)> {
     reach("upload.read")?;
-    let mut block = room.take(bytes);
-    file.read_exact_at(&mut block, from)?;
-    Ok(room.give(block))
+    let left = usize::try_from(left).unwrap_or(usize::MAX);
+    let mut block = room.take(left.min(AT_ONCE_BYTES));
+    if at_once::read(file, from, &mut block)? {
+        return Ok((room.give(block), room));
+    }
+    let file = Arc::clone(file);
+    blocking(move || {
+        block.resize(left.min(BLOCK_BYTES), 0);
+        file.read_exact_at(&mut block, from)?;
+        Ok((room.give(block), room))
+    })
+    .await
 }
