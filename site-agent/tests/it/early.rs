@@ -1,6 +1,8 @@
 //! A base model that comes before its round is trained.
 
+use fedpaint_proto::limits::TRANSFER_STALL_TIMEOUT;
 use fedpaint_proto::v1::heartbeat_request::Activity;
+use fedpaint_site_agent::gate::STOP_FILE;
 use fedpaint_site_agent::workspace::model_path;
 
 use crate::agent::Site;
@@ -36,6 +38,32 @@ async fn a_base_model_that_could_not_be_had_early_is_fetched_by_the_round() {
     site.stop().await;
     assert_eq!(fake.state().downloads, 2);
     assert!(withdrawals(&fake.state()).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_file_ends_the_fetching_of_a_base_model_that_is_on_its_way_early() {
+    let (fake, channel) = Fake::start(PLAN, model()).await;
+    {
+        let mut state = fake.state();
+        (state.selects, state.downloads_stall) = (true, true);
+    }
+    let site = Site::start(channel);
+    fake.until(|state| state.downloads == 1).await;
+    let stop = site.workspace.path().join(STOP_FILE);
+    std::fs::write(&stop, "").unwrap();
+    // Long before a download on which nothing moves is given up.
+    let limit = TRANSFER_STALL_TIMEOUT / 3;
+    let left = fake.until(|state| state.downloads_left == 1);
+    tokio::time::timeout(limit, left).await.unwrap();
+    assert_eq!(fake.state().downloads, 1);
+    {
+        let mut state = fake.state();
+        (state.selects, state.downloads_stall) = (false, false);
+    }
+    std::fs::remove_file(&stop).unwrap();
+    fake.until(|state| !state.submitted.is_empty()).await;
+    site.stop().await;
+    assert_eq!(fake.state().downloads, 2);
 }
 
 /// Whether the agent has told that it trains.

@@ -13,8 +13,9 @@ use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_proto::v1::heartbeat_response::Directive;
 use fedpaint_proto::v1::upload_request::Part;
 use fedpaint_proto::v1::*;
-use tokio::sync::Notify;
-use tonic::codegen::tokio_stream::{self, Stream};
+use tokio::sync::{Notify, mpsc};
+use tonic::codegen::tokio_stream::Stream;
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
@@ -51,8 +52,12 @@ pub(crate) struct State {
     pub(crate) selects: bool,
     /// How many more downloads break at once.
     pub(crate) downloads_broken: u32,
+    /// Whether downloads are left hanging in their middle.
+    pub(crate) downloads_stall: bool,
     /// Downloads begun.
     pub(crate) downloads: u64,
+    /// Downloads that were left hanging and that the agent let go of.
+    pub(crate) downloads_left: u64,
     /// Uploads begun.
     pub(crate) uploads: u64,
     /// Whether uploads are left hanging.
@@ -386,16 +391,30 @@ impl BlobService for Fake {
         &self,
         request: Request<DownloadRequest>,
     ) -> Result<Response<Self::DownloadStream>, Status> {
-        let rest = {
+        let (mut rest, stalls) = {
             let mut state = self.state();
             state.downloads += 1;
             if state.downloads_broken > 0 {
                 state.downloads_broken -= 1;
                 return Err(Reason::BlobUnknown.status("made up"));
             }
-            state.base[request.into_inner().offset as usize..].to_vec()
+            let rest = state.base[request.into_inner().offset as usize..].to_vec();
+            (rest, state.downloads_stall)
         };
+        if stalls {
+            rest.truncate(rest.len() / 2);
+        }
+        let (parts, stream) = mpsc::channel(1);
         let part = DownloadResponse { data: rest.into() };
-        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(part)]))))
+        parts.try_send(Ok(part)).map_err(|_| Status::internal("there is room for one"))?;
+        if stalls {
+            let fake = self.clone();
+            tokio::spawn(async move {
+                parts.closed().await;
+                fake.state().downloads_left += 1;
+                fake.changed.notify_waiters();
+            });
+        }
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
