@@ -1,6 +1,8 @@
 //! Which updates are accepted, and who may move which blob.
 
 use fedpaint_proto::names::Digest;
+use fedpaint_proto::plan::{Encoding, ExchangePlan};
+use fedpaint_proto::weights::{Sources, encode};
 
 use super::*;
 
@@ -62,6 +64,47 @@ async fn each_wrong_update_is_refused_with_its_reason_and_the_round_still_comple
     coordinator.submit(id, "kyoto", 3.0, 9).await;
     let run = coordinator.until_committed(1).await;
     assert_eq!(coordinator.values(&run.model), [3.0, -3.0]);
+}
+
+#[tokio::test]
+async fn an_update_that_came_in_one_go_is_refused_for_its_numbers_in_whatever_form_they_travel() {
+    for encoding in [Encoding::F32, Encoding::Int8] {
+        let form = ExchangePlan { encoding, ..ExchangePlan::default() };
+        let coordinator = Coordinator::start_with(RunPlan { exchange: form, ..plan(1, 2) }).await;
+        coordinator.join(&["aachen", "kyoto", "mayo"]).await;
+        let submission = coordinator.submission(round(1, 1), "mayo", 3.0, 2);
+        let path = |blob: &Blob| coordinator.blobs.path(&blob.digest);
+        let base = path(&coordinator.handle.run(&brain()).unwrap().model);
+        let trained = path(&submission.weights);
+        let (update, left) =
+            (coordinator.blobs.scratch("update"), coordinator.blobs.scratch("left"));
+        let sources = Sources { base: &base, trained: &trained, remainder: None };
+        encode(form, sources, &update, &left).unwrap();
+        // Whole models are their own updates, of which none is here yet.
+        std::fs::remove_file(&trained).unwrap();
+        let right = std::fs::read(&update).unwrap();
+        let mut wrong = right.clone();
+        // Its last number or, in 8 bits, the scale of its only block, beside which the two numbers are one of 32 bits
+        // that is finite.
+        let nan = match encoding {
+            Encoding::F32 => f32::NAN.to_le_bytes().to_vec(),
+            _ => 0x7fc0_u16.to_le_bytes().to_vec(),
+        };
+        let at = right.len() - size_of::<f32>();
+        wrong[at..at + nan.len()].copy_from_slice(&nan);
+        for (bytes, refusal) in [(wrong, Some(Reason::NotFinite)), (right, None)] {
+            let weights = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
+            let sender = Role::Site(site("mayo"));
+            let mut upload = coordinator.blobs.upload(&sender, weights, 0).await.unwrap();
+            upload.write(bytes.into()).await.unwrap();
+            upload.finish().await.unwrap();
+            let is_seen = encoding == Encoding::Int8 || refusal.is_none();
+            assert_eq!(coordinator.blobs.came_finite(&weights.digest), is_seen, "{encoding:?}");
+            let submission = Submission { weights, ..submission.clone() };
+            let submitted = coordinator.handle.submit(&site("mayo"), submission).await;
+            assert_eq!(submitted.err().map(|error| error.reason()), refusal, "{encoding:?}");
+        }
+    }
 }
 
 #[tokio::test]
