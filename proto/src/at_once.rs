@@ -49,10 +49,17 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         let file = File::open(&path).unwrap();
         let mut room = vec![0; 1_000];
+        let mut found = 0;
         for at in [0, 7, 99_000] {
             if read(&file, at as u64, &mut room).unwrap() {
                 assert_eq!(room, bytes[at..at + 1_000]);
+                found += 1;
             }
+        }
+        if found == 0 {
+            eprintln!(
+                "the file system here reads nothing at once: that it is read right is not proven"
+            );
         }
         assert!(!read(&file, 99_001, &mut room).unwrap());
         assert!(!read(&file, 1_000_000, &mut room).unwrap());
