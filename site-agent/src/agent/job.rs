@@ -6,6 +6,7 @@
 
 mod calls;
 mod counted;
+mod delivery;
 mod error;
 mod leaving;
 mod patience;
@@ -27,6 +28,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::calls::again;
+pub use self::delivery::Delivery;
 pub use self::error::Error;
 use self::leaving::{leaving, rehearsed};
 use self::patience::Patience;
@@ -40,9 +42,6 @@ use crate::pipe::{Assignment, Progress, Trained};
 use crate::policy::judge;
 use crate::supervisor::Supervisor;
 use crate::workspace::{self, Doubt, Workspace, model_path, update_path};
-
-/// How long an update that is being submitted when its round is given up is waited for: the time of a call.
-const SUBMISSION_GRACE: Duration = Duration::from_secs(30);
 
 /// What a job works with.
 #[derive(Clone)]
@@ -61,6 +60,8 @@ pub struct Bench {
     pub gate: Arc<Gate>,
     /// What is signed with, and believed.
     pub trust: Trusted,
+    /// How updates are delivered.
+    pub delivery: Delivery,
 }
 
 /// What a round is trained by.
@@ -217,9 +218,12 @@ async fn prepare(
     };
     // Neither answer depends on the other's.
     let ((told, plan), of_base) = beside(judging, signed::ask(bench, task)).await?;
-    match bench.gate.is_for_dry_run() {
-        true => submission::no_doubt(bench).await?,
-        false => submission::settle(bench, round).await?,
+    {
+        let _one = bench.delivery.one().await;
+        match bench.gate.is_for_dry_run() {
+            true => submission::no_doubt(bench).await?,
+            false => submission::settle(bench, round).await?,
+        }
     }
     let form = plan.plan.exchange;
     // A whole model is as large as its base model, which need not be here to see that it is too large.
@@ -326,6 +330,10 @@ async fn deliver(
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
     let (trained, stop) = (fresh.update, cancel.child_token());
+    let _one = match trained.remainder {
+        Some(_) => Some(bench.delivery.one().await),
+        None => None,
+    };
     let sending = async {
         let sent = borne(&stop, || send(bench, task, prepared, &trained)).await;
         // What is not taken need not be remembered.
@@ -345,21 +353,19 @@ async fn deliver(
         }
     }
     // That the coordinator has the update may be why the round is given up, so that its receipt is waited for.
-    // Where updates leave something out the next round asks again before it is trained, and settles that alone.
-    let grace = if trained.remainder.is_some() { Duration::ZERO } else { SUBMISSION_GRACE };
     let never = CancellationToken::new();
     let submitting = borne(&never, || submit(bench, task, prepared, &trained));
     tokio::select! {
         biased;
-        submitted = submitting => submitted,
-        () = over(cancel, grace) => Err(Error::Cancelled),
+        submitted = submitting => {
+            if submitted.is_ok() && cancel.is_cancelled() {
+                // Nobody asks this job any more how it ended.
+                tracing::info!(round = %task.round, "the update is delivered");
+            }
+            submitted
+        }
+        () = bench.delivery.over(cancel) => Err(Error::Cancelled),
     }
-}
-
-/// Fires `grace` after the round is given up.
-async fn over(cancel: &CancellationToken, grace: Duration) {
-    cancel.cancelled().await;
-    tokio::time::sleep(grace).await;
 }
 
 /// Does work until it succeeds or is not borne any more.

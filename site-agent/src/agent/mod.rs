@@ -38,7 +38,7 @@ use self::consent::Consent;
 use self::decide::Next;
 use self::early::Early;
 use self::failures::Failures;
-use self::job::{Bench, Task};
+use self::job::{Bench, Delivery, Task};
 use self::keeper::Keeper;
 use self::line::{Channels, Line};
 pub use self::log::{Trust, Trusted};
@@ -152,8 +152,16 @@ pub async fn run(config: &Config, site: Site, start: Start, stop: Stop) -> Resul
             let (channels, line) = Line::new(channels);
             let (trust, trusted) = Trusted::new(trust);
             let (name, budget) = (site.name.clone(), Budget::default());
-            let bench =
-                Bench { line, site: name, workspace, supervisor, budget, gate, trust: trusted };
+            let bench = Bench {
+                line,
+                site: name,
+                workspace,
+                supervisor,
+                budget,
+                gate,
+                trust: trusted,
+                delivery: Delivery::default(),
+            };
             match dry_run {
                 // It renews no certificate either.
                 Some(folder) => preview::run(&bench, &folder, &stop).await.map_err(Error::DryRun),
@@ -361,6 +369,7 @@ impl Agent {
         }
         drop(beat);
         self.give_up();
+        self.bench.delivery.stop();
         if stop.withdraw.is_cancelled() {
             self.leave(WithdrawalReason::Stopping).await;
         }

@@ -6,8 +6,9 @@ use fedpaint_proto::budget::Budget;
 use fedpaint_proto::reason::Reason;
 use fedpaint_proto::v1::heartbeat_request::Activity;
 use fedpaint_proto::v1::{Uploading, WithdrawalReason};
+use fedpaint_site_agent::agent::job::{Bench, Delivery};
 use fedpaint_site_agent::agent::line::{Channels, Line};
-use fedpaint_site_agent::agent::{Stop, Trusted, job::Bench, serve};
+use fedpaint_site_agent::agent::{Stop, Trusted, serve};
 use fedpaint_site_agent::gate::Gate;
 use fedpaint_site_agent::pipe::Setup;
 use fedpaint_site_agent::policy::Policy;
@@ -39,6 +40,7 @@ pub(crate) fn bench(gate: Gate, workspace: &TempDir, line: impl Into<Line>, setu
         budget: Budget::default(),
         gate: Arc::new(gate),
         trust: Trusted::new(None).1,
+        delivery: Delivery::default(),
     }
 }
 

@@ -92,3 +92,20 @@ async fn a_site_that_never_heard_whether_its_update_was_taken_asks_before_it_tra
         assert_eq!(second.weights != fresh.weights, taken);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_whose_answer_comes_after_the_next_round_is_told_counts_and_is_not_submitted_again()
+ {
+    let (fake, channel) = Fake::start(&plan(), model()).await;
+    {
+        let mut state = fake.state();
+        state.answers_last = true;
+        state.next = Some(round(2, 1));
+    }
+    let site = Site::start_in(tempfile::tempdir().unwrap(), channel);
+    fake.until(|state| state.answered == 2).await;
+    let folder = site.stop().await;
+    let told: Vec<u32> = fake.state().submitted.iter().map(round_of).collect();
+    assert_eq!(told, [1, 2]);
+    assert!(carried(&folder, 2).is_some(), "of the first");
+}

@@ -79,6 +79,8 @@ pub(crate) struct State {
     beat_waits: bool,
     /// Whether a submission is answered only once the agent has heard that its round is over.
     pub(crate) answers_last: bool,
+    /// The round that is held once the one that is held has its update.
+    pub(crate) next: Option<RoundRef>,
     /// Submissions whose answer was waited for.
     pub(crate) answered: u32,
     /// What the model of each version is made of; without any the coordinator signs nothing.
@@ -167,7 +169,7 @@ impl Fake {
             state.round = state.round.take().map(|held| round(held.number + 1, 1));
             self.together.notify_one();
         } else if is_of_this_round {
-            state.round = None;
+            state.round = state.next.take();
         }
         Ok((state.answers_last, state.beats))
     }

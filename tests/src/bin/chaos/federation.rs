@@ -304,6 +304,28 @@ impl Federation {
         }
     }
 
+    /// Waits until every site has heard that its update of a round was taken.
+    ///
+    /// # Errors
+    /// If one does not hear it for too long.
+    pub(crate) async fn all_delivered(&self, round: u32) -> anyhow::Result<()> {
+        let (round, since) = (format!("{RUN}/{round}."), Instant::now());
+        let has = |delivered: &[(String, String)], site: &Site| {
+            delivered.iter().any(|(name, of)| *name == site.name && of.starts_with(&round))
+        };
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            tick.tick().await;
+            let delivered = self.delivered();
+            let Some(missing) = self.sites.iter().find(|site| !has(&delivered, site)) else {
+                return Ok(());
+            };
+            if since.elapsed() > SILENCE_MAX {
+                bail!("{} has not heard that its update of {round} was taken", missing.name);
+            }
+        }
+    }
+
     /// What the coordinator says of the run.
     ///
     /// # Errors

@@ -86,6 +86,8 @@ async fn trained(folder: &Path, args: &Args) -> anyhow::Result<Federation> {
     let mut watch = federation.watch().await?;
     federation.finish(&mut watch).await?;
     drop(watch);
+    // A site that has not heard it keeps what it may need to ask again.
+    federation.all_delivered(shape.rounds).await?;
     federation.stop_agents()?;
     Ok(federation)
 }
