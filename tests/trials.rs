@@ -102,3 +102,16 @@ fn of_ten_sites_two_that_poison_are_refused_or_do_not_move_a_geometric_median_fa
     );
     assert_eq!((&found["honest_taken"], &found["honest_told_outliers"]), (&8.into(), &0.into()));
 }
+
+#[test]
+fn a_round_beside_slow_many_resetting_and_oversized_connections_takes_half_as_long_again_at_most() {
+    // How much longer, and how much more memory, is what the trial fails by.
+    let found = trials(&["floods", "--count", "2"]);
+    let attacks = [("slow", 64), ("handshakes", 5_000), ("resets", 100_000), ("oversized", 1_000)];
+    for (attack, least) in attacks {
+        let number = |of: &str| found[format!("{attack}_{of}")].as_f64().unwrap();
+        assert!(number("count") >= f64::from(least), "{attack}: {found}");
+        assert!(number("ratio") > 0.5, "{attack}: {found}");
+    }
+    assert!(found["grown_mib"].as_f64().unwrap() <= 64.0, "{found}");
+}

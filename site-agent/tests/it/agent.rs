@@ -26,7 +26,7 @@ use crate::fake::{Fake, State, has_stepped, round};
 use crate::site::{ENDLESS, PLAN, PROGRAM, model, obeys, program, scans, setup, trainers};
 
 /// A site that allows everything.
-fn open_gate(workspace: &TempDir) -> Gate {
+pub(crate) fn open_gate(workspace: &TempDir) -> Gate {
     Gate::new(Policy::open(), workspace.path(), || Timestamp::UNIX_EPOCH)
 }
 

@@ -1,6 +1,7 @@
 //! A coordinator that is made up: one round at a time, every word of the agent written down.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -64,6 +65,10 @@ pub(crate) struct State {
     pub(crate) uploads_stall: bool,
     /// Whether uploads are cut, those that were left hanging when they may go on.
     pub(crate) uploads_cut: bool,
+    /// The connections by which models have moved.
+    pub(crate) carriers: BTreeSet<SocketAddr>,
+    /// Those by which heartbeats and submissions have come.
+    pub(crate) callers: BTreeSet<SocketAddr>,
     /// How many sites it says are in the round.
     pub(crate) cohort: u32,
     /// Whether it is of before a site could look at what it would be asked to train.
@@ -269,6 +274,7 @@ impl FederationService for Fake {
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
+        self.state().callers.extend(request.remote_addr());
         let HeartbeatRequest { activity, declined, .. } = request.into_inner();
         let activity = activity.unwrap();
         let uploads = matches!(activity, Activity::Uploading(_));
@@ -316,6 +322,7 @@ impl FederationService for Fake {
         &self,
         request: Request<SubmitUpdateRequest>,
     ) -> Result<Response<SubmitUpdateResponse>, Status> {
+        self.state().callers.extend(request.remote_addr());
         if self.state().answers_together {
             self.until(|state| state.beat_waits).await;
         }
@@ -366,6 +373,7 @@ impl BlobService for Fake {
         &self,
         request: Request<Streaming<UploadRequest>>,
     ) -> Result<Response<UploadResponse>, Status> {
+        self.state().carriers.extend(request.remote_addr());
         let stalls = {
             let mut state = self.state();
             state.uploads += 1;
@@ -393,6 +401,7 @@ impl BlobService for Fake {
         &self,
         request: Request<DownloadRequest>,
     ) -> Result<Response<Self::DownloadStream>, Status> {
+        self.state().carriers.extend(request.remote_addr());
         let (mut rest, stalls) = {
             let mut state = self.state();
             state.downloads += 1;
